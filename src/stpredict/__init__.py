@@ -1,0 +1,43 @@
+"""Predict gene expression from H&E histology in scverse containers, and know how good the prediction is."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stpredict import cohorts, datasets, encoders, get, io, metrics, models, pl, pp, tl, training
+    from stpredict._settings import settings
+
+__version__ = "0.1.0"
+
+_NAMESPACES = ("cohorts", "datasets", "encoders", "get", "io", "metrics", "models", "pl", "pp", "tl", "training")
+
+__all__ = [
+    "__version__",
+    "cohorts",
+    "datasets",
+    "encoders",
+    "get",
+    "io",
+    "metrics",
+    "models",
+    "pl",
+    "pp",
+    "settings",
+    "tl",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a namespace when it is first used, so that `import stpredict` stays instant."""
+    if name in _NAMESPACES:
+        return importlib.import_module(f"stpredict.{name}")
+    if name == "settings":
+        return importlib.import_module("stpredict._settings").settings
+    raise AttributeError(f"module 'stpredict' has no attribute {name!r}; the namespaces are {', '.join(_NAMESPACES)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

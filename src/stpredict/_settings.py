@@ -1,0 +1,42 @@
+"""Package-wide settings: where caches go, which device is used, whether progress is shown."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def _default_cache() -> Path:
+    if given := os.environ.get("STPREDICT_CACHE"):
+        return Path(given)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("stpredict", appauthor=False)
+
+
+@dataclass
+class Settings:
+    """Settings of the package, as one object: `stpredict.settings`.
+
+    Attributes
+    ----------
+    cache_dir
+        Directory of cached features, patches and models. The environment variable `STPREDICT_CACHE` sets it.
+    device
+        `"auto"` (an accelerator when there is one), `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`.
+    progress
+        Whether long work shows a progress bar.
+    """
+
+    cache_dir: Path = field(default_factory=_default_cache)
+    device: str = "auto"
+    progress: bool = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "cache_dir":
+            value = Path(str(value))
+        object.__setattr__(self, name, value)
+
+
+settings = Settings()
