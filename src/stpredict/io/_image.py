@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class SectionImage:
 
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MAX_PIXELS
         try:
-            return Image.open(self._path)
+            return Image.open(cast("Path", self._path))
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"expected an image at {self._path}; found no file; pass `image=` or correct metadata.source_image_path"
@@ -100,9 +100,7 @@ class SectionImage:
         part = self._array[top:bottom]
         return _as_uint8(np.asarray(getattr(part, "values", part)))
 
-    def windows(
-        self, centers: np.ndarray, side: int, batch_size: int = 256
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def windows(self, centers: np.ndarray, side: int, batch_size: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Cut square windows around centers, in batches ordered from the top of the image.
 
         Parameters
@@ -181,7 +179,8 @@ def section_image(data: Container, adata: AnnData, sample: str, image: Any = Non
     """Find the full-resolution image of a section.
 
     In this order: `image` (a path, an array, or a mapping from section to either), the path in
-    `uns["spatial"][sample]["metadata"]["source_image_path"]`, the SpatialData image element of the section, and
+    `uns["spatial"][sample]["metadata"]["source_image_path"]`, the SpatialData image element of the section unless its
+    transformation says that it is downscaled, and
     `uns["spatial"][sample]["images"]["hires"]` where it is stored at full resolution (scale factor 1).
     """
     if isinstance(image, Mapping):
@@ -196,8 +195,7 @@ def section_image(data: Container, adata: AnnData, sample: str, image: Any = Non
         return SectionImage(str(path))
     if is_spatialdata(data):
         for name in (f"{sample}_full_image", f"{sample}_image", sample):
-            if name in data.images:
-                element = data.images[name]
+            if name in data.images and element_scale(element := data.images[name], sample) == 1.0:
                 return SectionImage(element["scale0"]["image"] if hasattr(element, "groups") else element)
     if "hires" in entry.get("images", {}) and float(entry["scalefactors"].get("tissue_hires_scalef", 0)) == 1.0:
         return SectionImage(entry["images"]["hires"])
@@ -207,6 +205,22 @@ def section_image(data: Container, adata: AnnData, sample: str, image: Any = Non
         f"expected a full-resolution image of section {sample!r}; found none in "
         f"uns['spatial'][{sample!r}] or the SpatialData; pass `image=` (a path, an array, or a mapping by section)"
     )
+
+
+def element_scale(element: Any, sample: str) -> float:
+    """Full-resolution pixels per pixel of a SpatialData image element, from its transformation.
+
+    Taken from the coordinate system named after the section, or else `"global"`; 1 where the element has neither.
+    """
+    from spatialdata.transformations import get_transformation
+
+    known = get_transformation(element, get_all=True)
+    transformation = known.get(sample, known.get("global"))
+    if transformation is None:
+        return 1.0
+    matrix = transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))[:2, :2]
+    scale = float(np.sqrt(abs(np.linalg.det(matrix))))
+    return 1.0 if np.isclose(scale, 1.0, rtol=1e-6) else scale
 
 
 def microns_per_pixel(adata: AnnData, sample: str, given: float | Mapping[str, float] | None = None) -> float:

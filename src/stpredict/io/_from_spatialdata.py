@@ -1,0 +1,158 @@
+"""The table of a SpatialData as an AnnData that carries its positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._container import get_table
+from stpredict._keys import Key
+from stpredict._validate import _few, check_obs, check_positive
+from stpredict.io._image import element_scale
+from stpredict.io._to_spatialdata import _ATTRS, SPOTS
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def from_spatialdata(
+    sdata: SpatialData,
+    table_key: str = Key.TABLE,
+    *,
+    sample_key: str = Key.SAMPLE,
+    patient_key: str = Key.PATIENT,
+    patient: str | Mapping[str, str] | None = None,
+    microns_per_pixel: float | Mapping[str, float] | None = None,
+    coordinate_system: str | None = None,
+) -> AnnData:
+    """Take a table out of a SpatialData, with the positions of the shapes that it annotates.
+
+    Parameters
+    ----------
+    sdata
+        Object whose table annotates shapes (circles or polygons).
+    table_key
+        Name of the table.
+    sample_key
+        Column of `obs` that names the section; where it is missing, the name of the annotated shapes without `_spots`.
+    patient_key
+        Column of `obs` that names the patient.
+    patient
+        Patient of all sections, or a patient per section, for a table without `obs[patient_key]`.
+    microns_per_pixel
+        µm per full-resolution pixel, for all or by section, where `uns["spatial"]` does not know it.
+    coordinate_system
+        Coordinate system of the positions, which have to be full-resolution pixels; the coordinates as they are stored
+        when `None`.
+
+    Returns
+    -------
+    Copy of the table in its order, with
+
+    - `obsm["spatial"]`: x and y of the centroids
+    - `obs[sample_key]`, and `obs[patient_key]` where `patient` is given
+    - `uns["spatial"][sample]`: `microns_per_pixel` and `spot_diameter_fullres` where known, and the thumbnail `hires` of
+      a downscaled image `{sample}_hires_image` or `{sample}_image`, each where it was missing
+
+    Raises
+    ------
+    TypeError
+        If `sdata` is no SpatialData.
+    KeyError
+        If the table, the annotated shapes, or the patient of a section are missing.
+    ValueError
+        If the table annotates nothing, rows have no shape, or both `patient` and its column exist.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import stpredict as stp
+    >>> positions = pd.DataFrame({"x": [10.0, 30.0], "y": [20.0, 20.0]}, index=["a", "b"])
+    >>> adata = stp.io.from_tables(None, positions, sample="S1", microns_per_pixel=0.5, spot_diameter_um=5)
+    >>> stp.io.from_spatialdata(stp.io.to_spatialdata(adata)).obsm["spatial"].tolist()
+    [[10.0, 20.0], [30.0, 20.0]]
+    """
+    import pandas as pd
+    from spatialdata import SpatialData
+
+    if not isinstance(sdata, SpatialData):
+        raise TypeError(f"expected a SpatialData; found {type(sdata).__name__}")
+    adata = get_table(sdata, table_key).copy()
+    attrs = adata.uns.pop(_ATTRS, None)
+    if attrs is None:
+        raise ValueError(f"expected a table that annotates shapes; found no uns[{_ATTRS!r}] in table {table_key!r}")
+    check_obs(adata, attrs["region_key"])
+    check_obs(adata, attrs["instance_key"])
+    regions = adata.obs[attrs["region_key"]].astype(str).to_numpy()
+    names = {region: region.removesuffix(SPOTS) for region in dict.fromkeys(regions)}
+    xy, diameters = _centroids(sdata, regions, adata.obs[attrs["instance_key"]].to_numpy(), coordinate_system)
+
+    if sample_key not in adata.obs:
+        adata.obs[sample_key] = pd.Categorical([names[region] for region in regions])
+    samples = adata.obs[sample_key].astype(str)
+    if patient is not None:
+        if patient_key in adata.obs:
+            raise ValueError(f"expected no obs[{patient_key!r}] beside `patient=`; found both; leave one of them out")
+        by_sample = patient if isinstance(patient, Mapping) else dict.fromkeys(samples, patient)
+        missing = [name for name in dict.fromkeys(samples) if name not in by_sample]
+        if missing:
+            raise KeyError(f"expected a patient of every section; missing {_few(missing)}; add them to `patient=`")
+        adata.obs[patient_key] = pd.Categorical(samples.map(by_sample))
+    adata.obsm[Key.SPATIAL] = xy
+
+    spatial = dict(adata.uns.get("spatial", {}))
+    for sample, region in dict(zip(samples, regions, strict=True)).items():
+        given = microns_per_pixel.get(sample) if isinstance(microns_per_pixel, Mapping) else microns_per_pixel
+        spatial[sample] = _entry(sdata, sample, spatial.get(sample, {}), given, diameters.get(region))
+    adata.uns["spatial"] = spatial
+    return adata
+
+
+def _centroids(
+    sdata: SpatialData, regions: np.ndarray, instances: np.ndarray, coordinate_system: str | None
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Centroids (n, 2) of the annotated shapes, and the diameter of the circles of each region."""
+    from spatialdata import transform
+
+    xy, diameters = np.empty((len(regions), 2)), {}
+    for region in dict.fromkeys(regions):
+        if region not in sdata.shapes:
+            raise KeyError(f"expected shapes {region!r} that the table annotates; found {sorted(sdata.shapes)}")
+        shapes = sdata.shapes[region]
+        if coordinate_system is not None:
+            shapes = transform(shapes, to_coordinate_system=coordinate_system)
+        rows = np.flatnonzero(regions == region)
+        place = shapes.index.get_indexer(instances[rows])
+        if (place < 0).any():
+            raise ValueError(
+                f"expected a shape in {region!r} for every row of the table; found none for {_few(instances[rows][place < 0])}"
+            )
+        centers = shapes.geometry.centroid
+        xy[rows] = np.column_stack([centers.x, centers.y])[place]
+        if "radius" in shapes:
+            diameters[region] = 2 * float(shapes["radius"].median())
+    return xy, diameters
+
+
+def _entry(
+    sdata: SpatialData, sample: str, entry: Mapping[str, Any], mpp: float | None, diameter: float | None
+) -> dict[str, Any]:
+    """`uns["spatial"][sample]`, completed by what the elements know."""
+    images, scalefactors = dict(entry.get("images", {})), dict(entry.get("scalefactors", {}))
+    if mpp is not None:
+        scalefactors.setdefault("microns_per_pixel", check_positive(mpp, "microns_per_pixel"))
+    if diameter:
+        scalefactors.setdefault("spot_diameter_fullres", diameter)
+    for name in (f"{sample}_hires_image", f"{sample}_image"):
+        if images or name not in sdata.images:
+            continue
+        element = sdata.images[name]
+        scale = element_scale(element, sample)
+        if scale > 1:
+            pixels = element["scale0"]["image"] if hasattr(element, "groups") else element
+            images["hires"] = np.ascontiguousarray(pixels.transpose("y", "x", "c").values)
+            scalefactors["tissue_hires_scalef"] = 1 / scale
+    return {"images": images, "scalefactors": scalefactors, "metadata": dict(entry.get("metadata", {}))}

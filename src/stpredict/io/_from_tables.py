@@ -1,0 +1,168 @@
+"""One section from tables of counts and positions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict._keys import Key
+from stpredict._validate import _few, check_positive, check_unique
+from stpredict.io._lattice import Lattice, pitch_px
+from stpredict.io._section import THUMBNAIL_PX, build_section, record_reading
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+
+def from_tables(
+    counts: pd.DataFrame | AnnData | None,
+    positions: pd.DataFrame,
+    image: str | Path | np.ndarray | None = None,
+    *,
+    microns_per_pixel: float | None = None,
+    sample: str = "sample",
+    patient: str | None = None,
+    pitch_um: float | None = None,
+    lattice: Lattice = "square",
+    spot_diameter_um: float | None = None,
+    thumbnail_px: int = THUMBNAIL_PX,
+) -> AnnData:
+    """Make the AnnData of one section from counts, positions and an image.
+
+    Counts and positions are joined by barcode, whatever their order; spots that lack either are left out.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, spots × genes, as a DataFrame indexed by barcode or an AnnData (`layers["counts"]` where it exists,
+        else `X`; its `obs` and `var` columns are kept). `None` for a section that was not measured: it has no genes.
+    positions
+        Columns `x` and `y` in full-resolution pixels, indexed by barcode, and optionally `array_row` and `array_col`.
+    image
+        Full-resolution image as a path, which is remembered, or an array (height, width, 3), of which only a thumbnail
+        is kept.
+    microns_per_pixel
+        µm per full-resolution pixel.
+    sample
+        Name of the section.
+    patient
+        Name of the patient. Without it `obs["patient"]` is left out, and splits by patient ask for it.
+    pitch_um
+        Distance of neighboring spots in µm, from which, with `array_row` and `array_col`, the µm per pixel are derived.
+    lattice
+        Kind of lattice for `pitch_um`: `"square"` or `"hexagonal"` (Visium).
+    spot_diameter_um
+        Diameter of a spot in µm.
+    thumbnail_px
+        Longest side of the thumbnail in pixels.
+
+    Returns
+    -------
+    AnnData in the order of the counts, or of the positions without counts, with
+
+    - `X` and `layers["counts"]`: counts, sparse float32
+    - `obs["sample"]`, `obs["patient"]` where given, `obs["measured"]` (whether counts were given), `obs["array_row"]`
+      and `obs["array_col"]` where given
+    - `obsm["spatial"]`: x and y in full-resolution pixels
+    - `uns["spatial"][sample]`: thumbnail `hires`, `tissue_hires_scalef`, `spot_diameter_fullres` where known,
+      `microns_per_pixel`, `source_image_path`
+    - `uns["stpredict"]["read"]`: reader and lattice
+
+    Raises
+    ------
+    TypeError
+        If `counts` or `positions` are of another type.
+    KeyError
+        If `positions` lack a column.
+    ValueError
+        If barcodes repeat or have nothing in common, positions are no finite numbers, counts are negative or fractional,
+        the µm per pixel are unknown, spots lie outside the image or look transposed, or the image is damaged.
+    FileNotFoundError
+        If there is no image at the path.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import stpredict as stp
+    >>> counts = pd.DataFrame({"ERBB2": [5, 0], "GNAS": [1, 2]}, index=["a", "b"])
+    >>> positions = pd.DataFrame({"x": [10.0, 30.0], "y": [20.0, 20.0]}, index=["b", "a"])
+    >>> adata = stp.io.from_tables(counts, positions, microns_per_pixel=0.5, patient="P1")
+    >>> adata.obsm["spatial"].tolist()
+    [[30.0, 20.0], [10.0, 20.0]]
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    if not isinstance(positions, pd.DataFrame):
+        raise TypeError(f"expected positions as a DataFrame indexed by barcode; found {type(positions).__name__}")
+    missing = [name for name in ("x", "y") if name not in positions]
+    if missing:
+        raise KeyError(
+            f"expected the columns x and y (pixels) in positions; missing {', '.join(missing)}; "
+            f"found {_few(positions.columns, 8)}"
+        )
+    arrays = [name for name in (Key.ARRAY_ROW, Key.ARRAY_COL) if name in positions]
+    for name in ["x", "y", *arrays]:
+        if positions[name].dtype.kind not in "iuf":
+            raise ValueError(f"expected numbers in positions[{name!r}]; found {positions[name].dtype}")
+    if positions[["x", "y", *arrays]].isna().to_numpy().any():
+        bad = positions.index[positions[["x", "y", *arrays]].isna().any(axis=1)]
+        raise ValueError(f"expected positions without gaps; found NaN for {_few(bad)}; drop these spots")
+    check_unique(positions.index, "barcodes in positions")
+
+    if counts is None:
+        values, var = np.zeros((len(positions), 0), dtype=np.float32), pd.DataFrame(index=pd.Index([], dtype=str))
+        obs = pd.DataFrame(index=positions.index)
+    elif isinstance(counts, AnnData):
+        values, var, obs = counts.layers.get(Key.COUNTS, counts.X), counts.var.copy(), counts.obs.copy()
+    elif isinstance(counts, pd.DataFrame):
+        text = [name for name, dtype in counts.dtypes.items() if dtype.kind not in "iufb"]
+        if text:
+            raise ValueError(f"expected numbers in counts; found other values in the columns {_few(text)}")
+        values, var, obs = counts.to_numpy(), pd.DataFrame(index=counts.columns), pd.DataFrame(index=counts.index)
+    else:
+        raise TypeError(f"expected counts as a DataFrame, an AnnData or None; found {type(counts).__name__}")
+    if values is None:
+        raise ValueError("expected counts in layers['counts'] or X of the AnnData; found none; pass None if unmeasured")
+    check_unique(obs.index, "barcodes in counts")
+    obs.index, positions = obs.index.astype(str), positions.set_axis(positions.index.astype(str))
+    var.index = var.index.astype(str)
+    place = positions.index.get_indexer(obs.index)
+    keep = np.flatnonzero(place >= 0)
+    if len(keep) == 0:
+        raise ValueError(
+            f"expected barcodes that occur in counts and positions; found none in common: counts have "
+            f"{_few(obs.index, 3) or 'no barcodes'}; positions have {_few(positions.index, 3) or 'no barcodes'}"
+        )
+    obs, table = obs.iloc[keep].copy(), positions.iloc[place[keep]]
+
+    if microns_per_pixel is None:
+        if pitch_um is None or len(arrays) < 2:
+            raise ValueError(
+                "expected the µm per pixel; found neither it nor a lattice to derive it from; pass `microns_per_pixel=`, "
+                "or `pitch_um=` and positions with array_row and array_col"
+            )
+        row, col = positions[Key.ARRAY_ROW].to_numpy(), positions[Key.ARRAY_COL].to_numpy()
+        pixels = pitch_px(row, col, positions[["x", "y"]].to_numpy(dtype=float), lattice)
+        microns_per_pixel = check_positive(pitch_um, "pitch_um") / pixels
+    check_positive(microns_per_pixel, "microns_per_pixel")
+    for name in arrays:
+        obs[name] = table[name].to_numpy()
+    adata = build_section(
+        values[keep],
+        var,
+        obs,
+        table[["x", "y"]].to_numpy(dtype=float),
+        sample=sample,
+        patient=patient,
+        microns_per_pixel=microns_per_pixel,
+        spot_diameter_px=None if spot_diameter_um is None else spot_diameter_um / microns_per_pixel,
+        image=image,
+        thumbnail_px=thumbnail_px,
+        measured=counts is not None,
+    )
+    record_reading(adata, "from_tables", lattice=lattice if pitch_um is not None else None, pitch_um=pitch_um)
+    return adata

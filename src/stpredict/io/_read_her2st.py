@@ -1,0 +1,277 @@
+"""Reader of the HER2-positive breast Spatial Transcriptomics data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._keys import Key
+from stpredict._validate import _few, check_positive, check_unique
+from stpredict.io._lattice import pitch_px
+from stpredict.io._section import THUMBNAIL_PX, build_section, check_folder, join_sections, record_reading
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+_PITCH_UM, _SPOT_UM = 200.0, 100.0
+_IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+_FOLDERS = {  # what: names in the order in which they are looked for
+    "counts": ("counts", "ST-cnts"),
+    "spots": ("spots", "ST-spotfiles"),
+    "labels": ("labels", "ST-pat/lbl"),
+    "images": ("images", "ST-imgs"),
+}
+
+
+def read_her2st(
+    path: str | Path,
+    sections: str | Sequence[str] | None = None,
+    *,
+    images: str | Path | Mapping[str, str | Path] | None = None,
+    microns_per_pixel: float | None = None,
+    thumbnail_px: int = THUMBNAIL_PX,
+) -> AnnData:
+    """Read HER2-positive breast tumors measured by Spatial Transcriptomics :cite:p:`andersson2021`.
+
+    Two layouts are read: folders `counts`, `spots`, `labels` and `images`, and that of the original repository
+    (`ST-cnts`, `ST-spotfiles`, `ST-pat/lbl`, `ST-imgs`, at the top or under `data`). Spots and counts are joined by
+    their array position, and what has no partner is left out. Genes that a section does not list were not detected
+    there and are zero. Other data in the same format can be read as well: the letters of a section's name are taken as
+    its patient.
+
+    Parameters
+    ----------
+    path
+        Folder of the data.
+    sections
+        Names of the sections to read, such as `["B4", "C2"]`; all that have counts and spots when `None`.
+    images
+        Folder of the images, or a path per section; the folder beside the counts when `None`. Sections without an
+        image are read without one.
+    microns_per_pixel
+        µm per full-resolution pixel; derived from the 200 µm between neighboring spots when `None`.
+    thumbnail_px
+        Longest side of the thumbnail in pixels.
+
+    Returns
+    -------
+    AnnData of all sections, observations named `{section}_{x}x{y}`, with
+
+    - `X` and `layers["counts"]`: counts, sparse float32
+    - `obs["sample"]`, `obs["patient"]`, `obs["measured"]`, `obs["array_row"]` (y), `obs["array_col"]` (x), and
+      `obs["label"]` where a pathologist's labels exist, missing elsewhere
+    - `obsm["spatial"]`: x and y in full-resolution pixels
+    - `uns["spatial"][section]`: thumbnail `hires`, `tissue_hires_scalef`, `spot_diameter_fullres` (100 µm),
+      `microns_per_pixel`, `source_image_path`
+    - `uns["stpredict"]["read"]`: reader and lattice
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder, or the counts or spots of a section, are missing.
+    ValueError
+        If a file is empty or holds no counts, nothing joins, spots lie outside the image or look transposed, the image
+        is damaged, or the µm per pixel cannot be derived.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.io.read_her2st("her2st", ["B4", "C2"])  # doctest: +SKIP
+    """
+    root = check_folder(path, "pass the folder that holds the counts")
+    if not any((root / name).is_dir() for name in _FOLDERS["counts"]) and (root / "data").is_dir():
+        root = root / "data"
+    folders = {what: _first_folder(root, names) for what, names in _FOLDERS.items()}
+    for what in ("counts", "spots"):
+        if folders[what] is None:
+            raise FileNotFoundError(
+                f"expected a folder {' or '.join(map(repr, _FOLDERS[what]))} in {root}; "
+                f"found {_few(sorted(item.name for item in root.iterdir()))}; pass the folder that holds them"
+            )
+    if isinstance(images, (str, Path)):
+        folders["images"] = check_folder(images, "pass the folder of the images")
+    if microns_per_pixel is not None:
+        check_positive(microns_per_pixel, "microns_per_pixel")
+
+    counts = _by_section(folders["counts"], r"\.tsv(\.gz)?")
+    spots = _by_section(folders["spots"], r"_selection\.tsv(\.gz)?")
+    labels = _by_section(folders["labels"], r"_labeled_coordinates\.tsv(\.gz)?")
+    if sections is None:
+        wanted = [name for name in counts if name in spots]
+    else:
+        wanted = [sections] if isinstance(sections, str) else list(sections)
+        check_unique(wanted, "sections")
+    missing = [name for name in wanted if name not in counts or name not in spots]
+    if missing or not wanted:
+        raise FileNotFoundError(
+            f"expected counts and spots of {_few(missing) or 'at least one section'}; found counts of "
+            f"{_few(counts, 12) or 'none'} and spots of {_few(spots, 12) or 'none'} in {root}"
+        )
+    if isinstance(images, Mapping):
+        pictures: dict[str, Any] = {name: images.get(name) for name in wanted}
+    else:
+        pictures = {name: _find_image(folders["images"], name) for name in wanted}
+
+    adata = join_sections(
+        [
+            _read_section(
+                name, counts[name], spots[name], labels.get(name), pictures[name], microns_per_pixel, thumbnail_px
+            )
+            for name in wanted
+        ]
+    )
+    record_reading(adata, "read_her2st", lattice="square", pitch_um=_PITCH_UM, microns_per_pixel=microns_per_pixel)
+    return adata
+
+
+def _read_section(
+    name: str,
+    counts_path: Path,
+    spots_path: Path,
+    labels_path: Path | None,
+    image: Any,
+    microns_per_pixel: float | None,
+    thumbnail_px: int,
+) -> AnnData:
+    import pandas as pd
+
+    table = _read_table(spots_path, ("x", "y", "pixel_x", "pixel_y"))
+    if "selected" in table:
+        table = table[table["selected"] == 1]
+    table = table.dropna(subset=["x", "y", "pixel_x", "pixel_y"])
+    col, row = (table[axis].round().astype(int) for axis in ("x", "y"))
+    table.index = pd.Index(col.astype(str) + "x" + row.astype(str))
+    check_unique(table.index, f"spots in {spots_path.name}")
+    xy = table[["pixel_x", "pixel_y"]].to_numpy(dtype=float)
+    if microns_per_pixel is None:
+        try:
+            microns_per_pixel = _PITCH_UM / pitch_px(row.to_numpy(), col.to_numpy(), xy, "square")
+        except ValueError as error:
+            raise ValueError(f"section {name!r}: {error}") from error
+
+    counts = _read_counts(counts_path)
+    shared = table.index[table.index.isin(counts.index)]
+    if len(shared) == 0:
+        raise ValueError(
+            f"expected spots that occur in {counts_path.name} and {spots_path.name}; found none in common: "
+            f"{_few(counts.index, 3)} and {_few(table.index, 3)}"
+        )
+    keep = table.index.get_indexer(shared)
+    obs = pd.DataFrame({Key.ARRAY_ROW: row.to_numpy()[keep], Key.ARRAY_COL: col.to_numpy()[keep]})
+    obs.index = pd.Index(f"{name}_" + shared.to_numpy(dtype=object))
+    if labels_path is not None:
+        obs[Key.LABEL] = _read_labels(labels_path, table.iloc[keep])
+    letters = re.match(r"[A-Za-z]+", name)
+    return build_section(
+        counts.to_numpy()[counts.index.get_indexer(shared)],
+        pd.DataFrame(index=counts.columns),
+        obs,
+        xy[keep],
+        sample=name,
+        patient=letters.group() if letters else name,
+        microns_per_pixel=microns_per_pixel,
+        spot_diameter_px=_SPOT_UM / microns_per_pixel,
+        image=image,
+        thumbnail_px=thumbnail_px,
+    )
+
+
+def _read_counts(path: Path) -> pd.DataFrame:
+    """Counts of a section, spots × genes, with the gene names exactly as in the file."""
+    import gzip
+
+    import pandas as pd
+
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt") as handle:
+            genes = handle.readline().rstrip("\r\n").split("\t")
+        counts = pd.read_csv(path, sep="\t", header=None, skiprows=1, index_col=0, low_memory=False)
+    except (EOFError, OSError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ValueError(f"expected counts in {path}; found an empty or damaged file ({error})") from error
+    if len(genes) - counts.shape[1] not in (0, 1):  # R writes no name above the row names
+        raise ValueError(f"expected {counts.shape[1]} genes in the first line of {path}; found {len(genes)}")
+    counts.columns = pd.Index(genes[-counts.shape[1] :])
+    if not all(dtype.kind in "iuf" for dtype in counts.dtypes.unique()):
+        text = counts.columns[[dtype.kind not in "iuf" for dtype in counts.dtypes]]
+        raise ValueError(f"expected numbers in {path}; found text in the columns {_few(text)}")
+    counts.index = counts.index.astype(str)
+    check_unique(counts.index, f"spots in {path.name}")
+    return counts
+
+
+def _read_labels(path: Path, spots: pd.DataFrame) -> Any:
+    """Labels of the spots, joined through the refined array positions, which both files carry with three decimals."""
+    import pandas as pd
+
+    table = _read_table(path, ("x", "y", "label")).dropna(subset=["x", "y", "label"])
+    missing = [name for name in ("new_x", "new_y") if name not in spots]
+    if missing:
+        raise ValueError(f"expected the columns new_x and new_y to join {path.name}; the spots lack {_few(missing)}")
+    keys = pd.MultiIndex.from_arrays([_thousandths(table["x"]), _thousandths(table["y"])])
+    table = table[~keys.duplicated()]
+    keys = keys[~keys.duplicated()]
+    place = keys.get_indexer(pd.MultiIndex.from_arrays([_thousandths(spots["new_x"]), _thousandths(spots["new_y"])]))
+    if (place < 0).all():
+        raise ValueError(f"expected labels of these spots in {path}; found none at their positions")
+    labels = table["label"].astype(str).to_numpy(dtype=object)[place]
+    labels[place < 0] = None
+    return pd.Categorical(labels)
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, sep="\t")
+    except (EOFError, OSError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ValueError(f"expected a table in {path}; found an empty or damaged file ({error})") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise ValueError(f"expected the columns {', '.join(columns)} in {path}; missing {', '.join(missing)}")
+    for name in columns:
+        if name != Key.LABEL and table[name].dtype.kind not in "iuf":
+            raise ValueError(f"expected numbers in column {name!r} of {path}; found text")
+    return table
+
+
+def _thousandths(values: pd.Series) -> np.ndarray:
+    return np.round(values.to_numpy(dtype=float) * 1000)
+
+
+def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _by_section(folder: Path | None, ending: str) -> dict[str, Path]:
+    """Files of a folder by section, in natural order (C2 before C10)."""
+    if folder is None:
+        return {}
+    matches = ((re.fullmatch(rf"([A-Za-z]+)(\d+){ending}", item.name), item) for item in folder.iterdir())
+    found = {(match[1], int(match[2])): (match[1] + match[2], item) for match, item in matches if match}
+    return dict(found[key] for key in sorted(found))
+
+
+def _find_image(folder: Path | None, name: str) -> Path | None:
+    """`{name}.jpg` of a folder, or the only image of its folder `{letters}/{name}` or `{name}`."""
+    if folder is None:
+        return None
+    for ending in _IMAGES:
+        if (folder / f"{name}{ending}").is_file():
+            return folder / f"{name}{ending}"
+    for inner in (folder / name.rstrip("0123456789") / name, folder / name):
+        if inner.is_dir():
+            found = sorted(item for item in inner.iterdir() if item.suffix.lower() in _IMAGES)
+            if len(found) > 1:
+                raise ValueError(
+                    f"expected one image in {inner}; found {_few(item.name for item in found)}; "
+                    f"pass `images={{{name!r}: …}}`"
+                )
+            if found:
+                return found[0]
+    return None

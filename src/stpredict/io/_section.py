@@ -1,0 +1,133 @@
+"""What the readers share: the AnnData of one section, and the AnnData of many."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict import _provenance
+from stpredict._keys import Key
+from stpredict._validate import check_counts, check_finite, check_positive, check_unique
+from stpredict.io._image import SectionImage, check_positions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+MEASURED = "measured"
+THUMBNAIL_PX = 1500
+READ = "read"
+
+
+def build_section(
+    counts: Any,
+    var: pd.DataFrame,
+    obs: pd.DataFrame,
+    xy: np.ndarray,
+    *,
+    sample: str,
+    patient: str | None,
+    microns_per_pixel: float,
+    spot_diameter_px: float | None = None,
+    image: Any = None,
+    images: dict[str, np.ndarray] | None = None,
+    scalefactors: dict[str, float] | None = None,
+    thumbnail_px: int = THUMBNAIL_PX,
+    measured: bool = True,
+) -> AnnData:
+    """Check and assemble one section.
+
+    Parameters
+    ----------
+    counts
+        (n, G) whole numbers, dense or sparse.
+    var, obs
+        One row per gene and one per spot, with unique names.
+    xy
+        (n, 2) x and y in full-resolution pixels.
+    sample, patient
+        Names for `obs`; without a patient the column is left out, because a guess would break splits by patient.
+    microns_per_pixel
+        µm per full-resolution pixel.
+    spot_diameter_px
+        Diameter of a spot in full-resolution pixels.
+    image
+        Path or array of the full-resolution image.
+    images, scalefactors
+        What the platform delivers for `uns["spatial"][sample]`; a thumbnail is added where `hires` is missing.
+    thumbnail_px
+        Longest side of that thumbnail in pixels.
+    measured
+        Whether the counts were measured, for `obs["measured"]`.
+    """
+    from anndata import AnnData
+    from scipy import sparse
+
+    if len(obs) == 0:
+        raise ValueError(f"expected at least one spot in section {sample!r}; found none")
+    check_unique(obs.index, f"spots of section {sample!r}")
+    check_unique(var.index, f"genes of section {sample!r}")
+    xy = np.asarray(xy, dtype=float)
+    check_finite(xy, f"positions of section {sample!r}", "drop these spots or correct their positions")
+    check_counts(counts, f"counts of section {sample!r}")
+    images, scalefactors = dict(images or {}), dict(scalefactors or {})
+    scalefactors["microns_per_pixel"] = check_positive(microns_per_pixel, "microns_per_pixel")
+    if spot_diameter_px is not None:
+        scalefactors["spot_diameter_fullres"] = check_positive(spot_diameter_px, "the spot diameter")
+    metadata: dict[str, str] = {}
+    if image is not None:
+        picture = SectionImage(image)
+        check_positions(xy, picture, sample)
+        if "hires" not in images:
+            images["hires"], scalefactors["tissue_hires_scalef"] = picture.thumbnail(thumbnail_px)
+        if isinstance(image, (str, Path)):
+            metadata["source_image_path"] = os.path.abspath(image)
+        picture.close()
+
+    obs = obs.assign(**{Key.SAMPLE: _constant(sample, len(obs))})
+    if patient is not None:
+        obs[Key.PATIENT] = _constant(str(patient), len(obs))
+    obs[MEASURED] = np.full(len(obs), measured)
+    adata = AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=var)
+    adata.layers[Key.COUNTS] = adata.X.copy()
+    adata.obsm[Key.SPATIAL] = xy
+    adata.uns["spatial"] = {sample: {"images": images, "scalefactors": scalefactors, "metadata": metadata}}
+    return adata
+
+
+def join_sections(sections: Sequence[AnnData]) -> AnnData:
+    """Put sections into one AnnData: the union of their genes in sorted order, zero where a section lacks a gene."""
+    import anndata
+    import pandas as pd
+
+    adata = anndata.concat(sections, join="outer", fill_value=0) if len(sections) > 1 else sections[0]
+    adata = adata[:, np.sort(adata.var_names.to_numpy(dtype=str))].copy()
+    for name, column in adata.obs.items():
+        if column.dtype == object:
+            adata.obs[name] = pd.Categorical(column)
+    adata.uns["spatial"] = {name: entry for section in sections for name, entry in section.uns["spatial"].items()}
+    return adata
+
+
+def record_reading(adata: AnnData, reader: str, **entry: Any) -> None:
+    """Note in `uns["stpredict"]["read"]` which reader made the object and what it assumed."""
+    _provenance.write(adata, READ, {"reader": reader, **entry})
+
+
+def check_folder(path: str | Path, call: str) -> Path:
+    """Return the folder as a `Path`, or say that it is missing."""
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "nothing"
+        raise FileNotFoundError(f"expected a folder at {folder}; found {what}; {call}")
+    return folder
+
+
+def _constant(name: str, n: int) -> Any:
+    import pandas as pd
+
+    return pd.Categorical([name] * n, categories=[name])
