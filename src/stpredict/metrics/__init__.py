@@ -1,0 +1,24 @@
+"""Scores on arrays: truth and prediction in, one value per gene out."""
+
+from stpredict.metrics._bootstrap import bootstrap_mean
+from stpredict.metrics._emd import emd, emd_uniform
+from stpredict.metrics._pearson import pearson, pearson_p
+from stpredict.metrics._rasterize import rasterize
+from stpredict.metrics._rmse import rmse, rmse_iqr
+from stpredict.metrics._spearman import spearman
+from stpredict.metrics._ssim import ssim
+from stpredict.metrics._variance_ratio import variance_ratio
+
+__all__ = [
+    "bootstrap_mean",
+    "emd",
+    "emd_uniform",
+    "pearson",
+    "pearson_p",
+    "rasterize",
+    "rmse",
+    "rmse_iqr",
+    "spearman",
+    "ssim",
+    "variance_ratio",
+]
