@@ -122,12 +122,14 @@ class SectionImage:
         for start in range(0, len(order), batch_size):
             index = order[start : start + batch_size]
             x, y = corner[index, 0], corner[index, 1]
-            top, bottom = max(int(y.min()), 0), min(int(y.max()) + side, self.height)
-            pad_y = (max(top - int(y.min()), 0), max(int(y.max()) + side - bottom, 0))
+            pad_y = (max(-int(y.min()), 0), max(int(y.max()) + side - self.height, 0))
             pad_x = (max(-int(x.min()), 0), max(int(x.max()) + side - self.width, 0))
+            # The band holds all rows that are reflected, so that a window does not depend on the others of its batch.
+            top = max(min(int(y.min()), self.height - 1 - pad_y[1]), 0)
+            bottom = min(max(int(y.max()) + side, pad_y[0] + 1), self.height)
             band = self.band(top, bottom)
             if any(pad_x + pad_y):
-                mode: Any = "reflect" if max(pad_y) < band.shape[0] and max(pad_x) < band.shape[1] else "symmetric"
+                mode: Any = "reflect" if max(pad_y) < self.height and max(pad_x) < self.width else "symmetric"
                 band = np.pad(band, (pad_y, pad_x, (0, 0)), mode=mode)
             views = np.lib.stride_tricks.sliding_window_view(band, (side, side), axis=(0, 1))
             rows, columns = y - (top - pad_y[0]), x + pad_x[0]
