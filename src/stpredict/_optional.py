@@ -42,3 +42,11 @@ def import_torchvision(name: str = "torchvision", extra: str = "encoders") -> Mo
     for module in [key for key in sys.modules if key.split(".")[0] in {"torchvision", "timm"}]:
         del sys.modules[module]
     return optional_import(name, extra)
+
+
+def mend_torchvision() -> None:
+    """Make torchvision importable where it is installed, for packages (lightning) that import it by themselves."""
+    from importlib.util import find_spec
+
+    if find_spec("torchvision") is not None:
+        import_torchvision()

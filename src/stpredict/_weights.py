@@ -1,0 +1,48 @@
+"""Reading weight files without ever unpickling objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dictionary from a safetensors file, or from a torch file restricted to tensors.
+
+    Parameters
+    ----------
+    path
+        File ending in `.safetensors`, or any other name for a file written by `torch.save`.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ValueError
+        When the file is truncated, damaged, or holds anything but tensors.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a weight file at {path}; found none")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - safetensors, zipfile and pickle each raise their own kinds for a damaged file
+        raise ValueError(
+            f"expected a complete weight file at {path}; found one that cannot be read ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}); copy or download it again"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"expected a state dictionary of tensors in {path}; found {type(state).__name__}")
+    return state

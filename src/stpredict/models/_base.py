@@ -1,0 +1,144 @@
+"""What every network shares: its inputs, its outputs, and the protocol the training loop works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+Unit = Literal["spot", "section", "grid", "bag"]
+
+
+@dataclass
+class Batch:
+    """Tensors of one training or prediction step; those a network does not need are `None`.
+
+    Attributes
+    ----------
+    features
+        (n, d) float32 image features.
+    patches
+        (n, 3, h, w) uint8 image patches, RGB.
+    positions
+        (n, 2) float32 x and y in µm.
+    section
+        (n,) int64 number of the section each observation belongs to.
+    patient
+        (n,) int64 number of the patient each observation belongs to.
+    target
+        (n, n_genes) float32 normalized expression; `None` at prediction.
+    """
+
+    section: Tensor
+    patient: Tensor
+    positions: Tensor | None = None
+    features: Tensor | None = None
+    patches: Tensor | None = None
+    target: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.section)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Move every tensor to a device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items() if v is not None})
+
+
+@dataclass
+class Prediction:
+    """What a network returns.
+
+    Attributes
+    ----------
+    mean
+        (n, n_genes) in the unit of the target.
+    std
+        (n, n_genes) standard deviation in the same unit, where the network gives one.
+    samples
+        (n, n_samples, n_genes), where the network draws samples.
+    extras
+        Anything the network's own loss needs.
+    """
+
+    mean: Tensor
+    std: Tensor | None = None
+    samples: Tensor | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Statistics of the training set, streamed once before training.
+
+    Attributes
+    ----------
+    n
+        Number of training observations.
+    feature_mean, feature_std
+        (d,) or `None` where there are no features. Constant features have a standard deviation of 1.
+    target_mean, target_std
+        (n_genes,). Constant genes have a standard deviation of 1.
+    """
+
+    n: int
+    target_mean: Tensor
+    target_std: Tensor
+    feature_mean: Tensor | None = None
+    feature_std: Tensor | None = None
+
+
+class Predictor(nn.Module):
+    """Base of every network: tensors in, tensors out; nothing about containers, files or devices.
+
+    A subclass sets `unit` (what one training example is) and `needs` (the tensors of :class:`Batch` it reads), takes
+    `(config, n_genes, n_features)` and defines `forward`. Networks without gradient steps set `closed_form` and
+    define `finish`.
+
+    Parameters
+    ----------
+    config
+        The network's frozen dataclass of hyperparameters.
+    n_genes
+        Number of genes it predicts.
+    n_features
+        Width of the image features, 0 where it reads none.
+    """
+
+    unit: ClassVar[Unit] = "spot"
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    closed_form: ClassVar[bool] = False
+    #: Departures from the default training configuration, see :class:`stpredict.training.TrainConfig`.
+    training_defaults: ClassVar[dict[str, Any]] = {}
+
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(self, config: Any, n_genes: int, n_features: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.n_genes = n_genes
+        self.n_features = n_features
+        self.register_buffer("target_mean", torch.zeros(n_genes))
+        self.register_buffer("target_std", torch.ones(n_genes))
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Predict a batch."""
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Named parts of the loss and their `"total"`: by default the regression loss of the head."""
+        from stpredict.models._heads import regression_loss
+
+        assert batch.target is not None  # for the type checker; the loop passes targets
+        return {"total": regression_loss(prediction, batch.target, self.target_std)}
+
+    def prepare(self, summary: Summary) -> None:
+        """Take the statistics of the training set before training."""
+        self.target_mean.copy_(summary.target_mean)
+        self.target_std.copy_(summary.target_std)
+
+    def finish(self, batch: Batch) -> None:
+        """Take the whole training set once after (or instead of) the gradient steps."""

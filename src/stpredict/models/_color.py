@@ -1,0 +1,118 @@
+"""Neural stain learning: eleven color weights per gene."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stpredict.models._base import Batch, Prediction, Predictor, Summary
+from stpredict.models._registry import register
+
+_HEMATOXYLIN_EOSIN = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105))  # Ruifrok and Johnston's absorbance vectors
+
+
+@dataclass(frozen=True)
+class ColorConfig:
+    """Hyperparameters of `color`.
+
+    Attributes
+    ----------
+    variant
+        `"rectified"`: two learned stain channels, rectified, averaged over pixels and weighed (8 + 3 weights a gene).
+        `"full"`: a learned 3 × 3 matrix of stain vectors, inverted; its first channel is scaled and shifted (9 + 2).
+    patch_um
+        Side of the patch in µm.
+    patch_px
+        Side of the patch in pixels after resampling.
+    stride
+        Every `stride`-th pixel in both directions is read: pixels are drawn, not averaged, because the rectification
+        works on the distribution of the colors.
+    """
+
+    variant: Literal["rectified", "full"] = "rectified"
+    patch_um: float = 112.0
+    patch_px: int = 56
+    stride: int = 4
+
+
+@register(
+    "color",
+    config=ColorConfig,
+    description="Neural stain learning: 11 color weights per gene, the baseline that staining alone reaches",
+    paper="dawood2021",
+)
+class Color(Predictor):
+    """Per gene, a learned stain deconvolution of the optical density of the pixels, pooled and weighed.
+
+    All genes are computed in one pass. Nothing but color enters: permuting the pixels of a patch changes nothing.
+    """
+
+    needs = frozenset({"patches"})
+    training_defaults = {"learning_rate": 1e-2, "weight_decay": 0.0, "max_epochs": 60, "patience": 8, "refit": True}
+
+    def __init__(self, config: ColorConfig, n_genes: int, n_features: int = 0) -> None:
+        super().__init__(config, n_genes, n_features)
+        stains = torch.tensor(_HEMATOXYLIN_EOSIN)
+        unmix = torch.linalg.pinv(stains).T  # (2, 3): concentration of each stain from optical density
+        if config.variant == "rectified":
+            self.deconvolution = nn.Parameter(unmix.repeat(n_genes, 1, 1))
+            self.offset = nn.Parameter(torch.zeros(n_genes, 2))
+            self.weight = nn.Parameter(torch.tensor([1e-2, 0.0]).repeat(n_genes, 1))
+        else:
+            third = torch.linalg.cross(stains[0], stains[1])
+            self.stain_matrix = nn.Parameter(torch.stack([*stains, third / third.norm()]).repeat(n_genes, 1, 1))
+            self.weight = nn.Parameter(torch.full((n_genes, 1), 1e-2))
+        self.bias = nn.Parameter(torch.zeros(n_genes))
+
+    def prepare(self, summary: Summary) -> None:
+        """Start from the training mean."""
+        super().prepare(summary)
+        with torch.no_grad():
+            self.bias.copy_(summary.target_mean / summary.target_std)
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Predict a batch."""
+        assert batch.patches is not None
+        stride = self.config.stride
+        pixels = batch.patches[:, :, ::stride, ::stride].flatten(2).float()  # (n, 3, p)
+        density = -torch.log10((pixels + 1) / 256)
+        if self.config.variant == "rectified":
+            stains = _rectified_mean(density, self.deconvolution, self.offset)
+        else:
+            # Without a rectification the mean over pixels commutes with the linear map: pool first.
+            unmix = torch.linalg.inv(self.stain_matrix)[:, :, :1]  # (n_genes, 3, 1)
+            stains = torch.einsum("nc,gcs->ngs", density.mean(dim=2), unmix)
+        value = (stains * self.weight).sum(dim=2) + self.bias
+        return Prediction(value * self.target_std)
+
+
+def _rectified_mean(density: Tensor, deconvolution: Tensor, offset: Tensor, limit: int = 1 << 25) -> Tensor:
+    """Mean over pixels of the rectified stain channels, in chunks of patches that bound the memory.
+
+    Parameters
+    ----------
+    density
+        (n, 3, p) optical density.
+    deconvolution
+        (n_genes, 2, 3).
+    offset
+        (n_genes, 2).
+    limit
+        Largest number of intermediate values.
+
+    Returns
+    -------
+    (n, n_genes, 2)
+    """
+    n_genes = len(deconvolution)
+    matrix, shift = deconvolution.reshape(2 * n_genes, 3), offset.reshape(2 * n_genes)
+    chunk = max(1, math.floor(limit / (2 * n_genes * density.shape[2])))
+    pooled = [
+        torch.relu(torch.baddbmm(shift[None, :, None], matrix.expand(len(part), -1, -1), part)).mean(dim=2)
+        for part in density.split(chunk)
+    ]
+    return torch.cat(pooled).reshape(-1, n_genes, 2)

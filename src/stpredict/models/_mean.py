@@ -1,0 +1,26 @@
+"""The training mean of every gene: what knowing nothing about the tissue predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stpredict.models._base import Batch, Prediction, Predictor
+from stpredict.models._registry import register
+
+
+@dataclass(frozen=True)
+class MeanConfig:
+    """No hyperparameters."""
+
+
+@register("mean", config=MeanConfig, description="Training mean of each gene; its correlation is undefined by construction")
+class Mean(Predictor):
+    """Predict each gene's training mean, with its training standard deviation as spread."""
+
+    needs = frozenset()
+    closed_form = True
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Predict a batch."""
+        shape = (len(batch), self.n_genes)
+        return Prediction(self.target_mean.expand(shape), std=self.target_std.expand(shape))

@@ -1,0 +1,160 @@
+"""Ridge regression on principal components of image features: the baseline every network has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stpredict.models._base import Batch, Prediction, Predictor
+from stpredict.models._registry import register
+
+
+@dataclass(frozen=True)
+class RidgeConfig:
+    """Hyperparameters of `ridge`.
+
+    Attributes
+    ----------
+    n_components
+        Principal components of the standardized features that are kept (fewer when there are fewer).
+    alphas
+        Penalties to choose from, in units of the number of training observations.
+    alpha
+        A fixed penalty instead of the inner cross-validation.
+    center
+        `"global"`: one intercept. `"section"`: features and targets are centered within each training section, so that
+        differences between sections (staining, depth) do not enter the weights; predictions are centered on the
+        training mean.
+    rank
+        Rank of the map from features to genes; `None` for full rank.
+    """
+
+    n_components: int = 256
+    alphas: Sequence[float] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+    alpha: float | None = None
+    center: Literal["global", "section"] = "global"
+    rank: int | None = None
+
+
+@register("ridge", config=RidgeConfig, description="Standardize, principal components, ridge; penalty by inner grouped cross-validation")
+class Ridge(Predictor):
+    """Closed-form ridge regression, all genes and all penalties at once.
+
+    The penalty is chosen by cross-validation inside the training set, grouped by patient (by section where there is
+    one patient, by stripes of the section where there is one section), on the squared error after centering within
+    each section: the part of the error that a map of the section shows. The same held-out residuals give the standard
+    deviation of each gene.
+    """
+
+    closed_form = True
+
+    weight: Tensor
+    shift: Tensor
+    residual_std: Tensor
+    alpha: Tensor
+
+    def __init__(self, config: RidgeConfig, n_genes: int, n_features: int = 0) -> None:
+        super().__init__(config, n_genes, n_features)
+        self.register_buffer("feature_mean", torch.zeros(n_features))
+        self.register_buffer("weight", torch.zeros(n_features, n_genes))
+        self.register_buffer("residual_std", torch.ones(n_genes))
+        self.register_buffer("alpha", torch.zeros(()))
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Predict a batch."""
+        assert batch.features is not None
+        mean = torch.addmm(self.target_mean, batch.features - self.feature_mean, self.weight)
+        return Prediction(mean, std=self.residual_std.expand_as(mean))
+
+    def finish(self, batch: Batch) -> None:
+        """Solve for the weights on the whole training set."""
+        assert batch.features is not None
+        assert batch.target is not None
+        features, target = batch.features.double(), batch.target.double()
+        section = batch.section
+        alphas = [self.config.alpha] if self.config.alpha is not None else list(self.config.alphas)
+        groups = inner_groups(batch)
+        n_groups = int(groups.max()) + 1 if len(groups) else 0
+        error = torch.zeros(len(alphas), self.n_genes, dtype=torch.float64)
+        if n_groups > 1:
+            for group in range(n_groups):
+                held_out = groups == group
+                fit = _solve(features[~held_out], target[~held_out], section[~held_out], alphas, self.config)
+                error += _within_section_error(fit, features[held_out], target[held_out], section[held_out])
+            best = int((error / target.var(dim=0).clamp_min(1e-12)).mean(dim=1).argmin())
+            residual = (error[best] / len(features)).sqrt()
+        else:
+            best = len(alphas) // 2
+            residual = self.target_std.double()
+        mean, weight, shift = _solve(features, target, section, [alphas[best]], self.config)
+        self.feature_mean.copy_(mean)
+        self.weight.copy_(weight[0])
+        self.target_mean.copy_(shift)
+        self.residual_std.copy_(residual.clamp_min(1e-6))
+        self.alpha.fill_(alphas[best])
+
+
+def inner_groups(batch: Batch) -> Tensor:
+    """Groups for the inner cross-validation: patients, or sections of a single patient, or stripes of one section."""
+    for codes in (batch.patient, batch.section):
+        _, groups = codes.unique(return_inverse=True)
+        if len(groups) and int(groups.max()) > 0:
+            return groups
+    if batch.positions is None or len(batch) < 10:
+        return torch.zeros(len(batch), dtype=torch.long)
+    ranks = batch.positions[:, 0].argsort(stable=True).argsort(stable=True)
+    return ranks * 5 // len(batch)
+
+
+def _center(values: Tensor, section: Tensor, how: str) -> tuple[Tensor, Tensor]:
+    """Subtract the mean of all rows, or of each section; return the centered rows and the overall mean."""
+    mean = values.mean(dim=0)
+    if how == "global":
+        return values - mean, mean
+    return values - section_mean(values, section), mean
+
+
+def section_mean(values: Tensor, section: Tensor) -> Tensor:
+    """Mean of each row's section, one row per row."""
+    _, code, size = section.unique(return_inverse=True, return_counts=True)
+    total = torch.zeros(len(size), values.shape[1], dtype=values.dtype, device=values.device).index_add_(0, code, values)
+    return (total / size[:, None])[code]
+
+
+def _solve(
+    features: Tensor, target: Tensor, section: Tensor, alphas: Sequence[float], config: RidgeConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Feature means (d,), weights (n_alphas, d, n_genes) on raw features, and target means (n_genes,)."""
+    centered, feature_mean = _center(features, section, config.center)
+    outcome, target_mean = _center(target, section, config.center)
+    scale = centered.square().mean(dim=0).sqrt()
+    scale = torch.where(scale > 1e-8 * scale.max().clamp_min(1e-30), scale, torch.ones_like(scale))
+    standard = centered / scale
+    n = len(features)
+    values, vectors = torch.linalg.eigh(standard.T @ standard / n)
+    keep = min(config.n_components, n - 1, len(values)) if n > 1 else len(values)
+    values, vectors = values.flip(0)[:keep].clamp_min(0), vectors.flip(1)[:, :keep]
+    cross = vectors.T @ (standard.T @ outcome) / n  # (k, n_genes)
+    penalty = torch.tensor(alphas, dtype=features.dtype, device=features.device)
+    scores = cross / (values[:, None] + penalty[:, None, None])  # (n_alphas, k, n_genes)
+    if config.rank is not None and config.rank < min(scores.shape[1:]):
+        fitted = values.sqrt()[:, None] * scores
+        _, _, right = torch.linalg.svd(fitted, full_matrices=False)
+        basis = right[:, : config.rank]
+        scores = scores @ basis.transpose(1, 2) @ basis
+    return feature_mean, (vectors / scale[:, None]) @ scores, target_mean
+
+
+def _within_section_error(
+    fit: tuple[Tensor, Tensor, Tensor], features: Tensor, target: Tensor, section: Tensor
+) -> Tensor:
+    """Sum of squared errors (n_alphas, n_genes) after centering truth and prediction within each section."""
+    feature_mean, weight, _ = fit
+    outcome = target - section_mean(target, section)
+    centered = features - feature_mean
+    centered = centered - section_mean(centered, section)
+    return torch.stack([(centered @ w - outcome).square().sum(dim=0) for w in weight])

@@ -1,0 +1,97 @@
+"""ST-Net: DenseNet-121 on image patches, end to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stpredict.models._base import Batch, Prediction, Predictor
+from stpredict.models._densenet import DenseNet121
+from stpredict.models._heads import RegressionHead
+from stpredict.models._registry import register
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, which the weights were trained with
+
+
+@dataclass(frozen=True)
+class STNetConfig:
+    """Hyperparameters of `stnet`.
+
+    Attributes
+    ----------
+    weights
+        File with torchvision's ImageNet weights of DenseNet-121; `None` starts from random weights.
+    symmetries
+        Average over the eight right-angle rotations and reflections at prediction, and draw one of them in training.
+    patch_um
+        Side of the patch in µm.
+    patch_px
+        Side of the patch in pixels after resampling.
+    heteroscedastic
+        Predict a standard deviation beside the mean.
+    """
+
+    weights: str | None = None
+    symmetries: bool = True
+    patch_um: float = 150.0
+    patch_px: int = 224
+    heteroscedastic: bool = False
+
+
+@register(
+    "stnet",
+    config=STNetConfig,
+    description="DenseNet-121 on patches, end to end, averaged over eight symmetries",
+    paper="he2020",
+    license_of_reference="none",
+)
+class STNet(Predictor):
+    """DenseNet-121 and a linear map that starts at the training mean of each gene."""
+
+    needs = frozenset({"patches"})
+    training_defaults = {
+        "optimizer": "sgd",
+        "learning_rate": 1e-2,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "batch_size": 32,
+        "max_epochs": 50,
+        "patience": 8,
+    }
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: STNetConfig, n_genes: int, n_features: int = 0) -> None:
+        super().__init__(config, n_genes, n_features)
+        self.body = DenseNet121()
+        self.head = RegressionHead(self.body.n_outputs, n_genes, heteroscedastic=config.heteroscedastic)
+        self.register_buffer("mean", torch.tensor(_MEAN).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).reshape(3, 1, 1), persistent=False)
+
+    def load_initial_weights(self) -> None:
+        """Start the convolutions from `config.weights`."""
+        if self.config.weights is not None:
+            self.body.load_imagenet(self.config.weights)
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Predict a batch."""
+        assert batch.patches is not None
+        images = (batch.patches.float() / 255 - self.mean) / self.std
+        if self.training:
+            if self.config.symmetries:
+                images = symmetry(images, int(torch.randint(8, ())))
+            return self.head(self.body(images), self.target_mean, self.target_std)
+        views = range(8) if self.config.symmetries else range(1)
+        predictions = [self.head(self.body(symmetry(images, v)), self.target_mean, self.target_std) for v in views]
+        mean = torch.stack([p.mean for p in predictions]).mean(dim=0)
+        spreads = [p.std.square() for p in predictions if p.std is not None]
+        return Prediction(mean, std=torch.stack(spreads).mean(dim=0).sqrt() if spreads else None)
+
+
+def symmetry(images: Tensor, number: int) -> Tensor:
+    """One of the eight symmetries of the square, `number` 0–7, of (n, c, h, w) images; 0 leaves them as they are."""
+    turned = torch.rot90(images, number % 4, dims=(2, 3))
+    return turned.flip(3) if number >= 4 else turned

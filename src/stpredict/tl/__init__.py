@@ -1,0 +1,23 @@
+"""Tools: fit, predict, evaluate, and what follows from a prediction."""
+
+from stpredict.tl._conformal import conformal
+from stpredict.tl._cross_validate import cross_validate
+from stpredict.tl._domains import domains
+from stpredict.tl._emd import emd
+from stpredict.tl._evaluate import evaluate
+from stpredict.tl._fit import fit
+from stpredict.tl._noise_ceiling import noise_ceiling
+from stpredict.tl._predict import predict
+from stpredict.tl._summarize import summarize
+
+__all__ = [
+    "conformal",
+    "cross_validate",
+    "domains",
+    "emd",
+    "evaluate",
+    "fit",
+    "noise_ceiling",
+    "predict",
+    "summarize",
+]

@@ -1,0 +1,204 @@
+"""From slots to arrays: what fitting, prediction and cross-validation read from an object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from stpredict import _provenance
+from stpredict._keys import Key
+from stpredict._validate import as_mask, check_choice, check_finite, check_genes, check_layer, check_obsm
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stpredict._container import Container
+    from stpredict.training import ArraySet
+
+Scaling = Literal["global", "section"]
+Panel: TypeAlias = "None | str | Sequence[str] | Mapping[str, Any]"
+_COMPARED = ("encoder", "fingerprint", "dim", "tile_um", "tile_px", "context")
+
+
+def feature_keys(adata: AnnData, features: str | Sequence[str] | None) -> list[str]:
+    """Names of the feature slots: those asked for (by encoder or by slot), or the only one there is."""
+    if features is None:
+        found = [key for key in adata.obsm if _provenance.read(adata, key) and key.startswith("X_")]
+        if len(found) != 1:
+            what = f"several ({', '.join(sorted(found))}); name one with `features=`" if found else (
+                f"none among {sorted(adata.obsm)}; run stp.pp.image_features(adata) first"
+            )
+            raise KeyError(f"expected one slot of image features in obsm; found {what}")
+        return found
+    names = [features] if isinstance(features, str) else list(features)
+    keys = [name if name in adata.obsm else Key.features(name) for name in names]
+    for key in keys:
+        check_obsm(adata, key, f"run stp.pp.image_features(adata, encoder={key.removeprefix('X_')!r})")
+    return keys
+
+
+def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling) -> dict[str, Any]:
+    """What a model has to know about its features to recognize them elsewhere."""
+    check_choice(scaling, ("global", "section"), "feature_scaling")
+    slots = {}
+    for key in keys:
+        record = _provenance.read(adata, key) or {}
+        entry = {name: record[name] for name in _COMPARED if name in record}
+        slots[key] = entry | {"dim": int(adata.obsm[key].shape[1])}
+    return {"slots": slots, "scaling": scaling}
+
+
+def check_features(adata: AnnData, wanted: Mapping[str, Any]) -> None:
+    """Raise when the features of an object are not those a model was fitted on; name both sides."""
+    for key, entry in wanted["slots"].items():
+        check_obsm(adata, key, f"run stp.pp.image_features(adata, encoder={entry.get('encoder', key)!r})")
+        found = describe_features(adata, [key], wanted["scaling"])["slots"][key]
+        differing = [name for name in entry if entry[name] != found.get(name)]
+        if differing:
+            sides = "; ".join(f"{name}: model {entry[name]!r}, data {found.get(name)!r}" for name in differing)
+            raise ValueError(
+                f"expected obsm[{key!r}] made the way the model's training features were; found {sides}; "
+                "run stp.pp.image_features with the settings of the model"
+            )
+
+
+def read_features(adata: AnnData, keys: Sequence[str], scaling: Scaling, rows: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Features (n, d) float32 of some rows; with `scaling="section"` standardized within each section."""
+    parts = []
+    for key in keys:
+        values = adata.obsm[key]
+        values = np.asarray(values[rows] if not hasattr(values, "iloc") else values.iloc[rows], dtype=np.float32)
+        check_finite(values, f"features in obsm[{key!r}]", "run stp.pp.image_features again for these sections")
+        parts.append(values)
+    features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    if scaling == "section":
+        features = features.astype(np.float64)
+        for name in np.unique(sample):
+            here = sample == name
+            mean, std = features[here].mean(axis=0), features[here].std(axis=0)
+            features[here] = (features[here] - mean) / np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, np.inf)
+        features = features.astype(np.float32)
+    return features
+
+
+def read_normalization(adata: AnnData, layer: str | None) -> dict[str, Any]:
+    """How the target was normalized; an error when nobody wrote it down."""
+    if layer is not None:
+        check_layer(adata, layer, "name the layer that holds the target")
+        return {"method": "layer", "layer": layer}
+    record = _provenance.read(adata, "normalize")
+    if record is not None:
+        return {k: v for k, v in record.items() if k not in {"n_empty", "stpredict_version"}}
+    if "log1p" in adata.uns:
+        return {"method": "scanpy"}
+    raise KeyError(
+        "expected a normalized target in X; found no record of it; run stp.pp.normalize(adata) first, "
+        "or name a layer with `layer=`"
+    )
+
+
+def read_target(adata: AnnData, panel: Sequence[str], rows: np.ndarray, layer: str | None) -> np.ndarray:
+    """Target (n, n_genes) float32 of the panel for some rows."""
+    columns = adata.var_names.get_indexer(panel)
+    matrix = adata.X if layer is None else adata.layers[layer]
+    values = matrix[rows][:, columns]
+    values = np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
+    check_finite(values, "expression of the training observations", "leave unmeasured sections out with `train=`")
+    return values
+
+
+def choose_panel(adata: AnnData, panel: Panel, rows: np.ndarray, patient_key: str, *, allow_leakage: bool) -> list[str]:
+    """The genes to predict: a list, a selection run on these rows, a column of `var`, or every gene.
+
+    A selection that saw patients outside the training rows is refused: it would let the test choose its own genes.
+    """
+    if isinstance(panel, Mapping) or (isinstance(panel, str) and panel in {"moran", "spatial_hvg", "mean"}):
+        from stpredict.pp._select_genes import select_panel
+
+        options = dict(panel) if isinstance(panel, Mapping) else {"method": panel}
+        return select_panel(adata, options.pop("method", "moran"), rows, **options)
+    if panel is not None and not isinstance(panel, str):
+        genes = [str(gene) for gene in panel]
+        check_genes(adata, genes)
+        return genes
+    key = panel or Key.SELECTED
+    if key not in adata.var:
+        if panel is not None:
+            raise KeyError(f"expected var[{panel!r}]; found {list(adata.var.columns)}; run stp.pp.select_genes first")
+        return list(adata.var_names)
+    record = _provenance.read(adata, key) or {}
+    here = set(adata.obs[patient_key].astype(str).to_numpy()[rows])
+    strangers = sorted(set(map(str, np.atleast_1d(record.get("patients", [])))) - here)
+    if strangers and record.get("method") != "given" and not allow_leakage:
+        raise ValueError(
+            f"expected a panel selected on training patients only; found {', '.join(strangers)} among the patients that "
+            f"var[{key!r}] was selected on; call stp.pp.select_genes(adata, train=…), or pass panel={{'method': …}} to "
+            "select it inside the training set"
+        )
+    genes = list(adata.var_names[adata.var[key].to_numpy(dtype=bool)])
+    check_genes(adata, genes)
+    return genes
+
+
+@dataclass
+class Inputs:
+    """What a network reads besides the target, and how to find it again."""
+
+    keys: list[str]
+    scaling: Scaling
+    patch: tuple[float, int] | None
+    image: Any = None
+
+
+def collect(
+    data: Container,
+    adata: AnnData,
+    rows: np.ndarray,
+    inputs: Inputs,
+    *,
+    panel: Sequence[str] | None,
+    layer: str | None,
+    sample_key: str,
+    patient_key: str,
+    progress: bool = False,
+) -> ArraySet:
+    """Gather the arrays of some observations (`panel=None` reads no target)."""
+    from stpredict.training import ArraySet
+
+    rows = as_mask(adata, rows)
+    sample = adata.obs[sample_key].astype(str).to_numpy()[rows]
+    patient = adata.obs[patient_key].astype(str).to_numpy()[rows]
+    patches = None
+    if inputs.patch is not None:
+        from stpredict.pp._patches import patch_stack
+
+        patches = patch_stack(
+            data, adata, rows, patch_um=inputs.patch[0], patch_px=inputs.patch[1], image=inputs.image,
+            sample_key=sample_key, progress=progress,
+        )  # fmt: skip
+    return ArraySet(
+        section=np.unique(sample, return_inverse=True)[1].astype(np.int64),
+        patient=np.unique(patient, return_inverse=True)[1].astype(np.int64),
+        positions=_positions_um(adata, rows, sample),
+        features=read_features(adata, inputs.keys, inputs.scaling, rows, sample) if inputs.keys else None,
+        patches=patches,
+        target=None if panel is None else read_target(adata, panel, rows, layer),
+    )
+
+
+def _positions_um(adata: AnnData, rows: np.ndarray, sample: np.ndarray) -> np.ndarray | None:
+    """Positions (n, 2) in µm; `None` where there are none or a section's µm/px is unknown."""
+    from stpredict.io._image import microns_per_pixel
+
+    if Key.SPATIAL not in adata.obsm:
+        return None
+    positions = np.asarray(adata.obsm[Key.SPATIAL], dtype=np.float64)[rows]
+    for name in np.unique(sample):
+        try:
+            positions[sample == name] *= microns_per_pixel(adata, name)
+        except ValueError:
+            return None
+    return positions.astype(np.float32)

@@ -1,0 +1,215 @@
+"""Score predictions against what was measured, per gene and section, beside baselines and the noise ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict import _provenance
+from stpredict._container import get_table
+from stpredict._keys import Key
+from stpredict._validate import check_choice, check_obsm, check_patients
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict._container import Container
+
+_METRICS = ("pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd")
+_SMOOTHING_NEIGHBORS = 6
+
+
+def evaluate(
+    data: Container,
+    key: str | Sequence[str] = Key.PREDICTED,
+    *,
+    genes: Sequence[str] | None = None,
+    layer: str | None = None,
+    metrics: Sequence[str] = _METRICS,
+    ceiling: bool = True,
+    baselines: bool = True,
+    sample_key: str = Key.SAMPLE,
+    patient_key: str = Key.PATIENT,
+    seed: int = 0,
+    table_key: str = Key.TABLE,
+) -> pd.DataFrame:
+    """Score predictions per gene and section.
+
+    Scores are taken over in-tissue observations within one section, so that differences between slides earn nothing.
+    A correlation that is undefined (a constant gene, a section with one spot) stays `NaN`;
+    :func:`stpredict.tl.summarize` leaves it out and counts it.
+
+    Parameters
+    ----------
+    data
+        Object with predictions and normalized measured expression.
+    key
+        Slot of the predictions, or several to compare.
+    genes
+        Genes to score; those of each prediction when `None`.
+    layer
+        Layer with the measured target instead of `X`.
+    metrics
+        Among `"pearson"`, `"spearman"`, `"rmse"`, `"rmse_iqr"` (RMSE over the interquartile range of the truth),
+        `"variance_ratio"` (predicted over measured), `"ssim"` (needs lattice positions) and `"emd"` (earth mover's
+        distance of percentile maps, sliced).
+    ceiling
+        Add the noise ceiling of each gene and section, the correlation that a perfect model would reach given the
+        counting noise; needs `layers["counts"]`.
+    baselines
+        Add the baselines that :func:`stpredict.tl.predict` wrote beside the prediction, and the prediction smoothed
+        over its six nearest neighbors.
+    sample_key, patient_key
+        Columns of `obs` with the section and the patient.
+    seed
+        Of the noise ceiling and the projections of the earth mover's distance.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    One row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`, `n_obs`, `leaky`
+    (the model was trained on this patient).
+
+    Raises
+    ------
+    KeyError
+        When there is no prediction or no measured value.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(n_patients=2, n_sections=1, n_spots=60, n_genes=20)
+    >>> stp.pp.image_features(adata)
+    >>> stp.pp.normalize(adata)
+    >>> model = stp.tl.fit(adata, train=adata.obs["patient"] == "P1")
+    >>> stp.tl.predict(adata, model)
+    >>> scores = stp.tl.evaluate(adata[adata.obs["patient"] == "P2"].copy())
+    """
+    import pandas as pd
+
+    adata = get_table(data, table_key)
+    for metric in metrics:
+        check_choice(metric, _METRICS, "metrics")
+    keys = [key] if isinstance(key, str) else list(key)
+    for name in keys:
+        check_obsm(adata, name, "run stp.tl.predict(adata, model) or stp.tl.cross_validate first")
+    check_patients(adata, sample_key, patient_key)
+    if layer is None and _provenance.read(adata, "normalize") is None and "log1p" not in adata.uns:
+        raise KeyError("expected normalized expression in X; found no record of it; run stp.pp.normalize(adata) first")
+
+    shown = _models(adata, keys, baselines)
+    every = sorted({gene for frame, *_ in shown.values() for gene in frame.columns} & set(adata.var_names))
+    if genes is not None:
+        every = [gene for gene in genes if gene in set(every)]
+    if not every:
+        raise KeyError("expected predicted genes among var_names; found none in common")
+    sample = adata.obs[sample_key].astype(str).to_numpy()
+    tissue = adata.obs[Key.IN_TISSUE].to_numpy().astype(bool) if Key.IN_TISSUE in adata.obs else np.ones(len(sample), bool)
+    tables = []
+    for name in np.unique(sample):
+        rows = np.flatnonzero((sample == name) & tissue)
+        if not len(rows):
+            continue
+        patient = str(adata.obs[patient_key].iloc[rows[0]])
+        truth = _measured(adata, rows, every, layer)
+        if np.isnan(truth).all():
+            continue  # an unmeasured section
+        top = _ceilings(adata, rows, every, seed) if ceiling and Key.COUNTS in adata.layers and layer is None else None
+        for label, (frame, leaky, smooth) in shown.items():
+            columns = [gene for gene in every if gene in frame.columns]
+            predicted = frame.iloc[rows][columns].to_numpy(dtype=np.float64)
+            # A panel selected per fold leaves the genes of other folds empty.
+            filled = ~np.isnan(predicted).any(axis=0)
+            if not filled.any():
+                continue
+            columns, predicted = [c for c, f in zip(columns, filled, strict=True) if f], predicted[:, filled]
+            if smooth:
+                predicted = _smoothed(adata, rows, predicted)
+            at = np.searchsorted(every, columns) if genes is None else [every.index(c) for c in columns]
+            table = _score(adata, rows, truth[:, at], predicted, metrics, seed)
+            table.insert(0, "gene", columns)
+            table.insert(0, "patient", patient)
+            table.insert(0, "sample", name)
+            table.insert(0, "model", label)
+            if top is not None:
+                table["ceiling"] = top[at]
+            table["n_obs"] = len(rows)
+            table["leaky"] = bool(leaky[rows].any())
+            tables.append(table)
+    if not tables:
+        raise KeyError("expected measured expression of at least one predicted section; found none")
+    return pd.concat(tables, ignore_index=True)
+
+
+def _models(adata: AnnData, keys: Sequence[str], baselines: bool) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
+    """Label, prediction, leak flags and whether to smooth, of every line of the table."""
+    shown: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
+    for key in keys:
+        record = _provenance.read(adata, key) or {}
+        label = record.get("label") or record.get("model") or key
+        leaky = (
+            adata.obs[Key.leaky(key)].to_numpy().astype(bool)
+            if Key.leaky(key) in adata.obs
+            else np.zeros(adata.n_obs, dtype=bool)
+        )
+        shown[label] = (adata.obsm[key], leaky, False)
+        if not baselines:
+            continue
+        if label != "mean":
+            shown[f"{label} (smoothed)"] = (adata.obsm[key], leaky, True)
+        prefix = f"{key}_baseline_"
+        for slot in adata.obsm:
+            if slot.startswith(prefix):
+                shown.setdefault(slot.removeprefix(prefix), (adata.obsm[slot], leaky, False))
+    return shown
+
+
+def _measured(adata: AnnData, rows: np.ndarray, genes: Sequence[str], layer: str | None) -> np.ndarray:
+    matrix = (adata.X if layer is None else adata.layers[layer])[rows][:, adata.var_names.get_indexer(genes)]
+    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
+
+
+def _ceilings(adata: AnnData, rows: np.ndarray, genes: Sequence[str], seed: int) -> np.ndarray:
+    from stpredict.tl._noise_ceiling import section_ceiling
+
+    return section_ceiling(adata, rows, genes, seed=seed)
+
+
+def _smoothed(adata: AnnData, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Mean of each observation and its nearest neighbors."""
+    if len(rows) < 3:
+        return predicted
+    from scipy import sparse
+
+    from stpredict.pp._spatial_graph import spatial_weights
+
+    xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows]
+    weights = spatial_weights(xy, n_neighbors=_SMOOTHING_NEIGHBORS) + sparse.eye_array(len(rows), format="csr")
+    return (weights @ predicted) / np.asarray(weights.sum(axis=1)).reshape(-1, 1)
+
+
+def _score(
+    adata: AnnData, rows: np.ndarray, truth: np.ndarray, predicted: np.ndarray, metrics: Sequence[str], seed: int
+) -> pd.DataFrame:
+    import pandas as pd
+
+    from stpredict import metrics as m
+
+    columns: dict[str, np.ndarray] = {}
+    undefined = np.full(truth.shape[1], np.nan)
+    for metric in metrics:
+        if metric == "ssim":
+            on_lattice = {Key.ARRAY_ROW, Key.ARRAY_COL} <= set(adata.obs.columns) and len(rows) > 1
+            position = (adata.obs[k].to_numpy()[rows] for k in (Key.ARRAY_ROW, Key.ARRAY_COL)) if on_lattice else ()
+            columns[metric] = m.ssim(truth, predicted, *position) if on_lattice else undefined
+        elif metric == "emd":
+            xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows]
+            # Sliced at any size: hundreds of genes in a second; stp.tl.emd solves the exact problem.
+            columns[metric] = m.emd(truth, predicted, xy, max_exact=0, seed=seed) if len(rows) > 1 else undefined
+        else:
+            columns[metric] = getattr(m, metric)(truth, predicted)
+    return pd.DataFrame(columns)

@@ -1,0 +1,86 @@
+"""Condense a table of scores: over genes, then sections, then patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def summarize(
+    scores: pd.DataFrame, *, by: Sequence[str] = ("model",), level: float = 0.95, n_boot: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Average the scores of :func:`stpredict.tl.evaluate` over genes, then over sections, then over patients.
+
+    Parameters
+    ----------
+    scores
+        One row per model, section and gene.
+    by
+        Columns to keep apart.
+    level
+        Level of the bootstrap interval of the mean correlation.
+    n_boot
+        Bootstrap samples.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    One row per group, sorted by correlation: `pearson` with `low` and `high` (bootstrap over patients; over sections
+    where there is one patient, `interval_over` says which), `r_over_ceiling` (mean correlation over mean noise ceiling
+    of the same genes), `n_undefined` correlations left out of `n_scores`, the means of the other metrics, `n_genes`,
+    `n_sections`, `n_patients`, and `leaky`.
+
+    Raises
+    ------
+    KeyError
+        When the table lacks the columns of :func:`stpredict.tl.evaluate`.
+    """
+    import pandas as pd
+
+    from stpredict.metrics import bootstrap_mean
+
+    expected = {"sample", "patient", "gene", "pearson", *by}
+    if not expected <= set(scores.columns):
+        raise KeyError(
+            f"expected the columns {sorted(expected)}; found {list(scores.columns)}; pass the table of stp.tl.evaluate"
+        )
+    values = [c for c in ("spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd") if c in scores]
+    rows = []
+    for name, table in scores.groupby(list(by), sort=False):
+        defined = table["pearson"].notna()
+        groups = table.groupby(["patient", "sample"])
+        r = groups["pearson"].mean()
+        patients = r.index.get_level_values("patient").to_numpy()
+        single = len(set(patients)) == 1
+        keep = r.notna().to_numpy()
+        mean, low, high = np.nan, np.nan, np.nan
+        if keep.any():
+            mean, low, high = bootstrap_mean(
+                r.to_numpy()[keep], None if single else patients[keep], n_boot=n_boot, level=level, seed=seed
+            )
+        row = dict(zip(by, name, strict=True)) | {"pearson": float(mean), "low": float(low), "high": float(high)}
+        if "ceiling" in table:
+            both = table[defined & table["ceiling"].notna()].groupby(["patient", "sample"])[["pearson", "ceiling"]].mean()
+            per_patient = both.groupby("patient").mean()
+            top = per_patient["ceiling"].mean()
+            row["ceiling"] = top
+            row["r_over_ceiling"] = per_patient["pearson"].mean() / top if len(both) and top > 0 else np.nan
+        per_section = groups[values].mean()
+        row |= per_section.groupby("patient").mean().mean().to_dict()
+        row |= {
+            "n_undefined": int((~defined).sum()),
+            "n_scores": len(table),
+            "n_genes": table["gene"].nunique(),
+            "n_sections": table["sample"].nunique(),
+            "n_patients": table["patient"].nunique(),
+            "interval_over": "sections" if single else "patients",
+            "leaky": bool(table["leaky"].any()) if "leaky" in table else False,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)

@@ -1,0 +1,8 @@
+"""One training loop for every network, and what it leaves behind."""
+
+from stpredict.training._config import TrainConfig
+from stpredict.training._data import ArraySet, Loader
+from stpredict.training._fit_arrays import Fit, fit_arrays, predict_arrays, train_config
+from stpredict.training._fitted import FittedModel
+
+__all__ = ["ArraySet", "Fit", "FittedModel", "Loader", "TrainConfig", "fit_arrays", "predict_arrays", "train_config"]
