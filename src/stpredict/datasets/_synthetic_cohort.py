@@ -1,3 +1,5 @@
+"""A cohort of simulated sections."""
+
 from __future__ import annotations
 
 import operator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ def smooth_noise(shape: tuple[int, int], sigma: float, rng: np.random.Generator)
     """Gaussian random field of variance 1, float32; `sigma` is the width of its kernel in grid steps."""
     from scipy.ndimage import gaussian_filter
 
-    step = max(1, int(sigma / 4))
+    step = max(1, int(sigma / 2.5))
     coarse = (shape[0] // step + 3, shape[1] // step + 3)
     width = sigma / step
     values = rng.standard_normal(coarse, dtype=np.float32)
@@ -129,12 +130,21 @@ def smooth_noise(shape: tuple[int, int], sigma: float, rng: np.random.Generator)
 
 
 def resize(values: np.ndarray, shape: tuple[int, int], steps: float) -> np.ndarray:
-    """Sample a grid at `shape` points that lie `steps` grid steps apart, bilinear."""
-    from PIL import Image
+    """Sample a grid at `shape` points that lie `steps` (at most 1) grid steps apart, bilinear, as float32."""
+    across = _linear(values.shape[1], shape[1], steps) @ np.asarray(values, np.float32).T
+    return _linear(values.shape[0], shape[0], steps) @ np.ascontiguousarray(across.T)
 
-    box = (0, 0, shape[1] * steps, shape[0] * steps)
-    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
-    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box=box))
+
+def _linear(n: int, n_new: int, steps: float) -> Any:
+    """Sparse weights (n_new, n) of linear interpolation between the centers of cells."""
+    from scipy.sparse import csr_array
+
+    at = np.clip((np.arange(n_new) + 0.5) * steps - 0.5, 0, n - 1)
+    low = np.floor(at).astype(np.int32)
+    weight = (at - low).astype(np.float32)
+    columns = np.column_stack([low, np.minimum(low + 1, n - 1)]).ravel()
+    weights = np.column_stack([1 - weight, weight]).ravel()
+    return csr_array((weights, columns, np.arange(n_new + 1, dtype=np.int32) * 2), shape=(n_new, n))
 
 
 @dataclass(frozen=True)
