@@ -1,0 +1,286 @@
+"""The encoders that exist, by name: who made them, what they need, how to get one."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stpredict.encoders._encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import Tensor, nn
+
+_GROUP = "stpredict.encoders"
+_BUILTIN = ("_builtin", "_pathology", "_phikon_v2", "_ctranspath", "_conch")
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What is known of an encoder before it is built.
+
+    Attributes
+    ----------
+    name
+        Name it is asked for by, and the end of `obsm["X_{name}"]`.
+    dim
+        Number of features.
+    tile_px
+        Side of a tile in pixels.
+    tile_um
+        Default field of view, the side of a tile in µm.
+    mean, std
+        Normalization per RGB channel, of values in 0–1.
+    license
+        License of the weights.
+    gated
+        Whether terms must be accepted on the hub before the weights can be downloaded.
+    source
+        Hugging Face repository of the weights, or where else they come from; empty when there are none.
+    filename
+        The file to pass as `weights=`; empty when the encoder has no weights.
+    citation
+        Key in the documentation's bibliography.
+    """
+
+    name: str
+    dim: int
+    tile_px: int
+    tile_um: float = 112.0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    license: str = ""
+    gated: bool = False
+    source: str = ""
+    filename: str = ""
+    citation: str = ""
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the weights can be downloaded from a Hugging Face repository."""
+        return self.source.count("/") == 1 and bool(self.filename)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    info: EncoderInfo
+    build: Callable[[], nn.Module]
+    remap: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None
+    optional: tuple[str, ...]
+
+
+_entries: dict[str, _Entry] = {}
+
+
+def register(
+    name: str,
+    *,
+    remap: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    optional: tuple[str, ...] = (),
+    **info: Any,
+) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
+    """Register a function that builds an encoder's network, without weights.
+
+    Another package adds encoders by naming the module that registers them in the entry-point group
+    `stpredict.encoders`.
+
+    Parameters
+    ----------
+    name
+        Name of the encoder.
+    remap
+        Turns the keys of the published weight file into those of the network.
+    optional
+        Prefixes of keys of the file that the network may lack, or the other way round.
+    **info
+        The other fields of :class:`EncoderInfo`.
+
+    Returns
+    -------
+    A decorator that returns the function unchanged.
+
+    Raises
+    ------
+    ValueError
+        When the name is taken.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> @stp.encoders.register("mean-color", dim=3, tile_px=16, license="BSD-3-Clause")
+    ... def mean_color():
+    ...     import torch
+    ...
+    ...     return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    >>> stp.encoders.get_encoder("mean-color").dim
+    3
+    """
+
+    def decorate(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        known = _entries.get(name)
+        if known is not None and (known.build.__module__, known.build.__qualname__) != (
+            build.__module__,
+            build.__qualname__,
+        ):
+            raise ValueError(f"expected a new encoder name; found {name!r}, registered by {known.build.__module__}")
+        _entries[name] = _Entry(EncoderInfo(name=name, **info), build, remap, optional)
+        return build
+
+    return decorate
+
+
+@cache
+def _discover() -> None:
+    """Import the modules that register encoders, the package's own and those of other packages, once."""
+    from importlib.metadata import entry_points
+
+    for module in _BUILTIN:
+        importlib.import_module(f"stpredict.encoders.{module}")
+    for point in entry_points(group=_GROUP):
+        try:
+            point.load()
+        except Exception as error:  # noqa: BLE001 - a broken plug-in must not take the others with it
+            warnings.warn(f"encoders of {point.value!r} could not be loaded: {error}", stacklevel=2)
+
+
+def registered(name: str) -> _Entry:
+    """Return the registry's entry of an encoder."""
+    _discover()
+    if name not in _entries:
+        raise ValueError(
+            f"expected an encoder of stp.encoders.list_encoders(), or 'timm:NAME', 'torchvision:NAME' or 'hf-hub:OWNER/NAME'; "
+            f"found {name!r}; registered are {', '.join(sorted(_entries))}"
+        )
+    return _entries[name]
+
+
+def list_encoders() -> pd.DataFrame:
+    """List the registered encoders.
+
+    Networks of timm and torchvision are not listed; they are asked for as `"timm:NAME"` and `"torchvision:NAME"`.
+
+    Returns
+    -------
+    One row per encoder, indexed by name, with the fields of :class:`EncoderInfo` as columns.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> int(stp.encoders.list_encoders().loc["uni2-h", "dim"])
+    1536
+    """
+    import pandas as pd
+
+    _discover()
+    table = pd.DataFrame([asdict(entry.info) for entry in _entries.values()])
+    return table.set_index("name").sort_index()
+
+
+def get_encoder(
+    encoder: str | Encoder | Callable[[Tensor], Tensor],
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    **kwargs: Any,
+) -> Encoder:
+    """Build an encoder from its name, a network, or a function.
+
+    Parameters
+    ----------
+    encoder
+        A name of :func:`list_encoders`; `"timm:NAME"`, `"hf-hub:OWNER/NAME"` or `"torchvision:NAME"` for any network of
+        these; an `nn.Module` or callable that turns normalized float tiles (b, 3, tile_px, tile_px) into features
+        (b, dim); or an :class:`Encoder`, which is returned as it is.
+    weights
+        Weight file (safetensors, or a torch file of tensors). `None` downloads the published weights.
+    device
+        Where it runs; `settings.device` when `None`.
+    **kwargs
+        `tile_px`, `tile_um`, `mean`, `std` and `name` of the :class:`Encoder`. A module or callable needs `tile_px` and
+        gets ImageNet normalization unless `mean` and `std` are given. Other arguments go to the constructor of a timm or
+        torchvision network.
+
+    Returns
+    -------
+    The encoder.
+
+    Raises
+    ------
+    ValueError
+        When the name is not known, or the weights are damaged or belong to another network.
+    FileNotFoundError
+        When weights are needed and neither given nor reachable; the message names repository and file.
+    RuntimeError
+        When the weights are gated.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> stp.encoders.get_encoder("color-texture", device="cpu")
+    Encoder('color-texture', dim=153, tile_px=112, tile_um=112)
+    """
+    if isinstance(encoder, Encoder):
+        return encoder
+    if not isinstance(encoder, str):
+        return _from_callable(encoder, weights, device, kwargs)
+    if encoder.startswith(("timm:", "hf-hub:", "hf_hub:")):
+        from stpredict.encoders._timm import timm_encoder
+
+        return timm_encoder(encoder, weights, device, **kwargs)
+    if encoder.startswith("torchvision:"):
+        from stpredict.encoders._torchvision import torchvision_encoder
+
+        return torchvision_encoder(encoder, weights, device, **kwargs)
+    return _from_registry(encoder, weights, device, kwargs)
+
+
+def _from_callable(
+    network: Callable[[Tensor], Tensor], weights: str | Path | None, device: Any, kwargs: dict[str, Any]
+) -> Encoder:
+    if not callable(network):
+        raise TypeError(f"expected an encoder name, a module or a function; found {type(network).__name__}")
+    if weights is not None:
+        raise ValueError("expected no `weights=` with a network of your own; load them into it before")
+    if kwargs.get("tile_px") is None:
+        raise ValueError("expected `tile_px=` (side of a tile in pixels) with a network of your own; found none")
+    name = kwargs.pop("name", None) or getattr(network, "__name__", type(network).__name__)
+    return Encoder(network, name, device=device, **kwargs)
+
+
+def _from_registry(name: str, weights: str | Path | None, device: Any, kwargs: dict[str, Any]) -> Encoder:
+    from stpredict._weights import read_weights
+    from stpredict.encoders._weights import download_weights, load_weights
+
+    entry = registered(name)
+    info = entry.info
+    allowed = {"tile_um", "name"}
+    if set(kwargs) - allowed:
+        raise TypeError(f"expected only {sorted(allowed)} for encoder {name!r}; found {sorted(set(kwargs) - allowed)}")
+    state = None
+    if info.filename:
+        if weights is None and not info.on_hub:
+            raise FileNotFoundError(
+                f"expected the weights of encoder {name!r}; found none, and they are on no hub; download {info.filename} "
+                f"from {info.source} and pass `weights=PATH`"
+            )
+        state = read_weights(weights if weights is not None else download_weights(info.source, info.filename, name))
+    elif weights is not None:
+        raise ValueError(f"expected no weights for encoder {name!r}, which has none; found {str(weights)!r}")
+    network = entry.build()
+    if state is not None:
+        load_weights(network, state, name, remap=entry.remap, optional=entry.optional)
+    return Encoder(
+        network,
+        kwargs.get("name") or info.name,
+        info.tile_px,
+        tile_um=kwargs.get("tile_um") or info.tile_um,
+        dim=info.dim,
+        mean=info.mean,
+        std=info.std,
+        device=device,
+    )

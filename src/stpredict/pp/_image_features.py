@@ -1,0 +1,317 @@
+"""Run an encoder over the tiles around every observation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._keys import Key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from anndata import AnnData
+
+    from stpredict._container import Container
+    from stpredict.encoders import Encoder
+    from stpredict.io._image import SectionImage
+
+_BATCH_BYTES = 64 * 2**20  # windows at full resolution that are held at once
+
+
+@dataclass(frozen=True)
+class _Section:
+    name: str
+    rows: np.ndarray
+    positions: np.ndarray
+    microns_per_pixel: float
+    sides: tuple[int, ...]
+    padded: int
+    find: Callable[[], SectionImage]
+
+
+def image_features(
+    data: Container,
+    encoder: str | Encoder | Callable[[torch.Tensor], torch.Tensor] = "color-texture",
+    *,
+    image: Any = None,
+    tile_um: float | None = None,
+    tile_px: int | None = None,
+    context: Sequence[float] = (1.0,),
+    microns_per_pixel: float | Mapping[str, float] | None = None,
+    weights: str | Path | None = None,
+    sample_key: str = Key.SAMPLE,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    cache: bool = True,
+    progress: bool | None = None,
+    key_added: str | None = None,
+    table_key: str = Key.TABLE,
+    copy: bool = False,
+) -> Container | None:
+    """Compute image features of the tile around every observation.
+
+    Each section's full-resolution image is decoded once, read in bands and closed before the next. Tiles are cut to a
+    size in µm, whatever the resolution of the scan, and resized (bilinear, antialiased) to what the encoder takes.
+    What lies beyond the border of the image is filled by reflection, and counted. All sections are checked before the
+    first is encoded.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with `obsm["spatial"]` (x, y in full-resolution pixels) and `obs[sample_key]`.
+    encoder
+        A name of :func:`stpredict.encoders.list_encoders`, `"timm:NAME"`, `"torchvision:NAME"`, an encoder of
+        :func:`stpredict.encoders.get_encoder`, or an `nn.Module` or function from normalized float tiles
+        (b, 3, tile_px, tile_px) to features (b, dim); the last needs `tile_px` and `key_added`.
+    image
+        Image of the section (a path or an array), or a mapping from section to either. By default the image is found
+        through `uns["spatial"]` or the SpatialData.
+    tile_um
+        Side of a tile in µm; the encoder's field of view by default (112 µm for most).
+    tile_px
+        Side in pixels of the tiles that a network of your own takes.
+    context
+        Fields of view as multiples of `tile_um`, all around the same center. Features of several are concatenated:
+        `(1, 3)` adds the surroundings, three times as wide, and doubles the number of features.
+    microns_per_pixel
+        µm per full-resolution pixel, or a mapping by section; by default read from
+        `uns["spatial"][sample]["scalefactors"]`.
+    weights
+        Weight file of the encoder; downloaded by default where it has any.
+    sample_key
+        Column of `obs` that names the section.
+    batch_size
+        Tiles encoded at once.
+    device
+        Where the encoder runs; `settings.device` by default.
+    cache
+        Whether features are read from and written to `settings.cache_dir`. They are found by content: image file,
+        encoder with weights, positions and tile size.
+    progress
+        Whether a progress bar is shown; `settings.progress` by default.
+    key_added
+        Slot in `obsm`; `"X_{encoder}"` by default.
+    table_key
+        Table of a SpatialData.
+    copy
+        Whether a changed copy is returned and `data` left as it is.
+
+    Returns
+    -------
+    `None`, or the changed copy. Writes `obsm[key_added]`, float32 (n_obs, dim of the encoder times the number of
+    contexts), and `uns["stpredict"][key_added]`: encoder, its fingerprint, dim, tile_um, tile_px, context, and per
+    section microns_per_pixel and the number of padded tiles.
+
+    Raises
+    ------
+    KeyError
+        When positions, sections or an image are missing.
+    ValueError
+        When µm per pixel is not known, positions do not fit the image, the image is damaged, or features are not finite.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, pandas as pd
+    >>> import stpredict as stp
+    >>> image = np.random.default_rng(0).integers(0, 255, (400, 500, 3), dtype=np.uint8)
+    >>> adata = anndata.AnnData(
+    ...     np.zeros((2, 1)),
+    ...     obs=pd.DataFrame({"sample": "s1"}, index=["a", "b"]),
+    ...     obsm={"spatial": np.array([[90, 200], [300, 150]])},
+    ... )
+    >>> stp.pp.image_features(adata, image=image, microns_per_pixel=0.5, cache=False, progress=False)
+    >>> adata.obsm["X_color-texture"].shape
+    (2, 153)
+    """
+    from stpredict import _provenance
+    from stpredict._container import begin, get_table
+    from stpredict._validate import check_positive
+
+    scales = tuple(check_positive(scale, "every value of context") for scale in context)
+    if not scales or len(set(scales)) != len(scales):
+        raise ValueError(f"expected one or more different multiples of tile_um in context; found {tuple(context)}")
+    if int(batch_size) != batch_size or batch_size < 1:
+        raise ValueError(f"expected batch_size to be a positive whole number; found {batch_size!r}")
+    network = _encoder(encoder, weights, device, tile_px, key_added)
+    width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
+    key = key_added or Key.features(network.name)
+
+    sections = _sections(data, get_table(data, table_key), image, microns_per_pixel, sample_key, width_um, scales)
+    features = _compute(sections, network, width_um, scales, int(batch_size), cache, progress)
+
+    container, adata = begin(data, copy, table_key)
+    adata.obsm[key] = features
+    _provenance.write(
+        adata,
+        key,
+        {
+            "encoder": network.name,
+            "fingerprint": network.fingerprint,
+            "dim": features.shape[1],
+            "tile_um": width_um,
+            "tile_px": network.tile_px,
+            "context": scales,
+            "microns_per_pixel": {section.name: section.microns_per_pixel for section in sections},
+            "padded": {section.name: section.padded for section in sections},
+        },
+    )
+    return container if copy else None
+
+
+def _encoder(encoder: Any, weights: Any, device: Any, tile_px: int | None, key_added: str | None) -> Encoder:
+    from stpredict.encoders import Encoder, get_encoder
+
+    if isinstance(encoder, (str, Encoder)):
+        network = get_encoder(encoder, weights, device)
+        if tile_px not in {None, network.tile_px}:
+            raise ValueError(
+                f"expected tile_px={network.tile_px} for encoder {network.name!r}; found {tile_px}; its input size is "
+                "fixed, the field of view is set with `tile_um=`"
+            )
+        return network
+    if key_added is None:
+        raise ValueError("expected `key_added=` (the slot in obsm) with a network of your own; found none")
+    return get_encoder(encoder, weights, device, tile_px=tile_px, name=key_added.removeprefix("X_"))
+
+
+def _sections(
+    data: Container,
+    adata: AnnData,
+    image: Any,
+    given_microns_per_pixel: float | Mapping[str, float] | None,
+    sample_key: str,
+    tile_um: float,
+    scales: tuple[float, ...],
+) -> list[_Section]:
+    """Check every section against its image, and say what is to be cut from it."""
+    from functools import partial
+
+    from stpredict._validate import check_obs, check_obsm
+    from stpredict.io._image import check_positions, microns_per_pixel, section_image
+
+    check_obsm(
+        adata, Key.SPATIAL, "read the data with stp.io, or set obsm['spatial'] to x, y in full-resolution pixels"
+    )
+    check_obs(adata, sample_key, f"name the section of every observation in obs[{sample_key!r}], or pass `sample_key=`")
+    if adata.obs[sample_key].isna().any():
+        missing = int(adata.obs[sample_key].isna().sum())
+        raise ValueError(f"expected obs[{sample_key!r}] without gaps; found {missing} missing values")
+    if adata.n_obs == 0:
+        raise ValueError("expected at least one observation; found none")
+    positions = np.asarray(adata.obsm[Key.SPATIAL], dtype=np.float64)
+    if positions.ndim != 2 or positions.shape[1] != 2:
+        raise ValueError(f"expected obsm['spatial'] of shape (n_obs, 2); found {positions.shape}")
+    names = adata.obs[sample_key].astype(str).to_numpy()
+    samples = list(dict.fromkeys(names))
+    if image is not None and not isinstance(image, Mapping) and len(samples) > 1:
+        raise ValueError(
+            f"expected `image=` as a mapping by section for {len(samples)} sections; found {type(image).__name__}"
+        )
+    sections = []
+    for sample in samples:
+        rows = np.flatnonzero(names == sample)
+        find = partial(section_image, data, adata, sample, image)
+        mpp = microns_per_pixel(adata, sample, given_microns_per_pixel)
+        picture = find()
+        try:
+            check_positions(positions[rows], picture, sample)
+            sides = tuple(max(1, round(tile_um * scale / mpp)) for scale in scales)
+            corner = np.round(positions[rows] - max(sides) / 2)
+            size = np.array([picture.width, picture.height])
+            padded = int(((corner < 0) | (corner + max(sides) > size)).any(axis=1).sum())
+        finally:
+            picture.close()
+        sections.append(_Section(sample, rows, positions[rows], mpp, sides, padded, find))
+    return sections
+
+
+def _compute(
+    sections: list[_Section],
+    encoder: Encoder,
+    tile_um: float,
+    scales: tuple[float, ...],
+    batch_size: int,
+    cache: bool,
+    progress: bool | None,
+) -> np.ndarray:
+    from tqdm.auto import tqdm
+
+    from stpredict._settings import settings
+    from stpredict._validate import check_finite
+    from stpredict.pp._cache import FeatureCache, cache_key
+
+    store = FeatureCache() if cache and encoder.reproducible else None
+    total = sum(len(section.rows) for section in sections)
+    features = np.empty((total, encoder.dim * len(scales)), dtype=np.float32)
+    shown = settings.progress if progress is None else progress
+    with tqdm(total=total * len(scales), unit="tile", desc=encoder.name, disable=not shown) as bar:
+        for section in sections:
+            picture = section.find()
+            try:
+                key = found = None
+                if store is not None:
+                    key = cache_key(
+                        {
+                            "image": picture.fingerprint(),
+                            "encoder": encoder.fingerprint,
+                            "positions": section.positions,
+                            "tile_um": tile_um,
+                            "tile_px": encoder.tile_px,
+                            "microns_per_pixel": section.microns_per_pixel,
+                            "context": scales,
+                        }
+                    )
+                    found = store.get(key)
+                if found is not None and found.shape == (len(section.rows), features.shape[1]):
+                    bar.update(found.shape[0] * len(scales))
+                else:
+                    found = _encode(picture, section, encoder, batch_size, bar.update)
+                    check_finite(
+                        found,
+                        f"features of section {section.name!r}",
+                        f"encoder {encoder.name!r} or its weights are broken",
+                    )
+                    if store is not None and key is not None:
+                        try:
+                            store.put(key, found)
+                        except OSError as error:
+                            warnings.warn(f"features could not be cached in {store.directory}: {error}", stacklevel=3)
+                features[section.rows] = found
+            finally:
+                picture.close()
+    return features
+
+
+def _encode(
+    picture: SectionImage, section: _Section, encoder: Encoder, batch_size: int, done: Callable[[int], Any]
+) -> np.ndarray:
+    """Features (n, dim * contexts) of one section."""
+    features = np.empty((len(section.rows), encoder.dim * len(section.sides)), dtype=np.float32)
+    for part, side in enumerate(section.sides):
+        columns = slice(part * encoder.dim, (part + 1) * encoder.dim)
+        fitting = max(1, min(batch_size, _BATCH_BYTES // (3 * side**2)))
+        for index, windows in picture.windows(section.positions, side, fitting):
+            features[index, columns] = encoder(resized(windows, encoder.tile_px, encoder.device)).cpu().numpy()
+            done(len(index))
+    return features
+
+
+def resized(windows: np.ndarray, tile_px: int, device: torch.device) -> torch.Tensor:
+    """Resize windows uint8 (b, side, side, 3) to uint8 tiles (b, 3, tile_px, tile_px), bilinear with antialiasing."""
+    import torch
+
+    tiles = torch.from_numpy(windows).permute(0, 3, 1, 2)
+    if windows.shape[1] == tile_px:
+        return tiles.contiguous().to(device)
+    if device.type == "cpu":  # integer arithmetic, several times faster; accelerators have it for floats only
+        return torch.nn.functional.interpolate(tiles, size=(tile_px, tile_px), mode="bilinear", antialias=True)
+    tiles = torch.nn.functional.interpolate(
+        tiles.to(device).float(), size=(tile_px, tile_px), mode="bilinear", antialias=True
+    )
+    return tiles.round_().clamp_(0, 255).to(torch.uint8)
