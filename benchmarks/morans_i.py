@@ -36,7 +36,7 @@ def main(n: int = 3000, n_genes: int = 15_000) -> None:
         ("stpredict", lambda: morans_i(values, weights)["I"].to_numpy()),
         ("squidpy", lambda: squidpy(adata)),
     ):
-        times, result = [], None
+        times, result = [], np.empty(0)
         for _ in range(2):
             start = time.perf_counter()
             result = call()

@@ -2,6 +2,8 @@
 
 from stpredict.metrics._bootstrap import bootstrap_mean
 from stpredict.metrics._emd import emd, emd_uniform
+from stpredict.metrics._morans_i import morans_i
+from stpredict.metrics._noise_ceiling import noise_ceiling
 from stpredict.metrics._pearson import pearson, pearson_p
 from stpredict.metrics._rasterize import rasterize
 from stpredict.metrics._rmse import rmse, rmse_iqr
@@ -13,6 +15,8 @@ __all__ = [
     "bootstrap_mean",
     "emd",
     "emd_uniform",
+    "morans_i",
+    "noise_ceiling",
     "pearson",
     "pearson_p",
     "rasterize",

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
-    Matrix = np.ndarray | csr_matrix | csc_matrix | csr_array | csc_array
-
-
-def log_normalize(counts: Matrix, totals: np.ndarray, target_sum: float = 1e4) -> Any:
+def log_normalize(counts: Any, totals: np.ndarray, target_sum: float = 1e4) -> Any:
     """Scale every observation to the same total and take log1p.
 
     Parameters
@@ -43,7 +38,7 @@ def log_normalize(counts: Matrix, totals: np.ndarray, target_sum: float = 1e4) -
     scale = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals != 0)
     dtype = np.float32 if counts.dtype == np.float32 else np.float64
     if sparse.issparse(counts):
-        result = counts.copy() if counts.format in {"csr", "csc"} else counts.tocsr()
+        result: Any = counts.copy() if counts.format in {"csr", "csc"} else counts.tocsr()
         result = result.astype(dtype, copy=False)
         rows = result.indices if result.format == "csc" else np.repeat(np.arange(len(totals)), np.diff(result.indptr))
         result.data = np.log1p(result.data * scale.astype(dtype)[rows])

@@ -126,7 +126,7 @@ def _counts(adata: AnnData, layer: str | None) -> Any:
     if layer is not None:
         check_layer(adata, layer, "pass the layer that holds the raw counts as `layer=`")
         return adata.layers[layer]
-    counts = adata.layers[Key.COUNTS] if Key.COUNTS in adata.layers else adata.X
+    counts = adata.layers.get(Key.COUNTS, adata.X)
     if counts is None:
         raise ValueError("expected raw counts in layers['counts'] or X; found neither; set one of them")
     return counts

@@ -1,0 +1,297 @@
+"""The panel of genes to predict, chosen on training sections only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict import _provenance
+from stpredict._container import begin
+from stpredict._keys import Key
+from stpredict._validate import as_mask, check_choice, check_genes, check_obs, check_unique
+from stpredict.pp._spatially_variable import matrix_of, section_morans_i, usable_rows, write_moran
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict._container import Container
+
+_METHODS = ("moran", "spatial_hvg", "mean")
+_RIBOSOMAL = r"(?i)^RP[SL]\d"
+_MITOCHONDRIAL = r"(?i)^MT-"
+
+
+def select_genes(
+    data: Container,
+    method: str | Sequence[str] = "moran",
+    *,
+    n_genes: int | None = None,
+    p_value: float = 0.01,
+    min_i: float = 0.1,
+    min_fraction: float = 0.0,
+    train: np.ndarray | str | None = None,
+    drop_ribosomal: bool = True,
+    drop_mitochondrial: bool = True,
+    n_neighbors: int = 15,
+    layer: str | None = None,
+    sample_key: str = Key.SAMPLE,
+    patient_key: str = Key.PATIENT,
+    key_added: str | None = None,
+    copy: bool = False,
+    table_key: str = Key.TABLE,
+) -> Container | None:
+    """Choose the genes to predict from the training sections.
+
+    A panel chosen on all sections lets the test sections vote on which genes they are scored on. Pass the training
+    observations as `train`; the samples and patients that took part are recorded, and :func:`stpredict.tl.fit` refuses a
+    panel that saw patients outside its training set.
+
+    Parameters
+    ----------
+    data
+        AnnData, or SpatialData whose table is used, with a normalized `X`.
+    method
+        `"moran"`: genes with spatial structure in every training section, that is `p < p_value` in each and a median
+        Moran's I above `min_i` :cite:p:`li2024`; with `n_genes`, the best of them by median I.
+        `"spatial_hvg"`: the `2 * n_genes` most highly variable genes within sections (normalized dispersion), of which
+        the `n_genes` with the highest median I. `"mean"`: the `n_genes` with the highest mean over the training
+        observations. A list of genes is recorded as given, without filters.
+    n_genes
+        Size of the panel. Needed by `"spatial_hvg"` and `"mean"`; fewer are taken when fewer pass the filters.
+    p_value
+        Largest p-value of Moran's I, for `"moran"`.
+    min_i
+        Median Moran's I over sections that a gene must exceed, for `"moran"`. The published 0.4 was chosen for Visium
+        sections with thousands of counts and spots; I shrinks with counting noise, and in sections of a few hundred
+        spots 0.4 keeps next to nothing, so the default is 0.1.
+    min_fraction
+        Share of the observations of a section in which a gene must be seen, in every training section. A gene must
+        be seen at least once in each in any case.
+    train
+        Boolean array or `obs` key: the training observations. All measured ones by default.
+    drop_ribosomal
+        Drop genes named like `RPS6` or `Rpl3`.
+    drop_mitochondrial
+        Drop genes named like `MT-CO1` or `mt-Nd1`.
+    n_neighbors
+        Neighbors of each observation for Moran's I.
+    layer
+        Layer to read instead of `X`.
+    sample_key
+        Column of `obs` that names the section.
+    patient_key
+        Column of `obs` that names the person, for the record; it may be absent.
+    key_added
+        Name of the result, `"selected"` by default.
+    copy
+        Return a changed copy instead of changing `data`.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    `None`, or the changed copy. Writes
+
+    - `var[key_added]`: whether a gene is in the panel.
+    - `varm["moran_i"]`, `varm["moran_p"]`: Moran's I and p per training section, for `"moran"` and `"spatial_hvg"`; NaN
+      for genes dropped before the test.
+    - `uns["stpredict"][key_added]`: `method` (`"given"` for a list), the thresholds, `n_genes`, `samples`, `patients`,
+      `digest` of the panel, and `dropped`, the number of genes that each filter removed, in their order.
+
+    Raises
+    ------
+    ValueError
+        No gene passes (the message says what each filter removed), or an option is missing or out of range.
+    KeyError
+        `obs[sample_key]`, `obsm["spatial"]`, the layer or genes of a list are missing.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd
+    >>> from stpredict.pp._select_genes import select_genes
+    >>> x, y = np.meshgrid(np.arange(8.0), np.arange(8.0))
+    >>> values = np.stack([x.ravel(), np.random.default_rng(0).random(64)], axis=1)
+    >>> adata = ad.AnnData(values, obs=pd.DataFrame({"sample": "A"}, index=[str(i) for i in range(64)]))
+    >>> adata.obsm["spatial"] = np.stack([x.ravel(), y.ravel()], axis=1)
+    >>> select_genes(adata, "moran")
+    >>> adata.var["selected"].tolist()
+    [True, False]
+    """
+    container, adata = begin(data, copy, table_key)
+    key = key_added or Key.SELECTED
+    mask = as_mask(adata, train)
+    given = not isinstance(method, str)
+    if given:
+        genes = [str(gene) for gene in method]
+        check_genes(adata, genes)
+        chosen = _Selection(genes)
+        rows = mask
+    else:
+        rows = usable_rows(adata, mask, layer)
+        chosen = _select(
+            adata,
+            str(method),
+            rows,
+            n_genes=n_genes,
+            p_value=p_value,
+            min_i=min_i,
+            min_fraction=min_fraction,
+            drop_ribosomal=drop_ribosomal,
+            drop_mitochondrial=drop_mitochondrial,
+            n_neighbors=n_neighbors,
+            layer=layer,
+            sample_key=sample_key,
+        )
+
+    entry: dict[str, Any] = {"method": "given" if given else method, "n_genes": len(chosen.genes)}
+    entry["digest"] = _provenance.genes_digest(chosen.genes)
+    if not given:
+        entry |= {"min_fraction": min_fraction, "drop_ribosomal": drop_ribosomal, "layer": layer}
+        entry |= {"drop_mitochondrial": drop_mitochondrial, "dropped": chosen.dropped}
+        # A list has not looked at the data, so that there is no one it could have leaked from.
+        for name, column in (("samples", sample_key), ("patients", patient_key)):
+            if column in adata.obs:
+                entry[name] = sorted(set(adata.obs[column].astype(str).to_numpy()[rows]))
+    if method == "moran":
+        entry |= {"p_value": p_value, "min_i": min_i}
+    if chosen.moran_i is not None and chosen.moran_p is not None:
+        entry["n_neighbors"] = n_neighbors
+        write_moran(adata, chosen.moran_i, chosen.moran_p)
+    adata.var[key] = adata.var_names.isin(chosen.genes)
+    _provenance.write(adata, key, entry)
+    return container if copy else None
+
+
+def select_panel(
+    adata: AnnData, method: str | Sequence[str], train: np.ndarray | str | None = None, **options: Any
+) -> list[str]:
+    """Return the panel that :func:`select_genes` would choose, and write nothing.
+
+    `train` is a mask (n_obs,), row indices, or an `obs` key; `options` are those of :func:`select_genes` that have a say
+    in the choice. The genes come in the order of `var_names`; a list of genes is returned in its own order.
+    """
+    if not isinstance(method, str):
+        genes = [str(gene) for gene in method]
+        check_genes(adata, genes)
+        return genes
+    if train is not None and not isinstance(train, str) and np.asarray(train).dtype.kind in "iu":
+        mask = np.zeros(adata.n_obs, dtype=bool)
+        mask[np.asarray(train)] = True
+        train = mask
+    rows = usable_rows(adata, as_mask(adata, train), options.get("layer"))
+    return _select(adata, method, rows, **options).genes
+
+
+@dataclass
+class _Selection:
+    genes: list[str]
+    dropped: dict[str, int] = field(default_factory=dict)
+    moran_i: pd.DataFrame | None = None
+    moran_p: pd.DataFrame | None = None
+
+
+def _select(
+    adata: AnnData,
+    method: str,
+    rows: np.ndarray,
+    *,
+    n_genes: int | None = None,
+    p_value: float = 0.01,
+    min_i: float = 0.1,
+    min_fraction: float = 0.0,
+    drop_ribosomal: bool = True,
+    drop_mitochondrial: bool = True,
+    n_neighbors: int = 15,
+    layer: str | None = None,
+    sample_key: str = Key.SAMPLE,
+) -> _Selection:
+    check_choice(method, _METHODS, "method")
+    check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
+    check_unique(adata.var_names, "var_names")
+    if n_genes is None and method != "moran":
+        raise ValueError(f"expected `n_genes` with method={method!r}; found None; pass the size of the panel")
+    if n_genes is not None and n_genes < 1:
+        raise ValueError(f"expected n_genes of at least 1; found {n_genes}")
+    if not 0 <= min_fraction <= 1:
+        raise ValueError(f"expected min_fraction between 0 and 1; found {min_fraction}")
+
+    matrix = matrix_of(adata, layer)
+    samples = adata.obs[sample_key].astype(str).to_numpy()
+    names = adata.var_names
+    kept = np.ones(adata.n_vars, dtype=bool)
+    dropped: dict[str, int] = {}
+
+    def keep(passing: np.ndarray, name: str) -> None:
+        dropped[name] = int((kept & ~passing).sum())
+        kept[:] = kept & passing
+
+    if drop_ribosomal:
+        keep(~names.str.contains(_RIBOSOMAL), "drop_ribosomal")
+    if drop_mitochondrial:
+        keep(~names.str.contains(_MITOCHONDRIAL), "drop_mitochondrial")
+    seen = np.ones(adata.n_vars, dtype=bool)
+    for section in dict.fromkeys(samples[rows]):
+        here = np.flatnonzero(rows & (samples == section))
+        share = np.asarray((matrix[here] != 0).sum(axis=0)).ravel() / len(here)
+        seen &= (share > 0) & (share >= min_fraction)
+    keep(seen, "min_fraction")
+    if not kept.any():
+        raise ValueError(_nothing(dropped))
+
+    selection = _Selection([], dropped)
+    score = np.full(adata.n_vars, -np.inf)
+    if method == "mean":
+        score[kept] = np.asarray(matrix[np.flatnonzero(rows)].mean(axis=0)).ravel()[kept]
+    else:
+        if method == "spatial_hvg" and n_genes is not None:
+            keep(_highly_variable(matrix, rows, kept, samples, 2 * n_genes), "spatial_hvg")
+        tested = list(names[kept])
+        selection.moran_i, selection.moran_p = section_morans_i(
+            adata, rows, tested, n_neighbors=n_neighbors, layer=layer, sample_key=sample_key
+        )
+        score[kept] = selection.moran_i.fillna(-1.0).median(axis=1).to_numpy()
+        if method == "moran":
+            significant = np.zeros(adata.n_vars, dtype=bool)
+            significant[kept] = (selection.moran_p < p_value).all(axis=1)
+            keep(significant, "p_value")
+            keep(score > min_i, "min_i")
+    if not kept.any():
+        raise ValueError(_nothing(dropped))
+    if n_genes is not None and kept.sum() > n_genes:
+        best = np.zeros(adata.n_vars, dtype=bool)
+        best[np.argsort(np.where(kept, -score, np.inf), kind="stable")[:n_genes]] = True
+        keep(best, "n_genes")
+    selection.genes = [str(name) for name in names[kept]]
+    return selection
+
+
+def _highly_variable(matrix: Any, rows: np.ndarray, kept: np.ndarray, samples: np.ndarray, n_top: int) -> np.ndarray:
+    """Mask (n_vars,) of the genes with the highest normalized dispersion within sections."""
+    import pandas as pd
+    import scanpy as sc
+    from anndata import AnnData
+
+    at, columns = np.flatnonzero(rows), np.flatnonzero(kept)
+    obs = pd.DataFrame({"section": pd.Categorical(samples[at])}, index=at.astype(str))
+    table = AnnData(matrix[at][:, columns], obs=obs)
+    found = sc.pp.highly_variable_genes(
+        table, n_top_genes=min(n_top, len(columns)), flavor="seurat", batch_key="section", inplace=False
+    )
+    variable = np.zeros(len(kept), dtype=bool)
+    variable[columns] = found["highly_variable"].to_numpy()
+    return variable
+
+
+def _nothing(dropped: dict[str, int]) -> str:
+    steps = ", ".join(f"{name} removed {number}" for name, number in dropped.items() if number) or "there were none"
+    last = max(dropped, key=lambda name: dropped[name]) if dropped else "min_fraction"
+    advice = {
+        "p_value": "raise `p_value`, or use method='mean' or 'spatial_hvg'",
+        "min_i": "lower `min_i`",
+        "min_fraction": "lower `min_fraction`, or leave sections out in which few genes were seen",
+    }.get(last, f"change `{last}`")
+    return f"expected genes to pass the selection; found none: {steps}; {advice}"

@@ -1,0 +1,151 @@
+"""Spatial autocorrelation of every gene in every section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict import _provenance
+from stpredict._container import begin
+from stpredict._keys import Key
+from stpredict._validate import as_mask, check_genes, check_layer, check_obs, check_obsm
+from stpredict.metrics._morans_i import morans_i
+from stpredict.pp._normalize import measured_rows
+from stpredict.pp._spatial_graph import spatial_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict._container import Container
+
+_MIN_OBSERVATIONS = 4  # fewer have no variance under randomization
+
+
+def spatially_variable(
+    data: Container,
+    *,
+    n_neighbors: int = 15,
+    layer: str | None = None,
+    genes: Sequence[str] | None = None,
+    train: np.ndarray | str | None = None,
+    sample_key: str = Key.SAMPLE,
+    copy: bool = False,
+    table_key: str = Key.TABLE,
+) -> Container | None:
+    """Compute Moran's I and its one-sided p-value for every gene within every section.
+
+    Neighbors are the nearest observations of the same section by distance on the tissue, with weight 1; distances
+    on the lattice would stretch the tissue, because lattice steps differ along rows and columns.
+
+    Parameters
+    ----------
+    data
+        AnnData, or SpatialData whose table is used, with `obsm["spatial"]` and a normalized `X`.
+    n_neighbors
+        Neighbors of each observation, at most all others of the section.
+    layer
+        Layer to read instead of `X`.
+    genes
+        Genes to test; all by default.
+    train
+        Boolean array or `obs` key: observations to use; sections without any have no column. All by default.
+    sample_key
+        Column of `obs` that names the section.
+    copy
+        Return a changed copy instead of changing `data`.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    `None`, or the changed copy. Writes
+
+    - `varm["moran_i"]`: Moran's I, table genes × sections; NaN for genes not tested or constant in a section.
+    - `varm["moran_p"]`: p-value under randomization, of the alternative of positive autocorrelation.
+    - `uns["stpredict"]["spatially_variable"]`: `n_neighbors`, `layer`, `sections`.
+
+    Raises
+    ------
+    KeyError
+        `obsm["spatial"]`, `obs[sample_key]`, the layer or genes are missing.
+    ValueError
+        A section has fewer than 4 measured observations, or values are not finite.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd
+    >>> from stpredict.pp._spatially_variable import spatially_variable
+    >>> x, y = np.meshgrid(np.arange(8.0), np.arange(8.0))
+    >>> values = np.stack([x.ravel(), np.random.default_rng(0).random(64)], axis=1)
+    >>> adata = ad.AnnData(values, obs=pd.DataFrame({"sample": "A"}, index=[str(i) for i in range(64)]))
+    >>> adata.obsm["spatial"] = np.stack([x.ravel(), y.ravel()], axis=1)
+    >>> spatially_variable(adata)
+    >>> (adata.varm["moran_p"]["A"] < 0.01).tolist()
+    [True, False]
+    """
+    container, adata = begin(data, copy, table_key)
+    names = list(adata.var_names) if genes is None else [str(gene) for gene in genes]
+    check_genes(adata, names)
+    rows = usable_rows(adata, as_mask(adata, train), layer)
+    moran_i, moran_p = section_morans_i(adata, rows, names, n_neighbors=n_neighbors, layer=layer, sample_key=sample_key)
+    write_moran(adata, moran_i, moran_p)
+    entry = {"n_neighbors": n_neighbors, "layer": layer, "sections": list(moran_i.columns)}
+    _provenance.write(adata, "spatially_variable", entry)
+    return container if copy else None
+
+
+def matrix_of(adata: AnnData, layer: str | None) -> Any:
+    """`X`, or the layer named."""
+    if layer is not None:
+        check_layer(adata, layer, "pass a layer with normalized values, or none to use X")
+        return adata.layers[layer]
+    if adata.X is None:
+        raise ValueError("expected normalized values in X; found none; run stp.pp.normalize, or pass `layer=`")
+    return adata.X
+
+
+def usable_rows(adata: AnnData, rows: np.ndarray, layer: str | None) -> np.ndarray:
+    """Of a mask (n_obs,), the observations with a measurement."""
+    usable = rows & measured_rows(adata, matrix_of(adata, layer))
+    if not usable.any():
+        raise ValueError("expected at least one measured observation; found none among those chosen by `train`")
+    return usable
+
+
+def section_morans_i(
+    adata: AnnData, rows: np.ndarray, genes: Sequence[str], *, n_neighbors: int, layer: str | None, sample_key: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Moran's I and p, tables genes × sections, over the rows of a mask (n_obs,)."""
+    import pandas as pd
+
+    check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
+    check_obsm(adata, Key.SPATIAL, "read the data with stp.io, which writes it")
+    samples = adata.obs[sample_key].astype(str).to_numpy()
+    sections = list(dict.fromkeys(samples[rows]))
+    sizes = {section: int((samples[rows] == section).sum()) for section in sections}
+    small = [section for section, size in sizes.items() if size < _MIN_OBSERVATIONS]
+    if small:
+        raise ValueError(
+            f"expected at least {_MIN_OBSERVATIONS} measured observations in every section; found fewer in "
+            f"{', '.join(small[:5])}; leave these sections out with `train=`"
+        )
+    matrix, xy = matrix_of(adata, layer), np.asarray(adata.obsm[Key.SPATIAL], dtype=float)
+    columns = adata.var_names.get_indexer(genes)
+    every = len(columns) == adata.n_vars and bool((columns == np.arange(adata.n_vars)).all())
+    statistic, p_value = {}, {}
+    for section in sections:
+        here = np.flatnonzero(rows & (samples == section))
+        values = matrix[here] if every else matrix[here][:, columns]
+        result = morans_i(values, spatial_weights(xy[here], n_neighbors))
+        statistic[section], p_value[section] = result["I"].to_numpy(), result["p"].to_numpy()
+    index = pd.Index(genes)
+    return pd.DataFrame(statistic, index=index), pd.DataFrame(p_value, index=index)
+
+
+def write_moran(adata: AnnData, moran_i: pd.DataFrame, moran_p: pd.DataFrame) -> None:
+    """Store both tables in `varm`, with NaN for genes that were not tested."""
+    adata.varm["moran_i"] = moran_i.reindex(adata.var_names)
+    adata.varm["moran_p"] = moran_p.reindex(adata.var_names)
