@@ -57,7 +57,7 @@ def bootstrap_mean(
         raise ValueError(f"expected level between 0 and 1; found {level}")
     if n_boot < 1:
         raise ValueError(f"expected at least one resample; found n_boot={n_boot}")
-    means = array.reshape(len(array), -1)
+    means = array[:, None] if array.ndim == 1 else array
     if groups is not None:
         means = _group_means(means, groups)
     defined = np.isfinite(means)

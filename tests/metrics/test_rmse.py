@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.stats import iqr
+from sklearn.metrics import root_mean_squared_error
+
+from stpredict.metrics import rmse, rmse_iqr, variance_ratio
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(0)
+    return rng.poisson(2.0, (50, 12)).astype(np.float32), rng.normal(size=(50, 12)).astype(np.float32)
+
+
+def test_rmse_matches_sklearn(pair):
+    expected = root_mean_squared_error(*pair, multioutput="raw_values")
+    np.testing.assert_allclose(rmse(*pair), expected, rtol=1e-5)
+    np.testing.assert_array_equal(rmse(sparse.csr_matrix(pair[0]), pair[1]), rmse(*pair))
+
+
+def test_rmse_iqr_matches_scipy(pair):
+    expected = rmse(*pair) / (iqr(pair[0].astype(float), axis=0) + 1e-5)
+    np.testing.assert_allclose(rmse_iqr(*pair), expected, rtol=1e-12)
+
+
+def test_rmse_iqr_of_a_mostly_zero_gene_is_large():
+    truth = np.zeros((20, 1))
+    truth[0] = 1
+    np.testing.assert_allclose(rmse_iqr(truth, np.zeros((20, 1))), np.sqrt(1 / 20) / 1e-5)
+
+
+def test_variance_ratio_matches_numpy(pair):
+    truth, predicted = (values.astype(float) for values in pair)
+    expected = predicted.var(axis=0) / truth.var(axis=0)
+    np.testing.assert_allclose(variance_ratio(*pair), expected, rtol=1e-6)
+    np.testing.assert_array_equal(variance_ratio(sparse.csr_matrix(pair[0]), pair[1]), variance_ratio(*pair))
+
+
+def test_variance_ratio_constants(pair):
+    truth, predicted = pair
+    truth[:, 0] = 0.1
+    predicted[:, 1] = 0.1
+    found = variance_ratio(truth, predicted)
+    assert np.isnan(found[0])
+    assert found[1] == 0
+
+
+@pytest.mark.parametrize("function", [rmse, rmse_iqr, variance_ratio])
+def test_empty_and_errors(function, pair):
+    assert np.isnan(function(np.ones((0, 3)), np.ones((0, 3)))).all()
+    with pytest.raises(ValueError, match="one shape"):
+        function(pair[0], pair[1][:3])
