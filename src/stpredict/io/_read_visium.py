@@ -163,7 +163,9 @@ def _read_positions(folder: Path) -> pd.DataFrame:
                 header = handle.readline().startswith("barcode")
             table = pd.read_csv(path, header=0 if header else None, names=None if header else _COLUMNS)
         except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-            raise ValueError(f"expected positions in {path}; found an empty or damaged file ({error})") from error
+            raise ValueError(f"expected positions in {path}; found a damaged file ({error})") from error
+    if table.empty:
+        raise ValueError(f"expected positions in {path}; found an empty file")
     missing = [name for name in _COLUMNS if name not in table]
     if missing:
         raise ValueError(f"expected the columns {', '.join(_COLUMNS)} in {path}; missing {', '.join(missing)}")

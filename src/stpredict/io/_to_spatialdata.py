@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict._keys import Key
-from stpredict._validate import check_finite, check_obs, check_obsm, check_positive, check_unique
+from stpredict._validate import _few, check_finite, check_obs, check_obsm, check_positive, check_unique
 from stpredict.io._image import SectionImage, section_image
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def to_spatialdata(
     KeyError
         If positions, the section, or a full-resolution image that was asked for are missing.
     ValueError
-        If names of observations repeat, positions are not finite, or the radius is unknown.
+        If names of observations repeat, names of sections hold characters that files cannot, positions are not finite,
+        or the radius is unknown.
 
     Examples
     --------
@@ -89,6 +91,11 @@ def to_spatialdata(
         raise ValueError(f"expected a section for every observation; found gaps in obs[{sample_key!r}]")
     names = adata.obs[sample_key].astype(str).to_numpy()
     sections = {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names)}
+    if odd := [name for name in sections if not re.fullmatch(r"[\w.-]+", name) or name.startswith("__")]:
+        raise ValueError(
+            f"expected names of sections made of letters, digits, '_', '-' and '.'; found {_few(map(repr, odd))}; "
+            f"rename them in obs[{sample_key!r}] and uns['spatial']"
+        )
     radii = {name: _radius(adata, name, radius_px) for name in sections}
 
     shapes, pictures = {}, {}
