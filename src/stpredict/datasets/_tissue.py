@@ -186,7 +186,7 @@ def plan_tissue(layout: Layout, step_um: float, bias: np.ndarray, rng: np.random
     shape = (int(np.ceil(layout.size_um[1] / step_um)) + 2, int(np.ceil(layout.size_um[0] / step_um)) + 2)
     y, x = ((np.arange(n, dtype=np.float32) + 0.5) * step_um for n in shape)
     tissue = _inside(layout, x, y, step_um, rng)
-    classes = _draw_classes(tissue, step_um, bias, rng)
+    classes = _draw_classes(tissue, min(220.0, 0.26 * layout.level_um) / step_um, 38 / step_um, bias, rng)
     warp = [smooth_noise(shape, 14 / step_um, rng) * 5 for _ in range(2)]
     x, y = x[None, :] + warp[0], y[:, None] + warp[1]
 
@@ -243,19 +243,21 @@ def _inside(layout: Layout, x: np.ndarray, y: np.ndarray, step_um: float, rng: n
     return depth + 5 * smooth_noise(shape, 12 / step_um, rng) < layout.level_um
 
 
-def _draw_classes(tissue: np.ndarray, step_um: float, bias: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Class of each grid point: broad regions, with nests and strands at their borders."""
+def _draw_classes(
+    tissue: np.ndarray, region: float, nest: float, bias: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Class of each grid point: broad regions, with nests and strands at their borders (widths in grid steps)."""
     broad = {"tumor": 1.5, "stroma": 1.1, "immune": 1.3, "fat": 2.0}
     nests = {"tumor": 0.75, "stroma": 0.6, "immune": 0.7, "fat": 0.15}
     base = {"tumor": 0.35, "stroma": 0.7, "immune": -0.45, "fat": -0.8}
     best = np.full(tissue.shape, -np.inf, np.float32)
     classes = np.full(tissue.shape, -1, np.int8)
     for index, name in enumerate(CLASSES):
-        field = smooth_noise(tissue.shape, 220 / step_um, rng)
+        field = smooth_noise(tissue.shape, region, rng)
         sample = field[::8, ::8][tissue[::8, ::8]]
         # Standardized within the section, so that a small one holds every class too.
         field = (field - sample.mean()) / max(float(sample.std()), 1e-6) * broad[name]
-        field += smooth_noise(tissue.shape, 38 / step_um, rng) * nests[name] + (base[name] + bias[index])
+        field += smooth_noise(tissue.shape, nest, rng) * nests[name] + (base[name] + bias[index])
         higher = field > best
         classes[higher] = index
         np.maximum(best, field, out=best)
