@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from stpredict import _provenance
+from stpredict.pp._select_genes import select_genes, select_panel
+
+
+@pytest.fixture
+def adata() -> ad.AnnData:
+    """Three sections. `S*` vary over space in all of them, `T0` only in the test section C, `N*` are noise."""
+    rng = np.random.default_rng(0)
+    n = 100
+    xy = rng.random((3 * n, 2)) * 1000
+    section = np.repeat(["A", "B", "C"], n)
+    names = (
+        [f"S{i}" for i in range(6)] + [f"N{i}" for i in range(20)] + ["T0", "RPS3", "rpl11", "MT-CO1", "mt-Nd1", "RARE"]
+    )
+    rates = np.full((3 * n, len(names)), 3.0)
+    structured = [
+        names.index(g) for g in ("S0", "S1", "S2", "S3", "S4", "S5", "RPS3", "rpl11", "MT-CO1", "mt-Nd1", "RARE")
+    ]
+    rates[:, structured] = (1 + 10 * (xy[:, 0] > 500))[:, None]
+    rates[section == "C", names.index("T0")] = 1 + 10 * (xy[section == "C", 0] > 500)
+    values = np.log1p(rng.poisson(rates)).astype(np.float32)
+    values[section == "B", names.index("RARE")] = 0
+    obs = pd.DataFrame(
+        {"sample": section, "patient": np.repeat(["p1", "p2", "p3"], n)}, index=[f"o{i}" for i in range(3 * n)]
+    )
+    obs["train"] = section != "C"
+    return ad.AnnData(values, obs=obs, var=pd.DataFrame(index=names), obsm={"spatial": xy})
+
+
+STRUCTURED = [f"S{i}" for i in range(6)]
+
+
+def panel(adata: ad.AnnData, key: str = "selected") -> list[str]:
+    return list(adata.var_names[adata.var[key]])
+
+
+def test_moran(adata) -> None:
+    assert select_genes(adata, "moran", train="train") is None
+    assert panel(adata) == STRUCTURED
+    assert list(adata.varm["moran_i"].columns) == ["A", "B"]
+    record = _provenance.read(adata, "selected")
+    assert record["method"] == "moran"
+    assert record["samples"] == ["A", "B"]
+    assert record["patients"] == ["p1", "p2"]
+    assert record["digest"] == _provenance.genes_digest(STRUCTURED)
+    assert record["dropped"]["drop_ribosomal"] == 2
+    assert record["dropped"]["drop_mitochondrial"] == 2
+    assert record["dropped"]["min_fraction"] == 1
+    assert sum(record["dropped"].values()) + 6 == adata.n_vars
+
+
+def test_test_sections_have_no_say(adata) -> None:
+    before = select_panel(adata, "moran", adata.obs["train"].to_numpy())
+    test = (~adata.obs["train"]).to_numpy()
+    adata.X[test] = np.random.default_rng(1).random((test.sum(), adata.n_vars))
+    for method, options in (("moran", {}), ("mean", {"n_genes": 5}), ("spatial_hvg", {"n_genes": 5})):
+        changed = select_panel(adata, method, "train", **options)
+        adata.X[test] = 0
+        assert select_panel(adata, method, np.flatnonzero(~test), **options) == changed
+    assert select_panel(adata, "moran", "train") == before
+
+
+def test_significance_in_every_section(adata) -> None:
+    assert "T0" not in select_panel(adata, "moran")
+    assert "T0" in select_panel(adata, "moran", (adata.obs["sample"] == "C").to_numpy())
+
+
+def test_best_by_median_i(adata) -> None:
+    select_genes(adata, n_genes=2, train="train", key_added="few")
+    order = adata.varm["moran_i"].loc[STRUCTURED].median(axis=1).sort_values(ascending=False)
+    assert set(panel(adata, "few")) == set(order.index[:2])
+    assert "selected" not in adata.var
+
+
+def test_filters_can_be_switched_off(adata) -> None:
+    genes = select_panel(adata, "moran", "train", drop_ribosomal=False, drop_mitochondrial=False)
+    assert set(genes) == {*STRUCTURED, "RPS3", "rpl11", "MT-CO1", "mt-Nd1"}
+
+
+def test_min_fraction(adata) -> None:
+    adata.X[:95, adata.var_names.get_loc("S0")] = 0
+    assert "S0" not in select_panel(adata, "mean", "train", n_genes=27, min_fraction=0.1)
+    assert "S0" in select_panel(adata, "mean", "train", n_genes=27)
+
+
+def test_mean(adata) -> None:
+    select_genes(adata, "mean", n_genes=4, train="train")
+    train = adata.obs["train"].to_numpy()
+    eligible = [name for name in adata.var_names if name[0] in "SNT"]
+    means = pd.Series(adata.X[train].mean(axis=0), index=adata.var_names)[eligible]
+    assert set(panel(adata)) == set(means.nlargest(4).index)
+    assert "moran_i" not in adata.varm
+
+
+def test_spatial_hvg(adata) -> None:
+    import scanpy as sc
+
+    select_genes(adata, "spatial_hvg", n_genes=6, train="train")
+    eligible = [name for name in adata.var_names if name[0] in "SNT"]
+    training = adata[adata.obs["train"], eligible].copy()
+    found = sc.pp.highly_variable_genes(training, n_top_genes=12, batch_key="sample", inplace=False)
+    variable = training.var_names[found["highly_variable"]]
+    tested = adata.varm["moran_i"].dropna()
+    assert set(tested.index) == set(variable)
+    assert set(panel(adata)) == set(tested.median(axis=1).nlargest(6).index)
+    assert _provenance.read(adata, "selected")["dropped"]["spatial_hvg"] == 27 - 12
+
+
+def test_given_list(adata) -> None:
+    select_genes(adata, ["N3", "MT-CO1"], train="train")
+    assert set(panel(adata)) == {"N3", "MT-CO1"}
+    record = _provenance.read(adata, "selected")
+    assert record["method"] == "given"
+    assert "patients" not in record
+    assert select_panel(adata, ["N3", "MT-CO1"]) == ["N3", "MT-CO1"]
+
+
+def test_sparse_equals_dense_and_copy(adata) -> None:
+    thin = adata.copy()
+    thin.X = sparse.csr_matrix(thin.X)
+    for method, options in (("moran", {}), ("mean", {"n_genes": 5}), ("spatial_hvg", {"n_genes": 5})):
+        changed = select_genes(adata, method, train="train", copy=True, **options)
+        assert panel(changed) == select_panel(thin, method, "train", **options)
+    assert "selected" not in adata.var
+    assert not adata.uns
+
+
+def test_unmeasured_observations_are_left_out(adata) -> None:
+    expected = select_panel(adata, "moran", "train")
+    adata.X[(~adata.obs["train"]).to_numpy()] = np.nan
+    select_genes(adata, "moran")
+    assert panel(adata) == expected
+    assert _provenance.read(adata, "selected")["patients"] == ["p1", "p2"]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "error", "match"),
+    [
+        ("moran", {"min_i": 0.99}, ValueError, "min_i removed 6; .*p_value|p_value removed"),
+        ("moran", {"p_value": 0.0}, ValueError, "raise `p_value`"),
+        ("mean", {}, ValueError, "n_genes"),
+        ("mean", {"n_genes": 0}, ValueError, "n_genes"),
+        ("moran", {"min_fraction": 2}, ValueError, "min_fraction"),
+        ("other", {}, ValueError, "'moran', 'spatial_hvg', 'mean'"),
+        (["none"], {}, KeyError, "none"),
+        ([], {}, ValueError, "empty"),
+        ("moran", {"sample_key": "slide"}, KeyError, "slide"),
+        ("moran", {"train": np.zeros(300, dtype=bool)}, ValueError, "at least one observation"),
+    ],
+)
+def test_errors_leave_the_object(adata, method, options, error, match) -> None:
+    with pytest.raises(error, match=match):
+        select_genes(adata, method, **options)
+    assert "selected" not in adata.var
+    assert not adata.varm
+    assert not adata.uns
