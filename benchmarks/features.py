@@ -1,0 +1,126 @@
+"""Tiles per second of the color-texture encoder beside an eager ResNet-50, and the memory of featurizing a large image.
+
+Run with: python benchmarks/features.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def synthetic_image(side: int) -> np.ndarray:
+    """Image with tissue-like colors and structure, uint8 (side, side, 3), made by repeating a smooth random patch."""
+    rng = np.random.default_rng(0)
+    patch = np.kron(rng.integers(90, 250, (50, 50, 3), dtype=np.uint8), np.ones((10, 10, 1), dtype=np.uint8))
+    repeats = -(-side // patch.shape[0])
+    return np.ascontiguousarray(np.tile(patch, (repeats, repeats, 1))[:side, :side])
+
+
+def table_of_spots(side: int, n: int):
+    import anndata
+    import pandas as pd
+
+    positions = np.random.default_rng(1).uniform(200, side - 200, (n, 2))
+    obs = pd.DataFrame({"sample": "s"}, index=[f"spot{i}" for i in range(n)])
+    return anndata.AnnData(np.zeros((n, 1), dtype=np.float32), obs=obs, obsm={"spatial": positions})
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def resident_mb() -> float:
+    import psutil
+
+    return psutil.Process(os.getpid()).memory_info().rss / 2**20
+
+
+def measure_memory(path: str, side: int) -> None:
+    """Print the peak above the memory before the call, in MB; runs in a process of its own."""
+    from stpredict.pp._image_features import image_features
+
+    small = synthetic_image(600)
+    warm = table_of_spots(600, 32)
+    image_features(warm, image=small, microns_per_pixel=0.5, cache=False, progress=False, device="cpu")
+    adata = table_of_spots(side, 300)
+    before = resident_mb()
+    image_features(adata, image=path, microns_per_pixel=0.5, cache=False, progress=False, device="cpu")
+    print(peak_mb() - before)
+
+
+def tiles_per_second(call, tiles: int, seconds: float) -> float:
+    """Best of repeated runs: other work on the machine only ever slows a run down."""
+    call()
+    rates, start = [], time.perf_counter()
+    while time.perf_counter() - start < seconds or len(rates) < 3:
+        begin = time.perf_counter()
+        call()
+        rates.append(tiles / (time.perf_counter() - begin))
+    return max(rates)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's default")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure_memory(arguments.measure, arguments.side)
+        return
+
+    import torch
+
+    from stpredict._optional import import_torchvision
+    from stpredict.encoders import get_encoder
+    from stpredict.pp._image_features import image_features
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    resnet = import_torchvision("torchvision.models").resnet50(weights=None).eval()
+    batch = torch.rand(16, 3, 224, 224)
+    encoder = get_encoder("color-texture", device="cpu")
+    tiles = torch.randint(0, 256, (64, 3, 112, 112), dtype=torch.uint8)
+    image = synthetic_image(3000)
+    adata = table_of_spots(3000, 256)
+    with torch.inference_mode():
+        reference = tiles_per_second(lambda: resnet(batch), 16, arguments.seconds)
+    alone = tiles_per_second(lambda: encoder(tiles), 64, arguments.seconds)
+    whole = tiles_per_second(
+        lambda: image_features(adata, encoder, image=image, microns_per_pixel=0.7, cache=False, progress=False),
+        256,
+        arguments.seconds,
+    )
+    print(f"threads                                     {torch.get_num_threads():8d}")
+    print(f"ResNet-50, eager, 224 px, batch 16          {reference:8.1f} tiles/s")
+    print(f"color-texture, encoder only                 {alone:8.1f} tiles/s   {alone / reference:6.1f} x")
+    print(f"color-texture, pp.image_features in all     {whole:8.1f} tiles/s   {whole / reference:6.1f} x")
+
+    with tempfile.TemporaryDirectory() as folder:
+        from PIL import Image
+
+        path = Path(folder) / "section.jpg"
+        Image.fromarray(synthetic_image(arguments.side)).save(path, quality=90)
+        result = subprocess.run(
+            [sys.executable, __file__, "--measure", str(path), "--side", str(arguments.side)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    above, decoded = float(result.stdout.split()[-1]), arguments.side**2 * 3 / 2**20
+    print(f"peak memory above that before the call      {above:8.1f} MB")
+    print(f"decoded image                               {decoded:8.1f} MB   rest {above - decoded:6.1f} MB (limit 500)")
+
+
+if __name__ == "__main__":
+    main()
