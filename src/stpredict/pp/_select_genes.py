@@ -56,7 +56,7 @@ def select_genes(
         AnnData, or SpatialData whose table is used, with a normalized `X`.
     method
         `"moran"`: genes with spatial structure in every training section, that is `p < p_value` in each and a median
-        Moran's I above `min_i` :cite:p:`li2024`; with `n_genes`, the best of them by median I.
+        Moran's I above `min_i` :cite:p:`li2026`; with `n_genes`, the best of them by median I.
         `"spatial_hvg"`: the `2 * n_genes` most highly variable genes within sections (normalized dispersion), of which
         the `n_genes` with the highest median I. `"mean"`: the `n_genes` with the highest mean over the training
         observations. A list of genes is recorded as given, without filters.
