@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stpredict.io._image import SectionImage
 
 _BATCH_BYTES = 64 * 2**20  # windows at full resolution that are held at once
+_BAND_BYTES = 16 * 2**20  # rows of the image that are copied out of it at once, short of one window's height
 
 
 @dataclass(frozen=True)
@@ -296,9 +297,14 @@ def _encode(
     for part, side in enumerate(section.sides):
         columns = slice(part * encoder.dim, (part + 1) * encoder.dim)
         fitting = max(1, min(batch_size, _BATCH_BYTES // (3 * side**2)))
-        for index, windows in picture.windows(section.positions, side, fitting):
-            features[index, columns] = encoder(resized(windows, encoder.tile_px, encoder.device)).cpu().numpy()
-            done(len(index))
+        # Few spots on a wide image would make the rows between the first and the last of a batch most of the image.
+        stripe = section.positions[:, 1] // max(side, _BAND_BYTES // (3 * picture.width))
+        for number in np.unique(stripe):
+            rows = np.flatnonzero(stripe == number)
+            for index, windows in picture.windows(section.positions[rows], side, fitting):
+                tiles = resized(windows, encoder.tile_px, encoder.device)
+                features[rows[index], columns] = encoder(tiles).cpu().numpy()
+                done(len(index))
     return features
 
 
