@@ -1,0 +1,11 @@
+"""Plots of what the tools wrote."""
+
+from stpredict.pl._ceiling import ceiling
+from stpredict.pl._domains import domains
+from stpredict.pl._features import features
+from stpredict.pl._genes import genes
+from stpredict.pl._history import history
+from stpredict.pl._scores import scores
+from stpredict.pl._spatially_variable import spatially_variable
+
+__all__ = ["ceiling", "domains", "features", "genes", "history", "scores", "spatially_variable"]

@@ -1,0 +1,144 @@
+"""Image features in two dimensions, to see batch effects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stpredict._container import get_table
+from stpredict._keys import Key
+from stpredict._validate import check_choice, check_finite, check_obs
+from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, category_colors, category_legend, one_panel, style
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+    from stpredict._container import Container
+
+_N_PCS = 50
+_RASTERIZE_FROM = 5000
+
+
+def features(
+    data: Container,
+    key: str | None = None,
+    *,
+    color: str = Key.SAMPLE,
+    method: Literal["pca", "umap"] = "pca",
+    ax: Axes | None = None,
+    seed: int = 0,
+    table_key: str = Key.TABLE,
+) -> Axes:
+    """Embed the image features and color them by section, patient or anything else in `obs`.
+
+    Sections that fall apart here differ in stain or scanner as much as in tissue, and a model may learn that.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with image features.
+    key
+        Encoder, or slot of `obsm`; the only image features there are by default.
+    color
+        Column of `obs`: categories get a legend, numbers a colorbar.
+    method
+        `"pca"`: first two principal components of the standardized features. `"umap"`: UMAP :cite:p:`mcinnes2018` of
+        the first 50 of them.
+    ax
+        Axes to draw into; those of a new figure by default.
+    seed
+        Of the embedding, and of the order in which points are drawn, so that no section covers the others.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    KeyError
+        When the features or the column are missing.
+    ValueError
+        When there are fewer than 3 observations, or features are not finite or all constant.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(2, 1, 4, n_spots=30)
+    >>> stp.pp.image_features(adata, progress=False)
+    >>> ax = stp.pl.features(adata, color="patient")
+    """
+    from stpredict.tl._collect import feature_keys
+
+    check_choice(method, ("pca", "umap"), "method")
+    adata = get_table(data, table_key)
+    slot = feature_keys(adata, key)[0]
+    check_obs(adata, color)
+    values = np.asarray(adata.obsm[slot], dtype=np.float32)
+    if values.ndim != 2 or len(values) < 3:
+        raise ValueError(f"expected features (n_obs, d) of at least 3 observations; found shape {values.shape}")
+    check_finite(values, f"features in obsm[{slot!r}]", "run stp.pp.image_features again")
+    points, labels = _embed(values, method, seed)
+    order = np.random.default_rng(seed).permutation(len(points))
+
+    with style():
+        ax = one_panel(ax, 4.6, 3.4)
+        _scatter(ax, points, order, adata, color)
+        ax.set_xlabel(labels[0])
+        ax.set_ylabel(labels[1])
+        ax.set_title(slot, loc="left")
+        if method == "umap":
+            ax.set_xticks([])
+            ax.set_yticks([])
+    return ax
+
+
+def _embed(values: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, list[str]]:
+    """Two coordinates (n, 2) and the names of the axes."""
+    from sklearn.decomposition import PCA
+
+    std = values.std(axis=0)
+    varying = std > 1e-6 * np.maximum(np.abs(values.mean(axis=0)), 1e-6)
+    if not varying.any():
+        raise ValueError("expected image features that vary; found constants only; check the images")
+    scaled = (values[:, varying] - values[:, varying].mean(axis=0)) / std[varying]
+    n = min(_N_PCS if method == "umap" else 2, *scaled.shape)
+    pca = PCA(n, random_state=seed)
+    points = pca.fit_transform(scaled)
+    if method == "pca":
+        share = list(pca.explained_variance_ratio_) + [0.0]
+        points = points if n == 2 else np.column_stack([points, np.zeros(len(points))])
+        return points, [f"PC{i + 1} ({share[i]:.0%} of variance)" for i in range(2)]
+    import scanpy as sc
+    from anndata import AnnData
+
+    embedded = AnnData(obsm={"X_pca": points})
+    sc.pp.neighbors(embedded, n_neighbors=min(15, len(points) - 1), use_rep="X_pca", random_state=seed)
+    sc.tl.umap(embedded, random_state=seed)
+    return np.asarray(embedded.obsm["X_umap"]), ["UMAP 1", "UMAP 2"]
+
+
+def _scatter(ax: Axes, points: np.ndarray, order: np.ndarray, adata: AnnData, color: str) -> None:
+    import pandas as pd
+
+    column = adata.obs[color]
+    style_: dict[str, Any] = {
+        "s": float(np.clip(6000 / len(points), 3, 18)),
+        "alpha": 0.8,
+        "linewidths": 0,
+        "rasterized": len(points) >= _RASTERIZE_FROM,
+    }
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        shown = ax.scatter(*points[order].T, c=column.to_numpy(dtype=float)[order], cmap=VALUE_CMAP, **style_)
+        bar = ax.figure.colorbar(shown, ax=ax, shrink=0.8, aspect=18, pad=0.02, label=color)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        return
+    categories = pd.Categorical(column)
+    names = [str(name) for name in categories.categories]
+    colors = np.array([*category_colors(names), LIGHT_GRAY])
+    ax.scatter(*points[order].T, c=colors[categories.codes][order], **style_)
+    missing = (categories.codes < 0).any()
+    category_legend(ax, names + ["missing"] * missing, list(colors[: len(names) + missing]), title=color)

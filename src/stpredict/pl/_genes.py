@@ -1,0 +1,256 @@
+"""Maps of single genes: picture, measured, predicted, and the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._container import get_table
+from stpredict._keys import Key
+from stpredict._slots import measured_matrix, prediction_frame, to_dense
+from stpredict._validate import check_choice, check_unique
+from stpredict.pl._style import (
+    ERROR_CMAP,
+    VALUE_CMAP,
+    Section,
+    draw_spots,
+    find_section,
+    frame_section,
+    style,
+    value_label,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stpredict._container import Container
+
+_COLUMNS = ("image", "measured", "predicted", "error")
+_TITLES = {"image": "H&E", "measured": "measured", "predicted": "predicted", "error": "predicted − measured"}
+_PANEL = 1.9  # inches
+_CLIPPED = 0.01  # share of the values beyond either end of a color scale, so that one spot does not stretch it
+
+
+def genes(
+    data: Container,
+    genes: str | Sequence[str],
+    *,
+    key: str = Key.PREDICTED,
+    sample: str | None = None,
+    columns: Sequence[str] | None = None,
+    layer: str | None = None,
+    spot_size: float | None = None,
+    cmap: str = VALUE_CMAP,
+    error_cmap: str = ERROR_CMAP,
+    sample_key: str = Key.SAMPLE,
+    table_key: str = Key.TABLE,
+) -> np.ndarray:
+    """Map genes on a section: the picture, what was measured, what was predicted, and where they differ.
+
+    Measured and predicted values share one color scale, so that a prediction that is flatter than the truth looks it.
+    The error is the difference after both were standardized within the section: it shows where the pattern is missed,
+    whatever the amplitude.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with a prediction.
+    genes
+        Genes of the prediction, one row of panels each.
+    key
+        Slot of the prediction in `obsm`.
+    sample
+        Section to show; the first one by default.
+    columns
+        Among `"image"`, `"measured"`, `"predicted"` and `"error"`. By default all that the section has: one that was
+        not measured shows its picture and the prediction.
+    layer
+        Layer with the measured values; `X` by default.
+    spot_size
+        Diameter of a spot in full-resolution pixels; that of the section's scale factors by default, and 0.8 of the
+        distance between spots where these have none.
+    cmap
+        Colormap of the values.
+    error_cmap
+        Diverging colormap of the error.
+    sample_key
+        Column of `obs` that names the section.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    Axes (n_genes, n_columns). Axes are in full-resolution pixels, y downward; spots that were not measured are gray.
+
+    Raises
+    ------
+    KeyError
+        When the prediction, a gene, the section or a column that was asked for is missing.
+    ValueError
+        When there is no observation to show.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(1, 1, 4, n_spots=30)
+    >>> stp.pp.normalize(adata)
+    >>> adata.obsm["predicted"] = adata.to_df() * 0.5
+    >>> axes = stp.pl.genes(adata, adata.var_names[:2])
+    >>> axes.shape
+    (2, 4)
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import Normalize
+
+    adata = get_table(data, table_key)
+    names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    frame = prediction_frame(adata, key, names)
+    section = find_section(data, sample=sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
+    predicted = frame.to_numpy(dtype=float)[section.rows]
+    measured = _measured(adata, names, section.rows, layer)
+    shown = _columns(columns, section, measured)
+    error = _error(measured, predicted)
+    limit = _symmetric_limit(error)
+    leaky = bool(adata.obs[Key.leaky(key)].to_numpy()[section.rows].any()) if Key.leaky(key) in adata.obs else False
+
+    with style():
+        aspect = (section.box[2] - section.box[3]) / (section.box[1] - section.box[0])
+        bars = 0.75 * (bool({"measured", "predicted"} & set(shown)) + ("error" in shown))
+        figure, axes = plt.subplots(
+            len(names),
+            len(shown),
+            figsize=(_PANEL * len(shown) + bars + 0.3, (_PANEL * aspect + 0.25) * len(names) + 0.3),
+            squeeze=False,
+            layout="constrained",
+        )
+        unit = value_label(adata, layer)
+        for row, name in enumerate(names):
+            pair = np.concatenate([measured[:, row], predicted[:, row]])
+            norm = Normalize(*_limits(pair))
+            values = {"measured": measured[:, row], "predicted": predicted[:, row], "error": error[:, row]}
+            drawn: dict[str, Any] = {}
+            for column, kind in enumerate(shown):
+                ax = axes[row, column]
+                last = row == len(names) - 1
+                frame_section(ax, section, picture=kind == "image", scale_bar=column == 0 and last)
+                if kind != "image":
+                    of_error = kind == "error"
+                    drawn[kind] = draw_spots(
+                        ax, section, values=values[kind], cmap=error_cmap if of_error else cmap,
+                        norm=Normalize(-limit, limit) if of_error else norm,
+                    )  # fmt: skip
+                ax.set_title(_title(kind, row == 0, measured[:, row], predicted[:, row], leaky))
+                if column == 0:
+                    ax.set_ylabel(name, fontstyle="italic", fontsize=10)
+            _add_colorbars(figure, axes[row], shown, drawn, pair, unit)
+        figure.suptitle(section.name, fontsize=10)
+    return axes
+
+
+def _measured(adata: AnnData, names: Sequence[str], rows: np.ndarray, layer: str | None) -> np.ndarray:
+    """Measured values (n, n_genes), NaN for genes and observations without."""
+    from stpredict.pp._normalize import measured_rows
+
+    check_unique(adata.var_names, "var_names")
+    values = np.full((len(rows), len(names)), np.nan)
+    known = np.isin(names, adata.var_names)
+    if known.any() and (adata.X is not None or layer is not None):
+        values[:, known] = to_dense(measured_matrix(adata, list(np.array(names)[known]), rows, layer))
+        values[~measured_rows(adata, np.empty((adata.n_obs, 0), dtype=int))[rows]] = np.nan
+    return values
+
+
+def _columns(columns: Sequence[str] | None, section: Section, measured: np.ndarray) -> list[str]:
+    """Columns to show: those asked for, which must exist, or those there are."""
+    has = {"image": section.image is not None, "predicted": True}
+    has["measured"] = has["error"] = bool(np.isfinite(measured).any())
+    if columns is None:
+        return [name for name in _COLUMNS if has[name]]
+    chosen = [columns] if isinstance(columns, str) else list(columns)
+    if not chosen:
+        raise ValueError(f"expected at least one column among {', '.join(_COLUMNS)}; found none")
+    for name in chosen:
+        check_choice(name, _COLUMNS, "columns")
+    check_unique(chosen, "columns")
+    missing = [name for name in chosen if not has[name]]
+    if missing:
+        raise KeyError(
+            f"expected {' and '.join(missing)} of section {section.name!r}; found none; leave it out of `columns`, or "
+            "store the picture in uns['spatial'] and the measured expression in X"
+        )
+    return chosen
+
+
+def _standardized(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Columns (n, n_genes) with mean 0 and variance 1 over the observations of a mask; NaN for constant ones."""
+    n = where.sum(axis=0)
+    mean = np.divide(np.where(where, values, 0).sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0)
+    centered = np.where(where, values - mean, 0)
+    std = np.sqrt(np.divide((centered**2).sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0))
+    # What is left of a constant after rounding is no variation.
+    std = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, np.nan)
+    return np.where(where, (values - mean) / std, np.nan)
+
+
+def _error(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Standardized prediction minus standardized measurement (n, n_genes), over observations that have both."""
+    both = np.isfinite(measured) & np.isfinite(predicted)
+    return _standardized(predicted, both) - _standardized(measured, both)
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0, 1.0
+    low, high = np.quantile(finite, [_CLIPPED, 1 - _CLIPPED])
+    return (float(low), float(high)) if high > low else (float(finite.min()), float(finite.max()) + 1e-6)
+
+
+def _symmetric_limit(values: np.ndarray) -> float:
+    finite = np.abs(values[np.isfinite(values)])
+    return float(np.quantile(finite, 1 - _CLIPPED)) or 1.0 if len(finite) else 1.0
+
+
+def _title(kind: str, first: bool, measured: np.ndarray, predicted: np.ndarray, leaky: bool) -> str:
+    from stpredict.metrics import pearson
+
+    label = _TITLES[kind] if first else ""
+    both = np.isfinite(measured) & np.isfinite(predicted)
+    if kind != "predicted" or not both.any():
+        return label
+    r = float(pearson(measured[both, None], predicted[both, None])[0])
+    score = f"r = {r:.2f}" if np.isfinite(r) else "r undefined"
+    return ", ".join(part for part in (label, score, "leaky" if leaky else "") if part)
+
+
+def _add_colorbars(
+    figure: Any, axes: np.ndarray, shown: list[str], drawn: dict[str, Any], pair: np.ndarray, unit: str
+) -> None:
+    """One scale for measured and predicted, one for the error, each right of its last panel."""
+    values = [kind for kind in shown if kind in {"measured", "predicted"}]
+    for kinds, label in ((values, unit), (["error"] if "error" in shown else [], "difference of z-scores")):
+        if not kinds:
+            continue
+        spots = drawn[kinds[-1]]
+        against = np.concatenate([drawn[kind].get_array().compressed() for kind in kinds])
+        low, high = spots.get_clim()
+        ends = (len(against) and against.min() < low, len(against) and against.max() > high)
+        extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
+            tuple(map(bool, ends)), "neither"
+        )
+        bar = figure.colorbar(
+            spots, ax=axes[shown.index(kinds[-1])], shrink=0.8, aspect=18, pad=0.02, extend=extend, extendfrac=0.03
+        )
+        bar.set_label(label, fontsize=8)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=7, length=2)
+        bar.locator = _few_ticks()
+        bar.update_ticks()
+
+
+def _few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4)

@@ -1,0 +1,336 @@
+"""What the figures share: palette, type sizes, axes, and the picture and spots of a section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._container import get_table, is_spatialdata
+from stpredict._keys import Key
+from stpredict._slots import in_tissue
+from stpredict._validate import check_finite, check_obs, check_obsm, check_positive
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.collections import EllipseCollection
+    from matplotlib.colors import Normalize
+
+    from stpredict._container import Container
+
+# Okabe and Ito: told apart with every common form of color blindness; yellow last, for it is weak on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+BLUE, VERMILION, GREEN, ORANGE = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4]
+GRAY, LIGHT_GRAY, INK = "#8C8C8C", "#D9D9D9", "#333333"
+VALUE_CMAP, ERROR_CMAP = "viridis", "RdBu_r"
+_MAX_IMAGE_SIDE = 1200  # pixels of a section's picture in a figure
+_RASTERIZE_FROM = 5000  # spots; more make a vector file that no viewer opens
+_RC = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.7,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "hatch.linewidth": 0.6,
+}
+
+
+def style() -> AbstractContextManager[None]:
+    """Fonts and lines of the package, for the artists made within; the settings of the user come back after it."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(_RC)  # type: ignore[arg-type]
+
+
+def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
+    """Return `ax`, or the axes of a new figure of this size in inches."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        return plt.subplots(figsize=(width, height), layout="constrained")[1]
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes):
+        raise TypeError(f"expected `ax` to be matplotlib Axes; found {type(ax).__name__}")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def category_colors(categories: Sequence[str]) -> list[str]:
+    """One color per category; after eight the palette comes again in lighter and then in darker shades."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    shades = ((1.0, 0.0), (0.55, 0.45), (0.6, 0.0))  # factor on the color, and white added
+    colors = []
+    for index in range(len(categories)):
+        factor, white = shades[(index // len(PALETTE)) % len(shades)]
+        base = np.array(to_rgb(PALETTE[index % len(PALETTE)]))
+        colors.append(to_hex(np.clip(base * factor + white, 0, 1)))
+    return colors
+
+
+def value_label(adata: AnnData, layer: str | None) -> str:
+    """Unit of the measured and predicted values, for a colorbar."""
+    from stpredict import _provenance
+
+    if layer is not None:
+        return layer
+    record = _provenance.read(adata, "normalize")
+    if record is None or record.get("method") != "log1p":
+        return "expression (log1p)" if "log1p" in adata.uns else "expression"
+    return f"log1p counts per {record['target_sum']:,.0f}".replace(",", "\u202f")
+
+
+@dataclass
+class Section:
+    """Spots and picture of one section, both in full-resolution pixels.
+
+    Attributes
+    ----------
+    name
+        Its name in `obs[sample_key]`.
+    rows
+        (n,) indices of its in-tissue observations.
+    xy
+        (n, 2) their centers.
+    diameter
+        Diameter of a spot.
+    microns_per_pixel
+        µm per pixel, where known.
+    image
+        Picture, uint8 (h, w, 3), cropped to the spots, where there is one.
+    box
+        Left, right, bottom and top limits of the panel; y grows downward.
+    """
+
+    name: str
+    rows: np.ndarray
+    xy: np.ndarray
+    diameter: float
+    microns_per_pixel: float | None
+    image: np.ndarray | None
+    box: tuple[float, float, float, float]
+
+
+def find_section(
+    data: Container,
+    *,
+    sample: str | None,
+    spot_size: float | None,
+    sample_key: str,
+    table_key: str,
+    picture: bool = True,
+) -> Section:
+    """Find one section of an object; the first one when `sample` is `None`."""
+    adata = get_table(data, table_key)
+    check_obsm(adata, Key.SPATIAL, "read the data with stp.io, which writes positions")
+    check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
+    if adata.n_obs == 0:
+        raise ValueError("expected at least one observation; found none")
+    names = adata.obs[sample_key].astype(str).to_numpy()
+    name = str(names[0] if sample is None else sample)
+    if name not in set(names):
+        raise KeyError(f"expected a section of obs[{sample_key!r}]; found {name!r}; choose among {sorted(set(names))}")
+    rows = np.flatnonzero((names == name) & in_tissue(adata))
+    if not len(rows):
+        raise ValueError(f"expected in-tissue observations in section {name!r}; found none")
+    xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows, :2]
+    check_finite(xy, f"positions of section {name!r}", f"correct obsm[{Key.SPATIAL!r}]")
+    factors = adata.uns.get("spatial", {}).get(name, {}).get("scalefactors", {})
+    mpp = factors.get("microns_per_pixel")
+    if spot_size is not None:
+        diameter = check_positive(spot_size, "spot_size")
+    else:
+        diameter = float(factors.get("spot_diameter_fullres") or 0.8 * _spacing(xy))
+    margin = max(diameter, 0.02 * float(np.ptp(xy, axis=0).max()))
+    (left, top), (right, bottom) = xy.min(axis=0) - margin, xy.max(axis=0) + margin
+    box = (float(left), float(right), float(bottom), float(top))
+    image = _picture(data, adata, name, box) if picture else None
+    return Section(name, rows, xy, diameter, None if mpp is None else float(mpp), image, box)
+
+
+def _spacing(xy: np.ndarray) -> float:
+    """Median distance to the nearest neighbor; 1 where there is one spot."""
+    if len(xy) < 2:
+        return 1.0
+    from scipy.spatial import KDTree
+
+    return float(np.median(KDTree(xy).query(xy, k=2)[0][:, 1])) or 1.0
+
+
+def _picture(data: Container, adata: AnnData, sample: str, box: tuple[float, float, float, float]) -> np.ndarray | None:
+    """Picture within the box, padded with white; `None` where the section has none."""
+    from stpredict.io._image import SectionImage
+
+    source, scale = _stored_picture(data, adata, sample)
+    if source is None:
+        return None
+    left, right, bottom, top = (value * scale for value in box)
+    size = np.maximum(np.round([bottom - top, right - left]).astype(int), 1)
+    corner = np.round([top, left]).astype(int)
+    start, stop = np.maximum(corner, 0), np.minimum(corner + size, [source.height, source.width])
+    if (start >= stop).any():
+        return None
+    canvas = np.full((*size, 3), 255, dtype=np.uint8)
+    part = source.band(int(start[0]), int(stop[0]))[:, start[1] : stop[1]]
+    at = start - corner
+    canvas[at[0] : at[0] + part.shape[0], at[1] : at[1] + part.shape[1]] = part
+    return SectionImage(canvas).thumbnail(_MAX_IMAGE_SIDE)[0]
+
+
+def _stored_picture(data: Container, adata: AnnData, sample: str) -> tuple[Any, float]:
+    """Smallest sufficient picture of a section, and its pixels per full-resolution pixel."""
+    from stpredict.io._image import SectionImage, element_scale, section_image
+
+    entry = adata.uns.get("spatial", {}).get(sample, {})
+    for name in ("hires", "lowres"):
+        factor = entry.get("scalefactors", {}).get(f"tissue_{name}_scalef")
+        if name in entry.get("images", {}) and factor is not None:
+            return SectionImage(entry["images"][name]), float(factor)
+    if is_spatialdata(data):
+        for name in (f"{sample}_hires_image", f"{sample}_image", f"{sample}_full_image", sample):
+            if name in data.images:  # type: ignore[union-attr]
+                return _element_picture(data.images[name], element_scale(data.images[name], sample))  # type: ignore[union-attr]
+    try:
+        full = section_image(data, adata, sample)
+        small, factor = full.thumbnail(2 * _MAX_IMAGE_SIDE)
+    except (KeyError, FileNotFoundError):
+        return None, 1.0
+    return SectionImage(small), factor
+
+
+def _element_picture(element: Any, scale: float) -> tuple[Any, float]:
+    """Level of an image element that is just large enough for a figure."""
+    from stpredict.io._image import SectionImage
+
+    if not hasattr(element, "groups"):
+        return SectionImage(element), 1 / scale
+    levels = [element[name]["image"] for name in element.children]
+    full = levels[0].sizes["y"]
+    enough = [level for level in levels if max(level.sizes["y"], level.sizes["x"]) >= 2 * _MAX_IMAGE_SIDE]
+    level = enough[-1] if enough else levels[0]
+    return SectionImage(level), level.sizes["y"] / full / scale
+
+
+def frame_section(ax: Axes, section: Section, *, picture: bool = False, scale_bar: bool = False) -> None:
+    """Set limits and aspect of a section's panel, hide its ticks, and lay its picture under it."""
+    left, right, bottom, top = section.box
+    if picture and section.image is not None:
+        ax.imshow(section.image, extent=(left, right, bottom, top), aspect="equal", zorder=0)
+    ax.set_xlim(left, right)
+    ax.set_ylim(bottom, top)
+    ax.set_aspect("equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+    if scale_bar and section.microns_per_pixel is not None:
+        _draw_scale_bar(ax, section)
+
+
+def _draw_scale_bar(ax: Axes, section: Section) -> None:
+    """Bar of a round length, about a quarter of the panel, below the picture."""
+    mpp = section.microns_per_pixel or 1.0
+    left, right = section.box[:2]
+    quarter = (right - left) * mpp / 4
+    lengths = np.outer(10.0 ** np.arange(0, 6), [1, 2, 5]).ravel()
+    length = float(lengths[np.argmin(np.abs(np.log(lengths / quarter)))])
+    share = length / mpp / (right - left)
+    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+    ax.plot([0, share], [-0.03, -0.03], color=INK, lw=2, solid_capstyle="butt", transform=ax.transAxes, clip_on=False)
+    ax.text(share / 2, -0.05, text, ha="center", va="top", fontsize=8, transform=ax.transAxes)
+
+
+def draw_spots(
+    ax: Axes,
+    section: Section,
+    *,
+    values: np.ndarray | None = None,
+    colors: Any = None,
+    cmap: str | None = None,
+    norm: Normalize | None = None,
+    alpha: float | None = None,
+) -> EllipseCollection:
+    """Draw the spots of a section as circles of their true diameter, in one artist; NaN is light gray."""
+    import matplotlib as mpl
+    from matplotlib.collections import EllipseCollection
+
+    n = len(section.xy)
+    width = np.full(n, section.diameter)
+    spots = EllipseCollection(
+        width, width, np.zeros(n), units="xy", offsets=section.xy, offset_transform=ax.transData, linewidths=0,
+        alpha=alpha, rasterized=n >= _RASTERIZE_FROM, zorder=2,
+    )  # fmt: skip
+    if values is not None:
+        shades = mpl.colormaps[cmap or VALUE_CMAP].copy()
+        shades.set_bad(LIGHT_GRAY)
+        spots.set_cmap(shades)
+        spots.set_norm(norm)
+        spots.set_array(np.ma.masked_invalid(values))
+    else:
+        spots.set_facecolor(colors)
+    ax.add_collection(spots, autolim=False)
+    return spots
+
+
+def category_legend(ax: Axes, names: Iterable[str], colors: Iterable[str], title: str | None = None) -> None:
+    """Name the colors, right of the panel."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], ls="", marker="o", ms=6, mew=0, color=color, label=name)
+        for name, color in zip(names, colors, strict=True)
+    ]
+    many = 1 + (len(handles) - 1) // 16
+    legend = ax.legend(
+        handles=handles, title=title, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=many, handletextpad=0.2,
+        borderaxespad=0.3, alignment="left",
+    )  # fmt: skip
+    legend.get_title().set_fontsize(8)
+
+
+def gene_means(scores: Any, column: str, by: Sequence[str]) -> Any:
+    """Mean of a column of a score table per gene: over sections within a patient, then over patients.
+
+    Returns a Series indexed by `by` and gene; NaN where no section has a value.
+    """
+    per_patient = scores.groupby([*by, "gene", "patient"], sort=False, observed=True)[column].mean()
+    return per_patient.groupby(level=[*by, "gene"], sort=False, observed=True).mean()
+
+
+def check_scores(scores: Any, columns: Sequence[str]) -> None:
+    """Raise unless `scores` is a table of scores with these columns and at least one row."""
+    import pandas as pd
+
+    if not isinstance(scores, pd.DataFrame):
+        raise TypeError(f"expected the table of stp.tl.evaluate; found {type(scores).__name__}")
+    missing = [name for name in columns if name not in scores]
+    if missing:
+        raise KeyError(
+            f"expected the columns {sorted(columns)}; missing {missing}; pass the table of stp.tl.evaluate or "
+            "stp.tl.cross_validate"
+        )
+    if not len(scores):
+        raise ValueError("expected at least one row of scores; found none")
+
+
+def is_baseline(label: str) -> bool:
+    """Whether a label of a score table names a line that every model should beat."""
+    return label in {"mean", "color"} or label.endswith(("(smoothed)", "(permuted labels)"))
