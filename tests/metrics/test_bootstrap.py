@@ -36,6 +36,9 @@ def test_undefined_values_are_left_out():
     values = np.array([1.0, np.nan, 3.0, 5.0, np.nan])
     groups = ["a", "a", "b", "c", "d"]
     np.testing.assert_allclose(bootstrap_mean(values, groups), bootstrap_mean([1.0, 3.0, 5.0]))
+    sparse = np.full(30, np.nan)
+    sparse[10:22] = np.random.default_rng(5).normal(size=12)
+    assert bootstrap_mean(sparse) == bootstrap_mean(sparse[10:22])
     table = np.stack([values, np.arange(5.0)], axis=1)
     mean, low, high = bootstrap_mean(table, groups)
     np.testing.assert_allclose(mean, [3.0, np.mean([0.5, 2, 3, 4])])

@@ -5,7 +5,8 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 from scipy.stats import percentileofscore, wasserstein_distance
 
-from stpredict.metrics import emd, emd_uniform
+from stpredict.metrics import _emd as kernel
+from stpredict.metrics import _pairs, emd, emd_uniform
 
 
 @pytest.fixture
@@ -108,6 +109,15 @@ def test_undefined_maps(section):
         np.testing.assert_array_equal(
             np.isnan(emd_uniform(truth, xy, method=method, scaling="mass"))[:2], [True, False]
         )
+
+
+def test_blocks_do_not_change_the_result(section, monkeypatch):
+    truth, predicted, xy = section
+    whole = emd(truth, predicted, xy, method="sliced")
+    monkeypatch.setattr(kernel, "_CACHED", 130)
+    np.testing.assert_allclose(emd(truth, predicted, xy, method="sliced"), whole, rtol=1e-12)
+    monkeypatch.setattr(_pairs, "_BLOCK", 500)
+    np.testing.assert_allclose(emd(truth, predicted, xy, method="sliced"), whole, rtol=1e-12)
 
 
 def test_one_and_no_observation():

@@ -55,7 +55,7 @@ def center(block: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     noise of the arithmetic, so a standard deviation below ten roundings of the largest value counts as zero.
     """
     eps = np.finfo(dtype).eps if dtype.kind == "f" else np.finfo(np.float64).eps
-    largest = np.abs(block).max(axis=0)
+    largest = np.maximum(block.max(axis=0), -block.min(axis=0))
     block -= block.mean(axis=0)
     squares = np.einsum("ij,ij->j", block, block)
     squares[squares <= len(block) * (10 * eps * largest) ** 2] = 0.0

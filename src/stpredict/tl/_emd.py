@@ -66,7 +66,7 @@ def emd(
     n_projections
         Number of directions of the sliced distance.
     n_jobs
-        Number of joblib workers for exact distances.
+        Number of joblib threads for exact distances.
     seed
         Seed of the sliced distance.
     table_key
