@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _N_LABELED = 8
-_LETTER, _LINE = 0.6, 1.25  # width and height of a letter over its font size
+_LETTER, _LINE = 0.6, 1.35  # width and height of a letter over its font size
 _FONT = 7.5
 
 
@@ -35,7 +35,7 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
     Returns
     -------
     The axes. A point is a gene, its mean over sections, then over patients, where both values are defined; how many
-    have none is written below.
+    have none is written in the title.
 
     Raises
     ------
@@ -52,8 +52,9 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
     >>> table = pd.DataFrame({"model": "ridge", "sample": "s1", "patient": "p1", "gene": list("ABCD")})
     >>> table["pearson"], table["ceiling"] = [0.1, 0.3, 0.4, 0.2], [0.5, 0.6, 0.7, 0.3]
     >>> ax = stp.pl.ceiling(table)
-    >>> ax.get_title(loc="left")
-    'ridge'
+    >>> print(ax.get_title(loc="left"))
+    ridge
+    mean r / mean ceiling = 0.25 / 0.53
     """
     check_scores(scores, ["model", "sample", "patient", "gene", "pearson"])
     if "ceiling" not in scores:
@@ -94,9 +95,9 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
         ax.set_aspect("equal")
         ax.set_xlabel("noise ceiling per gene")
         ax.set_ylabel("Pearson's r per gene")
-        ax.set_title(f"{name}{' (leaky)' if leaky else ''}", loc="left")
         ratio = f"mean r / mean ceiling = {r.mean():.2f} / {top.mean():.2f}"
-        ax.set_title(ratio + (f"\n{n_missing} genes undefined" if n_missing else ""), loc="right", fontsize=7.5)
+        undefined = f", {n_missing} genes undefined" if n_missing else ""
+        ax.set_title(f"{name}{' (leaky)' if leaky else ''}\n{ratio}{undefined}", loc="left")
         _label(ax, top.to_numpy(), r.to_numpy(), [str(gene) for gene in r.index])
     return ax
 
@@ -112,60 +113,38 @@ def _model(scores: pd.DataFrame, model: str | None) -> str:
 
 
 def _label(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
-    """Name the best genes, each at the nearest free place around its point."""
+    """Name the best genes in a column left of the diagonal, where no gene should be, each with a line to its point."""
     best = np.argsort(-y, kind="stable")[:_N_LABELED]
+    best = best[np.argsort(y[best], kind="stable")]
     figure = ax.get_figure(root=True)
-    if figure is not None:
-        figure.draw_without_rendering()  # the size of the panel is known only after the layout
-    scale = 72 / (figure.dpi if figure is not None else 72)
-    points = ax.transData.transform(np.column_stack([x, y])) * scale
-    panel = ax.get_window_extent().extents * scale
-    places = place_labels(points, best, [names[i] for i in best], panel)
-    for index, (left, bottom) in zip(best, places, strict=True):
+    if figure is None:
+        return
+    figure.draw_without_rendering()  # the size of the panel is known only after the layout
+    scale = 72 / figure.dpi
+    points = ax.transData.transform(np.column_stack([x, y])[best]) * scale
+    left, bottom, _, top = np.array(ax.get_window_extent().extents) * scale
+    heights = spread(points[:, 1], _LINE * _FONT, bottom + _FONT, top - _FONT)
+    diagonal = ax.transData.inverted().transform(np.column_stack([np.zeros(len(best)), heights]) / scale)[:, 1]
+    edge = min(ax.transData.transform((diagonal.min(), 0))[0] * scale, points[:, 0].min()) - 2 * _FONT
+    longest = _LETTER * _FONT * max(len(names[i]) for i in best)
+    edge = max(edge, left + longest)
+    for index, point, height in zip(best, points, heights, strict=True):
         ax.annotate(
-            names[index], (x[index], y[index]), xytext=(left - points[index, 0], bottom - points[index, 1]),
-            textcoords="offset points", ha="left", va="bottom", fontsize=_FONT, fontstyle="italic",
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": GRAY, "shrinkA": 0, "shrinkB": 2, "relpos": (0.5, 0.5)},
+            names[index], (x[index], y[index]), xytext=(edge - point[0], height - point[1]),
+            textcoords="offset points", ha="right", va="center", fontsize=_FONT, fontstyle="italic",
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": GRAY, "shrinkA": 1, "shrinkB": 2, "relpos": (1, 0.5)},
         )  # fmt: skip
 
 
-def place_labels(points: np.ndarray, chosen: np.ndarray, names: list[str], panel: np.ndarray) -> np.ndarray:
-    """Find a place for some labels, greedily, so that none covers a label and as few points as possible.
+def spread(heights: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Move ascending heights (n,) as little as possible so that neighbors are at least `gap` apart, within limits.
 
-    Parameters
-    ----------
-    points
-        (n, 2) points of the panel, in typographic points.
-    chosen
-        Indices of the points to name.
-    names
-        Their names.
-    panel
-        Left, bottom, right, top of the panel.
-
-    Returns
-    -------
-    (n_chosen, 2) left and bottom of each label.
+    Where the limits leave too little room for the gap, the gap shrinks.
     """
-    angle = np.linspace(0, 2 * np.pi, 16, endpoint=False) + np.pi / 2
-    taken = np.empty((0, 4))
-    places = []
-    for index, name in zip(chosen, names, strict=True):
-        size = np.array([_LETTER * _FONT * len(name), _LINE * _FONT])
-        radius = np.repeat([5.0, 10.0, 16.0, 24.0, 34.0, 46.0], len(angle))
-        direction = np.tile(np.column_stack([np.cos(angle), np.sin(angle)]), (6, 1))
-        # The label's nearest edge, not its center, lies at the radius.
-        center = points[index] + direction * (radius[:, None] + np.abs(direction) @ np.diag(size / 2))
-        boxes = np.column_stack([center - size / 2, center + size / 2])
-        outside = (boxes[:, :2] < panel[:2]).any(axis=1) | (boxes[:, 2:] > panel[2:]).any(axis=1)
-        over = (
-            (boxes[:, None, :2] < taken[None, :, 2:]).all(axis=2)
-            & (boxes[:, None, 2:] > taken[None, :, :2]).all(axis=2)
-        ).sum(axis=1)
-        covered = (
-            (points[None] > boxes[:, None, :2] - 1).all(axis=2) & (points[None] < boxes[:, None, 2:] + 1).all(axis=2)
-        ).sum(axis=1)
-        best = int(np.argmin(1e6 * over + 1e4 * outside + 30 * covered + radius))
-        taken = np.vstack([taken, boxes[best]])
-        places.append(boxes[best, :2])
-    return np.array(places).reshape(-1, 2)
+    from scipy.optimize import isotonic_regression
+
+    n = len(heights)
+    gap = min(gap, (high - low) / max(n - 1, 1))
+    steps = gap * np.arange(n)
+    # With the gaps taken out, "at least a gap apart" is "not descending".
+    return np.clip(isotonic_regression(heights - steps).x, low, high - steps[-1]) + steps

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stpredict._container import Container
 
 _PANEL = 3.0  # inches
+_PICTURE = 0.55  # opacity of the picture, so that the colors of the spots stand out
 _MISSING = ""
 
 
@@ -41,7 +42,7 @@ def domains(
     label_key: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     spot_size: float | None = None,
-    alpha: float = 0.85,
+    alpha: float = 0.9,
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> Axes | np.ndarray:
@@ -71,7 +72,8 @@ def domains(
     Returns
     -------
     The axes; with `label_key` an array of two, and in the title the adjusted Rand index :cite:p:`hubert1985` between
-    domains and labels over the labeled spots of this section. A category has the same color in every section. Spots
+    domains and labels over the labeled spots of this section, and each domain has the color of the label that it shares
+    most spots with over all sections, one to one. Colors are the same in every section. Spots
     without a domain, and those without a label or labeled `"undetermined"`, are gray.
 
     Raises
@@ -98,12 +100,13 @@ def domains(
     panels = [key] if label_key is None else [key, label_key]
     given = _given_axes(ax, len(panels))
     title = _title(adata, key, label_key, section)
+    colors = _colors(adata, key, label_key)
 
     with style():
         if given is None:
             given = _new_axes(section, len(panels))
         for panel, column in zip(given, panels, strict=True):
-            _draw(panel, adata, column, section, alpha)
+            _draw(panel, adata, column, colors[column], section, alpha)
             panel.set_title(column)
         frame_section(given[0], section, scale_bar=True)
         given[0].set_title(title)
@@ -128,12 +131,33 @@ def _new_axes(section: Section, n: int) -> list[Axes]:
     return list(axes[0])
 
 
-def _draw(ax: Axes, adata: AnnData, column: str, section: Section, alpha: float) -> None:
+def _colors(adata: AnnData, key: str, label_key: str | None) -> dict[str, dict[str, str]]:
+    """Color of every category of each panel; domains take those of the labels that they match."""
+    found, domains_ = _categories(adata.obs[key])
+    if label_key is None:
+        return {key: dict(zip(domains_, category_colors(len(domains_)), strict=True))}
+    from scipy.optimize import linear_sum_assignment
+
+    known, labels = _categories(adata.obs[label_key])
+    palette = category_colors(len(domains_) + len(labels))
+    shared = np.zeros((len(domains_), len(labels)))
+    both = (found != _MISSING) & (known != _MISSING)
+    at = {name: i for i, name in enumerate(domains_)}, {name: i for i, name in enumerate(labels)}
+    np.add.at(shared, ([at[0][name] for name in found[both]], [at[1][name] for name in known[both]]), 1)
+    matched = dict(zip(*linear_sum_assignment(-shared), strict=True))
+    others = iter(palette[len(labels) :])
+    return {
+        label_key: dict(zip(labels, palette, strict=False)),
+        key: {name: palette[matched[i]] if i in matched else next(others) for i, name in enumerate(domains_)},
+    }
+
+
+def _draw(ax: Axes, adata: AnnData, column: str, palette: dict[str, str], section: Section, alpha: float) -> None:
     text, categories = _categories(adata.obs[column])
-    colors = dict(zip(categories, category_colors(categories), strict=True)) | {_MISSING: LIGHT_GRAY}
+    colors = palette | {_MISSING: LIGHT_GRAY}
     here = text[section.rows]
-    frame_section(ax, section, picture=True)
-    draw_spots(ax, section, colors=[colors[name] for name in here], alpha=alpha)
+    frame_section(ax, section, picture=_PICTURE)
+    draw_spots(ax, section, colors=[colors[name] for name in here], alpha=alpha, edge="white")
     shown = [name for name in categories if name in set(here)]
     names = [*shown, "not assigned"] if _MISSING in here else shown
     category_legend(ax, names, [colors[name] for name in shown] + [LIGHT_GRAY] * (len(names) - len(shown)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -125,20 +126,19 @@ def _scatter(ax: Axes, points: np.ndarray, order: np.ndarray, adata: AnnData, co
     import pandas as pd
 
     column = adata.obs[color]
-    style_: dict[str, Any] = {
-        "s": float(np.clip(6000 / len(points), 3, 18)),
-        "alpha": 0.8,
-        "linewidths": 0,
-        "rasterized": len(points) >= _RASTERIZE_FROM,
-    }
+    x, y = points[order].T
+    draw = partial(
+        ax.scatter, x, y, s=float(np.clip(9000 / len(points), 3, 20)), alpha=0.8, linewidths=0,
+        rasterized=len(points) >= _RASTERIZE_FROM,
+    )  # fmt: skip
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        shown = ax.scatter(*points[order].T, c=column.to_numpy(dtype=float)[order], cmap=VALUE_CMAP, **style_)
+        shown = draw(c=column.to_numpy(dtype=float)[order], cmap=VALUE_CMAP)
         bar = ax.figure.colorbar(shown, ax=ax, shrink=0.8, aspect=18, pad=0.02, label=color)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         return
     categories = pd.Categorical(column)
     names = [str(name) for name in categories.categories]
-    colors = np.array([*category_colors(names), LIGHT_GRAY])
-    ax.scatter(*points[order].T, c=colors[categories.codes][order], **style_)
-    missing = (categories.codes < 0).any()
+    colors = np.array([*category_colors(len(names)), LIGHT_GRAY])
+    draw(c=colors[categories.codes][order])
+    missing = int((categories.codes < 0).any())
     category_legend(ax, names + ["missing"] * missing, list(colors[: len(names) + missing]), title=color)

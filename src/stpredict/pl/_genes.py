@@ -121,7 +121,7 @@ def genes(
         figure, axes = plt.subplots(
             len(names),
             len(shown),
-            figsize=(_PANEL * len(shown) + bars + 0.3, (_PANEL * aspect + 0.25) * len(names) + 0.3),
+            figsize=(_PANEL * len(shown) + bars + 0.3, (_PANEL * aspect + 0.3) * len(names) + 0.4),
             squeeze=False,
             layout="constrained",
         )
@@ -134,18 +134,18 @@ def genes(
             for column, kind in enumerate(shown):
                 ax = axes[row, column]
                 last = row == len(names) - 1
-                frame_section(ax, section, picture=kind == "image", scale_bar=column == 0 and last)
+                frame_section(ax, section, picture=float(kind == "image"), scale_bar=column == 0 and last)
                 if kind != "image":
                     of_error = kind == "error"
                     drawn[kind] = draw_spots(
                         ax, section, values=values[kind], cmap=error_cmap if of_error else cmap,
                         norm=Normalize(-limit, limit) if of_error else norm,
                     )  # fmt: skip
-                ax.set_title(_title(kind, row == 0, measured[:, row], predicted[:, row], leaky))
+                title = _title(kind, row == 0, measured[:, row], predicted[:, row], leaky)
+                ax.set_title(f"{section.name}: {title}" if row == column == 0 else title)
                 if column == 0:
                     ax.set_ylabel(name, fontstyle="italic", fontsize=10)
             _add_colorbars(figure, axes[row], shown, drawn, pair, unit)
-        figure.suptitle(section.name, fontsize=10)
     return axes
 
 
@@ -236,10 +236,9 @@ def _add_colorbars(
         spots = drawn[kinds[-1]]
         against = np.concatenate([drawn[kind].get_array().compressed() for kind in kinds])
         low, high = spots.get_clim()
-        ends = (len(against) and against.min() < low, len(against) and against.max() > high)
-        extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
-            tuple(map(bool, ends)), "neither"
-        )
+        below = bool(len(against) and against.min() < low)
+        above = bool(len(against) and against.max() > high)
+        extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
         bar = figure.colorbar(
             spots, ax=axes[shown.index(kinds[-1])], shrink=0.8, aspect=18, pad=0.02, extend=extend, extendfrac=0.03
         )

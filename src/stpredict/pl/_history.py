@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from stpredict._validate import check_choice
 from stpredict.pl._style import BLUE, INK, VERMILION, one_panel, style
 
@@ -51,6 +53,7 @@ def history(model: FittedModel | pd.DataFrame, *, metric: str = "loss", ax: Axes
     ['training', 'validation', 'kept: epoch 2']
     """
     import pandas as pd
+    from matplotlib.ticker import MaxNLocator
 
     check_choice(metric, tuple(_LABELS), "metric")
     table = model if isinstance(model, pd.DataFrame) else getattr(model, "history", None)
@@ -72,16 +75,16 @@ def history(model: FittedModel | pd.DataFrame, *, metric: str = "loss", ax: Axes
         for (label, column), color in zip(curves.items(), (BLUE, VERMILION), strict=True):
             if column not in table:
                 continue
-            alone = {"marker": "o"} if len(inner) == 1 else {}
+            marker = "o" if len(inner) == 1 else ""
             if inner[column].notna().any():
-                ax.plot(inner["epoch"] + 1, inner[column], color=color, lw=1.5, ms=4, label=label, **alone)
+                ax.plot(inner["epoch"] + 1, inner[column], color=color, lw=1.5, marker=marker, ms=4, label=label)
             if refit[column].notna().any():
                 ax.plot(refit["epoch"] + 1, refit[column], color=color, lw=1.2, ls=(0, (3, 2)), label=f"{label}, refit")
         if best is not None:
             _mark(ax, inner, best, curves["validation"])
         ax.set_xlabel("epoch")
         ax.set_ylabel(_LABELS[metric])
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.margins(x=0.02)
         if metric == "loss" and _spans_decades(table, list(curves.values())):
             ax.set_yscale("log")
@@ -96,8 +99,9 @@ def _best(model: Any, inner: pd.DataFrame, column: str, metric: str) -> int | No
     training = getattr(model, "training", None)
     if isinstance(training, dict) and training.get("n_epochs"):
         return int(training["n_epochs"])
-    at = inner[column].idxmin() if metric == "loss" else inner[column].idxmax()
-    return int(inner.loc[at, "epoch"]) + 1
+    values = inner[column].to_numpy(dtype=float)
+    at = int(np.nanargmin(values) if metric == "loss" else np.nanargmax(values))
+    return int(inner["epoch"].to_numpy()[at]) + 1
 
 
 def _mark(ax: Axes, inner: pd.DataFrame, best: int, column: str) -> None:

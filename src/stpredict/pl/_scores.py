@@ -103,7 +103,7 @@ def scores(
         for position, name in enumerate(shown):
             defined = values[name].dropna().to_numpy()
             _violin(ax, position, defined, GRAY if name in plain else BLUE, hatched=name in leaky)
-            labels.append(name.replace(" (", "\n(") + ("\nleaky" if name in leaky else ""))
+            labels.append(name.replace(" ", "\n") + ("\nleaky" if name in leaky else ""))
             notes.append(_note(table[table[by] == name], metric, len(values[name]) - len(defined)))
         if len(top):
             _violin(ax, len(shown), top, ORANGE)

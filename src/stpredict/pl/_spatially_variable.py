@@ -119,7 +119,9 @@ def spatially_variable(
         n = values.shape[1]
         ax.set_xlabel("Moran's I" if n == 1 else f"Moran's I (median and range of {n} sections)")
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="lower right" if genes is None else "best")
+            ax.legend(
+                loc="lower left", bbox_to_anchor=(0, 1), ncols=3, handletextpad=0.3, columnspacing=1, borderaxespad=0.2
+            )
     return ax
 
 

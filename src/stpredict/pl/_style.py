@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
     from stpredict._container import Container
 
-# Okabe and Ito: told apart with every common form of color blindness; yellow last, for it is weak on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Okabe and Ito: told apart with every common form of color blindness. Wine stands in for their yellow, weak on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000")
 BLUE, VERMILION, GREEN, ORANGE = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4]
 GRAY, LIGHT_GRAY, INK = "#8C8C8C", "#D9D9D9", "#333333"
 VALUE_CMAP, ERROR_CMAP = "viridis", "RdBu_r"
 _MAX_IMAGE_SIDE = 1200  # pixels of a section's picture in a figure
 _RASTERIZE_FROM = 5000  # spots; more make a vector file that no viewer opens
+_HAIRLINE_UNTIL = 2000  # spots
 _RC = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -74,16 +75,17 @@ def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
     return ax
 
 
-def category_colors(categories: Sequence[str]) -> list[str]:
-    """One color per category; after eight the palette comes again in lighter and then in darker shades."""
+def category_colors(n: int) -> list[str]:
+    """Colors of `n` categories; after eight the palette comes again in lighter and then in darker shades."""
     from matplotlib.colors import to_hex, to_rgb
 
     shades = ((1.0, 0.0), (0.55, 0.45), (0.6, 0.0))  # factor on the color, and white added
     colors = []
-    for index in range(len(categories)):
+    for index in range(n):
         factor, white = shades[(index // len(PALETTE)) % len(shades)]
         base = np.array(to_rgb(PALETTE[index % len(PALETTE)]))
-        colors.append(to_hex(np.clip(base * factor + white, 0, 1)))
+        red, green, blue = np.clip(base * factor + white, 0, 1)
+        colors.append(to_hex((float(red), float(green), float(blue))))
     return colors
 
 
@@ -160,7 +162,7 @@ def find_section(
         diameter = check_positive(spot_size, "spot_size")
     else:
         diameter = float(factors.get("spot_diameter_fullres") or 0.8 * _spacing(xy))
-    margin = max(diameter, 0.02 * float(np.ptp(xy, axis=0).max()))
+    margin = max(1.5 * diameter, 0.03 * float(np.ptp(xy, axis=0).max()))
     (left, top), (right, bottom) = xy.min(axis=0) - margin, xy.max(axis=0) + margin
     box = (float(left), float(right), float(bottom), float(top))
     image = _picture(data, adata, name, box) if picture else None
@@ -207,8 +209,8 @@ def _stored_picture(data: Container, adata: AnnData, sample: str) -> tuple[Any, 
             return SectionImage(entry["images"][name]), float(factor)
     if is_spatialdata(data):
         for name in (f"{sample}_hires_image", f"{sample}_image", f"{sample}_full_image", sample):
-            if name in data.images:  # type: ignore[union-attr]
-                return _element_picture(data.images[name], element_scale(data.images[name], sample))  # type: ignore[union-attr]
+            if name in data.images:
+                return _element_picture(data.images[name], element_scale(data.images[name], sample))
     try:
         full = section_image(data, adata, sample)
         small, factor = full.thumbnail(2 * _MAX_IMAGE_SIDE)
@@ -230,11 +232,11 @@ def _element_picture(element: Any, scale: float) -> tuple[Any, float]:
     return SectionImage(level), level.sizes["y"] / full / scale
 
 
-def frame_section(ax: Axes, section: Section, *, picture: bool = False, scale_bar: bool = False) -> None:
-    """Set limits and aspect of a section's panel, hide its ticks, and lay its picture under it."""
+def frame_section(ax: Axes, section: Section, *, picture: float = 0, scale_bar: bool = False) -> None:
+    """Set limits and aspect of a section's panel, hide its ticks, and lay its picture under it with this opacity."""
     left, right, bottom, top = section.box
     if picture and section.image is not None:
-        ax.imshow(section.image, extent=(left, right, bottom, top), aspect="equal", zorder=0)
+        ax.imshow(section.image, extent=(left, right, bottom, top), aspect="equal", alpha=picture, zorder=0)
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
     ax.set_aspect("equal")
@@ -267,16 +269,20 @@ def draw_spots(
     cmap: str | None = None,
     norm: Normalize | None = None,
     alpha: float | None = None,
+    edge: str = GRAY,
 ) -> EllipseCollection:
-    """Draw the spots of a section as circles of their true diameter, in one artist; NaN is light gray."""
+    """Draw the spots of a section as circles of their true diameter, in one artist; NaN is light gray.
+
+    A hairline around each keeps the pale middle of a colormap visible on white; dense sections go without.
+    """
     import matplotlib as mpl
     from matplotlib.collections import EllipseCollection
 
     n = len(section.xy)
     width = np.full(n, section.diameter)
     spots = EllipseCollection(
-        width, width, np.zeros(n), units="xy", offsets=section.xy, offset_transform=ax.transData, linewidths=0,
-        alpha=alpha, rasterized=n >= _RASTERIZE_FROM, zorder=2,
+        width, width, np.zeros(n), units="xy", offsets=section.xy, offset_transform=ax.transData, linewidths=0.3 if n < _HAIRLINE_UNTIL else 0,
+        edgecolors=edge, alpha=alpha, rasterized=n >= _RASTERIZE_FROM, zorder=2,
     )  # fmt: skip
     if values is not None:
         shades = mpl.colormaps[cmap or VALUE_CMAP].copy()
