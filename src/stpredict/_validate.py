@@ -38,7 +38,7 @@ def check_layer(adata: AnnData, key: str, call: str) -> None:
 
 def check_positive(value: float, name: str) -> float:
     """Raise `ValueError` unless `value` is a positive finite number."""
-    if not (np.isscalar(value) and np.isfinite(value) and value > 0):
+    if not isinstance(value, int | float | np.number) or not 0 < float(value) < float("inf"):
         raise ValueError(f"expected {name} to be a positive number; found {value!r}")
     return float(value)
 
@@ -78,7 +78,9 @@ def check_finite(values: np.ndarray, what: str, call: str) -> None:
     bad = ~np.isfinite(values)
     if bad.any():
         rows = np.flatnonzero(bad.reshape(len(values), -1).any(axis=1))
-        raise ValueError(f"expected finite {what}; found NaN or infinity in {len(rows)} rows (first: {rows[0]}); {call}")
+        raise ValueError(
+            f"expected finite {what}; found NaN or infinity in {len(rows)} rows (first: {rows[0]}); {call}"
+        )
 
 
 def check_counts(counts: Any, what: str = "counts") -> None:
@@ -104,7 +106,9 @@ def check_patients(adata: AnnData, sample_key: str = Key.SAMPLE, patient_key: st
     for key in (sample_key, patient_key):
         check_obs(adata, key, f"name the sections with obs[{sample_key!r}] and the people with obs[{patient_key!r}]")
         if adata.obs[key].isna().any():
-            raise ValueError(f"expected obs[{key!r}] without gaps; found {int(adata.obs[key].isna().sum())} missing values")
+            raise ValueError(
+                f"expected obs[{key!r}] without gaps; found {int(adata.obs[key].isna().sum())} missing values"
+            )
     pairs = adata.obs[[sample_key, patient_key]].astype(str).drop_duplicates()
     twice = pairs[sample_key][pairs[sample_key].duplicated()].unique()
     if len(twice):

@@ -35,9 +35,7 @@ class Fold:
     leaky: bool = False
 
 
-def assert_disjoint(
-    adata: AnnData, train: np.ndarray, test: np.ndarray, *, patient_key: str = Key.PATIENT
-) -> None:
+def assert_disjoint(adata: AnnData, train: np.ndarray, test: np.ndarray, *, patient_key: str = Key.PATIENT) -> None:
     """Raise when a patient is on both sides of a split.
 
     Parameters

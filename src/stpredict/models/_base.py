@@ -135,6 +135,9 @@ class Predictor(nn.Module):
         assert batch.target is not None  # for the type checker; the loop passes targets
         return {"total": regression_loss(prediction, batch.target, self.target_std)}
 
+    def load_initial_weights(self) -> None:
+        """Read pretrained weights before training, where the configuration names some."""
+
     def prepare(self, summary: Summary) -> None:
         """Take the statistics of the training set before training."""
         self.target_mean.copy_(summary.target_mean)

@@ -43,7 +43,9 @@ class DenseNet121(nn.Module):
         layers["pool0"] = nn.MaxPool2d(3, stride=2, padding=1)
         width = 64
         for block, n_layers in enumerate(_BLOCKS, start=1):
-            dense = OrderedDict((f"denselayer{i + 1}", _Layer(width + i * _GROWTH)) for i in range(n_layers))
+            dense: OrderedDict[str, nn.Module] = OrderedDict(
+                (f"denselayer{i + 1}", _Layer(width + i * _GROWTH)) for i in range(n_layers)
+            )
             layers[f"denseblock{block}"] = nn.Sequential(dense)
             width += n_layers * _GROWTH
             if block < len(_BLOCKS):

@@ -13,7 +13,9 @@ class MeanConfig:
     """No hyperparameters."""
 
 
-@register("mean", config=MeanConfig, description="Training mean of each gene; its correlation is undefined by construction")
+@register(
+    "mean", config=MeanConfig, description="Training mean of each gene; its correlation is undefined by construction"
+)
 class Mean(Predictor):
     """Predict each gene's training mean, with its training standard deviation as spread."""
 

@@ -90,7 +90,9 @@ def get_model(name: str) -> ModelInfo:
     if name not in _MODELS:
         _load_entry_points()
     if name not in _MODELS:
-        raise KeyError(f"expected a model among {', '.join(sorted(_MODELS))}; found {name!r}; see stp.models.list_models()")
+        raise KeyError(
+            f"expected a model among {', '.join(sorted(_MODELS))}; found {name!r}; see stp.models.list_models()"
+        )
     return _MODELS[name]
 
 

@@ -40,7 +40,11 @@ class RidgeConfig:
     rank: int | None = None
 
 
-@register("ridge", config=RidgeConfig, description="Standardize, principal components, ridge; penalty by inner grouped cross-validation")
+@register(
+    "ridge",
+    config=RidgeConfig,
+    description="Standardize, principal components, ridge; penalty by inner grouped cross-validation",
+)
 class Ridge(Predictor):
     """Closed-form ridge regression, all genes and all penalties at once.
 
@@ -52,8 +56,8 @@ class Ridge(Predictor):
 
     closed_form = True
 
+    feature_mean: Tensor
     weight: Tensor
-    shift: Tensor
     residual_std: Tensor
     alpha: Tensor
 
@@ -121,7 +125,9 @@ def _center(values: Tensor, section: Tensor, how: str) -> tuple[Tensor, Tensor]:
 def section_mean(values: Tensor, section: Tensor) -> Tensor:
     """Mean of each row's section, one row per row."""
     _, code, size = section.unique(return_inverse=True, return_counts=True)
-    total = torch.zeros(len(size), values.shape[1], dtype=values.dtype, device=values.device).index_add_(0, code, values)
+    total = torch.zeros(len(size), values.shape[1], dtype=values.dtype, device=values.device).index_add_(
+        0, code, values
+    )
     return (total / size[:, None])[code]
 
 

@@ -81,7 +81,7 @@ def patch_stack(
     names = np.unique(sample[rows])
     index = np.flatnonzero(rows)
     part, row = np.empty(len(index), dtype=np.int64), np.empty(len(index), dtype=np.int64)
-    jobs = []
+    jobs: Any = []
     for number, name in enumerate(names):
         here = sample[index] == name
         # The whole section is cut, so that a split of its spots finds the same file.
@@ -95,7 +95,7 @@ def patch_stack(
         from tqdm.auto import tqdm
 
         jobs = tqdm(jobs, desc="patches", unit="section")
-    return PatchStack([_section_patches(*job, patch_px) for job in jobs], part, row)
+    return PatchStack([_section_patches(picture, xy, side, patch_px) for picture, xy, side in jobs], part, row)
 
 
 def _section_patches(picture: SectionImage, xy: np.ndarray, side: int, patch_px: int) -> np.ndarray:

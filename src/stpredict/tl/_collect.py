@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Scaling = Literal["global", "section"]
 Panel: TypeAlias = "None | str | Sequence[str] | Mapping[str, Any]"
+_COARSER = 1.5
 _COMPARED = ("encoder", "fingerprint", "dim", "tile_um", "tile_px", "context")
 
 
@@ -28,8 +29,10 @@ def feature_keys(adata: AnnData, features: str | Sequence[str] | None) -> list[s
     if features is None:
         found = [key for key in adata.obsm if _provenance.read(adata, key) and key.startswith("X_")]
         if len(found) != 1:
-            what = f"several ({', '.join(sorted(found))}); name one with `features=`" if found else (
-                f"none among {sorted(adata.obsm)}; run stp.pp.image_features(adata) first"
+            what = (
+                f"several ({', '.join(sorted(found))}); name one with `features=`"
+                if found
+                else (f"none among {sorted(adata.obsm)}; run stp.pp.image_features(adata) first")
             )
             raise KeyError(f"expected one slot of image features in obsm; found {what}")
         return found
@@ -48,6 +51,8 @@ def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling) -> 
         record = _provenance.read(adata, key) or {}
         entry = {name: record[name] for name in _COMPARED if name in record}
         slots[key] = entry | {"dim": int(adata.obsm[key].shape[1])}
+        if "microns_per_pixel" in record:
+            slots[key]["coarsest_um_per_px"] = max(record["microns_per_pixel"].values())
     return {"slots": slots, "scaling": scaling}
 
 
@@ -56,7 +61,10 @@ def check_features(adata: AnnData, wanted: Mapping[str, Any]) -> None:
     for key, entry in wanted["slots"].items():
         check_obsm(adata, key, f"run stp.pp.image_features(adata, encoder={entry.get('encoder', key)!r})")
         found = describe_features(adata, [key], wanted["scaling"])["slots"][key]
-        differing = [name for name in entry if entry[name] != found.get(name)]
+        differing = [name for name in entry if name != "coarsest_um_per_px" and entry[name] != found.get(name)]
+        # A finer picture is resampled to the same tile; one much coarser than any in training lacks the texture.
+        if found.get("coarsest_um_per_px", 0.0) > entry.get("coarsest_um_per_px", np.inf) * _COARSER:
+            differing.append("coarsest_um_per_px")
         if differing:
             sides = "; ".join(f"{name}: model {entry[name]!r}, data {found.get(name)!r}" for name in differing)
             raise ValueError(
@@ -65,7 +73,9 @@ def check_features(adata: AnnData, wanted: Mapping[str, Any]) -> None:
             )
 
 
-def read_features(adata: AnnData, keys: Sequence[str], scaling: Scaling, rows: np.ndarray, sample: np.ndarray) -> np.ndarray:
+def read_features(
+    adata: AnnData, keys: Sequence[str], scaling: Scaling, rows: np.ndarray, sample: np.ndarray
+) -> np.ndarray:
     """Features (n, d) float32 of some rows; with `scaling="section"` standardized within each section."""
     parts = []
     for key in keys:
@@ -79,7 +89,9 @@ def read_features(adata: AnnData, keys: Sequence[str], scaling: Scaling, rows: n
         for name in np.unique(sample):
             here = sample == name
             mean, std = features[here].mean(axis=0), features[here].std(axis=0)
-            features[here] = (features[here] - mean) / np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, np.inf)
+            features[here] = (features[here] - mean) / np.where(
+                std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, np.inf
+            )
         features = features.astype(np.float32)
     return features
 

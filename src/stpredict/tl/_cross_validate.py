@@ -14,7 +14,16 @@ from stpredict._keys import Key
 from stpredict._settings import settings
 from stpredict._validate import check_patients
 from stpredict.cohorts import Fold, assert_disjoint, grouped_k_fold, leave_one_patient_out, leave_one_section_out
-from stpredict.tl._collect import Inputs, Panel, Scaling, choose_panel, collect, feature_keys, read_normalization, read_target
+from stpredict.tl._collect import (
+    Inputs,
+    Panel,
+    Scaling,
+    choose_panel,
+    collect,
+    feature_keys,
+    read_normalization,
+    read_target,
+)
 from stpredict.tl._evaluate import _METRICS, evaluate
 
 if TYPE_CHECKING:
@@ -139,8 +148,15 @@ def cross_validate(
             collected[same]
             if same
             else collect(
-                data, adata, everyone, wanted,
-                panel=None, layer=layer, sample_key=sample_key, patient_key=patient_key, progress=show,
+                data,
+                adata,
+                everyone,
+                wanted,
+                panel=None,
+                layer=layer,
+                sample_key=sample_key,
+                patient_key=patient_key,
+                progress=show,
             )  # fmt: skip
         )
 
@@ -156,7 +172,9 @@ def cross_validate(
             tasks.append((label, number, spec, train, whole.take(fold.test[kept])))
 
     on = resolve_device(device)
-    results = _run_all(tasks, n_jobs=n_jobs if on.type == "cpu" else 1, threads=threads, device=on, seed=seed, progress=show)
+    results = _run_all(
+        tasks, n_jobs=n_jobs if on.type == "cpu" else 1, threads=threads, device=on, seed=seed, progress=show
+    )
 
     union = [gene for gene in adata.var_names if any(gene in set(genes) for genes in panels)]
     leaky = np.zeros(adata.n_obs, dtype=bool)
@@ -167,7 +185,7 @@ def cross_validate(
         for label in specs
     }
     for (label, number, *_), mean in zip(tasks, results, strict=True):
-        columns = frames[label].columns.get_indexer(panels[number])
+        columns = frames[label].columns.get_indexer(pd.Index(panels[number]))
         frames[label].values[np.ix_(np.flatnonzero(folds[number].test), columns)] = mean
     keys = []
     for label, frame in frames.items():
@@ -210,7 +228,12 @@ def _specifications(
         specs[label] = spec | {"permuted": False}
     reads = any("features" in get_model(spec["model"]).cls.needs for spec in specs.values())
     if baselines:
-        plain = {"features": features, "feature_scaling": scaling, "hyperparameters": {}, "training": {}}
+        plain: dict[str, Any] = {
+            "features": features,
+            "feature_scaling": scaling,
+            "hyperparameters": {},
+            "training": {},
+        }
         specs.setdefault("mean", plain | {"model": "mean", "permuted": False})
         if reads or features is not None:
             specs.setdefault("ridge", plain | {"model": "ridge", "permuted": False})
@@ -238,7 +261,7 @@ def _folds(adata: AnnData, splitter: Splitter, seed: int, sample_key: str, patie
         return leave_one_section_out(adata, sample_key=sample_key, patient_key=patient_key)
     if isinstance(splitter, int):
         return grouped_k_fold(adata, splitter, seed=seed, sample_key=sample_key, patient_key=patient_key)
-    folds = list(splitter(adata)) if callable(splitter) else list(splitter)
+    folds: list[Any] = list(splitter(adata)) if callable(splitter) else list(splitter)
     if not folds or not all(isinstance(fold, Fold) for fold in folds):
         raise TypeError("expected `splitter` to be 'patient', 'section', a number, or stp.cohorts.Fold objects")
     return folds

@@ -10,7 +10,8 @@ import numpy as np
 from stpredict import _provenance
 from stpredict._container import get_table
 from stpredict._keys import Key
-from stpredict._validate import check_choice, check_obsm, check_patients
+from stpredict._slots import in_tissue, measured_matrix, prediction_frame, to_dense
+from stpredict._validate import check_choice, check_patients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,8 +61,8 @@ def evaluate(
         Add the noise ceiling of each gene and section, the correlation that a perfect model would reach given the
         counting noise; needs `layers["counts"]`.
     baselines
-        Add the baselines that :func:`stpredict.tl.predict` wrote beside the prediction, and the prediction smoothed
-        over its six nearest neighbors.
+        Add the baselines that :func:`stpredict.tl.predict` wrote beside the prediction, and a spatial smoother: the
+        ridge (the first prediction where there is no ridge) averaged over its six nearest neighbors.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     seed
@@ -96,7 +97,7 @@ def evaluate(
         check_choice(metric, _METRICS, "metrics")
     keys = [key] if isinstance(key, str) else list(key)
     for name in keys:
-        check_obsm(adata, name, "run stp.tl.predict(adata, model) or stp.tl.cross_validate first")
+        prediction_frame(adata, name)
     check_patients(adata, sample_key, patient_key)
     if layer is None and _provenance.read(adata, "normalize") is None and "log1p" not in adata.uns:
         raise KeyError("expected normalized expression in X; found no record of it; run stp.pp.normalize(adata) first")
@@ -108,14 +109,14 @@ def evaluate(
     if not every:
         raise KeyError("expected predicted genes among var_names; found none in common")
     sample = adata.obs[sample_key].astype(str).to_numpy()
-    tissue = adata.obs[Key.IN_TISSUE].to_numpy().astype(bool) if Key.IN_TISSUE in adata.obs else np.ones(len(sample), bool)
+    tissue = in_tissue(adata)
     tables = []
     for name in np.unique(sample):
         rows = np.flatnonzero((sample == name) & tissue)
         if not len(rows):
             continue
         patient = str(adata.obs[patient_key].iloc[rows[0]])
-        truth = _measured(adata, rows, every, layer)
+        truth = to_dense(measured_matrix(adata, every, rows, layer)).astype(np.float64)
         if np.isnan(truth).all():
             continue  # an unmeasured section
         top = _ceilings(adata, rows, every, seed) if ceiling and Key.COUNTS in adata.layers and layer is None else None
@@ -159,18 +160,15 @@ def _models(adata: AnnData, keys: Sequence[str], baselines: bool) -> dict[str, t
         shown[label] = (adata.obsm[key], leaky, False)
         if not baselines:
             continue
-        if label != "mean":
-            shown[f"{label} (smoothed)"] = (adata.obsm[key], leaky, True)
         prefix = f"{key}_baseline_"
         for slot in adata.obsm:
             if slot.startswith(prefix):
                 shown.setdefault(slot.removeprefix(prefix), (adata.obsm[slot], leaky, False))
+    if baselines:
+        label = "ridge" if "ridge" in shown else next(iter(shown))
+        if label != "mean":
+            shown[f"{label} (smoothed)"] = (*shown[label][:2], True)
     return shown
-
-
-def _measured(adata: AnnData, rows: np.ndarray, genes: Sequence[str], layer: str | None) -> np.ndarray:
-    matrix = (adata.X if layer is None else adata.layers[layer])[rows][:, adata.var_names.get_indexer(genes)]
-    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
 
 
 def _ceilings(adata: AnnData, rows: np.ndarray, genes: Sequence[str], seed: int) -> np.ndarray:

@@ -97,7 +97,7 @@ def predict(
 
     from stpredict._device import resolve_device
     from stpredict.models import get_model
-    from stpredict.training import FittedModel, predict_arrays
+    from stpredict.training import predict_arrays
 
     source = get_table(data, table_key)
     fitted = _find_model(source, model)
@@ -166,15 +166,15 @@ def _find_model(adata: AnnData, model: FittedModel | str | Path | None) -> Fitte
 def check_normalization(adata: AnnData, fitted: FittedModel) -> None:
     """Raise when the object says it is normalized otherwise than the model's target was; name both sides."""
     record = _provenance.read(adata, "normalize")
-    if record is None or fitted.normalization.get("method") != record.get("method"):
-        if record is None or fitted.normalization.get("method") in {"layer", "scanpy"}:
-            return  # an unmeasured object, or a target whose unit the user looks after
+    if record is None or fitted.normalization.get("method") in {"layer", "scanpy"}:
+        return  # an unmeasured object, or a target whose unit the user looks after
     wanted = fitted.normalization
     compared = ("method", "size_factors", "target_sum")
     differing = [name for name in compared if wanted.get(name) != record.get(name)]
     if sorted(wanted.get("panel", [])) != sorted(record.get("panel", [])):
         differing.append("panel")
     if differing:
+
         def side(values: dict[str, Any]) -> str:
             shown = {name: values.get(name) for name in differing}
             if "panel" in shown:

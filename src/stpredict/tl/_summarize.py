@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,20 +59,21 @@ def summarize(
         patients = r.index.get_level_values("patient").to_numpy()
         single = len(set(patients)) == 1
         keep = r.notna().to_numpy()
-        mean, low, high = np.nan, np.nan, np.nan
+        interval: tuple[Any, Any, Any] = (np.nan, np.nan, np.nan)
         if keep.any():
-            mean, low, high = bootstrap_mean(
+            interval = bootstrap_mean(
                 r.to_numpy()[keep], None if single else patients[keep], n_boot=n_boot, level=level, seed=seed
             )
-        row = dict(zip(by, name, strict=True)) | {"pearson": float(mean), "low": float(low), "high": float(high)}
+        row: dict[str, Any] = dict(zip(by, name, strict=True))
+        row |= dict(zip(("pearson", "low", "high"), map(float, interval), strict=True))
         if "ceiling" in table:
-            both = table[defined & table["ceiling"].notna()].groupby(["patient", "sample"])[["pearson", "ceiling"]].mean()
-            per_patient = both.groupby("patient").mean()
-            top = per_patient["ceiling"].mean()
-            row["ceiling"] = top
-            row["r_over_ceiling"] = per_patient["pearson"].mean() / top if len(both) and top > 0 else np.nan
+            both = table[defined & table["ceiling"].notna()]
+            row["ceiling"] = top = pooled_ceiling(both)
+            reached = both.groupby(["patient", "sample"])["pearson"].mean().groupby("patient").mean().mean()
+            row["r_over_ceiling"] = reached / top if top > 0 else np.nan
         per_section = groups[values].mean()
-        row |= per_section.groupby("patient").mean().mean().to_dict()
+        means = per_section.groupby("patient").mean().mean()
+        row |= dict(zip(values, means.to_numpy(), strict=True))
         row |= {
             "n_undefined": int((~defined).sum()),
             "n_scores": len(table),
@@ -84,3 +85,17 @@ def summarize(
         }
         rows.append(row)
     return pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)
+
+
+def pooled_ceiling(scores: pd.DataFrame) -> float:
+    """Mean noise ceiling over genes, each pooled over its sections.
+
+    The ceiling is the root of a reliability, and the root of a noisy number is too small on average: reliabilities are
+    averaged over the sections of a gene before the root is taken.
+    """
+    if not len(scores):
+        return float("nan")
+    reliability = scores["ceiling"] * scores["ceiling"].abs()
+    per_patient = reliability.groupby([scores["gene"], scores["patient"]]).mean()
+    per_gene = per_patient.groupby("gene").mean()
+    return float((np.sign(per_gene) * np.sqrt(per_gene.abs())).mean())

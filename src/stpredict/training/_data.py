@@ -57,9 +57,10 @@ class ArraySet:
     def take(self, index: np.ndarray) -> ArraySet:
         """Rows by integer index or mask."""
         index = np.flatnonzero(index) if index.dtype == bool else index
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "patches"}
-        patches = None if self.patches is None else _Rows(self.patches, index)
-        return ArraySet(**{k: v if v is None else v[index] for k, v in values.items()}, patches=patches)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        patches = values.pop("patches")
+        taken: dict[str, Any] = {name: None if value is None else value[index] for name, value in values.items()}
+        return ArraySet(**taken, patches=None if patches is None else _Rows(patches, index))
 
     def permuted(self, seed: int) -> ArraySet:
         """The same inputs with the targets shuffled among the rows of each section."""
@@ -99,7 +100,9 @@ class _Rows:
     """A view of some rows of a patch source, without reading them."""
 
     def __init__(self, source: PatchSource, index: np.ndarray) -> None:
-        self.source, self.index = (source.source, source.index[index]) if isinstance(source, _Rows) else (source, index)
+        self.source, self.index = source, index
+        if isinstance(source, _Rows):
+            self.source, self.index = source.source, source.index[index]
 
     def __getitem__(self, index: Any) -> np.ndarray:
         return self.source[self.index[index]]

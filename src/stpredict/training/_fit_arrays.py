@@ -50,7 +50,9 @@ def train_config(model: str, changes: Mapping[str, Any] | None = None) -> TrainC
     return TrainConfig().updated(get_model(model).cls.training_defaults).updated(changes or {})
 
 
-def build_network(model: str, hyperparameters: Mapping[str, Any], n_genes: int, n_features: int, seed: int) -> Predictor:
+def build_network(
+    model: str, hyperparameters: Mapping[str, Any], n_genes: int, n_features: int, seed: int
+) -> Predictor:
     """Build a network with weights drawn from `seed`, leaving the global random state as it was."""
     info = get_model(model)
     config = info.configure(dict(hyperparameters))
@@ -120,8 +122,7 @@ def fit_arrays(
             torch.manual_seed(seed)
             if phase == "refit":
                 network = build_network(model, hyperparameters or {}, n_genes, data.n_features, seed)
-            if hasattr(network, "load_initial_weights"):
-                network.load_initial_weights()
+            network.load_initial_weights()
             network.prepare(summarize(train))
             history, n_epochs = run_epochs(
                 network,
@@ -142,9 +143,7 @@ def fit_arrays(
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, n_epochs)
 
 
-def _digest(
-    model: str, hyperparameters: Mapping[str, Any], config: TrainConfig, seed: int, data: ArraySet
-) -> str:
+def _digest(model: str, hyperparameters: Mapping[str, Any], config: TrainConfig, seed: int, data: ArraySet) -> str:
     """Name of the checkpoint folder of a fit: the same only for the same network, settings and data."""
     assert data.target is not None
     digest = hashlib.sha256(
@@ -189,7 +188,7 @@ def predict_arrays(
     std: np.ndarray | None = None
     rows = np.arange(len(data))
     unit = network.unit
-    groups = (
+    groups: Any = (
         [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
         if unit == "spot"
         else [np.flatnonzero(data.section == code) for code in np.unique(data.section)]

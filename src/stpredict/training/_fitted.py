@@ -80,7 +80,9 @@ class FittedModel:
         """
         path = Path(path)
         if path.exists() and not (path / "config.json").is_file() and (path.is_file() or any(path.iterdir())):
-            raise FileExistsError(f"expected a new or empty directory, or one with a model; found other files in {path}")
+            raise FileExistsError(
+                f"expected a new or empty directory, or one with a model; found other files in {path}"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         token = uuid.uuid4().hex[:8]
         fresh, old = path.with_name(f".{path.name}.{token}.new"), path.with_name(f".{path.name}.{token}.old")
@@ -102,7 +104,9 @@ class FittedModel:
         from stpredict import __version__
 
         directory.mkdir(parents=True)
-        save_file({k: v.contiguous().clone() for k, v in self.network.state_dict().items()}, directory / "weights.safetensors")
+        save_file(
+            {k: v.contiguous().clone() for k, v in self.network.state_dict().items()}, directory / "weights.safetensors"
+        )
         config = {
             "format": _FORMAT,
             "stpredict_version": __version__,
@@ -158,7 +162,8 @@ class FittedModel:
         state = read_weights(path / "weights.safetensors")
         wanted = network.state_dict()
         differing = sorted(
-            key for key in wanted.keys() | state.keys()
+            key
+            for key in wanted.keys() | state.keys()
             if key not in wanted or key not in state or wanted[key].shape != state[key].shape
         )
         if differing:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
@@ -55,7 +56,7 @@ class _Module(pl.LightningModule):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # all genes constant: the mean of nothing
             scores = [pearson(target[section == code], mean[section == code]) for code in set(section.tolist())]
-            value = float(pd.DataFrame(scores).stack().mean())
+            value = float(np.nanmean(np.concatenate(scores)))
         self.log("validation_correlation", value if value == value else -1.0, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
@@ -186,7 +187,9 @@ def run_epochs(
     if watch and Path(keep.best_model_path).is_file():
         best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
         prefix = "network."
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in best["state_dict"].items() if k.startswith(prefix)})
+        network.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in best["state_dict"].items() if k.startswith(prefix)}
+        )
         n_epochs = int(best["epoch"]) + 1
     network.to("cpu")
     return history, n_epochs
