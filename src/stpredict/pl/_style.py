@@ -76,10 +76,10 @@ def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
 
 
 def category_colors(n: int) -> list[str]:
-    """Colors of `n` categories; after eight the palette comes again in lighter and then in darker shades."""
+    """Colors of `n` categories; after eight the palette comes again in two lighter shades."""
     from matplotlib.colors import to_hex, to_rgb
 
-    shades = ((1.0, 0.0), (0.55, 0.45), (0.6, 0.0))  # factor on the color, and white added
+    shades = ((1.0, 0.0), (0.55, 0.45), (0.3, 0.68))  # factor on the color, and white added
     colors = []
     for index in range(n):
         factor, white = shades[(index // len(PALETTE)) % len(shades)]
@@ -285,9 +285,7 @@ def draw_spots(
         edgecolors=edge, alpha=alpha, rasterized=n >= _RASTERIZE_FROM, zorder=2,
     )  # fmt: skip
     if values is not None:
-        shades = mpl.colormaps[cmap or VALUE_CMAP].copy()
-        shades.set_bad(LIGHT_GRAY)
-        spots.set_cmap(shades)
+        spots.set_cmap(mpl.colormaps[cmap or VALUE_CMAP].with_extremes(bad=LIGHT_GRAY))
         spots.set_norm(norm)
         spots.set_array(np.ma.masked_invalid(values))
     else:

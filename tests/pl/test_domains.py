@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from sklearn.metrics import adjusted_rand_score
+
+from stpredict import pl
+from stpredict.pl._style import LIGHT_GRAY, PALETTE
+
+
+def colors(ax):
+    return [to_hex(c, keep_alpha=False) for c in ax.collections[0].get_facecolor()]
+
+
+def entries(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_one_panel_over_the_picture(adata):
+    ax = pl.domains(adata)
+    assert ax.get_title() == "s1"
+    assert len(ax.images) == 1
+    assert entries(ax) == ["0", "1"]
+    expected = np.where(adata.obs["domain"][:30] == "0", PALETTE[0].lower(), PALETTE[1].lower())
+    assert colors(ax) == expected.tolist()
+
+
+def test_labels_beside_with_ari(adata):
+    adata.obs["domain"] = adata.obs["domain"].astype(str)
+    adata.obs.loc[adata.obs_names[:3], "domain"] = "1"
+    left, right = pl.domains(adata, label_key="label")
+    expected = adjusted_rand_score(adata.obs["label"][:30], adata.obs["domain"][:30])
+    assert left.get_title() == f"s1, domain: ARI = {expected:.2f}"
+    assert right.get_title() == "label"
+
+
+def test_domains_take_the_color_of_their_label(adata):
+    adata.obs["domain"] = pd.Categorical(np.where(adata.obs["label"] == "tumor", "0", "1"))
+    left, right = pl.domains(adata, label_key="label")
+    assert colors(left) == colors(right)
+    assert left.get_title().endswith("1.00")
+
+
+def test_more_domains_than_labels(adata):
+    adata.obs["domain"] = pd.Categorical(np.arange(50) % 3)
+    left, right = pl.domains(adata, label_key="label")
+    assert len(set(colors(left))) == 3
+    assert set(colors(right)) < set(colors(left))
+
+
+def test_colors_do_not_depend_on_the_section(adata):
+    adata.obs["domain"] = pd.Categorical(np.where(adata.obs["sample"] == "s1", "a", "b"))
+    assert set(colors(pl.domains(adata, sample="s1"))) == {PALETTE[0].lower()}
+    assert set(colors(pl.domains(adata, sample="s2"))) == {PALETTE[1].lower()}
+
+
+def test_missing_labels_are_gray_and_not_scored(adata):
+    adata.obs["label"] = adata.obs["label"].astype(object)
+    adata.obs.iloc[:4, adata.obs.columns.get_loc("label")] = [None, np.nan, "undetermined", "Undetermined"]
+    left, right = pl.domains(adata, label_key="label")
+    assert colors(right)[:4] == [LIGHT_GRAY.lower()] * 4
+    assert entries(right)[-1] == "not assigned"
+    assert left.get_title().endswith("ARI = 1.00")
+    adata.obs["label"] = np.nan
+    assert pl.domains(adata, label_key="label")[0].get_title().endswith("no labels")
+
+
+def test_draws_into_axes(adata):
+    figure, axes = plt.subplots(1, 2)
+    shown = pl.domains(adata, label_key="label", ax=axes)
+    assert list(shown) == list(axes)
+    assert pl.domains(adata, ax=axes[0]) is axes[0]
+    assert plt.get_fignums() == [figure.number]
+    with pytest.raises(ValueError, match="2 axes"):
+        pl.domains(adata, label_key="label", ax=axes[0])
+
+
+def test_errors(adata):
+    with pytest.raises(KeyError, match="tl.domains"):
+        pl.domains(adata, key="other")
+    with pytest.raises(KeyError, match="region"):
+        pl.domains(adata, label_key="region")
+    with pytest.raises(KeyError, match="s9"):
+        pl.domains(adata, sample="s9")
+    assert plt.get_fignums() == []
