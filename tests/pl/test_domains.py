@@ -57,6 +57,11 @@ def test_colors_do_not_depend_on_the_section(adata):
     assert set(colors(pl.domains(adata, sample="s2"))) == {PALETTE[1].lower()}
 
 
+def test_domain_ten_comes_after_two(adata):
+    adata.obs["domain"] = [f"{i % 11}" for i in range(50)]
+    assert entries(pl.domains(adata)) == [f"{i}" for i in range(11)]
+
+
 def test_missing_labels_are_gray_and_not_scored(adata):
     adata.obs["label"] = adata.obs["label"].astype(object)
     adata.obs.iloc[:4, adata.obs.columns.get_loc("label")] = [None, np.nan, "undetermined", "Undetermined"]

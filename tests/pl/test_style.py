@@ -3,9 +3,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import anndata as ad
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from stpredict import pl
@@ -93,6 +95,15 @@ def test_spots_have_their_true_size(adata):
 
 def test_spot_size_from_the_distance_between_spots(adata):
     assert section_of(adata, sample="s2").diameter == pytest.approx(16)
+
+
+def test_dense_sections_are_drawn_without_gaps():
+    x, y = np.meshgrid(np.arange(50.0), np.arange(50.0))
+    adata = ad.AnnData(np.zeros((2500, 1)), obs=pd.DataFrame({"sample": "s"}, index=[f"{i}" for i in range(2500)]))
+    adata.obsm["spatial"] = np.column_stack([x.ravel(), y.ravel()]) * 4
+    assert section_of(adata).diameter == pytest.approx(4 * 2**0.5, rel=0.02)
+    assert section_of(adata, spot_size=3).diameter == 3
+    assert section_of(adata[:100].copy()).diameter == pytest.approx(3.2)
 
 
 def test_observations_off_tissue_are_left_out(adata):

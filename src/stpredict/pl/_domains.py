@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ def domains(
     ax
         Axes to draw into, two of them with `label_key`; those of a new figure by default.
     spot_size
-        Diameter of a spot in full-resolution pixels; by default that of the section's scale factors.
+        Diameter of a spot in full-resolution pixels. By default that of the section's scale factors, or else 0.8 of
+        the distance between spots; sections of 2000 spots and more are drawn without gaps.
     alpha
         Opacity of the spots over the picture.
     sample_key
@@ -173,8 +175,13 @@ def _categories(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     if isinstance(column.dtype, pd.CategoricalDtype):
         wanted = [str(name).strip() for name in column.cat.categories]
     else:
-        wanted = sorted(set(text))
+        wanted = sorted(set(text), key=_natural)
     return text.to_numpy(dtype=object), [name for name in dict.fromkeys(wanted) if name in set(text) - {_MISSING}]
+
+
+def _natural(name: str) -> list[Any]:
+    """Sort key that puts "2" before "10"."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _title(adata: AnnData, key: str, label_key: str | None, section: Section) -> str:

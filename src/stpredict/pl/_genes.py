@@ -69,8 +69,8 @@ def genes(
     layer
         Layer with the measured values; `X` by default.
     spot_size
-        Diameter of a spot in full-resolution pixels; that of the section's scale factors by default, and 0.8 of the
-        distance between spots where these have none.
+        Diameter of a spot in full-resolution pixels. By default that of the section's scale factors, or else 0.8 of
+        the distance between spots; sections of 2000 spots and more are drawn without gaps.
     cmap
         Colormap of the values.
     error_cmap

@@ -24,6 +24,7 @@ _LABELS = {
     "emd": "earth mover's distance per gene",
 }
 _WITH_ZERO = {"pearson", "spearman", "ssim"}
+_LOWER_IS_BETTER = {"rmse", "rmse_iqr", "emd"}
 _WITH_CEILING = {"pearson"}
 
 
@@ -51,7 +52,8 @@ def scores(
     by
         Column whose values get a violin each.
     order
-        Values of `by` to show, from left to right. By default all, baselines first, each by its median.
+        Values of `by` to show, from left to right. By default all, baselines first, better medians further
+        right.
     baselines
         Values of `by` to draw in gray: by default the training mean, color, permuted labels, smoothed predictions, and
         the ridge when other models are there.
@@ -90,7 +92,7 @@ def scores(
         str(name): part.droplevel(0) for name, part in gene_means(table, metric, [by]).groupby(level=0, sort=False)
     }
     plain = _baselines(list(values), by, baselines)
-    shown = _order(values, plain, order, by)
+    shown = _order(values, plain, order, by, -1 if metric in _LOWER_IS_BETTER else 1)
     leaky = set(table.loc[table["leaky"].astype(bool), by]) if "leaky" in table else set()
     top = _ceiling(table[table[by].isin(shown)]) if ceiling and metric in _WITH_CEILING else np.array([])
 
@@ -127,9 +129,9 @@ def _baselines(names: Sequence[str], by: str, baselines: Sequence[str] | None) -
     return plain | {"ridge"} if set(names) - plain - {"ridge"} else plain
 
 
-def _order(values: dict[str, pd.Series], plain: set[str], order: Sequence[str] | None, by: str) -> list[str]:
+def _order(values: dict[str, pd.Series], plain: set[str], order: Sequence[str] | None, by: str, sign: int) -> list[str]:
     if order is None:
-        median = {name: np.nanmedian(part) if part.notna().any() else -np.inf for name, part in values.items()}
+        median = {name: sign * np.nanmedian(part) if part.notna().any() else -np.inf for name, part in values.items()}
         return sorted(values, key=lambda name: (name not in plain, median[name]))
     chosen = [str(name) for name in order]
     check_unique(chosen, "names in `order`")

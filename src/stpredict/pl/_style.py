@@ -30,7 +30,8 @@ GRAY, LIGHT_GRAY, INK = "#8C8C8C", "#D9D9D9", "#333333"
 VALUE_CMAP, ERROR_CMAP = "viridis", "RdBu_r"
 _MAX_IMAGE_SIDE = 1200  # pixels of a section's picture in a figure
 _RASTERIZE_FROM = 5000  # spots; more make a vector file that no viewer opens
-_HAIRLINE_UNTIL = 2000  # spots
+_DENSE_FROM = 2000  # spots; drawn to scale they would be dots of a pixel, paler than their color
+_TILING = 2**0.5 + 0.01  # diameter over distance at which circles on a square lattice leave no gap
 _RC = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -72,6 +73,7 @@ def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
     if not isinstance(ax, Axes):
         raise TypeError(f"expected `ax` to be matplotlib Axes; found {type(ax).__name__}")
     ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=_RC["xtick.labelsize"])
     return ax
 
 
@@ -114,7 +116,7 @@ class Section:
     xy
         (n, 2) their centers.
     diameter
-        Diameter of a spot.
+        Diameter of a spot as drawn.
     microns_per_pixel
         µm per pixel, where known.
     image
@@ -161,7 +163,10 @@ def find_section(
     if spot_size is not None:
         diameter = check_positive(spot_size, "spot_size")
     else:
-        diameter = float(factors.get("spot_diameter_fullres") or 0.8 * _spacing(xy))
+        spacing = _spacing(xy)
+        diameter = float(factors.get("spot_diameter_fullres") or 0.8 * spacing)
+        if len(xy) >= _DENSE_FROM:
+            diameter = max(diameter, _TILING * spacing)
     margin = max(1.5 * diameter, 0.03 * float(np.ptp(xy, axis=0).max()))
     (left, top), (right, bottom) = xy.min(axis=0) - margin, xy.max(axis=0) + margin
     box = (float(left), float(right), float(bottom), float(top))
@@ -271,7 +276,7 @@ def draw_spots(
     alpha: float | None = None,
     edge: str = GRAY,
 ) -> EllipseCollection:
-    """Draw the spots of a section as circles of their true diameter, in one artist; NaN is light gray.
+    """Draw the spots of a section as circles, in one artist; NaN is light gray.
 
     A hairline around each keeps the pale middle of a colormap visible on white; dense sections go without.
     """
@@ -281,7 +286,7 @@ def draw_spots(
     n = len(section.xy)
     width = np.full(n, section.diameter)
     spots = EllipseCollection(
-        width, width, np.zeros(n), units="xy", offsets=section.xy, offset_transform=ax.transData, linewidths=0.3 if n < _HAIRLINE_UNTIL else 0,
+        width, width, np.zeros(n), units="xy", offsets=section.xy, offset_transform=ax.transData, linewidths=0.3 * min(1.0, 200 / n) if n < _DENSE_FROM else 0,
         edgecolors=edge, alpha=alpha, rasterized=n >= _RASTERIZE_FROM, zorder=2,
     )  # fmt: skip
     if values is not None:
