@@ -35,7 +35,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - safetensors, zipfile and pickle each raise their own kinds for a damaged file
+    except Exception as error:  # safetensors, zipfile and pickle each raise their own kinds for a damaged file
         raise ValueError(
             f"expected a complete weight file at {path}; found one that cannot be read ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'}); copy or download it again"

@@ -49,8 +49,8 @@ def rmse(truth: Any, predicted: Any) -> np.ndarray:
 def rmse_iqr(truth: Any, predicted: Any) -> np.ndarray:
     """Divide the root-mean-square error of each gene by the interquartile range of its truth.
 
-    The divisor is Q3 - Q1 + 1e-5, as in :cite:p:`pizurica2024`. Where at least three quarters of the truth are equal
-    (often zero) the range is 0 and the value is large: compare such genes by :func:`rmse`.
+    The divisor is Q3 - Q1 + 1e-5, as in :cite:p:`pizurica2024`. Where the middle half of the truth is equal (often
+    zero) the range is 0 and the value undefined: compare such genes by :func:`rmse`.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def rmse_iqr(truth: Any, predicted: Any) -> np.ndarray:
 
     Returns
     -------
-    Normalized error per gene (n_genes,), float64, without unit; NaN as in :func:`rmse`.
+    Normalized error per gene (n_genes,), float64, without unit; NaN as in :func:`rmse`, and where the range is 0.
 
     Raises
     ------
@@ -82,5 +82,5 @@ def rmse_iqr(truth: Any, predicted: Any) -> np.ndarray:
         return result
     for genes in gene_blocks(truth.shape):
         low, high = np.percentile(dense(truth, genes), [25, 75], axis=0)
-        result[genes] /= high - low + 1e-5
+        result[genes] /= np.where(high > low, high - low + 1e-5, np.nan)
     return result

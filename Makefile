@@ -1,0 +1,34 @@
+# Two targets that work from a bare machine with Python >= 3.11: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+OUT    ?= out/demo
+
+# Wheels that pip is told to look for in a folder (PIP_FIND_LINKS) are offered to uv as well.
+LINKS  := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
+
+.PHONY: demo test lint docs clean
+
+demo: $(STAMP)
+	$(BIN)/python -m stpredict demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(LINKS) -c constraints.txt -e '.[encoders]' --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) out docs/_build docs/generated
