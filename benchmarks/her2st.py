@@ -16,6 +16,7 @@ and not computed again.
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 from time import perf_counter
@@ -163,6 +164,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the main models, one seed")
     parser.add_argument("--stnet", action="store_true", help="add the end-to-end network (about an hour on two cores)")
     options = parser.parse_args()
+    stp.settings.progress = sys.stderr.isatty()
     options.out.mkdir(parents=True, exist_ok=True)
     adata, panel = read(options.data)
     seeds = 1 if options.quick else options.seeds

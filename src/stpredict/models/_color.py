@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,8 +89,12 @@ class Color(Predictor):
         return Prediction(value * self.target_std)
 
 
-def _rectified_mean(density: Tensor, deconvolution: Tensor, offset: Tensor, limit: int = 1 << 25) -> Tensor:
-    """Mean over pixels of the rectified stain channels, in chunks of patches that bound the memory.
+def _rectified_mean(density: Tensor, deconvolution: Tensor, offset: Tensor) -> Tensor:
+    """Mean over pixels of the rectified stain channels.
+
+    Given which pixels are positive, the mean is linear in the weights: `weights · (mean of the positive pixels)`. The
+    means are sums over pixels that need no gradient, in chunks that stay in the cache; what is kept for the gradient
+    does not grow with the number of pixels.
 
     Parameters
     ----------
@@ -101,18 +104,23 @@ def _rectified_mean(density: Tensor, deconvolution: Tensor, offset: Tensor, limi
         (n_genes, 2, 3).
     offset
         (n_genes, 2).
-    limit
-        Largest number of intermediate values.
 
     Returns
     -------
     (n, n_genes, 2)
     """
-    n_genes = len(deconvolution)
-    matrix, shift = deconvolution.reshape(2 * n_genes, 3), offset.reshape(2 * n_genes)
-    chunk = max(1, math.floor(limit / (2 * n_genes * density.shape[2])))
-    pooled = [
-        torch.relu(torch.baddbmm(shift[None, :, None], matrix.expand(len(part), -1, -1), part)).mean(dim=2)
-        for part in density.split(chunk)
-    ]
-    return torch.cat(pooled).reshape(-1, n_genes, 2)
+    n_genes, n_pixels = len(deconvolution), density.shape[2]
+    weights = torch.cat([deconvolution, offset[:, :, None]], dim=2).reshape(2 * n_genes, 4)
+    pixels = torch.cat([density, torch.ones_like(density[:, :1])], dim=1)  # (n, 4, p): the offset is a fourth color
+    with torch.no_grad():
+        limit = 1 << (18 if pixels.device.type == "cpu" else 26)  # values that the cache holds, or fill an accelerator
+        chunks = pixels.split(max(1, limit // (2 * n_genes * n_pixels)))
+        positive = torch.cat([_positive_mean(weights, chunk) for chunk in chunks])
+    return (weights * positive).sum(dim=2).reshape(-1, n_genes, 2)
+
+
+def _positive_mean(weights: Tensor, pixels: Tensor) -> Tensor:
+    """Sum over the pixels at which each channel is positive, over the number of all pixels: (n, n_channels, 4)."""
+    stains = torch.matmul(weights, pixels)  # (n, n_channels, p)
+    torch.gt(stains, 0, out=stains)
+    return torch.matmul(stains, pixels.transpose(1, 2)) / pixels.shape[2]

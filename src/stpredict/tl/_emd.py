@@ -28,7 +28,7 @@ def emd(
     layer: str | None = None,
     sample_key: str = Key.SAMPLE,
     spatial_key: str = Key.SPATIAL,
-    method: Method = "sliced",
+    method: Method = "auto",
     scaling: Scaling = "percentile",
     max_exact: int = 1500,
     n_projections: int = 200,
@@ -57,8 +57,9 @@ def emd(
     spatial_key
         Slot of the positions in `obsm`, (n_obs, 2).
     method
-        `"sliced"` treats all genes at once; `"exact"` solves one transport problem per gene; `"auto"` is exact in
-        sections up to `max_exact` observations. The column `method` says which was used: compare only equal ones.
+        `"auto"` is exact in sections up to `max_exact` observations and sliced above; `"exact"` solves one transport
+        problem per gene; `"sliced"` treats all genes at once. The column `method` says which was used: compare only
+        equal ones.
     scaling
         `"percentile"` (ranks within the section) or `"mass"` (non-negative values as they are).
     max_exact
