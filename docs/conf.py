@@ -1,0 +1,132 @@
+"""Configuration of the documentation, and the tables that it takes from the registries at build time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import stpredict as stp
+
+HERE = Path(__file__).parent
+
+project = "stpredict"
+author = "The stpredict developers"
+copyright = author
+version = release = stp.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_autodoc_typehints",
+    "sphinx_copybutton",
+    "sphinxcontrib.bibtex",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_generated", "**.ipynb_checkpoints"]
+
+nb_execution_mode = "off"
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+default_role = "literal"
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = False
+napoleon_numpy_docstring = True
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+typehints_defaults = "braces"
+always_use_bars_union = True
+# Types that are imported for type checkers only are shown as written.
+suppress_warnings = ["sphinx_autodoc_typehints.guarded_import", "sphinx_autodoc_typehints.forward_reference"]
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "alpha"
+bibtex_reference_style = "author_year"
+
+html_theme = "sphinx_book_theme"
+html_title = "stpredict"
+html_show_sourcelink = False
+html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2}
+html_static_path = ["_static"]
+html_css_files = ["stpredict.css"]
+copybutton_prompt_text = ">>> |\\.\\.\\. "
+copybutton_prompt_is_regexp = True
+
+
+def _cite(key: str) -> str:
+    return f"{{cite:p}}`{key}`" if key else ""
+
+
+def _table(columns: dict[str, list[Any]]) -> str:
+    rows = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    rows += ["| " + " | ".join(str(value) for value in row) + " |" for row in zip(*columns.values(), strict=True)]
+    return "\n".join(rows) + "\n"
+
+
+def _encoders() -> str:
+    table = stp.encoders.list_encoders()
+    access = [
+        "embedded" if not row.filename else "gated" if row.gated else "open" if row.source.count("/") == 1 else "by hand"
+        for row in table.itertuples()
+    ]
+    return _table(
+        {
+            "name": [f"`{name}`" for name in table.index],
+            "features": list(table["dim"]),
+            "tile": [f"{row.tile_px} px, {row.tile_um:g} µm" for row in table.itertuples()],
+            "license of the weights": list(table["license"]),
+            "weights": access,
+            "source": list(table["source"]),
+            "paper": [_cite(key) for key in table["citation"]],
+        }
+    )
+
+
+def _models() -> str:
+    table = stp.models.list_models()
+    return _table(
+        {
+            "model": [f"[`{name}`](#{name})" for name in table["model"]],
+            "one example is a": list(table["unit"]),
+            "reads": list(table["needs"].replace("", "nothing")),
+            "description": list(table["description"]),
+            "paper": [_cite(key) for key in table["paper"]],
+            "license of the reference": list(table["license_of_reference"].replace("", "no reference code")),
+        }
+    )
+
+
+def _hyperparameters(name: str) -> str:
+    from dataclasses import fields
+
+    known = fields(stp.models.get_model(name).config)
+    if not known:
+        return "It has no hyperparameters.\n"
+    return "Hyperparameters: " + ", ".join(f"`{field.name}={field.default!r}`" for field in known) + ".\n"
+
+
+def _dimensions() -> str:
+    names = stp.encoders.color_texture_names()
+    return ", ".join(f"{number} `{name}`" for number, name in enumerate(names)) + ".\n"
+
+
+def write_tables(*_: Any) -> None:
+    """Write what the pages include, where it differs from what is there."""
+    folder = HERE / "_generated"
+    folder.mkdir(exist_ok=True)
+    contents = {"encoders.md": _encoders(), "models.md": _models(), "color_texture.md": _dimensions()}
+    contents |= {f"model_{name}.md": _hyperparameters(name) for name in stp.models.list_models()["model"]}
+    for name, text in contents.items():
+        path = folder / name
+        if not path.is_file() or path.read_text() != text:
+            path.write_text(text)
+
+
+def setup(app: Any) -> None:
+    """Write the tables before the pages are read."""
+    app.connect("builder-inited", write_tables)
