@@ -125,6 +125,12 @@ def as_mask(adata: AnnData, train: Any, name: str = "train") -> np.ndarray:
         if values.dtype != bool:
             raise TypeError(f"expected obs[{train!r}] to be boolean; found {values.dtype}")
     else:
+        index = getattr(train, "index", None)
+        if index is not None and not callable(index) and not adata.obs_names.equals(index):
+            raise ValueError(
+                f"expected the index of {name} to be the obs_names of the object, in their order; found another; "
+                f"align it first: {name}.reindex(adata.obs_names), or pass an array"
+            )
         values = np.asarray(train)
         if values.dtype != bool or values.shape != (adata.n_obs,):
             raise ValueError(

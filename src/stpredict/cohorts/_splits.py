@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict._keys import Key
-from stpredict._validate import check_patients
+from stpredict._validate import check_obs, check_patients
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,6 +49,8 @@ def assert_disjoint(adata: AnnData, train: np.ndarray, test: np.ndarray, *, pati
 
     Raises
     ------
+    KeyError
+        When `obs[patient_key]` is missing.
     ValueError
         When a patient has observations in both; the message names the patients.
 
@@ -59,6 +61,7 @@ def assert_disjoint(adata: AnnData, train: np.ndarray, test: np.ndarray, *, pati
     >>> train = (adata.obs["patient"] == "P1").to_numpy()
     >>> stp.cohorts.assert_disjoint(adata, train, ~train)
     """
+    check_obs(adata, patient_key, "name the person of every observation there, or pass `patient_key=`")
     patient = adata.obs[patient_key].astype(str).to_numpy()
     shared = sorted(set(patient[train]) & set(patient[test]))
     if shared:

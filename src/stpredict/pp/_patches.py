@@ -12,6 +12,7 @@ import numpy as np
 
 from stpredict._keys import Key
 from stpredict._settings import settings
+from stpredict._validate import check_obsm
 from stpredict.io._image import SectionImage, check_positions, microns_per_pixel, section_image
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def patch_stack(
     progress
         Show a progress bar.
     """
+    check_obsm(adata, Key.SPATIAL, "read the data with stp.io, or set x, y in full-resolution pixels")
     sample = adata.obs[sample_key].astype(str).to_numpy()
     names = np.unique(sample[rows])
     index = np.flatnonzero(rows)

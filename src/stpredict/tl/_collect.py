@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Scaling = Literal["global", "section"]
 Panel: TypeAlias = "None | str | Sequence[str] | Mapping[str, Any]"
+MIN_OBSERVATIONS = 3
 _COARSER = 1.5
 _COMPARED = ("encoder", "fingerprint", "dim", "tile_um", "tile_px", "context")
 
@@ -141,10 +142,8 @@ def choose_panel(adata: AnnData, panel: Panel, rows: np.ndarray, patient_key: st
         if panel is not None:
             raise KeyError(f"expected var[{panel!r}]; found {list(adata.var.columns)}; run stp.pp.select_genes first")
         return list(adata.var_names)
-    record = _provenance.read(adata, key) or {}
-    here = set(adata.obs[patient_key].astype(str).to_numpy()[rows])
-    strangers = sorted(set(map(str, np.atleast_1d(record.get("patients", [])))) - here)
-    if strangers and record.get("method") != "given" and not allow_leakage:
+    strangers = panel_strangers(adata, panel, rows, patient_key)
+    if strangers and not allow_leakage:
         raise ValueError(
             f"expected a panel selected on training patients only; found {', '.join(strangers)} among the patients that "
             f"var[{key!r}] was selected on; call stp.pp.select_genes(adata, train=…), or pass panel={{'method': …}} to "
@@ -153,6 +152,18 @@ def choose_panel(adata: AnnData, panel: Panel, rows: np.ndarray, patient_key: st
     genes = list(adata.var_names[adata.var[key].to_numpy(dtype=bool)])
     check_genes(adata, genes)
     return genes
+
+
+def panel_strangers(adata: AnnData, panel: Panel, rows: np.ndarray, patient_key: str) -> list[str]:
+    """Patients outside these rows that the column of `var` behind a panel was selected on."""
+    key = panel or Key.SELECTED
+    if not isinstance(key, str) or key not in adata.var:
+        return []
+    record = _provenance.read(adata, key) or {}
+    if record.get("method") == "given":
+        return []
+    here = set(adata.obs[patient_key].astype(str).to_numpy()[rows])
+    return sorted(set(map(str, np.atleast_1d(record.get("patients", [])))) - here)
 
 
 @dataclass

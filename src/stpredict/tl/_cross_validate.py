@@ -12,15 +12,19 @@ from stpredict import _provenance
 from stpredict._container import get_table
 from stpredict._keys import Key
 from stpredict._settings import settings
-from stpredict._validate import check_patients
+from stpredict._validate import check_choice, check_patients
 from stpredict.cohorts import Fold, assert_disjoint, grouped_k_fold, leave_one_patient_out, leave_one_section_out
+from stpredict.pp._normalize import measured_rows
+from stpredict.pp._spatially_variable import matrix_of
 from stpredict.tl._collect import (
+    MIN_OBSERVATIONS,
     Inputs,
     Panel,
     Scaling,
     choose_panel,
     collect,
     feature_keys,
+    panel_strangers,
     read_normalization,
     read_target,
 )
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from stpredict._container import Container
     from stpredict.training import ArraySet, TrainConfig
 
-Models: TypeAlias = "Sequence[str] | Mapping[str, str | Mapping[str, Any]]"
+Models: TypeAlias = "str | Sequence[str] | Mapping[str, str | Mapping[str, Any]]"
 Splitter: TypeAlias = "str | int | Sequence[Fold] | Callable[[AnnData], Sequence[Fold]]"
 _PERMUTED = "ridge (permuted labels)"
 
@@ -65,7 +69,8 @@ def cross_validate(
     """Predict every section with models that never saw its patient, and score the predictions.
 
     Genes, scalers, penalties and numbers of epochs are chosen inside the training side of each fold; a test fold is
-    read once, to be predicted.
+    read once, to be predicted. Unmeasured observations (`NaN`, or `obs["measured"]` false) are predicted, and not
+    trained on.
 
     Parameters
     ----------
@@ -110,8 +115,11 @@ def cross_validate(
 
     Raises
     ------
+    KeyError
+        When features, normalization, a gene of the panel or a model is missing.
     ValueError
-        When there is one patient only, or a patient is on both sides of a fold without `allow_leakage=True`.
+        When there is one patient only, a patient is on both sides of a fold without `allow_leakage=True`, folds are no
+        masks of this object or overlap, or a fold has fewer than 3 measured training observations.
 
     Examples
     --------
@@ -129,13 +137,19 @@ def cross_validate(
     adata = get_table(data, table_key)
     check_patients(adata, sample_key, patient_key)
     normalization = read_normalization(adata, layer)
+    for metric in metrics:
+        check_choice(metric, _METRICS, "metrics")
     specs = _specifications(models, features, feature_scaling, baselines)
     folds = _folds(adata, splitter, seed, sample_key, patient_key)
+    _check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
+    measured = measured_rows(adata, matrix_of(adata, layer))
+    folds = [replace(fold, train=fold.train & measured) for fold in folds]
     for fold in folds:
-        if not allow_leakage:
-            assert_disjoint(adata, fold.train, fold.test, patient_key=patient_key)
-    if (np.sum([fold.test for fold in folds], axis=0) > 1).any():
-        raise ValueError("expected each observation in the test side of one fold at most; found some in several")
+        if fold.train.sum() < MIN_OBSERVATIONS:
+            raise ValueError(
+                f"expected at least {MIN_OBSERVATIONS} measured training observations in fold {fold.name!r}; "
+                f"found {int(fold.train.sum())}"
+            )
     panels = [choose_panel(adata, panel, f.train, patient_key, allow_leakage=allow_leakage) for f in folds]
 
     show = settings.progress if progress is None else progress
@@ -178,8 +192,11 @@ def cross_validate(
 
     union = [gene for gene in adata.var_names if any(gene in set(genes) for genes in panels)]
     leaky = np.zeros(adata.n_obs, dtype=bool)
+    patient = adata.obs[patient_key].astype(str).to_numpy()
     for fold in folds:
-        leaky |= fold.test & fold.leaky
+        # Said of the patients themselves: folds made by hand need not say it of themselves.
+        seen = {*patient[fold.train], *panel_strangers(adata, panel, fold.train, patient_key)}
+        leaky |= fold.test & np.isin(patient, list(seen))
     frames = {
         label: pd.DataFrame(np.full((adata.n_obs, len(union)), np.nan, np.float32), adata.obs_names, union)
         for label in specs
@@ -215,6 +232,7 @@ def _specifications(
     from stpredict.models import get_model
     from stpredict.training import train_config
 
+    models = [models] if isinstance(models, str) else models
     given = dict(models) if isinstance(models, Mapping) else {name: name for name in models}
     if not given:
         raise ValueError("expected at least one model; found none; see stp.models.list_models()")
@@ -239,9 +257,32 @@ def _specifications(
             specs.setdefault("ridge", plain | {"model": "ridge", "permuted": False})
             specs.setdefault(_PERMUTED, plain | {"model": "ridge", "permuted": True})
     for spec in specs.values():
+        check_choice(spec["feature_scaling"], ("global", "section"), "feature_scaling")
         get_model(spec["model"]).configure(dict(spec["hyperparameters"]))
         spec["config"] = train_config(spec["model"], spec["training"])
     return specs
+
+
+def _check_folds(adata: AnnData, folds: Sequence[Fold], patient_key: str, *, allow_leakage: bool) -> None:
+    """Raise unless the folds are masks of this object, disjoint by patient (or by observation, when leaks are allowed)."""
+    for fold in folds:
+        for side, mask in (("train", fold.train), ("test", fold.test)):
+            if np.shape(mask) != (adata.n_obs,) or np.asarray(mask).dtype != bool:
+                raise ValueError(
+                    f"expected {side} of fold {fold.name!r} to be a boolean array of {adata.n_obs} values; "
+                    f"found {np.asarray(mask).dtype} of shape {np.shape(mask)}"
+                )
+        if not fold.test.any():
+            raise ValueError(f"expected test observations in fold {fold.name!r}; found none")
+        if not allow_leakage:
+            assert_disjoint(adata, fold.train, fold.test, patient_key=patient_key)
+        both = int((fold.train & fold.test).sum())
+        if both:
+            raise ValueError(
+                f"expected each observation of fold {fold.name!r} on one side; found {both} in training and test"
+            )
+    if (np.sum([fold.test for fold in folds], axis=0) > 1).any():
+        raise ValueError("expected each observation in the test side of one fold at most; found some in several")
 
 
 def _inputs(adata: AnnData, spec: Mapping[str, Any], image: Any) -> Inputs:

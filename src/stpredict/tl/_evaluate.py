@@ -11,7 +11,9 @@ from stpredict import _provenance
 from stpredict._container import get_table
 from stpredict._keys import Key
 from stpredict._slots import in_tissue, measured_matrix, prediction_frame, to_dense
-from stpredict._validate import check_choice, check_patients
+from stpredict._validate import check_choice, check_genes, check_patients
+from stpredict.pp._normalize import measured_rows
+from stpredict.pp._spatially_variable import matrix_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,44 +104,52 @@ def evaluate(
     if layer is None and _provenance.read(adata, "normalize") is None and "log1p" not in adata.uns:
         raise KeyError("expected normalized expression in X; found no record of it; run stp.pp.normalize(adata) first")
 
+    measured = measured_rows(adata, matrix_of(adata, layer))
     shown = _models(adata, keys, baselines)
     every = sorted({gene for frame, *_ in shown.values() for gene in frame.columns} & set(adata.var_names))
     if genes is not None:
-        every = [gene for gene in genes if gene in set(every)]
+        check_genes(adata, genes)
+        absent = [gene for gene in genes if gene not in set(every)]
+        if absent:
+            raise KeyError(
+                f"expected predictions of every gene asked for; missing {', '.join(absent[:5])} ({len(absent)} in all); "
+                "take genes among the columns of the prediction"
+            )
+        every = list(genes)
     if not every:
         raise KeyError("expected predicted genes among var_names; found none in common")
     sample = adata.obs[sample_key].astype(str).to_numpy()
     tissue = in_tissue(adata)
     tables = []
     for name in np.unique(sample):
-        rows = np.flatnonzero((sample == name) & tissue)
+        rows = np.flatnonzero((sample == name) & tissue & measured)
         if not len(rows):
-            continue
+            continue  # an unmeasured section
         patient = str(adata.obs[patient_key].iloc[rows[0]])
         truth = to_dense(measured_matrix(adata, every, rows, layer)).astype(np.float64)
-        if np.isnan(truth).all():
-            continue  # an unmeasured section
         top = _ceilings(adata, rows, every, seed) if ceiling and Key.COUNTS in adata.layers and layer is None else None
         for label, (frame, leaky, smooth) in shown.items():
             columns = [gene for gene in every if gene in frame.columns]
             predicted = frame.iloc[rows][columns].to_numpy(dtype=np.float64)
-            # A panel selected per fold leaves the genes of other folds empty.
+            # Folds may test part of a section; a panel selected per fold leaves the genes of other folds empty.
+            tested = ~np.isnan(predicted).all(axis=1)
+            predicted, here = predicted[tested], rows[tested]
             filled = ~np.isnan(predicted).any(axis=0)
-            if not filled.any():
+            if not len(here) or not filled.any():
                 continue
             columns, predicted = [c for c, f in zip(columns, filled, strict=True) if f], predicted[:, filled]
             if smooth:
-                predicted = _smoothed(adata, rows, predicted)
+                predicted = _smoothed(adata, here, predicted)
             at = np.searchsorted(every, columns) if genes is None else [every.index(c) for c in columns]
-            table = _score(adata, rows, truth[:, at], predicted, metrics, seed)
+            table = _score(adata, here, truth[np.ix_(tested, at)], predicted, metrics, seed)
             table.insert(0, "gene", columns)
             table.insert(0, "patient", patient)
             table.insert(0, "sample", name)
             table.insert(0, "model", label)
             if top is not None:
                 table["ceiling"] = top[at]
-            table["n_obs"] = len(rows)
-            table["leaky"] = bool(leaky[rows].any())
+            table["n_obs"] = len(here)
+            table["leaky"] = bool(leaky[here].any())
             tables.append(table)
     if not tables:
         raise KeyError("expected measured expression of at least one predicted section; found none")
@@ -149,21 +159,22 @@ def evaluate(
 def _models(adata: AnnData, keys: Sequence[str], baselines: bool) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
     """Label, prediction, leak flags and whether to smooth, of every line of the table."""
     shown: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
+    flags: dict[str, np.ndarray] = {}
     for key in keys:
         record = _provenance.read(adata, key) or {}
         label = record.get("label") or record.get("model") or key
-        leaky = (
+        leaky = flags[key] = (
             adata.obs[Key.leaky(key)].to_numpy().astype(bool)
             if Key.leaky(key) in adata.obs
             else np.zeros(adata.n_obs, dtype=bool)
         )
-        shown[label] = (adata.obsm[key], leaky, False)
-        if not baselines:
-            continue
+        # Two predictions of one model are told apart by their slots.
+        shown[key if label in shown else label] = (adata.obsm[key], leaky, False)
+    for key in keys if baselines else ():
         prefix = f"{key}_baseline_"
         for slot in adata.obsm:
             if slot.startswith(prefix):
-                shown.setdefault(slot.removeprefix(prefix), (adata.obsm[slot], leaky, False))
+                shown.setdefault(slot.removeprefix(prefix), (adata.obsm[slot], flags[key], False))
     if baselines:
         label = "ridge" if "ridge" in shown else next(iter(shown))
         if label != "mean":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,10 @@ from stpredict._container import get_table
 from stpredict._keys import Key
 from stpredict._settings import settings
 from stpredict._validate import as_mask, check_patients
+from stpredict.pp._normalize import measured_rows
+from stpredict.pp._spatially_variable import matrix_of
 from stpredict.tl._collect import (
+    MIN_OBSERVATIONS,
     Inputs,
     Panel,
     Scaling,
@@ -23,14 +27,15 @@ from stpredict.tl._collect import (
     collect,
     describe_features,
     feature_keys,
+    panel_strangers,
     read_normalization,
 )
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from stpredict._container import Container
     from stpredict.training import FittedModel
-
-_MIN_OBSERVATIONS = 3
 
 
 def fit(
@@ -136,11 +141,18 @@ def fit(
     network_config = info.configure(hyper)
     config = train_config(model, training)
     check_patients(adata, sample_key, patient_key)
-    rows = as_mask(adata, train if train is None or isinstance(train, str) else np.asarray(train))
-    if rows.sum() < _MIN_OBSERVATIONS:
-        raise ValueError(f"expected at least {_MIN_OBSERVATIONS} training observations; found {int(rows.sum())}")
+    rows = as_mask(adata, train)
+    _check_measured(adata, rows, layer)
+    if rows.sum() < MIN_OBSERVATIONS:
+        raise ValueError(f"expected at least {MIN_OBSERVATIONS} training observations; found {int(rows.sum())}")
     normalization = read_normalization(adata, layer)
     wanted = [name for name in baselines if name != model]
+    slow = [name for name in wanted if not get_model(name).cls.closed_form]
+    if slow:
+        raise ValueError(
+            f"expected baselines in closed form (mean, ridge); found {', '.join(slow)}; fit these on their own, or "
+            "compare them with stp.tl.cross_validate"
+        )
     needs_features = "features" in info.cls.needs
     keys: list[str] = []
     if needs_features or (features is not None and "ridge" in wanted):
@@ -163,6 +175,7 @@ def fit(
         "n_obs": int(rows.sum()),
         "seed": seed,
         "allow_leakage": allow_leakage,
+        "panel_patients": panel_strangers(adata, panel, rows, patient_key),
         "patch": None if patch is None else list(patch),
     }
 
@@ -196,6 +209,22 @@ def fit(
     return main
 
 
+def _check_measured(adata: AnnData, rows: np.ndarray, layer: str | None) -> None:
+    """Raise when rows to train on were not measured; a sparse matrix holds zeros there, not NaN."""
+    unmeasured = int((rows & ~measured_rows(adata, matrix_of(adata, layer))).sum())
+    if unmeasured:
+        raise ValueError(
+            f"expected measured training observations; found {unmeasured} without a measurement (NaN, or "
+            "obs['measured'] is false); leave them out with `train=`, for example train='measured'"
+        )
+
+
 def _default_path(model: FittedModel) -> Path:
-    content = json.dumps([model.model, model.panel, model.features, model.training, model.normalization], default=str)
-    return settings.cache_dir / "models" / f"{model.model}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    """Directory named after the content, so that an object never finds the model of another fit in its place."""
+    digest = hashlib.sha256()
+    for part in (model, *model.baselines.values()):
+        facts = [part.model, part.panel, part.features, part.training, part.normalization, asdict(part.network.config)]
+        digest.update(json.dumps(facts, default=str).encode())
+        for name, tensor in sorted(part.network.state_dict().items()):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return settings.cache_dir / "models" / f"{model.model}-{digest.hexdigest()[:16]}"

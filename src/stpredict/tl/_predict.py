@@ -71,7 +71,7 @@ def predict(
     - `obsm[key_added]`: DataFrame (n_obs, n_genes), in the unit of the training target;
     - `obsm["{key_added}_std"]`: standard deviations of the same shape, where the model gives them;
     - `obsm["{key_added}_baseline_{name}"]`: the same for each baseline;
-    - `obs["{key_added}_leaky"]`: whether the model was trained on this observation's patient;
+    - `obs["{key_added}_leaky"]`: whether the model was trained, or its panel selected, on this observation's patient;
     - `uns["stpredict"][key_added]`: model, panel, training patients and sections, seed.
 
     Raises
@@ -134,7 +134,8 @@ def predict(
     for key, frame in written.items():
         adata.obsm[key] = frame
     patient = adata.obs[patient_key].astype(str)
-    adata.obs[Key.leaky(key_added)] = patient.isin(fitted.training["patients"]).to_numpy()
+    seen = [*fitted.training["patients"], *fitted.training.get("panel_patients", [])]
+    adata.obs[Key.leaky(key_added)] = patient.isin(seen).to_numpy()
     record = {
         "model": fitted.model,
         "training_patients": fitted.training["patients"],

@@ -45,6 +45,7 @@ def summarize(
 
     from stpredict.metrics import bootstrap_mean
 
+    by = [by] if isinstance(by, str) else list(by)
     expected = {"sample", "patient", "gene", "pearson", *by}
     if not expected <= set(scores.columns):
         raise KeyError(
@@ -52,7 +53,7 @@ def summarize(
         )
     values = [c for c in ("spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd") if c in scores]
     rows = []
-    for name, table in scores.groupby(list(by), sort=False):
+    for name, table in scores.groupby(by, sort=False):
         defined = table["pearson"].notna()
         groups = table.groupby(["patient", "sample"])
         r = groups["pearson"].mean()

@@ -149,7 +149,7 @@ def _digest(model: str, hyperparameters: Mapping[str, Any], config: TrainConfig,
     digest = hashlib.sha256(
         json.dumps([model, dict(hyperparameters), asdict(config), seed], sort_keys=True, default=str).encode()
     )
-    for values in (data.section, data.target, data.features):
+    for values in (data.section, data.patient, data.positions, data.target, data.features):
         if values is not None:
             digest.update(np.ascontiguousarray(values).tobytes())
     return f"{model}-{digest.hexdigest()[:16]}"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stpredict.models import Predictor
 
 _FORMAT = 1
+_ENTRIES = ("format", "model", "hyperparameters", "n_features", "normalization", "features", "training", "baselines")
 
 
 @dataclass
@@ -155,8 +156,11 @@ class FittedModel:
             config = json.loads((path / "config.json").read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"expected a complete config.json in {path}; found a damaged one ({error})") from error
-        if config.get("format") != _FORMAT:
-            raise ValueError(f"expected a model of format {_FORMAT} in {path}; found {config.get('format')!r}")
+        missing = [name for name in _ENTRIES if name not in config] if isinstance(config, dict) else list(_ENTRIES)
+        if missing:
+            raise ValueError(f"expected a complete config.json in {path}; found one without {', '.join(missing)}")
+        if config["format"] != _FORMAT:
+            raise ValueError(f"expected a model of format {_FORMAT} in {path}; found {config['format']!r}")
         panel = (path / "panel.tsv").read_text().splitlines()[1:]
         network = build_network(config["model"], config["hyperparameters"], len(panel), config["n_features"], 0)
         state = read_weights(path / "weights.safetensors")
