@@ -41,7 +41,7 @@ def quick_config(model: str):
     if model == "color":
         changes |= {"learning_rate": 3e-2, "max_epochs": 300}
     if model == "stnet":
-        changes |= {"max_epochs": 12, "batch_size": 6, "learning_rate": 1e-3}
+        changes |= {"max_epochs": 16, "batch_size": 6, "learning_rate": 1e-3, "schedule": "cosine"}
     return train_config(model).updated(changes)
 
 
@@ -50,7 +50,8 @@ def fitted():
     torch.set_num_threads(1)
     data = toy_set()
     return data, {
-        name: fit_arrays(name, data, hyperparameters=hyperparameters(name), config=quick_config(name)) for name in MODELS
+        name: fit_arrays(name, data, hyperparameters=hyperparameters(name), config=quick_config(name))
+        for name in MODELS
     }
 
 
@@ -100,7 +101,9 @@ def test_same_seed_same_result(fitted, model):
     data, _ = fitted
     config = quick_config(model).updated({"max_epochs": 2})
     results = [
-        predict_arrays(fit_arrays(model, data, hyperparameters=hyperparameters(model), config=config, seed=3).network, data)
+        predict_arrays(
+            fit_arrays(model, data, hyperparameters=hyperparameters(model), config=config, seed=3).network, data
+        )
         for _ in range(2)
     ]
     np.testing.assert_array_equal(results[0][0], results[1][0])

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+os.environ["TQDM_DISABLE"] = "1"
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import stpredict as stp
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Features, patches and models of the tests go to a directory of their own, on the CPU."""
+    settings = stp.settings
+    before = settings.cache_dir, settings.device, settings.progress
+    settings.cache_dir, settings.device, settings.progress = tmp_path_factory.mktemp("cache"), "cpu", False
+    yield
+    settings.cache_dir, settings.device, settings.progress = before
+
+
+@pytest.fixture(scope="session")
+def _cohort() -> ad.AnnData:
+    adata = stp.datasets.synthetic_cohort(
+        3, 2, 16, n_spots=49, microns_per_pixel=4.0, counts_per_spot=3000, stain_shift=0.05
+    )
+    stp.pp.image_features(adata)
+    stp.pp.normalize(adata)
+    return adata
+
+
+@pytest.fixture
+def cohort(_cohort: ad.AnnData) -> ad.AnnData:
+    """Three patients with two sections of 49 spots each, 16 genes, images, color-texture features, normalized."""
+    return _cohort.copy()
+
+
+@pytest.fixture
+def toy() -> ad.AnnData:
+    """Three patients with two sections of 12 spots each and 6 genes that follow 4 recorded features; no images."""
+    rng = np.random.default_rng(0)
+    n = 72
+    features = rng.normal(size=(n, 4)).astype(np.float32)
+    rates = np.exp(1.5 + features @ (0.4 * rng.normal(size=(4, 6))))
+    counts = rng.poisson(rates).astype(np.float32)
+    section = np.arange(n) // 12
+    obs = pd.DataFrame(
+        {
+            "sample": [f"s{i}" for i in section],
+            "patient": [f"p{i // 2}" for i in section],
+            "array_row": np.arange(n) % 12 // 4,
+            "array_col": np.arange(n) % 4,
+        },
+        index=[f"o{i}" for i in range(n)],
+    )
+    adata = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(6)]))
+    adata.obsm["spatial"] = obs[["array_col", "array_row"]].to_numpy() * 100.0
+    adata.obsm["X_toy"] = features
+    adata.uns["spatial"] = {f"s{i}": {"scalefactors": {"microns_per_pixel": 0.5}} for i in range(6)}
+    adata.uns["stpredict"] = {
+        "X_toy": {"encoder": "toy", "tile_um": 100.0, "microns_per_pixel": {f"s{i}": 0.5 for i in range(6)}}
+    }
+    stp.pp.normalize(adata)
+    return adata
+
+
+def _frozen(adata: ad.AnnData) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return value.tobytes() if isinstance(value, np.ndarray) else repr(value)
+
+    x = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
+    return {
+        "obs": adata.obs.to_csv(),
+        "var": adata.var.to_csv(),
+        "obsm": {key: np.asarray(value).tobytes() for key, value in adata.obsm.items()},
+        "varm": sorted(adata.varm),
+        "layers": sorted(adata.layers),
+        "uns": plain(dict(adata.uns)),
+        "X": x.tobytes(),
+    }
+
+
+@pytest.fixture(scope="session")
+def frozen() -> Callable[[ad.AnnData], dict[str, Any]]:
+    """Everything an object holds, to compare before and after a refused call."""
+    return _frozen

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from stpredict.models import Batch
+from stpredict.models._ridge import Ridge, RidgeConfig, inner_groups, section_mean
+
+
+def make_batch(n: int = 90, d: int = 12, n_genes: int = 4, seed: int = 0, noise: float = 1.0) -> Batch:
+    """Three patients with two sections each; features of very different scale, one of them constant."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, d)) * np.geomspace(0.1, 100, d) + 5
+    features[:, 3] = 7.0
+    weight = rng.normal(size=(d, n_genes)) / np.geomspace(0.1, 100, d)[:, None]
+    target = features @ weight + noise * rng.normal(size=(n, n_genes)) + 3
+    section = np.arange(n) * 6 // n
+    return Batch(
+        section=torch.from_numpy(section),
+        patient=torch.from_numpy(section // 2),
+        positions=torch.from_numpy(rng.uniform(0, 100, (n, 2))).float(),
+        features=torch.from_numpy(features).float(),
+        target=torch.from_numpy(target).float(),
+    )
+
+
+def solved(batch: Batch, **config) -> Ridge:
+    network = Ridge(RidgeConfig(**config), batch.target.shape[1], batch.features.shape[1])
+    network.target_std.copy_(batch.target.std(dim=0))
+    network.finish(batch)
+    return network.eval()
+
+
+def mean_of(network: Ridge, batch: Batch) -> np.ndarray:
+    with torch.no_grad():
+        return network(batch).mean.numpy()
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.3, 30.0])
+def test_equals_sklearn(alpha: float) -> None:
+    batch, new = make_batch(), make_batch(seed=1)
+    x, y = batch.features.numpy().astype(np.float64), batch.target.numpy().astype(np.float64)
+    # All components: a rotation that ridge does not notice. The penalty is per training observation.
+    reference = make_pipeline(StandardScaler(), PCA(), SklearnRidge(alpha=alpha * len(x))).fit(x, y)
+    network = solved(batch, alpha=alpha, n_components=100)
+    np.testing.assert_allclose(mean_of(network, new), reference.predict(new.features.numpy()), rtol=1e-3, atol=1e-3)
+    assert float(network.alpha) == pytest.approx(alpha)
+
+
+@pytest.mark.parametrize("n_components", [1, 4])
+def test_few_components_equal_sklearn(n_components: int) -> None:
+    batch, new = make_batch(), make_batch(seed=1)
+    x, y = batch.features.numpy().astype(np.float64), batch.target.numpy().astype(np.float64)
+    pipeline = make_pipeline(
+        StandardScaler(), PCA(n_components, svd_solver="full"), SklearnRidge(alpha=0.1 * len(x))
+    ).fit(x, y)
+    predicted = mean_of(solved(batch, alpha=0.1, n_components=n_components), new)
+    np.testing.assert_allclose(predicted, pipeline.predict(new.features.numpy()), rtol=1e-3, atol=1e-3)
+
+
+def test_penalty_is_chosen_by_patient_and_for_all_genes() -> None:
+    """The error of each penalty, computed with sklearn, fold by fold."""
+    batch = make_batch(noise=4.0)
+    alphas = (0.001, 0.1, 1.0, 10.0)
+    x, y = batch.features.numpy().astype(np.float64), batch.target.numpy().astype(np.float64)
+    section, patient = batch.section.numpy(), batch.patient.numpy()
+
+    def within(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        return values - np.stack([values[codes == code].mean(axis=0) for code in codes])
+
+    errors = np.zeros((len(alphas), y.shape[1]))
+    for held_out in range(3):
+        test = patient == held_out
+        for i, alpha in enumerate(alphas):
+            fit = make_pipeline(StandardScaler(), SklearnRidge(alpha=alpha * (~test).sum())).fit(x[~test], y[~test])
+            residual = within(fit.predict(x[test]), section[test]) - within(y[test], section[test])
+            errors[i] += (residual**2).sum(axis=0)
+    best = int((errors / y.var(axis=0)).mean(axis=1).argmin())
+    network = solved(batch, alphas=alphas)
+    assert float(network.alpha) == pytest.approx(alphas[best])
+    np.testing.assert_allclose(network.residual_std.numpy(), np.sqrt(errors[best] / len(x)), rtol=1e-3)
+
+
+def test_noise_asks_for_a_larger_penalty() -> None:
+    clean, noisy = solved(make_batch(noise=0.01)), solved(make_batch(noise=30.0))
+    assert float(noisy.alpha) > float(clean.alpha)
+    assert (noisy.residual_std > clean.residual_std).all()
+
+
+def test_inner_groups() -> None:
+    batch = make_batch()
+    assert inner_groups(batch).tolist() == batch.patient.tolist()
+    batch.patient = torch.zeros_like(batch.patient)
+    assert inner_groups(batch).tolist() == batch.section.tolist()
+    batch.section = torch.zeros_like(batch.section)
+    stripes = inner_groups(batch)
+    assert torch.bincount(stripes).tolist() == [18] * 5
+    order = batch.positions[:, 0].argsort()
+    assert (stripes[order].diff() >= 0).all()
+    batch.positions = None
+    assert inner_groups(batch).unique().tolist() == [0]
+
+
+def test_group_without_inner_folds_uses_the_middle_penalty() -> None:
+    batch = make_batch()
+    batch.patient, batch.section, batch.positions = batch.patient * 0, batch.section * 0, None
+    assert float(solved(batch, alphas=(0.1, 5.0, 50.0)).alpha) == pytest.approx(5.0)
+
+
+def test_rank() -> None:
+    batch = make_batch(n_genes=6)
+    network = solved(batch, alpha=0.1, rank=2)
+    assert np.linalg.matrix_rank(network.weight.double().numpy(), tol=1e-5 * float(network.weight.abs().max())) == 2
+    full = mean_of(solved(batch, alpha=0.1), batch)
+    # The best map of this rank, in the metric of the fitted values: their truncated singular value decomposition.
+    centered = full - full.mean(axis=0)
+    u, s, v = np.linalg.svd(centered, full_matrices=False)
+    shrunk = np.sqrt(((full - mean_of(network, batch)) ** 2).sum())
+    optimum = np.sqrt((s[2:] ** 2).sum())
+    assert optimum * 0.999 <= shrunk <= 1.1 * optimum
+    np.testing.assert_allclose(mean_of(solved(batch, alpha=0.1, rank=6), batch), full, atol=1e-4)
+
+
+def test_center_section_ignores_shifts_between_sections() -> None:
+    batch = make_batch(noise=0.1)
+    plain = solved(batch, alpha=0.01, center="section")
+    rng = np.random.default_rng(5)
+    shifted = make_batch(noise=0.1)
+    shifted.features = batch.features + torch.from_numpy(rng.normal(0, 50, (6, 12))).float()[batch.section]
+    shifted.target = batch.target + torch.from_numpy(rng.normal(0, 50, (6, 4))).float()[batch.section]
+    moved = solved(shifted, alpha=0.01, center="section")
+    np.testing.assert_allclose(moved.weight.numpy(), plain.weight.numpy(), rtol=2e-2, atol=1e-3)
+    assert not np.allclose(solved(shifted, alpha=0.01).weight.numpy(), plain.weight.numpy(), rtol=0.1, atol=1e-2)
+    np.testing.assert_allclose(mean_of(moved, shifted).mean(axis=0), shifted.target.numpy().mean(axis=0), atol=1e-2)
+
+
+def test_center_section_equals_sklearn_on_centered_rows() -> None:
+    batch = make_batch()
+    x, y = batch.features.double(), batch.target.double()
+    x, y = (x - section_mean(x, batch.section)).numpy(), (y - section_mean(y, batch.section)).numpy()
+    scale = x.std(axis=0)
+    scale[scale < 1e-6] = 1
+    reference = SklearnRidge(alpha=0.2 * len(x), fit_intercept=False).fit(x / scale, y)
+    network = solved(batch, alpha=0.2, center="section")
+    np.testing.assert_allclose(network.weight.numpy(), (reference.coef_ / scale).T, rtol=1e-3, atol=1e-4)
+
+
+def test_section_mean() -> None:
+    values = torch.tensor([[1.0], [3.0], [10.0]])
+    assert section_mean(values, torch.tensor([7, 7, 2])).tolist() == [[2.0], [2.0], [10.0]]
+
+
+def test_constant_gene_and_more_features_than_observations() -> None:
+    batch = make_batch(n=18, d=40)
+    batch.target[:, 1] = 2.0
+    network = solved(batch)
+    predicted = mean_of(network, batch)
+    assert np.isfinite(predicted).all()
+    np.testing.assert_allclose(predicted[:, 1], 2.0, atol=1e-4)
+    assert (network.residual_std > 0).all()
+
+
+def test_single_penalty_matches_generalized_cross_validation_in_order() -> None:
+    """Ours and sklearn's leave-one-out need not pick the same penalty, but neither may be far off."""
+    batch = make_batch(n=300, noise=8.0)
+    x = StandardScaler().fit_transform(batch.features.numpy().astype(np.float64))
+    alphas = RidgeConfig().alphas
+    reference = RidgeCV(np.array(alphas) * len(x)).fit(x, batch.target.numpy())
+    ratio = float(solved(batch).alpha) / (reference.alpha_ / len(x))
+    assert 0.09 < ratio < 11
