@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from scipy.stats import pearsonr, spearmanr
+
+import stpredict as stp
+
+
+@pytest.fixture
+def scored(toy):
+    mask = (toy.obs["patient"] != "p0").to_numpy()
+    stp.tl.predict(toy, stp.tl.fit(toy.copy(), "ridge", mask))
+    return toy
+
+
+def test_columns_and_values(scored) -> None:
+    table = stp.tl.evaluate(scored)
+    metrics = ["pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd"]
+    expected = ["model", "sample", "patient", "gene", *metrics, "ceiling", "n_obs", "leaky"]
+    assert list(table.columns) == expected
+    assert set(table["model"]) == {"ridge", "mean", "ridge (smoothed)"}
+    assert len(table) == 3 * 6 * 6
+    line = table[(table["model"] == "ridge") & (table["sample"] == "s3") & (table["gene"] == "G2")].iloc[0]
+    rows = (scored.obs["sample"] == "s3").to_numpy()
+    truth, predicted = scored.X[rows, 2], scored.obsm["predicted"].loc[rows, "G2"]
+    assert line["pearson"] == pytest.approx(pearsonr(truth, predicted)[0], abs=1e-6)
+    assert line["spearman"] == pytest.approx(spearmanr(truth, predicted)[0], abs=1e-6)
+    assert line["rmse"] == pytest.approx(np.sqrt(np.mean((truth - predicted) ** 2)), rel=1e-5)
+    assert line["variance_ratio"] == pytest.approx(predicted.var(ddof=0) / truth.var(), rel=1e-4)
+    assert line["n_obs"] == 12
+    assert (table["leaky"] == (table["patient"] != "p0")).all()
+    assert table.loc[table["model"] == "mean", "pearson"].isna().all()
+
+
+def test_sparse_equals_dense(scored) -> None:
+    table = stp.tl.evaluate(scored)
+    scored.X = sparse.csr_matrix(scored.X)
+    scored.layers["counts"] = sparse.csr_matrix(scored.layers["counts"])
+    pd.testing.assert_frame_equal(stp.tl.evaluate(scored), table)
+
+
+def test_only_tissue_counts(scored) -> None:
+    part = scored.copy()
+    part.obs["in_tissue"] = np.arange(72) % 12 != 0
+    table = stp.tl.evaluate(part, metrics=["pearson"], baselines=False)
+    assert (table["n_obs"] == 11).all()
+    kept = scored[np.arange(72) % 12 != 0].copy()
+    pd.testing.assert_frame_equal(table, stp.tl.evaluate(kept, metrics=["pearson"], baselines=False))
+
+
+def test_genes(scored) -> None:
+    options = {"metrics": ["pearson", "rmse"], "baselines": False, "ceiling": False}  # whose draws depend on the genes
+    whole = stp.tl.evaluate(scored, **options)
+    some = stp.tl.evaluate(scored, genes=["G4", "G0"], **options)
+    wanted = whole[whole["gene"].isin(["G4", "G0"])]
+    columns = ["sample", "gene"]
+    pd.testing.assert_frame_equal(
+        some.sort_values(columns, ignore_index=True), wanted.sort_values(columns, ignore_index=True)
+    )
+    scored.obsm["predicted"] = scored.obsm["predicted"].drop(columns="G4")
+    with pytest.raises(KeyError, match="missing G4"):
+        stp.tl.evaluate(scored, genes=["G4", "G0"], baselines=False)
+    with pytest.raises(KeyError, match="missing NOPE"):
+        stp.tl.evaluate(scored, genes=["NOPE"])
+    with pytest.raises(ValueError, match="at least one gene"):
+        stp.tl.evaluate(scored, genes=[])
+
+
+def test_two_predictions_of_one_model_are_two_lines(scored) -> None:
+    scored.obsm["second"] = -scored.obsm["predicted"]
+    scored.uns["stpredict"]["second"] = {"model": "ridge"}
+    table = stp.tl.evaluate(scored, ["predicted", "second"], metrics=["pearson"], baselines=False)
+    means = table.groupby("model")["pearson"].mean()
+    assert means["ridge"] == pytest.approx(-means["second"])
+
+
+def test_smoothed_line_is_the_mean_with_neighbors(scored) -> None:
+    """On 12 spots, 6 neighbors each: recomputed with sklearn."""
+    from sklearn.neighbors import NearestNeighbors
+
+    scored.obsm["spatial"] = np.random.default_rng(0).uniform(0, 1000, (72, 2))
+    table = stp.tl.evaluate(scored, metrics=["pearson"])
+    rows = np.flatnonzero(scored.obs["sample"] == "s1")
+    xy = scored.obsm["spatial"][rows]
+    index = NearestNeighbors(n_neighbors=7).fit(xy).kneighbors(xy, return_distance=False)
+    smooth = scored.obsm["predicted"]["G0"].to_numpy()[rows][index].mean(axis=1)
+    line = table[(table["model"] == "ridge (smoothed)") & (table["sample"] == "s1") & (table["gene"] == "G0")]
+    assert line["pearson"].item() == pytest.approx(pearsonr(scored.X[rows, 0], smooth)[0], abs=1e-5)
+
+
+def test_undefined_correlations_are_counted_not_hidden(scored) -> None:
+    scored.X[:, 3] = 1.5  # constant everywhere
+    part = scored[(scored.obs["sample"] != "s5") | (scored.obs_names == "o60")].copy()  # one spot of s5
+    table = stp.tl.evaluate(part, metrics=["pearson", "rmse"], baselines=False)
+    assert len(table) == 36
+    undefined = table["pearson"].isna()
+    assert undefined.sum() == 6 + 5
+    assert table.loc[table["sample"] == "s5", "n_obs"].eq(1).all()
+    summary = stp.tl.summarize(table).iloc[0]
+    assert (summary["n_undefined"], summary["n_scores"], summary["n_genes"]) == (11, 36, 6)
+    by_hand = table.groupby(["patient", "sample"])["pearson"].mean().groupby("patient").mean().mean()
+    assert summary["pearson"] == pytest.approx(by_hand)
+
+
+def test_all_metrics_survive_one_spot(scored) -> None:
+    table = stp.tl.evaluate(scored[["o0", "o30", "o31"]].copy(), ceiling=True)
+    assert table["pearson"].isna().sum() >= 12
+    assert np.isfinite(table["rmse"]).all()
+
+
+def test_partly_predicted_section_is_scored_where_predicted(scored) -> None:
+    scored.obsm["predicted"].iloc[:4] = np.nan
+    table = stp.tl.evaluate(scored, metrics=["pearson"], baselines=False)
+    line = table[(table["sample"] == "s0") & (table["gene"] == "G1")]
+    assert line["n_obs"].item() == 8
+    expected = pearsonr(scored.X[4:12, 1], scored.obsm["predicted"]["G1"].to_numpy()[4:12])[0]
+    assert line["pearson"].item() == pytest.approx(expected, abs=1e-6)
+
+
+BAD = {
+    "no_prediction": (None, {"key": "nothing"}, KeyError, r"obsm\['nothing'\].*stp.tl.predict"),
+    "metric": (None, {"metrics": ["pearsn"]}, ValueError, r"'pearson'.*found 'pearsn'"),
+    "not_a_frame": (lambda a: a.obsm.__setitem__("predicted", a.obsm["predicted"].to_numpy()), {}, TypeError,
+                    r"DataFrame.*found ndarray"),
+    "not_normalized": (lambda a: a.uns["stpredict"].pop("normalize"), {}, KeyError, r"stp.pp.normalize"),
+    "layer": (None, {"layer": "smooth"}, KeyError, r"layers\['smooth'\]"),
+    "patient": (lambda a: a.obs.drop(columns="patient", inplace=True), {}, KeyError, r"obs\['patient'\]"),
+    "no_measurement": (lambda a: a.obs.__setitem__("measured", False), {}, KeyError, r"at least one predicted section"),
+    "no_expression": (lambda a: setattr(a, "X", None), {}, ValueError, r"found none; run stp.pp.normalize"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_and_changes_nothing(scored, frozen, case: str) -> None:
+    change, options, error, message = BAD[case]
+    if change is not None:
+        change(scored)
+    before = None if scored.X is None else frozen(scored)
+    with pytest.raises(error, match=message):
+        stp.tl.evaluate(scored, **options)
+    assert before is None or frozen(scored) == before
