@@ -51,7 +51,7 @@ bibtex_reference_style = "author_year"
 html_theme = "sphinx_book_theme"
 html_title = "stpredict"
 html_show_sourcelink = False
-html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2}
+html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2, "navbar_persistent": []}
 html_static_path = ["_static"]
 html_css_files = ["stpredict.css"]
 copybutton_prompt_text = ">>> |\\.\\.\\. "
@@ -71,14 +71,20 @@ def _table(columns: dict[str, list[Any]]) -> str:
 def _encoders() -> str:
     table = stp.encoders.list_encoders()
     access = [
-        "embedded" if not row.filename else "gated" if row.gated else "open" if row.source.count("/") == 1 else "by hand"
+        "embedded"
+        if not row.filename
+        else "gated"
+        if row.gated
+        else "open"
+        if row.source.count("/") == 1
+        else "by hand"
         for row in table.itertuples()
     ]
     return _table(
         {
             "name": [f"`{name}`" for name in table.index],
             "features": list(table["dim"]),
-            "tile": [f"{row.tile_px} px, {row.tile_um:g} µm" for row in table.itertuples()],
+            "tile": [f"{row.tile_px}\u00a0px<br>{row.tile_um:g}\u00a0µm" for row in table.itertuples()],
             "license of the weights": list(table["license"]),
             "weights": access,
             "source": list(table["source"]),
@@ -96,7 +102,9 @@ def _models() -> str:
             "reads": list(table["needs"].replace("", "nothing")),
             "description": list(table["description"]),
             "paper": [_cite(key) for key in table["paper"]],
-            "license of the reference": list(table["license_of_reference"].replace("", "no reference code")),
+            "license of the reference": list(
+                table["license_of_reference"].replace({"": "\u2013", "none": "no license given"})
+            ),
         }
     )
 

@@ -1,0 +1,76 @@
+"""The examples in the docstrings run and print what they say."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import stpredict
+
+MODULES = sorted(
+    info.name
+    for info in pkgutil.walk_packages(stpredict.__path__, "stpredict.")
+    if not info.name.endswith("__main__") and ">>>" in (Path(importlib.util.find_spec(info.name).origin).read_text())
+)
+NAMESPACES = [name for name in stpredict.__all__ if name not in {"__version__", "settings"}]
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A temporary folder and cache, no windows, no progress bars, registries as before."""
+    import matplotlib.pyplot as plt
+
+    from stpredict.encoders import _registry as encoders
+    from stpredict.models import _registry as models
+
+    encoders.list_encoders()  # fills the registry, which is then copied
+    monkeypatch.setattr(encoders, "_entries", dict(encoders._entries))
+    monkeypatch.setattr(models, "_MODELS", dict(models._MODELS))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stpredict.settings, "cache_dir", tmp_path / "cache")
+    monkeypatch.setattr(stpredict.settings, "progress", False)
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+def test_examples_are_found() -> None:
+    assert len(MODULES) > 20
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of_module(name: str) -> None:
+    module = importlib.import_module(name)
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    tests = [test for test in finder.find(module, name) if test.examples]
+    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    report: list[str] = []
+    for test in tests:
+        runner.run(test, out=report.append)
+    assert tests, f"{name} mentions an example that doctest does not see"
+    assert not runner.failures, "".join(report)
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_skipped_examples_need_files(namespace: str) -> None:
+    """An example may be skipped only where it reads data that is not in the package."""
+    module = importlib.import_module(f"stpredict.{namespace}")
+    for name in module.__all__:
+        text = inspect.getdoc(getattr(module, name)) or ""
+        skipped = [line for line in text.splitlines() if "doctest: +SKIP" in line]
+        assert all(".read_" in line or "PATH" in line for line in skipped), (namespace, name, skipped)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    listed = {line.strip() for line in page.splitlines()}
+    public = {
+        f"{space}.{name}" for space in NAMESPACES for name in importlib.import_module(f"stpredict.{space}").__all__
+    }
+    assert not public - listed
+    assert not {line for line in listed if line.split(".")[0] in NAMESPACES and line.count(".") == 1} - public
