@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stpredict.training import ArraySet, Loader, TrainConfig
+from stpredict.training._data import summarize
+from stpredict.training._validation import inner_split
+
+
+def make(patients: int = 3, sections: int = 2, spots: int = 5, seed: int = 0) -> ArraySet:
+    rng = np.random.default_rng(seed)
+    section = np.repeat(np.arange(patients * sections), spots)
+    n = len(section)
+    return ArraySet(
+        section=section,
+        patient=section // sections,
+        positions=rng.uniform(0, 100, (n, 2)).astype(np.float32),
+        features=np.arange(n, dtype=np.float32)[:, None],
+        patches=np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8),
+        target=rng.normal(size=(n, 2)).astype(np.float32),
+    )
+
+
+def epochs(loader: Loader, n: int = 2) -> list[list[list[int]]]:
+    return [[batch.features[:, 0].int().tolist() for batch in loader] for _ in range(n)]
+
+
+def test_order_depends_on_seed_and_epoch_only() -> None:
+    data = make()
+    first = epochs(Loader(data, batch_size=7, shuffle=True, seed=3), 3)
+    np.random.seed(99)  # noqa: NPY002 - the global state is what must not matter
+    assert epochs(Loader(data, batch_size=7, shuffle=True, seed=3), 3) == first
+    assert first[0] != first[1]
+    assert epochs(Loader(data, batch_size=7, shuffle=True, seed=4))[0] != first[0]
+    later = Loader(data, batch_size=7, shuffle=True, seed=3)
+    later.epoch = 2
+    assert epochs(later, 1)[0] == first[2]
+    for epoch in first:
+        assert sorted(sum(epoch, [])) == list(range(30))
+    assert [len(batch) for batch in first[0]] == [7, 7, 7, 7, 2]
+
+
+def test_without_shuffling_and_by_section() -> None:
+    data = make()
+    loader = Loader(data, batch_size=8)
+    assert sum(epochs(loader, 1)[0], []) == list(range(30))
+    assert len(loader) == 4
+    sections = Loader(data, "section", shuffle=True, seed=1)
+    assert len(sections) == 6
+    for batch in sections:
+        assert len(set(batch.section.tolist())) == 1
+        assert len(batch) == 5
+
+
+def test_batches_hold_what_is_needed() -> None:
+    data = make()
+    batch = data.batch(np.array([4, 2]), frozenset({"patches"}))
+    assert batch.features is None
+    assert batch.patches.shape == (2, 3, 2, 2)
+    assert batch.patches[:, 0, 0, 0].tolist() == [4, 2]
+    assert data.batch(np.array([1])).features.tolist() == [[1.0]]
+
+
+def test_take_keeps_rows_together() -> None:
+    data = make()
+    part = data.take(np.arange(30) % 2 == 0).take(np.array([3, 1]))
+    assert part.features[:, 0].tolist() == [6, 2]
+    assert part.patches[np.array([0, 1])][:, 0, 0, 0].tolist() == [6, 2]
+    assert (len(part), len(part.patches)) == (2, 2)
+    np.testing.assert_array_equal(part.target, data.target[[6, 2]])
+
+
+def test_permuted_within_sections() -> None:
+    data = make(spots=20)
+    changed = data.permuted(1)
+    np.testing.assert_array_equal(changed.features, data.features)
+    assert not np.array_equal(changed.target, data.target)
+    for code in range(6):
+        rows = data.section == code
+        np.testing.assert_array_equal(np.sort(changed.target[rows], axis=0), np.sort(data.target[rows], axis=0))
+    # Rows stay whole: genes of an observation keep together.
+    assert {tuple(row) for row in changed.target} == {tuple(row) for row in data.target}
+    np.testing.assert_array_equal(changed.target, data.permuted(1).target)
+    data.target = None
+    with pytest.raises(ValueError, match="target to permute"):
+        data.permuted(1)
+
+
+def test_inner_split_by_patient_section_stripe() -> None:
+    data = make(patients=5)
+    held_out, unit = inner_split(data, 0.4, seed=0)
+    assert unit == "patient"
+    assert len(set(data.patient[held_out])) == 2
+    assert not set(data.patient[held_out]) & set(data.patient[~held_out])
+    assert any(not np.array_equal(inner_split(data, 0.4, seed=s)[0], held_out) for s in range(1, 5))
+
+    one = make(patients=1, sections=3)
+    held_out, unit = inner_split(one, 0.01, seed=0)
+    assert unit == "section"
+    assert len(set(one.section[held_out])) == 1
+
+    single = make(patients=1, sections=1, spots=20)
+    held_out, unit = inner_split(single, 0.25, seed=0)
+    assert unit == "stripe"
+    assert held_out.sum() == 5
+    assert single.positions[held_out, 0].min() > single.positions[~held_out, 0].max()
+
+    held_out, unit = inner_split(make(patients=1, sections=1, spots=3), 0.2, seed=0)
+    assert unit == "none"
+    assert not held_out.any()
+
+
+def test_something_is_always_left_to_train_on() -> None:
+    held_out, _ = inner_split(make(patients=2), 0.99, seed=0)
+    assert 0 < held_out.sum() < 20
+
+
+def test_summary_of_constant_columns() -> None:
+    data = make()
+    data.target[:, 1] = 7
+    summary = summarize(data)
+    np.testing.assert_allclose(summary.target_mean, data.target.mean(axis=0), rtol=1e-5)
+    assert summary.target_std[1] == 1
+    assert summary.feature_std[0].item() == pytest.approx(data.features.std(), rel=1e-5)
+
+
+def test_train_config() -> None:
+    config = TrainConfig().updated({"max_epochs": 3})
+    assert (config.max_epochs, TrainConfig().max_epochs) == (3, 200)
+    with pytest.raises(TypeError, match=r"max_epochs, batch_size.*found epochs, lr"):
+        config.updated({"lr": 1, "epochs": 2})
+    assert TrainConfig(**config.to_dict()) == config

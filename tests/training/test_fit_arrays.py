@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stpredict._optional import mend_torchvision
+from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
+
+OPTIONS = {"hidden": 8, "dropout": 0.2}
+
+
+def make(n: int = 60, seed: int = 0, noise: float = 0.3) -> ArraySet:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, 4)).astype(np.float32)
+    target = features @ np.random.default_rng(9).normal(size=(4, 3)) + noise * rng.normal(size=(n, 3))
+    section = np.arange(n) * 6 // n
+    return ArraySet(section, section // 2, features=features, target=target.astype(np.float32))
+
+
+def weights(fit) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in fit.network.state_dict().items()}
+
+
+def equal(one, other) -> bool:
+    a, b = weights(one), weights(other)
+    return all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def config(**changes):
+    return train_config("mlp", {"max_epochs": 6, "batch_size": 16, "refit": False} | changes)
+
+
+def test_seed_decides_everything_and_the_global_state_is_left() -> None:
+    data = make()
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=config(), seed=2)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(77)
+    assert equal(first, fit_arrays("mlp", data, hyperparameters=OPTIONS, config=config(), seed=2))
+    assert not equal(first, fit_arrays("mlp", data, hyperparameters=OPTIONS, config=config(), seed=3))
+
+
+def test_history_and_what_was_held_out() -> None:
+    fit = fit_arrays("mlp", make(), hyperparameters=OPTIONS, config=config())
+    assert fit.validated_on == "patient"
+    assert fit.history["epoch"].tolist() == list(range(6))
+    assert {"train_loss", "validation_loss", "validation_correlation", "phase"} <= set(fit.history)
+    assert fit.history["train_loss"].iloc[-1] < fit.history["train_loss"].iloc[0]
+    closed = fit_arrays("ridge", make())
+    assert (closed.validated_on, len(closed.history), closed.n_epochs) == ("grouped folds", 0, 0)
+    assert not fit.network.training
+
+
+@pytest.mark.parametrize("monitor", ["loss", "correlation"])
+def test_best_epoch_is_kept(monitor: str) -> None:
+    """Targets that features do not explain: validation gets worse, training stops, the best weights come back."""
+    data = make(noise=5.0)
+    settings = config(max_epochs=40, patience=3, learning_rate=0.05, monitor=monitor)
+    fit = fit_arrays("mlp", data, hyperparameters={"hidden": 64, "dropout": 0.0}, config=settings)
+    values = fit.history[f"validation_{monitor}"]
+    best = values.idxmin() if monitor == "loss" else values.idxmax()
+    assert fit.n_epochs == best + 1 < len(values) < 40
+    short = settings.updated({"max_epochs": fit.n_epochs, "patience": 39})
+    again = fit_arrays("mlp", data, hyperparameters={"hidden": 64, "dropout": 0.0}, config=short)
+    assert equal(fit, again)
+
+
+def test_refit_trains_on_everything_for_the_chosen_epochs() -> None:
+    data = make()
+    settings = config(max_epochs=12, patience=2, refit=True)
+    fit = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings)
+    assert fit.history["phase"].unique().tolist() == ["inner", "refit"]
+    assert (fit.history["phase"] == "refit").sum() == fit.n_epochs
+    alone = settings.updated({"max_epochs": fit.n_epochs, "patience": 0, "refit": False})
+    assert equal(fit, fit_arrays("mlp", data, hyperparameters=OPTIONS, config=alone))
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_interrupted_training_continues_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refit: bool
+) -> None:
+    mend_torchvision()
+    from stpredict.training import _loop
+
+    data = make()
+    settings = config(max_epochs=7, refit=refit, schedule="cosine")
+    whole = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings)
+    original = _loop._Module.on_train_epoch_end
+
+    def broken(self) -> None:
+        if self.current_epoch == 3:
+            raise RuntimeError("power cut")
+        original(self)
+
+    monkeypatch.setattr(_loop._Module, "on_train_epoch_end", broken)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings, checkpoint_dir=tmp_path)
+    steps = []
+
+    def counted(self) -> None:
+        steps.append(self.current_epoch)
+        original(self)
+
+    monkeypatch.setattr(_loop._Module, "on_train_epoch_end", counted)
+    resumed = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings, checkpoint_dir=tmp_path)
+    assert steps[:4] == [3, 4, 5, 6]
+    assert equal(resumed, whole)
+    assert resumed.n_epochs == whole.n_epochs
+    pd.testing.assert_frame_equal(resumed.history, whole.history)
+
+
+def test_checkpoints_of_other_fits_are_not_continued(tmp_path: Path) -> None:
+    data, settings = make(), config(max_epochs=2)
+    first = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings, checkpoint_dir=tmp_path)
+    assert equal(first, fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings, checkpoint_dir=tmp_path))
+    for other in (make(seed=1), ArraySet(data.section, data.section, features=data.features, target=data.target)):
+        kept = fit_arrays("mlp", other, hyperparameters=OPTIONS, config=settings, checkpoint_dir=tmp_path)
+        assert equal(kept, fit_arrays("mlp", other, hyperparameters=OPTIONS, config=settings))
+    longer = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=config(max_epochs=3), checkpoint_dir=tmp_path)
+    assert len(longer.history) == 3
+
+
+def test_no_inner_validation_trains_to_the_end() -> None:
+    fit = fit_arrays("mlp", make(), hyperparameters=OPTIONS, config=config(patience=0))
+    assert (fit.validated_on, fit.n_epochs) == ("none", 6)
+    assert "validation_loss" not in fit.history
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_optimizers(optimizer: str) -> None:
+    settings = config(optimizer=optimizer, momentum=0.9, max_epochs=4, learning_rate=0.02, precision="32-true")
+    fit = fit_arrays("mlp", make(), hyperparameters=OPTIONS, config=settings)
+    assert fit.history["train_loss"].iloc[-1] < fit.history["train_loss"].iloc[0]
+
+
+def test_prediction_does_not_read_the_target() -> None:
+    data = make()
+    fit = fit_arrays("ridge", data)
+    mean, std = predict_arrays(fit.network, data)
+    data.target = None
+    np.testing.assert_array_equal(predict_arrays(fit.network, data)[0], mean)
+    assert std.shape == mean.shape == (60, 3)
+    assert mean.dtype == np.float32
+
+
+def test_defaults_of_loop_network_and_call() -> None:
+    assert train_config("mlp").refit is True
+    assert train_config("mlp", {"refit": False}).refit is False
+    assert train_config("ridge").max_epochs == 200
+    with pytest.raises(TypeError, match="found epochs"):
+        train_config("mlp", {"epochs": 3})

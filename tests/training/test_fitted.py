@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stpredict.models import get_model
+from stpredict.training import FittedModel
+from stpredict.training._fit_arrays import build_network
+
+
+def make(seed: int = 0, n_genes: int = 3, baselines: bool = True) -> FittedModel:
+    network = build_network("mlp", {"hidden": 4}, n_genes, 2, seed).eval()
+    return FittedModel(
+        model="mlp",
+        network=network,
+        panel=[f"GENE-{i}.1" for i in range(n_genes)],
+        normalization={"method": "log1p", "target_sum": 1e4},
+        features={"slots": {"X_toy": {"dim": 2, "context": [1.0]}}, "scaling": "global"},
+        training={"patients": ["p1"], "samples": ["s1"], "n_obs": 9, "seed": seed, "patch": None},
+        history=pd.DataFrame({"epoch": [0, 1], "train_loss": [0.5, 0.25]}),
+        baselines={"mean": make_mean(n_genes)} if baselines else {},
+    )
+
+
+def make_mean(n_genes: int) -> FittedModel:
+    network = build_network("mean", {}, n_genes, 0, 0).eval()
+    network.target_mean.copy_(torch.arange(float(n_genes)))
+    panel = [f"GENE-{i}.1" for i in range(n_genes)]
+    return FittedModel(
+        "mean", network, panel, {}, {"slots": {}, "scaling": "global"}, {"patients": ["p1"]}, pd.DataFrame()
+    )
+
+
+def same(one: FittedModel, other: FittedModel) -> bool:
+    a, b = one.network.state_dict(), other.network.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    model = make()
+    path = model.save(tmp_path / "deep" / "model")
+    assert sorted(p.name for p in path.iterdir()) == [
+        "baselines", "config.json", "history.csv", "panel.tsv", "weights.safetensors",
+    ]  # fmt: skip
+    again = FittedModel.load(str(path))
+    assert same(model, again)
+    assert same(model.baselines["mean"], again.baselines["mean"])
+    for name in ("model", "panel", "normalization", "features", "training"):
+        assert getattr(again, name) == getattr(model, name)
+    pd.testing.assert_frame_equal(again.history, model.history)
+    assert again.network.config == model.network.config
+    assert not again.network.training
+    assert "3 genes" in repr(again)
+    assert "1 patient" in repr(again)
+    assert os.listdir(path.parent) == ["model"]
+
+
+def test_saving_again_replaces_the_model(tmp_path: Path) -> None:
+    make(0).save(tmp_path / "m")
+    make(1, baselines=False).save(tmp_path / "m")
+    again = FittedModel.load(tmp_path / "m")
+    assert same(again, make(1))
+    assert again.baselines == {}
+    assert not (tmp_path / "m" / "baselines").exists()
+
+
+def test_empty_directory_is_used_others_are_not(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    make().save(tmp_path / "empty")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "data.csv").write_text("mine")
+    with pytest.raises(FileExistsError, match="found other files in .*foreign"):
+        make().save(foreign)
+    with pytest.raises(FileExistsError, match="other files"):
+        make().save(foreign / "data.csv")
+    assert (foreign / "data.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("step", ["write", "move"])
+def test_interrupted_save_keeps_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    path = make(0).save(tmp_path / "m")
+    if step == "write":
+        monkeypatch.setattr(pd.DataFrame, "to_csv", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full")))
+    else:
+        replace = os.replace
+        calls = []
+
+        def broken(source, target):
+            calls.append(source)
+            if len(calls) == 2:  # the old model is aside, the new one not yet in place
+                raise OSError("disk full")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        make(1).save(path)
+    monkeypatch.undo()
+    assert same(FittedModel.load(path), make(0))
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_interrupted_first_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pd.DataFrame, "to_csv", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        make().save(tmp_path / "m")
+    assert os.listdir(tmp_path) == []
+
+
+def rewrite(path: Path, **changes) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({k: v for k, v in (config | changes).items() if v != "drop"}))
+
+
+DAMAGE = {
+    "truncated weights": (lambda p: (p / "weights.safetensors").write_bytes((p / "weights.safetensors").read_bytes()[:-20]),
+                          ValueError, "complete weight file.*copy or download"),
+    "empty weights": (lambda p: (p / "weights.safetensors").write_bytes(b""), ValueError, "cannot be read"),
+    "pickled weights": (lambda p: (p / "weights.safetensors").write_bytes(pickle.dumps({"a": 1})), ValueError,
+                        "cannot be read"),
+    "truncated config": (lambda p: (p / "config.json").write_text((p / "config.json").read_text()[:50]), ValueError,
+                         "damaged"),
+    "binary config": (lambda p: (p / "config.json").write_bytes(b"\xff\xfe\x00"), ValueError, "damaged"),
+    "config of another kind": (lambda p: (p / "config.json").write_text("[]"), ValueError, "without format, model"),
+    "config with a gap": (lambda p: rewrite(p, training="drop"), ValueError, "without training"),
+    "newer format": (lambda p: rewrite(p, format=99), ValueError, "format 1 .*found 99"),
+    "unknown model": (lambda p: rewrite(p, model="future"), KeyError, "model among .*'future'"),
+    "unknown hyperparameter": (lambda p: rewrite(p, hyperparameters={"wings": 2}), TypeError, "found wings"),
+    "other width": (lambda p: rewrite(p, n_features=5), ValueError, r"3 genes in .*found \d+ tensors that do not fit"),
+    "other layers": (lambda p: rewrite(p, hyperparameters={"hidden": 4, "depth": 2}), ValueError, "do not fit"),
+    "longer panel": (lambda p: (p / "panel.tsv").write_text("gene\na\nb\nc\nd\n"), ValueError, "4 genes"),
+    "no panel": (lambda p: (p / "panel.tsv").unlink(), FileNotFoundError, "no panel.tsv"),
+    "no weights": (lambda p: (p / "weights.safetensors").unlink(), FileNotFoundError, "no weights.safetensors"),
+    "no config": (lambda p: (p / "config.json").unlink(), FileNotFoundError, "no config.json"),
+    "no baseline": (lambda p: (p / "baselines" / "mean" / "config.json").unlink(), FileNotFoundError, "mean; found no"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_models_are_refused(tmp_path: Path, kind: str) -> None:
+    damage, error, message = DAMAGE[kind]
+    path = make().save(tmp_path / "m")
+    damage(path)
+    with pytest.raises(error, match=message):
+        FittedModel.load(path)
+
+
+def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make().save(tmp_path / "m")
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr(pickle, "load", forbidden)
+    monkeypatch.setattr(pickle, "loads", forbidden)
+    monkeypatch.setattr(torch, "load", forbidden)
+    assert same(FittedModel.load(path), make())
+
+
+def test_load_leaves_the_global_random_state(tmp_path: Path) -> None:
+    path = make().save(tmp_path / "m")
+    before = torch.get_rng_state()
+    FittedModel.load(path)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_every_default_configuration_can_be_stored() -> None:
+    from dataclasses import asdict
+
+    from stpredict.models import list_models
+
+    for name in list_models()["model"]:
+        info = get_model(name)
+        stored = json.loads(json.dumps(asdict(info.configure({}))))
+        assert np.all([f in info.config.__dataclass_fields__ for f in stored])
+        info.configure(stored)
