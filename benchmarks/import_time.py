@@ -1,6 +1,6 @@
 """Seconds that `import stpredict` takes in a fresh interpreter, and which heavy packages it loads (none).
 
-    python benchmarks/import_time.py
+python benchmarks/import_time.py
 """
 
 from __future__ import annotations

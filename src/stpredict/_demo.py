@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _CONTEXT = "color-texture-context"
-_MODELS = {
+_MODELS: dict[str, Any] = {
     "color": "color",
     "mlp": {"model": "mlp", "features": _CONTEXT, "feature_scaling": "section"},
     "ridge + context": {"model": "ridge", "features": _CONTEXT, "feature_scaling": "section"},
 }
-_PANEL = {"method": "moran", "min_i": 0.05, "n_genes": 200}
+_PANEL: dict[str, Any] = {"method": "moran", "min_i": 0.05, "n_genes": 200}
 _SHOWN = (
     "model",
     "pearson",
     "low",
     "high",
     "r_over_ceiling",
+    "pearson_given_depth",
     "spearman",
     "rmse_iqr",
     "ssim",
@@ -167,7 +168,8 @@ def _figures(adata: AnnData, scores: pd.DataFrame, best: str, out: Path, seed: i
     }
     files = {}
     for name, (caption, draw) in drawings.items():
-        first = np.ravel(draw())[0]
+        drawn: Any = draw()
+        first = drawn.flat[0] if isinstance(drawn, np.ndarray) else drawn
         path = out / f"{name}.png"
         first.figure.savefig(path, dpi=110, bbox_inches="tight")
         plt.close(first.figure)

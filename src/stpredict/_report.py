@@ -24,7 +24,8 @@ _READING = """
 of one section, then averaged over genes, sections and patients, with a bootstrap interval. Those that are undefined (a
 prediction without variation) are left out and counted in <i>n_undefined</i>.</p>
 <p><i>r_over_ceiling</i> divides by the noise ceiling: the correlation that a perfect model would reach given the counting
-noise of the measurement. <i>mean</i>, <i>ridge</i>, <i>ridge (smoothed)</i> and <i>ridge (permuted labels)</i> are the
+noise of the measurement. <i>pearson_given_depth</i> is the correlation after the total counts of the spot have been
+regressed out: what is predicted beyond where tissue is dense or was captured well. <i>mean</i>, <i>ridge</i>, <i>ridge (smoothed)</i> and <i>ridge (permuted labels)</i> are the
 baselines: a model that does not beat them has not earned its name.</p>
 """
 

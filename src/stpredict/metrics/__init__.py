@@ -4,6 +4,7 @@ from stpredict.metrics._bootstrap import bootstrap_mean
 from stpredict.metrics._emd import emd, emd_uniform
 from stpredict.metrics._morans_i import morans_i
 from stpredict.metrics._noise_ceiling import noise_ceiling
+from stpredict.metrics._partial_pearson import partial_pearson
 from stpredict.metrics._pearson import pearson, pearson_p
 from stpredict.metrics._rasterize import rasterize
 from stpredict.metrics._rmse import rmse, rmse_iqr
@@ -17,6 +18,7 @@ __all__ = [
     "emd_uniform",
     "morans_i",
     "noise_ceiling",
+    "partial_pearson",
     "pearson",
     "pearson_p",
     "rasterize",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stpredict._container import Container
 
-_METRICS = ("pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd")
+_METRICS = ("pearson", "pearson_given_depth", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd")
 _SMOOTHING_NEIGHBORS = 6
 
 
@@ -56,7 +56,8 @@ def evaluate(
     layer
         Layer with the measured target instead of `X`.
     metrics
-        Among `"pearson"`, `"spearman"`, `"rmse"`, `"rmse_iqr"` (RMSE over the interquartile range of the truth),
+        Among `"pearson"`, `"pearson_given_depth"` (after regressing the logarithm of the spot's total counts out of
+        both sides: what is predicted beyond depth; needs `layers["counts"]`), `"spearman"`, `"rmse"`, `"rmse_iqr"` (RMSE over the interquartile range of the truth),
         `"variance_ratio"` (predicted over measured), `"ssim"` (needs lattice positions) and `"emd"` (earth mover's
         distance of percentile maps, sliced).
     ceiling
@@ -211,7 +212,10 @@ def _score(
     columns: dict[str, np.ndarray] = {}
     undefined = np.full(truth.shape[1], np.nan)
     for metric in metrics:
-        if metric == "ssim":
+        if metric == "pearson_given_depth":
+            depth = _log_depth(adata, rows)
+            columns[metric] = undefined if depth is None else m.partial_pearson(truth, predicted, depth)
+        elif metric == "ssim":
             on_lattice = {Key.ARRAY_ROW, Key.ARRAY_COL} <= set(adata.obs.columns) and len(rows) > 1
             position = (adata.obs[k].to_numpy()[rows] for k in (Key.ARRAY_ROW, Key.ARRAY_COL)) if on_lattice else ()
             columns[metric] = m.ssim(truth, predicted, *position) if on_lattice else undefined
@@ -222,3 +226,14 @@ def _score(
         else:
             columns[metric] = getattr(m, metric)(truth, predicted)
     return pd.DataFrame(columns)
+
+
+def _log_depth(adata: AnnData, rows: np.ndarray) -> np.ndarray | None:
+    """Logarithm of the counts (n,) behind each size factor; `None` where there are no counts."""
+    if Key.COUNTS not in adata.layers:
+        return None
+    counts = adata.layers[Key.COUNTS][rows]
+    panel = (_provenance.read(adata, "normalize") or {}).get("panel")
+    if panel:
+        counts = counts[:, adata.var_names.get_indexer(panel)]
+    return np.log1p(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())

@@ -51,7 +51,11 @@ def summarize(
         raise KeyError(
             f"expected the columns {sorted(expected)}; found {list(scores.columns)}; pass the table of stp.tl.evaluate"
         )
-    values = [c for c in ("spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd") if c in scores]
+    values = [
+        c
+        for c in ("pearson_given_depth", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd")
+        if c in scores
+    ]
     rows = []
     for name, table in scores.groupby(by, sort=False):
         defined = table["pearson"].notna()

@@ -1,0 +1,74 @@
+"""Pearson correlation per gene, given a covariate of the observations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from stpredict.metrics._pairs import check_pair, dense, gene_blocks
+from stpredict.metrics._pearson import pearson
+
+_DEGREE = 2
+_NEGLIGIBLE = 1e-10  # share of the variance below which nothing but rounding is left
+
+
+def partial_pearson(truth: Any, predicted: Any, covariate: np.ndarray) -> np.ndarray:
+    """Compute Pearson's correlation of each gene after regressing a covariate out of truth and prediction.
+
+    The regression is quadratic in the covariate. With the logarithm of the total counts as covariate, what is left is
+    the agreement beyond depth: values that were normalized by few counts still depend on them, and so does the density
+    of the tissue, which a picture shows. Where depth follows biology this takes some of that out as well.
+
+    Parameters
+    ----------
+    truth
+        Measured expression (n_obs, n_genes), dense or sparse.
+    predicted
+        Predicted expression of the same shape.
+    covariate
+        (n_obs,) finite values, for example `log(total counts)`.
+
+    Returns
+    -------
+    Correlation per gene (n_genes,), float64; NaN where truth or prediction has no variance, or none beyond that of the
+    covariate.
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ, or the covariate is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stpredict.metrics import partial_pearson
+    >>> rng = np.random.default_rng(0)
+    >>> depth, signal = rng.normal(size=(2, 500))
+    >>> truth = np.stack([depth, signal], axis=1) + 0.1 * rng.normal(size=(500, 2))
+    >>> predicted = np.stack([depth, depth + signal], axis=1) + 0.1 * rng.normal(size=(500, 2))
+    >>> (partial_pearson(truth, predicted, depth) > 0.5).tolist()
+    [False, True]
+    """
+    truth, predicted = check_pair(truth, predicted)
+    covariate = np.asarray(covariate, dtype=np.float64)
+    n_obs, n_genes = truth.shape
+    if covariate.shape != (n_obs,) or not np.isfinite(covariate).all():
+        raise ValueError(f"expected a finite covariate of shape ({n_obs},); found shape {covariate.shape} or NaN in it")
+    result = np.full(n_genes, np.nan)
+    if n_obs <= _DEGREE + 1:
+        return result
+    spread = covariate.std()
+    standard = (covariate - covariate.mean()) / (spread if spread > 0 else 1.0)
+    basis, triangle = np.linalg.qr(np.vander(standard, _DEGREE + 1, increasing=True))
+    basis = basis[:, np.abs(np.diag(triangle)) > 1e-9 * np.sqrt(n_obs)]  # a constant covariate spans the mean only
+    for genes in gene_blocks(truth.shape):
+        parts = []
+        for matrix in (truth, predicted):
+            values = dense(matrix, genes)
+            centered = values - values.mean(axis=0)
+            left = centered - basis @ (basis.T @ centered)
+            left[:, (left**2).sum(axis=0) <= _NEGLIGIBLE * (values**2).sum(axis=0)] = 0
+            parts.append(left)
+        result[genes] = pearson(*parts)
+    return result
