@@ -45,7 +45,7 @@ always_use_bars_union = True
 suppress_warnings = ["sphinx_autodoc_typehints.guarded_import", "sphinx_autodoc_typehints.forward_reference"]
 
 bibtex_bibfiles = ["references.bib"]
-bibtex_default_style = "alpha"
+bibtex_default_style = "plain"
 bibtex_reference_style = "author_year"
 
 html_theme = "sphinx_book_theme"
