@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,9 +36,22 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stpredict.settings, "cache_dir", tmp_path / "cache")
     monkeypatch.setattr(stpredict.settings, "progress", False)
+    monkeypatch.setattr(stpredict.datasets, "synthetic_cohort", simulated)
     plt.switch_backend("agg")
     yield
     plt.close("all")
+
+
+def simulated(*args, **kwargs):
+    """Copy of the cohort, which several examples share and takes seconds to simulate."""
+    return _simulated(args, tuple(sorted(kwargs.items()))).copy()
+
+
+@cache
+def _simulated(args: tuple, kwargs: tuple):
+    from stpredict.datasets._synthetic_cohort import synthetic_cohort
+
+    return synthetic_cohort(*args, **dict(kwargs))
 
 
 def test_examples_are_found() -> None:
