@@ -8,6 +8,9 @@ OUT    ?= out/demo
 # Wheels that pip is told to look for in a folder (PIP_FIND_LINKS) are offered to uv as well.
 LINKS  := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
+# Compiled modules are kept: the scientific stack takes half a minute to import without them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint docs clean
 
 demo: $(STAMP)

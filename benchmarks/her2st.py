@@ -64,10 +64,10 @@ TRIED = {
 }
 # Small patches and few epochs from random weights: what two cores can do, not what the paper did.
 STNET = {
-    "stnet (64 px, 8 epochs, random start)": {
+    "stnet (64 px, 5 epochs, random start)": {
         "model": "stnet",
         "hyperparameters": {"patch_px": 64, "symmetries": True},
-        "training": {"max_epochs": 8, "patience": 0},
+        "training": {"max_epochs": 5, "patience": 0},
     }
 }
 RANDOM = {"mlp", "stnet"}
