@@ -41,7 +41,7 @@ def quick_config(model: str):
     if model == "color":
         changes |= {"learning_rate": 3e-2, "max_epochs": 300}
     if model == "stnet":
-        changes |= {"max_epochs": 16, "batch_size": 6, "learning_rate": 1e-3, "schedule": "cosine"}
+        changes |= {"max_epochs": 10, "batch_size": 8, "learning_rate": 1e-3, "schedule": "cosine"}
     return train_config(model).updated(changes)
 
 

@@ -18,7 +18,7 @@ def scored(toy):
 
 def test_columns_and_values(scored) -> None:
     table = stp.tl.evaluate(scored)
-    metrics = ["pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd"]
+    metrics = ["pearson", "pearson_given_depth", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd"]
     expected = ["model", "sample", "patient", "gene", *metrics, "ceiling", "n_obs", "leaky"]
     assert list(table.columns) == expected
     assert set(table["model"]) == {"ridge", "mean", "ridge (smoothed)"}
