@@ -146,6 +146,17 @@ def test_swapped_positions_are_found_by_size(tissue):
         check_positions(grid(190, 30)[:, ::-1], SectionImage(tissue[:130]), "S1")
 
 
+def test_few_spots_that_lie_better_transposed_by_chance_pass():
+    picture = np.full((300, 300, 3), 245, dtype=np.uint8)
+    picture[60:240, 10:290] = 120
+    inside = np.random.default_rng(0).uniform(90, 210, (21, 2))
+    beside = np.array([[150.0, 30.0]] * 4)  # off tissue, and on it when transposed: 84 % against all
+    image = SectionImage(picture)
+    check_positions(np.concatenate([inside, beside]), image, "S1")
+    with pytest.raises(ValueError, match="x and y look swapped"):
+        check_positions(np.concatenate([inside, beside] * 10), image, "S1")
+
+
 def test_positions_outside_the_image(tissue):
     with pytest.raises(ValueError, match="at full resolution"):
         check_positions(grid(290, 290), SectionImage(tissue), "S1")

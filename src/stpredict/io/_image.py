@@ -275,7 +275,9 @@ def check_positions(xy: np.ndarray, image: SectionImage, sample: str) -> None:
     density = gaussian(-np.log((small.astype(float).mean(axis=2) + 1) / 256), sigma=3)
     tissue = density > threshold_otsu(density) if np.ptp(density) > 0 else np.ones(density.shape, dtype=bool)
     here, swapped = _mean_at(tissue, xy * factor), _mean_at(tissue, xy[:, ::-1] * factor)
-    if swapped - here > 0.1:
+    # Three standard errors of the difference: a few spots may lie better transposed by chance.
+    error = np.sqrt((here * (1 - here) + swapped * (1 - swapped)) / len(xy)) if np.isfinite(swapped) else np.inf
+    if swapped - here > max(0.1, 3 * error):
         raise ValueError(
             f"expected the spots of section {sample!r} on tissue; found {here:.0%} there, and {swapped:.0%} of their "
             "transposed positions; x and y look swapped: obsm['spatial'] holds x (column) first"
