@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 Models: TypeAlias = "str | Sequence[str] | Mapping[str, str | Mapping[str, Any]]"
 Splitter: TypeAlias = "str | int | Sequence[Fold] | Callable[[AnnData], Sequence[Fold]]"
+Task: TypeAlias = "tuple[dict[str, Any], ArraySet, ArraySet]"
 _PERMUTED = "ridge (permuted labels)"
 
 
@@ -175,19 +176,24 @@ def cross_validate(
         )
 
     kept = np.flatnonzero(everyone)
-    tasks = []
-    for number, (fold, genes) in enumerate(zip(folds, panels, strict=True)):
-        target = read_target(adata, genes, fold.train, layer)
-        for label, spec in specs.items():
-            whole = collected[label]
-            train = replace(whole.take(fold.train[kept]), target=target)
-            if spec["permuted"]:
-                train = train.permuted(seed)
-            tasks.append((label, number, spec, train, whole.take(fold.test[kept])))
+    order = [(label, number) for number in range(len(folds)) for label in specs]
+
+    def task(label: str, number: int) -> Task:
+        """Arrays of one fit, gathered when its turn comes: all of them at once would be folds × models copies."""
+        fold, whole = folds[number], collected[label]
+        target = read_target(adata, panels[number], fold.train, layer)
+        train = replace(whole.take(fold.train[kept]), target=target)
+        return specs[label], train.permuted(seed) if specs[label]["permuted"] else train, whole.take(fold.test[kept])
 
     on = resolve_device(device)
     results = _run_all(
-        tasks, n_jobs=n_jobs if on.type == "cpu" else 1, threads=threads, device=on, seed=seed, progress=show
+        (task(*which) for which in order),
+        len(order),
+        n_jobs=n_jobs if on.type == "cpu" else 1,
+        threads=threads,
+        device=on,
+        seed=seed,
+        progress=show,
     )
 
     union = [gene for gene in adata.var_names if any(gene in set(genes) for genes in panels)]
@@ -201,7 +207,7 @@ def cross_validate(
         label: pd.DataFrame(np.full((adata.n_obs, len(union)), np.nan, np.float32), adata.obs_names, union)
         for label in specs
     }
-    for (label, number, *_), mean in zip(tasks, results, strict=True):
+    for (label, number), mean in zip(order, results, strict=True):
         columns = frames[label].columns.get_indexer(pd.Index(panels[number]))
         frames[label].values[np.ix_(np.flatnonzero(folds[number].test), columns)] = mean
     keys = []
@@ -308,24 +314,21 @@ def _folds(adata: AnnData, splitter: Splitter, seed: int, sample_key: str, patie
     return folds
 
 
-Task: TypeAlias = "tuple[str, int, dict[str, Any], ArraySet, ArraySet]"
-
-
 def _run_all(
-    tasks: Sequence[Task], *, n_jobs: int, threads: int, device: Any, seed: int, progress: bool
+    tasks: Iterable[Task], n_tasks: int, *, n_jobs: int, threads: int, device: Any, seed: int, progress: bool
 ) -> list[np.ndarray]:
     """Run every task, in this process or in several."""
     from joblib import Parallel, delayed
 
     jobs = (
         delayed(_run)(spec["model"], spec["hyperparameters"], spec["config"], train, test, threads, str(device), seed)
-        for _, _, spec, train, test in tasks
+        for spec, train, test in tasks
     )
     results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
     if progress:
         from tqdm.auto import tqdm
 
-        results = tqdm(results, total=len(tasks), desc="cross-validate", unit="fit")
+        results = tqdm(results, total=n_tasks, desc="cross-validate", unit="fit")
     return list(results)
 
 
