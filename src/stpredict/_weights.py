@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# What a truncated or foreign file makes zipfile and the restricted unpickler raise.
+_DAMAGED = (
+    ArithmeticError, AssertionError, AttributeError, BadZipFile, EOFError, LookupError, OSError, RuntimeError,
+    TypeError, UnpicklingError, ValueError, struct.error,
+)  # fmt: skip
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -29,13 +38,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected a weight file at {path}; found none")
+    from safetensors import SafetensorError
+
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, zipfile and pickle each raise their own kinds for a damaged file
+    except (*_DAMAGED, SafetensorError) as error:
         raise ValueError(
             f"expected a complete weight file at {path}; found one that cannot be read ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'}); copy or download it again"
