@@ -6,6 +6,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import sparse
 
 from stpredict import _provenance
@@ -128,3 +131,26 @@ def test_errors_leave_the_object(change, options, error, match) -> None:
     np.testing.assert_array_equal(adata.X, before)
     assert not adata.uns
     assert not adata.layers
+
+
+tables = arrays(np.int64, array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=8), elements=st.integers(0, 500))
+
+
+@settings(max_examples=40, deadline=None)
+@given(counts=tables, target_sum=st.sampled_from([1.0, 1e4, 1e6]), times=st.integers(2, 5))
+def test_properties_of_normalized_values(counts, target_sum, times):
+    def normalized(values):
+        adata = ad.AnnData(values.astype(np.float32))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # spots without counts are counted, and warned about
+            normalize(adata, target_sum=target_sum)
+            normalize(adata, target_sum=target_sum)  # starts from the counts again
+        return np.asarray(adata.X.toarray() if sparse.issparse(adata.X) else adata.X)
+
+    values = normalized(counts)
+    filled = counts.sum(axis=1) > 0
+    # Every spot holds the target in all, and depth does not matter.
+    np.testing.assert_allclose(np.expm1(values.astype(np.float64)).sum(axis=1)[filled], target_sum, rtol=1e-4)
+    assert (values[~filled] == 0).all()
+    np.testing.assert_allclose(normalized(counts * times), values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(normalized(sparse.csr_matrix(counts)), values, rtol=1e-6)
