@@ -176,3 +176,14 @@ def test_bad_input_is_named_and_changes_nothing(toy, frozen, case: str) -> None:
     with pytest.raises(error, match=message):
         stp.tl.cross_validate(toy, **({"models": ["ridge"]} | options))
     assert frozen(toy) == before
+
+
+def test_selection_reads_the_sections_and_the_layer_of_the_fit(toy):
+    toy.layers["target"] = toy.X.copy()
+    toy.layers["target"][:, :3] = 0  # the layer, unlike X, has three genes only
+    toy.obs = toy.obs.rename(columns={"sample": "slide"})
+    stp.tl.cross_validate(
+        toy, "ridge", panel={"method": "mean", "n_genes": 6}, layer="target", sample_key="slide", ceiling=False,
+        baselines=False, metrics=["pearson"],
+    )  # fmt: skip
+    assert list(toy.obsm["predicted_ridge"].columns) == ["G3", "G4", "G5"]

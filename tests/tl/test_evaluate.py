@@ -142,3 +142,28 @@ def test_bad_input_is_named_and_changes_nothing(scored, frozen, case: str) -> No
     with pytest.raises(error, match=message):
         stp.tl.evaluate(scored, **options)
     assert before is None or frozen(scored) == before
+
+
+@pytest.mark.parametrize("size_factors", ["all", "panel"])
+def test_correlation_given_depth_takes_the_counts_behind_the_size_factors(toy, size_factors):
+    panel = ["G1", "G3", "G4"]
+    stp.pp.normalize(toy, size_factors=size_factors, panel=panel if size_factors == "panel" else None)
+    rng = np.random.default_rng(0)
+    toy.obsm["predicted"] = pd.DataFrame(rng.normal(size=(72, 3)), toy.obs_names, panel)
+    scores = stp.tl.evaluate(toy, metrics=["pearson_given_depth"], baselines=False, ceiling=False)
+    columns = panel if size_factors == "panel" else list(toy.var_names)
+    for name, table in scores.groupby("sample"):
+        here = (toy.obs["sample"] == name).to_numpy()
+        depth = np.log1p(np.asarray(toy[here, columns].layers["counts"].sum(axis=1, dtype=np.float64)).ravel())
+        truth, predicted = np.asarray(toy[here, panel].X), toy.obsm["predicted"][here].to_numpy()
+        np.testing.assert_allclose(
+            table["pearson_given_depth"], stp.metrics.partial_pearson(truth, predicted, depth), rtol=1e-6
+        )
+
+
+def test_correlation_given_depth_is_undefined_without_counts(toy):
+    toy.obsm["predicted"] = pd.DataFrame(np.random.default_rng(0).normal(size=(72, 2)), toy.obs_names, ["G0", "G1"])
+    del toy.layers["counts"]
+    scores = stp.tl.evaluate(toy, metrics=["pearson", "pearson_given_depth"], baselines=False)
+    assert scores["pearson_given_depth"].isna().all()
+    assert scores["pearson"].notna().all()

@@ -69,3 +69,18 @@ def test_other_tables_are_refused(scores) -> None:
         stp.tl.summarize(scores.drop(columns="pearson"))
     with pytest.raises(KeyError, match="method"):
         stp.tl.summarize(scores, by=["method"])
+
+
+def test_ceilings_below_zero_are_kept_and_weigh_against_those_above() -> None:
+    rows = [("m", "A", f"a{i}", gene, 0.1, c, False) for gene, cs in (("g", (0.5, -0.3)), ("h", (-0.4, -0.2)))
+            for i, c in enumerate(cs)]  # fmt: skip
+    expected = (np.sqrt((0.25 - 0.09) / 2) - np.sqrt((0.16 + 0.04) / 2)) / 2
+    assert stp.tl.summarize(table(rows))["ceiling"].iloc[0] == pytest.approx(expected)
+
+
+def test_every_metric_weighs_patients_equally(scores) -> None:
+    scores["spearman"] = [0.1, 0.3, 0.5, 0.7, -0.2, np.nan]
+    scores["pearson_given_depth"] = scores["spearman"] / 2
+    row = stp.tl.summarize(scores).iloc[0]
+    assert row["spearman"] == pytest.approx((0.4 - 0.2) / 2)
+    assert row["pearson_given_depth"] == pytest.approx((0.4 - 0.2) / 4)

@@ -9,6 +9,7 @@ import torch
 
 from stpredict._optional import mend_torchvision
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
+from stpredict.training._validation import inner_split
 
 OPTIONS = {"hidden": 8, "dropout": 0.2}
 
@@ -154,3 +155,14 @@ def test_defaults_of_loop_network_and_call() -> None:
     assert train_config("ridge").max_epochs == 200
     with pytest.raises(TypeError, match="found epochs"):
         train_config("mlp", {"epochs": 3})
+
+
+def test_scalers_never_see_the_rows_that_choose_the_epoch() -> None:
+    data = make()
+    held_out, unit = inner_split(data, 0.2, 0)
+    assert unit == "patient"
+    data.features[held_out] += 100
+    data.target[held_out] -= 50
+    fit = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=config(max_epochs=2))
+    np.testing.assert_allclose(weights(fit)["feature_mean"], data.features[~held_out].mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(weights(fit)["target_mean"], data.target[~held_out].mean(axis=0), atol=1e-5)

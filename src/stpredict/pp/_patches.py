@@ -102,6 +102,10 @@ def patch_stack(
 
 def _section_patches(picture: SectionImage, xy: np.ndarray, side: int, patch_px: int) -> np.ndarray:
     """Memory map (n, patch_px, patch_px, 3) of a section's patches, written under a name made of its contents."""
+    import torch
+
+    from stpredict.pp._image_features import resized
+
     digest = hashlib.sha256(f"{_VERSION} {picture.fingerprint()} {side} {patch_px} {len(xy)}".encode())
     digest.update(np.ascontiguousarray(xy, dtype=np.float64).tobytes())
     path: Path = settings.cache_dir / "patches" / f"{digest.hexdigest()}.npy"
@@ -118,7 +122,7 @@ def _section_patches(picture: SectionImage, xy: np.ndarray, side: int, patch_px:
     try:
         store = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.uint8, shape=shape)
         for index, windows in picture.windows(xy, side):
-            store[index] = _resize(windows, patch_px)
+            store[index] = resized(windows, patch_px, torch.device("cpu")).permute(0, 2, 3, 1).numpy()
         store.flush()
         del store
         os.replace(fresh, path)
@@ -126,14 +130,3 @@ def _section_patches(picture: SectionImage, xy: np.ndarray, side: int, patch_px:
         fresh.unlink(missing_ok=True)
         picture.close()
     return np.load(path, mmap_mode="r")
-
-
-def _resize(windows: np.ndarray, side: int) -> np.ndarray:
-    """Resample (b, s, s, 3) uint8 windows to `side` pixels with antialiasing."""
-    if windows.shape[1] == side:
-        return windows
-    import torch
-
-    tiles = torch.from_numpy(windows).permute(0, 3, 1, 2)
-    small = torch.nn.functional.interpolate(tiles, size=(side, side), mode="bilinear", antialias=True)
-    return small.permute(0, 2, 3, 1).numpy()

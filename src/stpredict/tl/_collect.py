@@ -123,15 +123,26 @@ def read_target(adata: AnnData, panel: Sequence[str], rows: np.ndarray, layer: s
     return values
 
 
-def choose_panel(adata: AnnData, panel: Panel, rows: np.ndarray, patient_key: str, *, allow_leakage: bool) -> list[str]:
+def choose_panel(
+    adata: AnnData,
+    panel: Panel,
+    rows: np.ndarray,
+    *,
+    layer: str | None,
+    sample_key: str,
+    patient_key: str,
+    allow_leakage: bool,
+) -> list[str]:
     """The genes to predict: a list, a selection run on these rows, a column of `var`, or every gene.
 
-    A selection that saw patients outside the training rows is refused: it would let the test choose its own genes.
+    A selection reads the sections and the layer that the fit reads, unless its own options say otherwise. One that saw
+    patients outside the training rows is refused: it would let the test choose its own genes.
     """
     if isinstance(panel, Mapping) or (isinstance(panel, str) and panel in {"moran", "spatial_hvg", "mean"}):
         from stpredict.pp._select_genes import select_panel
 
-        options = dict(panel) if isinstance(panel, Mapping) else {"method": panel}
+        chosen = dict(panel) if isinstance(panel, Mapping) else {"method": panel}
+        options: dict[str, Any] = {"layer": layer, "sample_key": sample_key} | chosen
         return select_panel(adata, options.pop("method", "moran"), rows, **options)
     if panel is not None and not isinstance(panel, str):
         genes = [str(gene) for gene in panel]

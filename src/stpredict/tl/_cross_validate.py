@@ -151,7 +151,13 @@ def cross_validate(
                 f"expected at least {MIN_OBSERVATIONS} measured training observations in fold {fold.name!r}; "
                 f"found {int(fold.train.sum())}"
             )
-    panels = [choose_panel(adata, panel, f.train, patient_key, allow_leakage=allow_leakage) for f in folds]
+    panels = [
+        choose_panel(
+            adata, panel, fold.train,
+            layer=layer, sample_key=sample_key, patient_key=patient_key, allow_leakage=allow_leakage,
+        )
+        for fold in folds
+    ]  # fmt: skip
 
     show = settings.progress if progress is None else progress
     everyone = np.logical_or.reduce([fold.train | fold.test for fold in folds])
@@ -159,21 +165,10 @@ def cross_validate(
     collected: dict[str, ArraySet] = {}
     for label, wanted in inputs.items():
         same = next((other for other in collected if inputs[other] == wanted), None)
-        collected[label] = (
-            collected[same]
-            if same
-            else collect(
-                data,
-                adata,
-                everyone,
-                wanted,
-                panel=None,
-                layer=layer,
-                sample_key=sample_key,
-                patient_key=patient_key,
-                progress=show,
-            )  # fmt: skip
-        )
+        collected[label] = collected[same] if same else collect(
+            data, adata, everyone, wanted,
+            panel=None, layer=layer, sample_key=sample_key, patient_key=patient_key, progress=show,
+        )  # fmt: skip
 
     kept = np.flatnonzero(everyone)
     order = [(label, number) for number in range(len(folds)) for label in specs]

@@ -160,7 +160,10 @@ def fit(
     elif "ridge" in wanted:
         wanted.remove("ridge")  # a network on pixels, and no features named for the baseline
     described = describe_features(adata, keys, feature_scaling)
-    genes = choose_panel(adata, panel, rows, patient_key, allow_leakage=allow_leakage)
+    genes = choose_panel(
+        adata, panel, rows,
+        layer=layer, sample_key=sample_key, patient_key=patient_key, allow_leakage=allow_leakage,
+    )  # fmt: skip
     patch = (network_config.patch_um, network_config.patch_px) if "patches" in info.cls.needs else None
     inputs = Inputs(keys, feature_scaling, patch, image)
     show = settings.progress if progress is None else progress
