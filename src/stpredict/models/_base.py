@@ -27,8 +27,14 @@ class Batch:
         (n,) int64 number of the section each observation belongs to.
     patient
         (n,) int64 number of the patient each observation belongs to.
+    bag
+        (n, n_tokens, d) float32 tokens of each slide; padded with zeros where a slide has fewer.
+    bag_size
+        (n, n_tokens) float32 number of tiles behind each token; 0 marks padding.
     target
         (n, n_genes) float32 normalized expression; `None` at prediction.
+    time, event
+        (n,) float32 follow-up time and whether it ended in the event (1) or was censored (0).
     """
 
     section: Tensor
@@ -36,7 +42,11 @@ class Batch:
     positions: Tensor | None = None
     features: Tensor | None = None
     patches: Tensor | None = None
+    bag: Tensor | None = None
+    bag_size: Tensor | None = None
     target: Tensor | None = None
+    time: Tensor | None = None
+    event: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.section)
@@ -129,9 +139,15 @@ class Predictor(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no forward")
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Named parts of the loss and their `"total"`: by default the regression loss of the head."""
+        """Named parts of the loss and their `"total"`: by default the regression loss of the head.
+
+        Where the batch holds an outcome instead of a target, the Cox loss of the only output, the log risk.
+        """
+        from stpredict.models._cox import cox_loss
         from stpredict.models._heads import regression_loss
 
+        if batch.time is not None and batch.event is not None:
+            return {"total": cox_loss(prediction.mean[:, 0], batch.time, batch.event)}
         assert batch.target is not None  # for the type checker; the loop passes targets
         return {"total": regression_loss(prediction, batch.target, self.target_std)}
 
