@@ -30,5 +30,5 @@ def cox_loss(log_risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
     risk, time, event = log_risk[order].float(), time[order], event[order].to(log_risk.dtype)
     at_risk = torch.logcumsumexp(risk, dim=0)
     # The risk set of a row reaches to the last row of the same time.
-    last = torch.searchsorted(-time.double(), -time.double(), right=True) - 1
+    last = torch.searchsorted(-time, -time, right=True) - 1
     return ((at_risk[last] - risk) * event).sum() / event.sum().clamp_min(1)
