@@ -18,6 +18,10 @@ class Key:
     PREDICTED = "predicted"
     DOMAIN = "domain"
     SELECTED = "selected"
+    TILE_ID = "tile_id"
+    TIME = "time"
+    EVENT = "event"
+    RISK = "risk"
     UNS = "stpredict"
     TABLE = "table"
 
@@ -25,6 +29,26 @@ class Key:
     def features(encoder: str) -> str:
         """Image features: `obsm["X_{encoder}"]`."""
         return f"X_{encoder}"
+
+    @staticmethod
+    def bag(features: str) -> str:
+        """Tokens of each slide that were made from the features of its tiles: `obsm["X_{encoder}_bag"]`."""
+        return f"{features}_bag"
+
+    @staticmethod
+    def bag_size(features: str) -> str:
+        """Number of tiles behind each token, 0 for padding."""
+        return f"{features}_bag_size"
+
+    @staticmethod
+    def fold(key: str) -> str:
+        """Column of `obs` with the fold that predicted an observation."""
+        return f"{key}_fold"
+
+    @staticmethod
+    def baseline(key: str, name: str) -> str:
+        """Prediction of a baseline beside a prediction."""
+        return f"{key}_baseline_{name}"
 
     @staticmethod
     def std(key: str) -> str:

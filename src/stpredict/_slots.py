@@ -7,12 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict import _provenance
 from stpredict._keys import Key
 from stpredict._validate import check_genes, check_layer, check_obsm, check_unique
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+
+
+def feature_matrix(adata: AnnData, key: str) -> np.ndarray | None:
+    """Image features (n_obs, d) of a slot: `obsm[key]`, or `X` of a tile table that holds them; `None` otherwise."""
+    if key in adata.obsm:
+        values = adata.obsm[key]
+        return values.to_numpy() if hasattr(values, "iloc") else values
+    if is_tile_table(adata) and _provenance.read(adata, key) is not None:
+        return adata.X
+    return None
+
+
+def is_tile_table(adata: AnnData) -> bool:
+    """Whether this is the table of a slide's tiles, with their features in `X`."""
+    return Key.TILE_ID in adata.obs
 
 
 def prediction_frame(adata: AnnData, key: str, genes: Sequence[str] | None = None) -> pd.DataFrame:

@@ -35,8 +35,12 @@ class ArraySet:
         (n, d) float32, or `None`.
     patches
         (n, h, w, 3) uint8 by row, or `None`.
+    bag, bag_size
+        (n, n_tokens, d) float32 tokens of each slide and (n, n_tokens) float32 tiles behind each token, or `None`.
     target
         (n, n_genes) float32, or `None` where nothing was measured.
+    time, event
+        (n,) float32 follow-up, or `None`.
     """
 
     section: np.ndarray
@@ -44,15 +48,27 @@ class ArraySet:
     positions: np.ndarray | None = None
     features: np.ndarray | None = None
     patches: PatchSource | None = None
+    bag: np.ndarray | None = None
+    bag_size: np.ndarray | None = None
     target: np.ndarray | None = None
+    time: np.ndarray | None = None
+    event: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.section)
 
+    def n_features(self, needs: frozenset[str]) -> int:
+        """Width of the tokens or features that a network reads, 0 where it reads none."""
+        values = self.bag if "bag" in needs else self.features
+        return 0 if values is None else values.shape[-1]
+
     @property
-    def n_features(self) -> int:
-        """Width of the features, 0 where there are none."""
-        return 0 if self.features is None else self.features.shape[1]
+    def n_outputs(self) -> int:
+        """Genes to predict; 1, the log risk, where there is an outcome instead."""
+        if self.time is not None:
+            return 1
+        assert self.target is not None
+        return self.target.shape[1]
 
     def take(self, index: np.ndarray) -> ArraySet:
         """Rows by integer index or mask."""
@@ -63,14 +79,19 @@ class ArraySet:
         return ArraySet(**taken, patches=None if patches is None else _Rows(patches, index))
 
     def permuted(self, seed: int) -> ArraySet:
-        """The same inputs with the targets shuffled among the rows of each section."""
+        """The same inputs with the targets shuffled: among the rows of each section, or of bags among patients."""
         if self.target is None:
             raise ValueError("expected a target to permute; found none")
         rng = np.random.default_rng(seed)
         order = np.arange(len(self))
-        for code in np.unique(self.section):
-            rows = np.flatnonzero(self.section == code)
-            order[rows] = rng.permutation(rows)
+        if self.bag is not None:
+            # Slides of a patient keep one profile: each patient gets the first slide's target of another.
+            _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
+            order = rng.permutation(first)[patient]
+        else:
+            for code in np.unique(self.section):
+                rows = np.flatnonzero(self.section == code)
+                order[rows] = rng.permutation(rows)
         return replace(self, target=self.target[order])
 
     def batch(self, index: np.ndarray, needs: frozenset[str] | None = None) -> Batch:
@@ -92,7 +113,11 @@ class ArraySet:
             positions=tensor("positions"),
             features=tensor("features") if needs is None or "features" in needs else None,
             patches=patches,
+            bag=tensor("bag") if needs is None or "bag" in needs else None,
+            bag_size=tensor("bag_size") if needs is None or "bag" in needs else None,
             target=tensor("target"),
+            time=tensor("time"),
+            event=tensor("event"),
         )
 
 
@@ -112,16 +137,16 @@ class _Rows:
 
 
 class Loader:
-    """Batches of an :class:`ArraySet`: `batch_size` spots, or one whole section, at a time.
+    """Batches of an :class:`ArraySet`: `batch_size` spots or bags, or one whole section, at a time.
 
     Parameters
     ----------
     data
         The rows.
     unit
-        `"spot"`: shuffled rows; anything else: whole sections.
+        `"spot"` and `"bag"`: shuffled rows; anything else: whole sections.
     batch_size
-        Spots per batch.
+        Spots or bags per batch.
     needs
         Tensors to fill.
     shuffle
@@ -145,14 +170,14 @@ class Loader:
         self.epoch = 0
 
     def _groups(self) -> Sequence[np.ndarray]:
+        groups = row_groups(self.data, self.unit, self.batch_size)
+        if not self.shuffle:
+            return groups
         rng = np.random.default_rng([self.seed, self.epoch])
-        if self.unit == "spot":
-            order = rng.permutation(len(self.data)) if self.shuffle else np.arange(len(self.data))
-            return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        sections = np.unique(self.data.section)
-        if self.shuffle:
-            sections = rng.permutation(sections)
-        return [np.flatnonzero(self.data.section == code) for code in sections]
+        if self.unit in _ROWS:
+            order = rng.permutation(len(self.data))
+            return [order[rows] for rows in groups]
+        return [groups[i] for i in rng.permutation(len(groups))]
 
     def __iter__(self) -> Iterator[Batch]:
         groups = self._groups()
@@ -161,21 +186,41 @@ class Loader:
             yield self.data.batch(index, self.needs)
 
     def __len__(self) -> int:
-        if self.unit == "spot":
+        if self.unit in _ROWS:
             return -(-len(self.data) // self.batch_size)
         return len(np.unique(self.data.section))
 
 
-def summarize(data: ArraySet) -> Summary:
-    """Means and standard deviations of features and target; constant columns get a standard deviation of 1."""
+_ROWS = frozenset({"spot", "bag"})  # units whose examples are single rows
+
+
+def row_groups(data: ArraySet, unit: Unit, batch_size: int) -> list[np.ndarray]:
+    """Rows of each batch, in order: `batch_size` of them, or those of one section."""
+    if unit in _ROWS:
+        rows = np.arange(len(data))
+        return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    return [np.flatnonzero(data.section == code) for code in np.unique(data.section)]
+
+
+def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -> Summary:
+    """Means and standard deviations of what a network reads and of the target; constant columns get an SD of 1.
+
+    Of bags, those over all tokens that are not padding. Of an outcome, mean 0 and standard deviation 1.
+    """
 
     def moments(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
         std[std <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1.0
         return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
-    if data.target is None:
+    if data.time is not None:
+        target_mean, target_std = torch.zeros(1), torch.ones(1)
+    elif data.target is None:
         raise ValueError("expected a measured target to train on; found none")
-    target_mean, target_std = moments(data.target)
-    feature_mean, feature_std = (None, None) if data.features is None else moments(data.features)
+    else:
+        target_mean, target_std = moments(data.target)
+    values = data.features
+    if "bag" in needs and data.bag is not None and data.bag_size is not None:
+        values = data.bag[data.bag_size > 0]
+    feature_mean, feature_std = (None, None) if values is None else moments(values)
     return Summary(len(data), target_mean, target_std, feature_mean, feature_std)
