@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 Unit = Literal["spot", "section", "grid", "bag"]
+_HEAD = ("head.", "target_mean", "target_std")  # what depends on the genes; networks call their last layer `head`
 
 
 @dataclass
@@ -153,6 +154,25 @@ class Predictor(nn.Module):
 
     def load_initial_weights(self) -> None:
         """Read pretrained weights before training, where the configuration names some."""
+
+    def start_from(self, other: Predictor) -> None:
+        """Take the weights of another network of the same kind, except those of the head, which depends on the genes.
+
+        Raises
+        ------
+        ValueError
+            When kind or sizes differ.
+        """
+        own, given = ({k: v for k, v in n.state_dict().items() if not k.startswith(_HEAD)} for n in (self, other))
+        differing = sorted(
+            k for k in own.keys() | given.keys() if k not in own or k not in given or own[k].shape != given[k].shape
+        )
+        if type(self) is not type(other) or differing or not own:
+            what = f"tensors that do not fit ({differing[0]})" if differing else type(other).__name__
+            raise ValueError(
+                f"expected a {type(self).__name__} of the same hyperparameters and features to start from; found {what}"
+            )
+        self.load_state_dict(given, strict=False)
 
     def prepare(self, summary: Summary) -> None:
         """Take the statistics of the training set before training."""

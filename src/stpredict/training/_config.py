@@ -31,7 +31,13 @@ class TrainConfig:
     validation_fraction
         Share of the training patients held out for the inner validation (at least one).
     monitor
-        `"loss"`: the network's own validation loss. `"correlation"`: mean per-gene correlation within sections.
+        `"loss"`: the network's own validation loss. `"correlation"`: mean per-gene correlation, within sections for
+        networks on spots and sections, across slides for networks on bags, and the C-index for outcomes.
+        `"loss_then_correlation"`: the best loss until it has not improved for `patience` epochs, then the best
+        correlation, until that has not improved for `patience` epochs or the loss has been at least `loss_tolerance`
+        above its best for as many :cite:p:`pizurica2024`.
+    loss_tolerance
+        For `"loss_then_correlation"`, in the unit of the loss.
     refit
         After the number of epochs was chosen, train once more on everything, inner validation included.
     gradient_clip
@@ -50,7 +56,8 @@ class TrainConfig:
     patience: int = 15
     min_delta: float = 1e-4
     validation_fraction: float = 0.2
-    monitor: Literal["loss", "correlation"] = "loss"
+    monitor: Literal["loss", "correlation", "loss_then_correlation"] = "loss"
+    loss_tolerance: float = 0.5
     refit: bool = False
     gradient_clip: float = 1.0
     precision: str = "auto"

@@ -16,7 +16,7 @@ import torch
 from stpredict._optional import mend_torchvision
 from stpredict.models import Batch, Prediction, Predictor, get_model
 from stpredict.training._config import TrainConfig
-from stpredict.training._data import ArraySet, summarize
+from stpredict.training._data import ArraySet, row_groups, summarize
 from stpredict.training._validation import inner_split
 
 if TYPE_CHECKING:
@@ -45,9 +45,14 @@ class Fit:
     n_epochs: int
 
 
-def train_config(model: str, changes: Mapping[str, Any] | None = None) -> TrainConfig:
-    """Training settings of a model: the loop's defaults, the network's own, then the changes."""
-    return TrainConfig().updated(get_model(model).cls.training_defaults).updated(changes or {})
+#: An outcome is one number per patient: large batches for whole risk sets, and more shrinkage.
+_OUTCOME_DEFAULTS: dict[str, Any] = {"batch_size": 256, "monitor": "loss", "weight_decay": 1e-2, "optimizer": "adamw"}
+
+
+def train_config(model: str, changes: Mapping[str, Any] | None = None, *, outcome: bool = False) -> TrainConfig:
+    """Training settings of a model: the loop's defaults, the network's own, those for outcomes, then the changes."""
+    own = TrainConfig().updated(get_model(model).cls.training_defaults)
+    return own.updated(_OUTCOME_DEFAULTS if outcome else {}).updated(changes or {})
 
 
 def build_network(
@@ -69,6 +74,7 @@ def fit_arrays(
     config: TrainConfig | None = None,
     device: torch.device | None = None,
     seed: int = 0,
+    init: Predictor | None = None,
     checkpoint_dir: Path | None = None,
     progress: bool = False,
 ) -> Fit:
@@ -79,7 +85,7 @@ def fit_arrays(
     model
         Registered name.
     data
-        Training rows with a target.
+        Training rows with a target or an outcome.
     hyperparameters
         Of the network.
     config
@@ -88,6 +94,8 @@ def fit_arrays(
         Where to train; the CPU when `None`.
     seed
         Of weights, order, dropout, augmentation and the inner split.
+    init
+        Network of the same kind to start from; its head is left behind.
     checkpoint_dir
         Keep checkpoints here and continue from them when the same fit is asked for again.
     progress
@@ -97,11 +105,17 @@ def fit_arrays(
 
     device = device or torch.device("cpu")
     config = config or train_config(model)
-    assert data.target is not None
-    n_genes = data.target.shape[1]
-    network = build_network(model, hyperparameters or {}, n_genes, data.n_features, seed)
+    needs = get_model(model).cls.needs
+
+    def build() -> Predictor:
+        network = build_network(model, hyperparameters or {}, data.n_outputs, data.n_features(needs), seed)
+        if init is not None:
+            network.start_from(init)
+        return network
+
+    network = build()
     if network.closed_form:
-        network.prepare(summarize(data))
+        network.prepare(summarize(data, needs))
         network.finish(data.batch(np.arange(len(data)), network.needs))
         return Fit(network.eval(), pd.DataFrame(), "none" if model == "mean" else "grouped folds", 0)
 
@@ -114,16 +128,17 @@ def fit_arrays(
     with tempfile.TemporaryDirectory(prefix="stpredict-") as scratch, torch.random.fork_rng(devices=[]):
         root = Path(scratch)
         if checkpoint_dir is not None:
-            root = checkpoint_dir / _digest(model, hyperparameters or {}, config, seed, data)
+            root = checkpoint_dir / _digest(model, hyperparameters or {}, config, seed, data, init)
         phases = [("inner", data.take(~held_out), data.take(held_out) if held_out.any() else None, config)]
         histories = []
         n_epochs = config.max_epochs
         for phase, train, validation, settings in phases:
             torch.manual_seed(seed)
             if phase == "refit":
-                network = build_network(model, hyperparameters or {}, n_genes, data.n_features, seed)
-            network.load_initial_weights()
-            network.prepare(summarize(train))
+                network = build()
+            if init is None:
+                network.load_initial_weights()
+            network.prepare(summarize(train, needs))
             history, n_epochs = run_epochs(
                 network,
                 train,
@@ -143,13 +158,23 @@ def fit_arrays(
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, n_epochs)
 
 
-def _digest(model: str, hyperparameters: Mapping[str, Any], config: TrainConfig, seed: int, data: ArraySet) -> str:
-    """Name of the checkpoint folder of a fit: the same only for the same network, settings and data."""
-    assert data.target is not None
+def _digest(
+    model: str,
+    hyperparameters: Mapping[str, Any],
+    config: TrainConfig,
+    seed: int,
+    data: ArraySet,
+    init: Predictor | None,
+) -> str:
+    """Name of the checkpoint folder of a fit: the same only for the same network, settings, start and data."""
     digest = hashlib.sha256(
         json.dumps([model, dict(hyperparameters), asdict(config), seed], sort_keys=True, default=str).encode()
     )
-    for values in (data.section, data.patient, data.positions, data.target, data.features):
+    arrays = [data.section, data.patient, data.positions, data.target, data.features, data.bag, data.bag_size]
+    arrays += [data.time, data.event]
+    if init is not None:
+        arrays += [tensor.numpy() for _, tensor in sorted(init.state_dict().items())]
+    for values in arrays:
         if values is not None:
             digest.update(np.ascontiguousarray(values).tobytes())
     return f"{model}-{digest.hexdigest()[:16]}"
@@ -186,13 +211,7 @@ def predict_arrays(
     network.eval().to(device)
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
-    rows = np.arange(len(data))
-    unit = network.unit
-    groups: Any = (
-        [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-        if unit == "spot"
-        else [np.flatnonzero(data.section == code) for code in np.unique(data.section)]
-    )
+    groups: Any = row_groups(data, network.unit, batch_size)
     if progress:
         from tqdm.auto import tqdm
 
@@ -200,7 +219,7 @@ def predict_arrays(
     with torch.inference_mode():
         for index in groups:
             batch: Batch = data.batch(index, network.needs).to(device)
-            batch.target = None
+            batch.target = batch.time = batch.event = None
             prediction: Prediction = network(batch)
             if mean is None:
                 mean = np.empty((len(data), prediction.mean.shape[1]), dtype=np.float32)

@@ -13,9 +13,10 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
 from stpredict.metrics import pearson
-from stpredict.models import Batch, Predictor
+from stpredict.models import Batch, Prediction, Predictor
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader
+from stpredict.training._two_phase import TwoPhaseRule, TwoPhaseStopping
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ class _Module(pl.LightningModule):
         self.rows: list[dict[str, float]] = []
         self._sums: dict[str, float] = {}
         self._n = 0
-        self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._outputs: list[tuple[Tensor, Batch]] = []
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -45,19 +46,39 @@ class _Module(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         prediction = self.network(batch)
-        total = self.network.loss(prediction, batch)["total"]
-        self.log("validation_loss", total, batch_size=len(batch), on_epoch=True, on_step=False, prog_bar=True)
-        assert batch.target is not None
-        self._outputs.append((prediction.mean.float().cpu(), batch.target.cpu(), batch.section.cpu()))
+        if batch.time is None:
+            total = self.network.loss(prediction, batch)["total"]
+            self.log("validation_loss", total, batch_size=len(batch), on_epoch=True, on_step=False, prog_bar=True)
+        small = Batch(batch.section, batch.patient, target=batch.target, time=batch.time, event=batch.event)
+        self._outputs.append((prediction.mean.float().cpu(), small.to("cpu")))
 
     def on_validation_epoch_end(self) -> None:
-        mean, target, section = (torch.cat(parts).numpy() for parts in zip(*self._outputs, strict=True))
+        mean = torch.cat([output for output, _ in self._outputs])
+        batches = [batch for _, batch in self._outputs]
         self._outputs.clear()
+        if batches[0].time is not None:
+            self._log_outcome(mean, batches)
+            return
+        target = torch.cat([batch.target for batch in batches if batch.target is not None]).numpy()
+        section = torch.cat([batch.section for batch in batches]).numpy()
+        if self.network.unit == "bag":
+            section = np.zeros_like(section)  # slides are compared with each other
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # all genes constant: the mean of nothing
-            scores = [pearson(target[section == code], mean[section == code]) for code in set(section.tolist())]
+            scores = [pearson(target[section == c], mean.numpy()[section == c]) for c in np.unique(section)]
             value = float(np.nanmean(np.concatenate(scores)))
         self.log("validation_correlation", value if value == value else -1.0, prog_bar=True)
+
+    def _log_outcome(self, mean: Tensor, batches: list[Batch]) -> None:
+        """Loss and C-index over all validation rows at once: a risk set does not end with a batch."""
+        time, event = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("time", "event"))
+        from stpredict.metrics import concordance
+
+        none = torch.zeros(len(time), dtype=torch.long)
+        loss = self.network.loss(Prediction(mean), Batch(none, none, time=time, event=event))["total"]
+        self.log("validation_loss", loss, prog_bar=True)
+        value = concordance(time.numpy(), event.numpy(), mean[:, 0].numpy())
+        self.log("validation_concordance", value if value == value else 0.0, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
         row = {f"train_{'loss' if k == 'total' else k}": v / max(self._n, 1) for k, v in self._sums.items()}
@@ -138,25 +159,28 @@ def run_epochs(
     module = _Module(network, config)
     callbacks: list[pl.Callback] = [_EpochSeed(seed, loader)]
     watch = validation is not None and config.patience > 0
-    keep = ModelCheckpoint(
-        directory,
-        filename="best",
-        monitor=f"validation_{config.monitor}" if watch else None,
-        mode="max" if config.monitor == "correlation" else "min",
-        save_last=True,
-        enable_version_counter=False,
-        save_weights_only=False,
-    )
-    callbacks.append(keep)
-    if watch:
-        callbacks.append(
-            EarlyStopping(
-                f"validation_{config.monitor}",
-                min_delta=config.min_delta,
-                patience=config.patience,
-                mode="max" if config.monitor == "correlation" else "min",
-            )
+    best = directory / "best.ckpt"
+    correlation = "validation_correlation" if train.time is None else "validation_concordance"
+    two_phases = watch and config.monitor == "loss_then_correlation"
+    monitor = correlation if config.monitor == "correlation" else "validation_loss"
+    mode = "max" if monitor == correlation else "min"
+    callbacks.append(
+        ModelCheckpoint(
+            directory,
+            filename=best.stem,
+            monitor=monitor if watch and not two_phases else None,
+            mode=mode,
+            save_top_k=0 if two_phases else 1,
+            save_last=True,
+            enable_version_counter=False,
+            save_weights_only=False,
         )
+    )
+    if two_phases:
+        rule = TwoPhaseRule(config.patience, config.loss_tolerance)
+        callbacks.append(TwoPhaseStopping(rule, correlation, best))
+    elif watch:
+        callbacks.append(EarlyStopping(monitor, min_delta=config.min_delta, patience=config.patience, mode=mode))
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     accelerated = device.type != "cpu"
@@ -184,13 +208,13 @@ def run_epochs(
         )
     history = pd.DataFrame(module.rows)
     n_epochs = len(history)
-    if watch and Path(keep.best_model_path).is_file():
-        best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
+    if watch and best.is_file():
+        kept = torch.load(best, map_location="cpu", weights_only=True)
         prefix = "network."
         network.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in best["state_dict"].items() if k.startswith(prefix)}
+            {k.removeprefix(prefix): v for k, v in kept["state_dict"].items() if k.startswith(prefix)}
         )
-        n_epochs = int(best["epoch"]) + 1
+        n_epochs = int(kept["epoch"]) + 1
     network.to("cpu")
     return history, n_epochs
 
