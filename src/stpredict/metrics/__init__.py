@@ -1,6 +1,8 @@
 """Scores on arrays: truth and prediction in, one value per gene out."""
 
+from stpredict.metrics._benjamini_hochberg import benjamini_hochberg
 from stpredict.metrics._bootstrap import bootstrap_mean
+from stpredict.metrics._concordance import concordance
 from stpredict.metrics._emd import emd, emd_uniform
 from stpredict.metrics._morans_i import morans_i
 from stpredict.metrics._noise_ceiling import noise_ceiling
@@ -10,10 +12,14 @@ from stpredict.metrics._rasterize import rasterize
 from stpredict.metrics._rmse import rmse, rmse_iqr
 from stpredict.metrics._spearman import spearman
 from stpredict.metrics._ssim import ssim
+from stpredict.metrics._steiger_z import steiger_z
 from stpredict.metrics._variance_ratio import variance_ratio
+from stpredict.metrics._williams_t import williams_t
 
 __all__ = [
+    "benjamini_hochberg",
     "bootstrap_mean",
+    "concordance",
     "emd",
     "emd_uniform",
     "morans_i",
@@ -26,5 +32,7 @@ __all__ = [
     "rmse_iqr",
     "spearman",
     "ssim",
+    "steiger_z",
     "variance_ratio",
+    "williams_t",
 ]
