@@ -31,6 +31,11 @@ class Key:
         return f"X_{encoder}"
 
     @staticmethod
+    def tiles(encoder: str) -> str:
+        """Table of a slide's tiles with their features, as lazyslide names it."""
+        return f"{encoder}_tiles"
+
+    @staticmethod
     def bag(features: str) -> str:
         """Tokens of each slide that were made from the features of its tiles: `obsm["X_{encoder}_bag"]`."""
         return f"{features}_bag"

@@ -13,6 +13,9 @@ from stpredict.models._base import Batch, Prediction, Predictor
 from stpredict.models._registry import register
 
 
+_MAX_GROUPS = 10
+
+
 @dataclass(frozen=True)
 class RidgeConfig:
     """Hyperparameters of `ridge`.
@@ -50,8 +53,8 @@ class Ridge(Predictor):
 
     The penalty is chosen by cross-validation inside the training set, grouped by patient (by section where there is
     one patient, by stripes of the section where there is one section), on the squared error after centering within
-    each section: the part of the error that a map of the section shows. The same held-out residuals give the standard
-    deviation of each gene.
+    each section: the part of the error that a map of the section shows. Slides of a cohort are compared with each
+    other, and nothing is centered. The same held-out residuals give the standard deviation of each gene.
     """
 
     closed_form = True
@@ -84,11 +87,13 @@ class Ridge(Predictor):
         groups = inner_groups(batch)
         n_groups = int(groups.max()) + 1 if len(groups) else 0
         error = torch.zeros(len(alphas), self.n_genes, dtype=torch.float64)
+        # Slides of a cohort are one section; a patient's few of them have no pattern to be centered on.
+        centered = len(section.unique()) > 1 or len(batch.patient.unique()) == 1
         if n_groups > 1:
             for group in range(n_groups):
                 held_out = groups == group
                 fit = _solve(features[~held_out], target[~held_out], section[~held_out], alphas, self.config)
-                error += _within_section_error(fit, features[held_out], target[held_out], section[held_out])
+                error += _held_out_error(fit, features[held_out], target[held_out], section[held_out], centered)
             best = int((error / target.var(dim=0).clamp_min(1e-12)).mean(dim=1).argmin())
             residual = (error[best] / len(features)).sqrt()
         else:
@@ -103,11 +108,14 @@ class Ridge(Predictor):
 
 
 def inner_groups(batch: Batch) -> Tensor:
-    """Groups for the inner cross-validation: patients, or sections of a single patient, or stripes of one section."""
+    """Groups for the inner cross-validation: patients, or sections of a single patient, or stripes of one section.
+
+    At most ten: more of them are put together.
+    """
     for codes in (batch.patient, batch.section):
         _, groups = codes.unique(return_inverse=True)
         if len(groups) and int(groups.max()) > 0:
-            return groups
+            return groups % _MAX_GROUPS
     if batch.positions is None or len(batch) < 10:
         return torch.zeros(len(batch), dtype=torch.long)
     ranks = batch.positions[:, 0].argsort(stable=True).argsort(stable=True)
@@ -155,12 +163,12 @@ def _solve(
     return feature_mean, (vectors / scale[:, None]) @ scores, target_mean
 
 
-def _within_section_error(
-    fit: tuple[Tensor, Tensor, Tensor], features: Tensor, target: Tensor, section: Tensor
+def _held_out_error(
+    fit: tuple[Tensor, Tensor, Tensor], features: Tensor, target: Tensor, section: Tensor, centered: bool
 ) -> Tensor:
-    """Sum of squared errors (n_alphas, n_genes) after centering truth and prediction within each section."""
-    feature_mean, weight, _ = fit
-    outcome = target - section_mean(target, section)
-    centered = features - feature_mean
-    centered = centered - section_mean(centered, section)
-    return torch.stack([(centered @ w - outcome).square().sum(dim=0) for w in weight])
+    """Sum of squared errors (n_alphas, n_genes); `centered` takes the mean of each section out of truth and prediction."""
+    feature_mean, weight, target_mean = fit
+    outcome, inputs = target - target_mean, features - feature_mean
+    if centered:
+        outcome, inputs = outcome - section_mean(outcome, section), inputs - section_mean(inputs, section)
+    return torch.stack([(inputs @ w - outcome).square().sum(dim=0) for w in weight])

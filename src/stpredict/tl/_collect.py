@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict import _provenance
 from stpredict._keys import Key
+from stpredict._slots import feature_matrix
 from stpredict._validate import as_mask, check_choice, check_finite, check_genes, check_layer, check_obsm
 
 if TYPE_CHECKING:
@@ -25,23 +26,45 @@ _COARSER = 1.5
 _COMPARED = ("encoder", "fingerprint", "dim", "tile_um", "tile_px", "context")
 
 
-def feature_keys(adata: AnnData, features: str | Sequence[str] | None) -> list[str]:
-    """Names of the feature slots: those asked for (by encoder or by slot), or the only one there is."""
+def is_slide_level(adata: AnnData, sample_key: str) -> bool:
+    """Whether every observation is a slide of its own, so that slides are what is compared."""
+    return adata.n_obs > 1 and adata.obs[sample_key].nunique() == adata.n_obs
+
+
+def feature_keys(adata: AnnData, features: str | Sequence[str] | None, *, bag: bool = False) -> list[str]:
+    """Names of the feature slots: those asked for (by encoder or by slot), or the only one there is.
+
+    With `bag=True` one slot whose tokens lie beside it.
+    """
+    call = "run stp.pp.bag(slides)" if bag else "run stp.pp.image_features(adata)"
     if features is None:
-        found = [key for key in adata.obsm if _provenance.read(adata, key) and key.startswith("X_")]
+        recorded = [key for key in adata.uns.get(Key.UNS, {}) if key.startswith("X_")]
+        found = [key for key in recorded if (Key.bag(key) if bag else key) in adata.obsm and not _is_bag(key, recorded)]
+        if not found and not bag:
+            found = [key for key in recorded if feature_matrix(adata, key) is not None]
         if len(found) != 1:
             what = (
                 f"several ({', '.join(sorted(found))}); name one with `features=`"
                 if found
-                else (f"none among {sorted(adata.obsm)}; run stp.pp.image_features(adata) first")
+                else (f"none among {sorted(adata.obsm)}; {call} first")
             )
-            raise KeyError(f"expected one slot of image features in obsm; found {what}")
+            raise KeyError(f"expected one slot of {'bags' if bag else 'image features'} in obsm; found {what}")
         return found
     names = [features] if isinstance(features, str) else list(features)
-    keys = [name if name in adata.obsm else Key.features(name) for name in names]
+    if bag and len(names) != 1:
+        raise ValueError(f"expected one slot of bags for a network on bags; found {len(names)}; name one encoder")
+    keys = [name if name.startswith("X_") else Key.features(name) for name in names]
+    keys = [name if name in adata.obsm else key for name, key in zip(names, keys, strict=True)]
     for key in keys:
-        check_obsm(adata, key, f"run stp.pp.image_features(adata, encoder={key.removeprefix('X_')!r})")
+        if bag:
+            check_obsm(adata, Key.bag(key), f"run stp.pp.bag(slides, {key.removeprefix('X_')!r})")
+        elif feature_matrix(adata, key) is None:
+            check_obsm(adata, key, f"run stp.pp.image_features(adata, encoder={key.removeprefix('X_')!r})")
     return keys
+
+
+def _is_bag(key: str, others: Sequence[str]) -> bool:
+    return any(key == Key.bag(other) for other in others)
 
 
 def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling) -> dict[str, Any]:
@@ -51,8 +74,10 @@ def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling) -> 
     for key in keys:
         record = _provenance.read(adata, key) or {}
         entry = {name: record[name] for name in _COMPARED if name in record}
-        slots[key] = entry | {"dim": int(adata.obsm[key].shape[1])}
-        if "microns_per_pixel" in record:
+        values = feature_matrix(adata, key)
+        width = adata.obsm[Key.bag(key)].shape[2] if values is None else values.shape[1]
+        slots[key] = entry | {"dim": int(width)}
+        if record.get("microns_per_pixel"):
             slots[key]["coarsest_um_per_px"] = max(record["microns_per_pixel"].values())
     return {"slots": slots, "scaling": scaling}
 
@@ -60,7 +85,8 @@ def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling) -> 
 def check_features(adata: AnnData, wanted: Mapping[str, Any]) -> None:
     """Raise when the features of an object are not those a model was fitted on; name both sides."""
     for key, entry in wanted["slots"].items():
-        check_obsm(adata, key, f"run stp.pp.image_features(adata, encoder={entry.get('encoder', key)!r})")
+        if feature_matrix(adata, key) is None and Key.bag(key) not in adata.obsm:
+            check_obsm(adata, key, f"run stp.pp.image_features(adata, encoder={entry.get('encoder', key)!r})")
         found = describe_features(adata, [key], wanted["scaling"])["slots"][key]
         differing = [name for name in entry if name != "coarsest_um_per_px" and entry[name] != found.get(name)]
         # A finer picture is resampled to the same tile; one much coarser than any in training lacks the texture.
@@ -80,8 +106,9 @@ def read_features(
     """Features (n, d) float32 of some rows; with `scaling="section"` standardized within each section."""
     parts = []
     for key in keys:
-        values = adata.obsm[key]
-        values = np.asarray(values[rows] if not hasattr(values, "iloc") else values.iloc[rows], dtype=np.float32)
+        whole = feature_matrix(adata, key)
+        assert whole is not None  # feature_keys or check_features came before
+        values = np.asarray(whole[rows], dtype=np.float32)
         check_finite(values, f"features in obsm[{key!r}]", "run stp.pp.image_features again for these sections")
         parts.append(values)
     features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -185,6 +212,8 @@ class Inputs:
     scaling: Scaling
     patch: tuple[float, int] | None
     image: Any = None
+    bag: bool = False
+    outcome: tuple[str, str] | None = None
 
 
 def collect(
@@ -196,15 +225,15 @@ def collect(
     panel: Sequence[str] | None,
     layer: str | None,
     sample_key: str,
-    patient_key: str,
+    patient_key: str | None,
     progress: bool = False,
 ) -> ArraySet:
-    """Gather the arrays of some observations (`panel=None` reads no target)."""
+    """Gather the arrays of some observations; for a prediction `panel` and `patient_key` are `None`."""
     from stpredict.training import ArraySet
 
     rows = as_mask(adata, rows)
     sample = adata.obs[sample_key].astype(str).to_numpy()[rows]
-    patient = adata.obs[patient_key].astype(str).to_numpy()[rows]
+    patient = np.zeros(len(sample)) if patient_key is None else adata.obs[patient_key].astype(str).to_numpy()[rows]
     patches = None
     if inputs.patch is not None:
         from stpredict.pp._patches import patch_stack
@@ -213,14 +242,43 @@ def collect(
             data, adata, rows, patch_um=inputs.patch[0], patch_px=inputs.patch[1], image=inputs.image,
             sample_key=sample_key, progress=progress,
         )  # fmt: skip
-    return ArraySet(
-        section=np.unique(sample, return_inverse=True)[1].astype(np.int64),
+    # Slides are compared with each other: together they are one section.
+    section = np.zeros(len(sample), dtype=np.int64)
+    if not is_slide_level(adata, sample_key):
+        section = np.unique(sample, return_inverse=True)[1].astype(np.int64)
+    arrays = ArraySet(
+        section=section,
         patient=np.unique(patient, return_inverse=True)[1].astype(np.int64),
         positions=_positions_um(adata, rows, sample),
-        features=read_features(adata, inputs.keys, inputs.scaling, rows, sample) if inputs.keys else None,
         patches=patches,
-        target=None if panel is None else read_target(adata, panel, rows, layer),
+        target=None if panel is None or inputs.outcome else read_target(adata, panel, rows, layer),
     )
+    if inputs.outcome is not None and panel is not None and patient_key is not None:
+        from stpredict._outcome import read_outcome
+
+        arrays.time, arrays.event = read_outcome(adata, *inputs.outcome, rows, patient_key=patient_key)
+    if inputs.bag:
+        arrays.bag, arrays.bag_size = _read_bags(adata, inputs.keys[0], rows)
+    keys = [key for key in inputs.keys if feature_matrix(adata, key) is not None]
+    if keys:
+        arrays.features = read_features(adata, keys, inputs.scaling, rows, sample)
+    return arrays
+
+
+def _read_bags(adata: AnnData, key: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (n, n_tokens, d) of some slides and the number of tiles behind each (n, n_tokens), both float32."""
+    check_obsm(adata, Key.bag_size(key), f"run stp.pp.bag(slides, {key.removeprefix('X_')!r})")
+    bag, size = (np.asarray(adata.obsm[k][rows], dtype=np.float32) for k in (Key.bag(key), Key.bag_size(key)))
+    if bag.ndim != 3 or size.shape != bag.shape[:2]:
+        raise ValueError(
+            f"expected bags (n_slides, n_tokens, d) in obsm[{Key.bag(key)!r}] and their sizes (n_slides, n_tokens) "
+            f"beside them; found {bag.shape} and {size.shape}; run stp.pp.bag"
+        )
+    check_finite(bag.reshape(len(bag), -1), f"tokens in obsm[{Key.bag(key)!r}]", "run stp.pp.bag again")
+    empty = int((size <= 0).all(axis=1).sum())
+    if empty:
+        raise ValueError(f"expected at least one token in every bag; found {empty} slides without any; leave them out")
+    return bag, size
 
 
 def _positions_um(adata: AnnData, rows: np.ndarray, sample: np.ndarray) -> np.ndarray | None:

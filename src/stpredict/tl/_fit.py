@@ -15,6 +15,7 @@ from stpredict import _provenance
 from stpredict._container import get_table
 from stpredict._keys import Key
 from stpredict._settings import settings
+from stpredict._slots import feature_matrix
 from stpredict._validate import as_mask, check_patients
 from stpredict.pp._normalize import measured_rows
 from stpredict.pp._spatially_variable import matrix_of
@@ -23,6 +24,7 @@ from stpredict.tl._collect import (
     Inputs,
     Panel,
     Scaling,
+    check_features,
     choose_panel,
     collect,
     describe_features,
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from stpredict._container import Container
     from stpredict.training import FittedModel
 
+_OWN_BASELINES = ("untrained", "permuted")  # the network itself, without anything to learn from
+
 
 def fit(
     data: Container,
@@ -47,9 +51,11 @@ def fit(
     feature_scaling: Scaling = "global",
     panel: Panel = None,
     layer: str | None = None,
+    outcome: tuple[str, str] | None = None,
     image: Any = None,
     hyperparameters: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
+    init: FittedModel | str | Path | None = None,
     baselines: Sequence[str] = ("mean", "ridge"),
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
@@ -87,14 +93,22 @@ def fit(
         `var["selected"]`, or all genes.
     layer
         Layer with the target instead of `X`.
+    outcome
+        Columns of `obs` with the follow-up time and the event, for example `("time", "event")`: the network then learns
+        the log hazard of Cox's model instead of expression, and predictions go to `obs["risk"]`.
     image
         Images that the object does not record: a path, an array, or a mapping from section to either.
     hyperparameters
         Of the network, for example `{"hidden": 512}`.
     training
         Changes to the training settings, see :class:`stpredict.training.TrainConfig`.
+    init
+        Fitted model of the same kind, or its directory, to start from (trained on another cohort, perhaps on other
+        genes); its head is replaced by a new one, and its patients count as seen.
     baselines
-        Closed-form models fitted on the same rows and kept beside, for the tables of :func:`stpredict.tl.evaluate`.
+        What is fitted on the same rows and kept beside, for tables: closed-form models (`"mean"`, `"ridge"`),
+        `"untrained"` (the network as it is drawn) and `"permuted"` (the network trained on permuted labels, which takes
+        as long as the training itself). None for an outcome.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     path
@@ -119,9 +133,10 @@ def fit(
     Raises
     ------
     KeyError
-        When features, normalization, a gene of the panel or the model is missing.
+        When features or bags, normalization, a gene of the panel, an outcome or the model is missing.
     ValueError
-        When values are not finite, the panel saw other patients, or there are too few observations.
+        When values are not finite, the panel saw other patients, there are too few observations, times are not
+        positive, all events are censored, or the slides of a patient differ in outcome.
 
     Examples
     --------
@@ -133,69 +148,97 @@ def fit(
     """
     from stpredict._device import resolve_device
     from stpredict.models import get_model
-    from stpredict.training import FittedModel, fit_arrays, train_config
+    from stpredict.training import FittedModel, fit_arrays, predict_arrays, train_config, untrained
 
     adata = get_table(data, table_key)
     info = get_model(model)
     hyper = dict(hyperparameters or {})
     network_config = info.configure(hyper)
-    config = train_config(model, training)
+    config = train_config(model, training, outcome=outcome is not None)
     check_patients(adata, sample_key, patient_key)
     rows = as_mask(adata, train)
-    _check_measured(adata, rows, layer)
+    if outcome is None:
+        _check_measured(adata, rows, layer)
+    elif info.cls.closed_form:
+        raise ValueError(
+            f"expected a network that is trained in steps for `outcome=`; found {model!r}; see stp.models.list_models()"
+        )
     if rows.sum() < MIN_OBSERVATIONS:
         raise ValueError(f"expected at least {MIN_OBSERVATIONS} training observations; found {int(rows.sum())}")
-    normalization = read_normalization(adata, layer)
-    wanted = [name for name in baselines if name != model]
-    slow = [name for name in wanted if not get_model(name).cls.closed_form]
-    if slow:
+    reads_bags = "bag" in info.cls.needs
+    if reads_bags and feature_scaling != "global":
         raise ValueError(
-            f"expected baselines in closed form (mean, ridge); found {', '.join(slow)}; fit these on their own, or "
-            "compare them with stp.tl.cross_validate"
+            f"expected feature_scaling='global' for networks on bags; found {feature_scaling!r}; what tells slides "
+            "apart would be standardized away"
         )
-    needs_features = "features" in info.cls.needs
+    wanted = [name for name in baselines if name != model] if outcome is None else []
+    unknown = [name for name in wanted if name not in _OWN_BASELINES and not get_model(name).cls.closed_form]
+    if unknown:
+        raise ValueError(
+            f"expected baselines in closed form (mean, ridge) or among {', '.join(_OWN_BASELINES)}; found "
+            f"{', '.join(unknown)}; fit these on their own, or compare them with stp.tl.cross_validate"
+        )
+    if info.cls.closed_form:
+        wanted = [name for name in wanted if name != "untrained"]
     keys: list[str] = []
-    if needs_features or (features is not None and "ridge" in wanted):
-        keys = feature_keys(adata, features)
-    elif "ridge" in wanted:
-        wanted.remove("ridge")  # a network on pixels, and no features named for the baseline
+    if reads_bags or "features" in info.cls.needs or (features is not None and "ridge" in wanted):
+        keys = feature_keys(adata, features, bag=reads_bags)
+    if "ridge" in wanted and (not keys or feature_matrix(adata, keys[0]) is None):
+        wanted.remove("ridge")  # a network on pixels and no features named, or bags without their mean
     described = describe_features(adata, keys, feature_scaling)
-    genes = choose_panel(
-        adata, panel, rows,
-        layer=layer, sample_key=sample_key, patient_key=patient_key, allow_leakage=allow_leakage,
-    )  # fmt: skip
+    start = FittedModel.load(init) if isinstance(init, (str, Path)) else init
+    if start is not None:
+        check_features(adata, start.features)
+    if outcome is None:
+        normalization = read_normalization(adata, layer)
+        genes = choose_panel(
+            adata, panel, rows,
+            layer=layer, sample_key=sample_key, patient_key=patient_key, allow_leakage=allow_leakage,
+        )  # fmt: skip
+    else:
+        normalization, genes = {"method": "outcome", "time": outcome[0], "event": outcome[1]}, [Key.RISK]
     patch = (network_config.patch_um, network_config.patch_px) if "patches" in info.cls.needs else None
-    inputs = Inputs(keys, feature_scaling, patch, image)
+    inputs = Inputs(keys, feature_scaling, patch, image, reads_bags, outcome)
     show = settings.progress if progress is None else progress
     arrays = collect(
         data, adata, rows, inputs,
         panel=genes, layer=layer, sample_key=sample_key, patient_key=patient_key, progress=show,
     )  # fmt: skip
 
+    strangers = panel_strangers(adata, panel, rows, patient_key) if outcome is None else []
     facts = {
         "patients": sorted(set(adata.obs[patient_key].astype(str).to_numpy()[rows])),
         "samples": sorted(set(adata.obs[sample_key].astype(str).to_numpy()[rows])),
         "n_obs": int(rows.sum()),
         "seed": seed,
         "allow_leakage": allow_leakage,
-        "panel_patients": panel_strangers(adata, panel, rows, patient_key),
+        "panel_patients": strangers,
+        "pretraining_patients": [] if start is None else patients_seen(start),
         "patch": None if patch is None else list(patch),
     }
+    device_ = resolve_device(device)
 
-    def fitted(name: str, hyperparameters: Mapping[str, Any], settings_: Any, bars: bool) -> FittedModel:
-        result = fit_arrays(
-            name,
-            arrays,
-            hyperparameters=hyperparameters,
-            config=settings_,
-            device=resolve_device(device),
-            seed=seed,
-            checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
-            progress=bars,
-        )
-        reads_features = "features" in get_model(name).cls.needs
+    def fitted(name: str) -> FittedModel:
+        kind = model if name in _OWN_BASELINES else name
+        own = kind == model
+        settings_ = config if own else train_config(kind)
+        if name == "untrained":
+            result = untrained(kind, arrays, hyperparameters=hyper, seed=seed)
+        else:
+            result = fit_arrays(
+                kind,
+                arrays.permuted(seed) if name == "permuted" else arrays,
+                hyperparameters=hyper if own else {},
+                config=settings_,
+                device=device_,
+                seed=seed,
+                init=None if start is None or not own else start.network,
+                checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
+                progress=show and own,
+            )
+        reads_features = get_model(kind).cls.needs & {"features", "bag"}
         return FittedModel(
-            model=name,
+            model=kind,
             network=result.network,
             panel=genes,
             normalization=normalization,
@@ -205,11 +248,20 @@ def fit(
             history=result.history,
         )
 
-    main = fitted(model, hyper, config, show)
-    main.baselines = {name: fitted(name, {}, train_config(name), False) for name in wanted}
+    main = fitted(model)
+    main.baselines = {name: fitted(name) for name in wanted}
+    if outcome is not None:
+        risk = predict_arrays(main.network, arrays, device=device_)[0][:, 0]
+        main.training |= {"risk_mean": float(risk.mean()), "risk_median": float(np.median(risk))}
     saved = main.save(path if path is not None else _default_path(main))
     _provenance.write(adata, "model", {"path": str(saved), "model": model, "patients": facts["patients"]})
     return main
+
+
+def patients_seen(model: FittedModel) -> list[str]:
+    """Patients that a model was trained on, whose panel it has, or that its starting weights were trained on."""
+    facts = model.training
+    return sorted({*facts["patients"], *facts.get("panel_patients", []), *facts.get("pretraining_patients", [])})
 
 
 def _check_measured(adata: AnnData, rows: np.ndarray, layer: str | None) -> None:

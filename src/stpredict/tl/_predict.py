@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict import _provenance
-from stpredict._container import begin, get_table
+from stpredict._container import begin, get_table, is_spatialdata
 from stpredict._keys import Key
 from stpredict._settings import settings
+from stpredict._slots import is_tile_table
 from stpredict._validate import check_patients
 from stpredict.tl._collect import Inputs, check_features, collect
+from stpredict.tl._fit import patients_seen
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,63 +26,87 @@ if TYPE_CHECKING:
 
 def predict(
     data: Container,
-    model: FittedModel | str | Path | None = None,
+    model: FittedModel | str | Path | Sequence[FittedModel | str | Path] | None = None,
     *,
     image: Any = None,
     baselines: bool = True,
+    window: int = 10,
+    stride: int = 1,
+    min_tiles: int | None = None,
+    store: str | Path | None = None,
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     device: str | None = None,
-    key_added: str = Key.PREDICTED,
+    key_added: str | None = None,
     progress: bool | None = None,
     copy: bool = False,
     table_key: str = Key.TABLE,
 ) -> Container | None:
     """Predict the expression of a model's panel for every observation.
 
+    A network on bags predicts one profile per slide from a table of slides, and a map from the tiles of a slide: it
+    reads square windows of tiles, and a tile gets the mean over the windows that cover it.
+
     Parameters
     ----------
     data
-        Sections with the features (or images) that the model was fitted on.
+        Sections with the features (or images) that the model was fitted on; slides with bags; or, for a map with a
+        network on bags, a slide or a table with the features of its tiles.
     model
-        Fitted model, or the directory of a saved one; the model that :func:`stpredict.tl.fit` left in this object when
-        `None`.
+        Fitted model, or the directory of a saved one; several (the folds of :func:`stpredict.tl.fit_folds`) are
+        averaged; the model that :func:`stpredict.tl.fit` left in this object when `None`.
     image
         Images that the object does not record: a path, an array, or a mapping from section to either.
     baselines
-        Also predict with the baselines that were fitted beside the model.
+        Also predict with the baselines that were fitted beside the model; not for maps.
+    window
+        For maps: side of a window in tiles.
+    stride
+        For maps: step between windows in tiles.
+    min_tiles
+        For maps: tiles a window needs to be used; more than half of it by default. A tile that no such window covers
+        gets the window around it with the most tiles.
+    store
+        For maps of one slide: write the prediction to an AnnData in Zarr at this path, gene by gene, in memory that
+        does not grow with the number of genes; an interrupted call goes on where it stopped. `obsm` stays as it is.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     batch_size
-        Observations per step; it changes memory and speed, not the result.
+        Observations, bags or windows per step; it changes memory and speed, not the result.
     device
         `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
     key_added
-        Slot of the prediction.
+        Slot of the prediction; `"predicted"`, or `"risk"` for an outcome, when `None`.
     progress
         Show a progress bar; `settings.progress` when `None`.
     copy
         Return a changed copy instead of changing `data`.
     table_key
-        Table of a SpatialData.
+        Table of a SpatialData; of a slide, the table of the tiles is found by the encoder.
 
     Returns
     -------
     `None`, or the changed copy. Writes
 
     - `obsm[key_added]`: DataFrame (n_obs, n_genes), in the unit of the training target;
-    - `obsm["{key_added}_std"]`: standard deviations of the same shape, where the model gives them;
+    - `obsm["{key_added}_std"]`: standard deviations of the same shape, where the model gives them; between the models
+      where there are several;
     - `obsm["{key_added}_baseline_{name}"]`: the same for each baseline;
     - `obs["{key_added}_leaky"]`: whether the model was trained, or its panel selected, on this observation's patient;
     - `uns["stpredict"][key_added]`: model, panel, training patients and sections, seed.
+
+    For a map also `obs["{key_added}_n_windows"]` and `obs["{key_added}_partial"]`, whether only windows with fewer than
+    `min_tiles` tiles cover the tile. For an outcome, instead of the slots of `obsm`, `obs["risk"]` (log hazard relative
+    to the mean of the training set) and `obs["risk_group"]` (`"high"` above the median of the training set).
 
     Raises
     ------
     KeyError
         When there is no model, or the features it needs are missing.
     ValueError
-        When features, µm/px or normalization differ from the training's; the message names both sides.
+        When features, µm/px or normalization differ from the training's, the message names both sides; when several
+        models do not predict the same genes in the same unit.
 
     Examples
     --------
@@ -95,79 +122,176 @@ def predict(
     """
     import pandas as pd
 
-    from stpredict._device import resolve_device
     from stpredict.models import get_model
-    from stpredict.training import predict_arrays
 
+    members = _find_models(data, model, table_key)
+    table_key = _tile_table_key(data, table_key, members[0])
     source = get_table(data, table_key)
-    fitted = _find_model(source, model)
-    check_patients(source, sample_key, patient_key)
-    check_normalization(source, fitted)
-    everyone = np.ones(source.n_obs, dtype=bool)
+    people = _patients(source, sample_key, patient_key)
+    risk = members[0].normalization.get("method") == "outcome"
+    key_added = key_added or (Key.RISK if risk else Key.PREDICTED)
     show = settings.progress if progress is None else progress
-    models: dict[str, FittedModel] = {key_added: fitted}
-    if baselines:
-        models |= {f"{key_added}_baseline_{name}": part for name, part in fitted.baselines.items()}
-
-    written: dict[str, pd.DataFrame] = {}
-    for key, part in models.items():
-        needs = get_model(part.model).cls.needs
+    for part in members:
+        check_normalization(source, part)
         check_features(source, part.features)
-        patch = tuple(part.training["patch"]) if "patches" in needs else None
-        inputs = Inputs(list(part.features["slots"]), part.features["scaling"], patch, image)
-        arrays = collect(
-            data, source, everyone, inputs,
-            panel=None, layer=None, sample_key=sample_key, patient_key=patient_key, progress=show and patch is not None,
+    reads_bags = get_model(members[0].model).cls.unit == "bag"
+    as_map = reads_bags and not all(Key.bag(slot) in source.obsm for slot in members[0].features["slots"])
+    if store is not None and not as_map:
+        raise ValueError("expected `store=` with a map (a network on bags, and the tiles of a slide) only; found none")
+
+    obs: dict[str, Any] = {}
+    frames: dict[str, pd.DataFrame] = {}
+    if as_map:
+        from stpredict.tl._map import map_table
+
+        frame, n_windows, partial = map_table(
+            source, members, next(iter(members[0].features["slots"])),
+            window=window, stride=stride, min_tiles=min_tiles, store=store, sample_key=sample_key,
+            batch_size=batch_size, device=device, progress=show,
         )  # fmt: skip
-        bar = show and key == key_added
-        mean, std = predict_arrays(
-            part.network, arrays, batch_size=batch_size, device=resolve_device(device), progress=bar
-        )
-        written[key] = pd.DataFrame(mean, index=source.obs_names, columns=part.panel)
-        if std is not None and key == key_added:
-            written[Key.std(key)] = pd.DataFrame(std, index=source.obs_names, columns=part.panel)
+        obs |= {f"{key_added}_n_windows": n_windows, f"{key_added}_partial": partial}
+        if isinstance(frame, pd.DataFrame):
+            frames[key_added] = frame
+    else:
+        groups = {key_added: members}
+        if baselines:
+            shared = set.intersection(*({*part.baselines} for part in members))
+            names = [name for name in members[0].baselines if name in shared]
+            groups |= {Key.baseline(key_added, name): [part.baselines[name] for part in members] for name in names}
+        options = {"batch_size": batch_size, "device": device, "sample_key": sample_key}
+        for key, parts in groups.items():
+            mean, std = _predict_members(data, source, parts, image, show and key == key_added, **options)
+            frames[key] = pd.DataFrame(mean, index=source.obs_names, columns=parts[0].panel)
+            if std is not None and key == key_added:
+                frames[Key.std(key)] = pd.DataFrame(std, index=source.obs_names, columns=parts[0].panel)
 
     container, adata = begin(data, copy, table_key)
-    stale = [k for k in adata.obsm if k == Key.std(key_added) or k.startswith(f"{key_added}_baseline_")]
-    for key in stale:
-        del adata.obsm[key]
-    for key, frame in written.items():
+    if risk and not as_map:
+        values = frames.pop(key_added)[Key.RISK].to_numpy()
+        cut = np.mean([part.training["risk_median"] - part.training["risk_mean"] for part in members])
+        obs |= {key_added: values, f"{key_added}_group": pd.Categorical(np.where(values > cut, "high", "low"))}
+        frames = {}
+    if frames or store is None:
+        for key in [k for k in adata.obsm if k == Key.std(key_added) or k.startswith(Key.baseline(key_added, ""))]:
+            del adata.obsm[key]
+    for key, frame in frames.items():
         adata.obsm[key] = frame
-    patient = adata.obs[patient_key].astype(str)
-    seen = [*fitted.training["patients"], *fitted.training.get("panel_patients", [])]
-    adata.obs[Key.leaky(key_added)] = patient.isin(seen).to_numpy()
+    seen = {patient for part in members for patient in patients_seen(part)}
+    obs[Key.leaky(key_added)] = np.isin(people, list(seen))
+    for name, values in obs.items():
+        adata.obs[name] = values
+    first = members[0]
     record = {
-        "model": fitted.model,
-        "training_patients": fitted.training["patients"],
-        "training_samples": fitted.training["samples"],
-        "panel_digest": _provenance.genes_digest(fitted.panel),
-        "seed": fitted.training["seed"],
-        "allow_leakage": fitted.training["allow_leakage"],
+        "model": first.model,
+        "n_models": len(members),
+        "training_patients": sorted({p for part in members for p in part.training["patients"]}),
+        "training_samples": sorted({p for part in members for p in part.training["samples"]}),
+        "panel_digest": _provenance.genes_digest(first.panel),
+        "seed": first.training["seed"],
+        "allow_leakage": any(part.training["allow_leakage"] for part in members),
     }
+    if as_map:
+        record |= {"window": window, "stride": stride, "store": None if store is None else str(store)}
     _provenance.write(adata, key_added, record)
     return container if copy else None
 
 
-def _find_model(adata: AnnData, model: FittedModel | str | Path | None) -> FittedModel:
+def _predict_members(
+    data: Container,
+    adata: AnnData,
+    members: Sequence[FittedModel],
+    image: Any,
+    progress: bool,
+    *,
+    batch_size: int | None,
+    device: str | None,
+    sample_key: str,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean over models (n_obs, n_genes), and the model's standard deviation, or that between several models."""
+    from stpredict._device import resolve_device
+    from stpredict.models import get_model
+    from stpredict.training import predict_arrays
+
+    total, squares, std = np.zeros(()), np.zeros(()), None
+    arrays = None
+    for part in members:
+        needs = get_model(part.model).cls.needs
+        if arrays is None:
+            patch = tuple(part.training["patch"]) if "patches" in needs else None
+            inputs = Inputs(list(part.features["slots"]), part.features["scaling"], patch, image, "bag" in needs)
+            arrays = collect(
+                data, adata, np.ones(adata.n_obs, dtype=bool), inputs,
+                panel=None, layer=None, sample_key=sample_key, patient_key=None,
+                progress=progress and patch is not None,
+            )  # fmt: skip
+        mean, std = predict_arrays(
+            part.network, arrays, batch_size=batch_size or _batch_size(needs), device=resolve_device(device),
+            progress=progress,
+        )  # fmt: skip
+        if part.normalization.get("method") == "outcome":
+            mean -= np.float32(part.training["risk_mean"])
+        if len(members) == 1:
+            return mean, std
+        total, squares = total + mean, squares + np.square(mean, dtype=np.float64)
+    n = len(members)
+    average = total / np.float32(n)
+    spread = np.sqrt(np.maximum(squares / n - np.square(average, dtype=np.float64), 0) * n / (n - 1))
+    return average, spread.astype(np.float32)
+
+
+def _batch_size(needs: frozenset[str]) -> int:
+    return 64 if "bag" in needs else 512
+
+
+def _patients(adata: AnnData, sample_key: str, patient_key: str) -> np.ndarray:
+    """Patient of every observation; tiles whose slide names no patient stand for themselves."""
+    if patient_key not in adata.obs and is_tile_table(adata):
+        return adata.obs[sample_key].astype(str).to_numpy()
+    check_patients(adata, sample_key, patient_key)
+    return adata.obs[patient_key].astype(str).to_numpy()
+
+
+def _tile_table_key(data: Container, table_key: str, model: FittedModel) -> str:
+    """The table asked for, or the tiles of a slide with the features that the model reads."""
+    if not is_spatialdata(data) or table_key in data.tables:
+        return table_key
+    for slot in model.features["slots"]:
+        name = Key.tiles(slot.removeprefix("X_"))
+        if name in data.tables:
+            return name
+    return table_key
+
+
+def _find_models(data: Container, model: Any, table_key: str) -> list[FittedModel]:
+    """The models to average: those given, read where they are paths, or the one that the object names."""
     from stpredict.training import FittedModel
 
-    if isinstance(model, FittedModel):
-        return model
-    if model is not None:
-        return FittedModel.load(model)
-    record = _provenance.read(adata, "model")
-    if record is None:
-        raise KeyError(
-            "expected a model; found none in uns['stpredict']['model']; pass the model that stp.tl.fit returned, "
-            "or the directory of a saved one"
-        )
-    return FittedModel.load(record["path"])
+    if model is None:
+        record = _provenance.read(get_table(data, table_key), "model")
+        if record is None:
+            raise KeyError(
+                "expected a model; found none in uns['stpredict']['model']; pass the model that stp.tl.fit returned, "
+                "or the directory of a saved one"
+            )
+        model = record["path"]
+    given = [model] if isinstance(model, (str, Path, FittedModel)) else list(model)
+    if not given:
+        raise ValueError("expected at least one model; found an empty list; see stp.tl.fit_folds")
+    members = [part if isinstance(part, FittedModel) else FittedModel.load(part) for part in given]
+    for other in members[1:]:
+        for what in ("panel", "normalization", "features"):
+            if getattr(other, what) != getattr(members[0], what):
+                raise ValueError(
+                    f"expected models with the same {what} to average; found different ones; pass the models of one "
+                    "call of stp.tl.fit_folds, with a panel that is the same in every fold"
+                )
+    return members
 
 
 def check_normalization(adata: AnnData, fitted: FittedModel) -> None:
     """Raise when the object says it is normalized otherwise than the model's target was; name both sides."""
     record = _provenance.read(adata, "normalize")
-    if record is None or fitted.normalization.get("method") in {"layer", "scanpy"}:
+    if record is None or fitted.normalization.get("method") in {"layer", "scanpy", "outcome"}:
         return  # an unmeasured object, or a target whose unit the user looks after
     wanted = fitted.normalization
     compared = ("method", "size_factors", "target_sum")

@@ -2,7 +2,17 @@
 
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader
-from stpredict.training._fit_arrays import Fit, fit_arrays, predict_arrays, train_config
+from stpredict.training._fit_arrays import Fit, fit_arrays, predict_arrays, train_config, untrained
 from stpredict.training._fitted import FittedModel
 
-__all__ = ["ArraySet", "Fit", "FittedModel", "Loader", "TrainConfig", "fit_arrays", "predict_arrays", "train_config"]
+__all__ = [
+    "ArraySet",
+    "Fit",
+    "FittedModel",
+    "Loader",
+    "TrainConfig",
+    "fit_arrays",
+    "predict_arrays",
+    "train_config",
+    "untrained",
+]

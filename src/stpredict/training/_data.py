@@ -79,14 +79,14 @@ class ArraySet:
         return ArraySet(**taken, patches=None if patches is None else _Rows(patches, index))
 
     def permuted(self, seed: int) -> ArraySet:
-        """The same inputs with the targets shuffled: among the rows of each section, or of bags among patients."""
+        """The same inputs with the targets shuffled: among the rows of each section, or of slides among patients."""
         if self.target is None:
             raise ValueError("expected a target to permute; found none")
         rng = np.random.default_rng(seed)
         order = np.arange(len(self))
-        if self.bag is not None:
-            # Slides of a patient keep one profile: each patient gets the first slide's target of another.
-            _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
+        _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
+        if len(first) > 1 and len(np.unique(self.section)) == 1:
+            # Slides of a patient keep one profile: each patient gets that of another's first slide.
             order = rng.permutation(first)[patient]
         else:
             for code in np.unique(self.section):

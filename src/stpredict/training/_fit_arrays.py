@@ -158,6 +158,24 @@ def fit_arrays(
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, n_epochs)
 
 
+def untrained(model: str, data: ArraySet, *, hyperparameters: Mapping[str, Any], seed: int) -> Fit:
+    """Draw a network, give it the scales of the training set, and leave it at that: the weakest comparator.
+
+    A head that starts at zero would predict the same for everybody, so it is drawn as well.
+    """
+    import pandas as pd
+
+    needs = get_model(model).cls.needs
+    network = build_network(model, hyperparameters, data.n_outputs, data.n_features(needs), seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, module in network.named_modules():
+            if name.split(".")[0] == "head" and isinstance(module, torch.nn.Linear):
+                module.reset_parameters()
+    network.prepare(summarize(data, needs))
+    return Fit(network.eval(), pd.DataFrame(), "none", 0)
+
+
 def _digest(
     model: str,
     hyperparameters: Mapping[str, Any],

@@ -61,8 +61,6 @@ class _Module(pl.LightningModule):
             return
         target = torch.cat([batch.target for batch in batches if batch.target is not None]).numpy()
         section = torch.cat([batch.section for batch in batches]).numpy()
-        if self.network.unit == "bag":
-            section = np.zeros_like(section)  # slides are compared with each other
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # all genes constant: the mean of nothing
             scores = [pearson(target[section == c], mean.numpy()[section == c]) for c in np.unique(section)]
