@@ -1,0 +1,178 @@
+"""Open whole slides."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._keys import Key
+from stpredict._optional import optional_import
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+_PROBE_PX = 256
+_COARSEST = 20.0  # µm per pixel; a TIFF that states more holds the resolution of a screen or printer, not of a scan
+_TOLERANCE = 0.05
+
+
+def open_slide(
+    path: str | Path,
+    microns_per_pixel: float | None = None,
+    *,
+    sample: str | None = None,
+    patient: str | None = None,
+) -> SpatialData:
+    """Open a whole slide without decoding it.
+
+    The slide is opened by wsidata, with openslide :cite:p:`goode2013` first and tiffslide for TIFF files that openslide
+    refuses, such as those without tiles or pyramid. Nothing is written beside the slide. That the file is complete is
+    checked: its directory of tiles against its size, and by reading corners of every level.
+
+    Parameters
+    ----------
+    path
+        File of the slide (SVS, NDPI, MRXS, pyramidal TIFF and what else the two libraries read).
+    microns_per_pixel
+        µm per pixel at full resolution; read from the file by default. Where both are known and differ by more than
+        5 %, a warning says so and the given one holds.
+    sample
+        Name of the slide; the name of the file without its ending by default.
+    patient
+        Who the slide is from.
+
+    Returns
+    -------
+    A SpatialData (`wsidata.WSIData`) without elements, with `attrs["slide_properties"]` (size, levels and `mpp`, the µm
+    per pixel) and `attrs["stpredict"]` (`sample`, `patient` where given, `source_image_path`).
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ValueError
+        When no library can read it, it is truncated or damaged, or its µm per pixel is neither recorded nor given.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np, tifffile
+    >>> import stpredict as stp
+    >>> path = Path(tempfile.mkdtemp()) / "slide.tiff"
+    >>> tifffile.imwrite(path, np.full((600, 800, 3), 240, np.uint8), tile=(256, 256), photometric="rgb")
+    >>> slide = stp.io.open_slide(path, microns_per_pixel=0.5, patient="P1")
+    >>> slide.attrs["slide_properties"]["mpp"], slide.attrs["stpredict"]["sample"]
+    (0.5, 'slide')
+    """
+    from stpredict._validate import check_positive
+
+    if microns_per_pixel is not None:
+        microns_per_pixel = check_positive(microns_per_pixel, "microns_per_pixel")
+    path = Path(path).expanduser().resolve()
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no file"
+        raise FileNotFoundError(f"expected a slide at {path}; found {found}; correct the path")
+    reader = open_reader(path)
+    try:
+        recorded = reader.properties.mpp
+        if recorded is not None and not 0 < float(recorded) <= _COARSEST:
+            recorded = None
+        chosen = recorded if microns_per_pixel is None else microns_per_pixel
+        if chosen is None:
+            raise ValueError(
+                f"expected the µm per pixel of {path.name}; its file records none; pass `microns_per_pixel=` "
+                "(a scan at 40x has about 0.25, at 20x about 0.5)"
+            )
+        if recorded is not None and abs(chosen / float(recorded) - 1) > _TOLERANCE:
+            warnings.warn(
+                f"{path.name} records {float(recorded):g} µm per pixel, {chosen:g} was given; the given one is used",
+                stacklevel=2,
+            )
+        from spatialdata import SpatialData
+
+        slide: Any = optional_import("wsidata", "wsi").WSIData.from_spatialdata(SpatialData(), reader)
+        slide.set_mpp(float(chosen))
+    except BaseException:
+        reader.detach_reader()
+        raise
+    record = {"sample": path.stem if sample is None else str(sample), "source_image_path": str(path)}
+    if patient is not None:
+        record["patient"] = str(patient)
+    slide.attrs[Key.UNS] = record
+    opened: SpatialData = slide
+    return opened
+
+
+def open_reader(path: Path) -> Any:
+    """Reader of a complete slide; `ValueError` when none of the libraries opens it, or it is truncated."""
+    optional_import("wsidata", "wsi")
+    readers = optional_import("wsidata.reader", "wsi").READERS
+    try:
+        reader = readers.try_open(path)
+    except Exception as error:  # noqa: BLE001
+        # wsidata and the libraries behind it raise exceptions of many kinds for files they do not know.
+        tried = "; ".join(f"{name}: {_refusal(readers, name, path)}" for name in ("openslide", "tiffslide"))
+        raise ValueError(
+            f"expected a whole slide at {path}; found a file that cannot be opened (tried {tried}); "
+            "copy it again, or convert it to a pyramidal TIFF"
+        ) from error
+    try:
+        _check_complete(path)
+        _probe(reader)
+    except BaseException:
+        reader.detach_reader()
+        raise
+    return reader
+
+
+def _refusal(readers: Any, name: str, path: Path) -> str:
+    """Why a library refuses a file."""
+    try:
+        readers.try_open(path, reader=name).detach_reader()
+    except Exception as error:  # noqa: BLE001
+        # Same reason as above: this only collects what to tell.
+        return f"{type(error).__name__}, {error}"
+    return "opens it"
+
+
+def _check_complete(path: Path) -> None:
+    """Raise `ValueError` when a TIFF points beyond its own end.
+
+    Libraries notice this late, when the missing part is read, or not at all: where a directory is missing, a truncated
+    slide looks like a whole one with fewer levels.
+    """
+    tifffile = optional_import("tifffile", "wsi")
+    size = path.stat().st_size
+    message = f"expected a complete slide at {path}; found a truncated file: "
+    try:
+        with tifffile.TiffFile(path) as file:
+            pages = list(file.pages)
+            ends = [
+                int(np.max(np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)))
+                for page in pages
+                if len(page.dataoffsets) and len(page.dataoffsets) == len(page.databytecounts)
+            ]
+            handle, layout = file.filehandle, file.tiff
+            handle.seek(file.pages.next_page_offset)
+            (following,) = struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))
+    except (tifffile.TiffFileError, struct.error, IndexError, OSError):
+        return  # not a TIFF, or a dialect of it that only the slide libraries know
+    if max(ends, default=0) > size:
+        raise ValueError(f"{message}it should have at least {max(ends):,} bytes and has {size:,}; copy it again")
+    if following:
+        raise ValueError(f"{message}{len(pages)} of its images are there and the next is missing; copy it again")
+
+
+def _probe(reader: Any) -> None:
+    """Read the first, middle and last pixels of every level; `ValueError` when one cannot be read."""
+    from stpredict.io._slide import read_level
+
+    for level, (height, width) in enumerate(reader.properties.level_shape):
+        w, h = min(_PROBE_PX, width), min(_PROBE_PX, height)
+        for x, y in {(0, 0), ((width - w) // 2, (height - h) // 2), (width - w, height - h)}:
+            read_level(reader, level, x, y, w, h)
