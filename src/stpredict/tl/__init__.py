@@ -6,9 +6,11 @@ from stpredict.tl._domains import domains
 from stpredict.tl._emd import emd
 from stpredict.tl._evaluate import evaluate
 from stpredict.tl._fit import fit
+from stpredict.tl._fit_folds import fit_folds
 from stpredict.tl._noise_ceiling import noise_ceiling
 from stpredict.tl._predict import predict
 from stpredict.tl._summarize import summarize
+from stpredict.tl._well_predicted import well_predicted
 
 __all__ = [
     "conformal",
@@ -17,7 +19,9 @@ __all__ = [
     "emd",
     "evaluate",
     "fit",
+    "fit_folds",
     "noise_ceiling",
     "predict",
     "summarize",
+    "well_predicted",
 ]

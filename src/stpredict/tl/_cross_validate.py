@@ -112,7 +112,8 @@ def cross_validate(
     -------
     The table of :func:`stpredict.tl.evaluate`, one line per model, section and gene. Writes, for each label,
     `obsm["{key_added}_{label}"]` (out-of-fold predictions, DataFrame; `NaN` where no fold tested or a gene was not
-    selected), `obs["{key_added}_{label}_leaky"]` and `uns["stpredict"]["{key_added}_{label}"]`.
+    selected), `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1 where no fold tested) and
+    `uns["stpredict"]["{key_added}_{label}"]`.
 
     Raises
     ------
@@ -205,11 +206,15 @@ def cross_validate(
     for (label, number), mean in zip(order, results, strict=True):
         columns = frames[label].columns.get_indexer(pd.Index(panels[number]))
         frames[label].values[np.ix_(np.flatnonzero(folds[number].test), columns)] = mean
+    number_of = np.full(adata.n_obs, -1)
+    for number, fold in enumerate(folds):
+        number_of[fold.test] = number
     keys = []
     for label, frame in frames.items():
         key = f"{key_added}_{label}"
         adata.obsm[key] = frame
         adata.obs[Key.leaky(key)] = leaky
+        adata.obs[Key.fold(key)] = number_of
         record = {
             "label": label,
             "model": specs[label]["model"],
@@ -245,7 +250,7 @@ def _specifications(
             raise TypeError(f"expected model {label!r} as a name or a mapping with {sorted(known)}; found {entry!r}")
         spec = {"features": features, "feature_scaling": scaling, "hyperparameters": {}, "training": {}} | spec
         specs[label] = spec | {"permuted": False}
-    reads = any("features" in get_model(spec["model"]).cls.needs for spec in specs.values())
+    reads = any(get_model(spec["model"]).cls.needs & {"features", "bag"} for spec in specs.values())
     if baselines:
         plain: dict[str, Any] = {
             "features": features,
@@ -291,9 +296,10 @@ def _inputs(adata: AnnData, spec: Mapping[str, Any], image: Any) -> Inputs:
 
     info = get_model(spec["model"])
     config = info.configure(dict(spec["hyperparameters"]))
-    keys = feature_keys(adata, spec["features"]) if "features" in info.cls.needs else []
+    bag = "bag" in info.cls.needs
+    keys = feature_keys(adata, spec["features"], bag=bag) if bag or "features" in info.cls.needs else []
     patch = (config.patch_um, config.patch_px) if "patches" in info.cls.needs else None
-    return Inputs(keys, spec["feature_scaling"], patch, image)
+    return Inputs(keys, spec["feature_scaling"], patch, image, bag)
 
 
 def _folds(adata: AnnData, splitter: Splitter, seed: int, sample_key: str, patient_key: str) -> list[Fold]:

@@ -14,6 +14,7 @@ from stpredict._slots import in_tissue, measured_matrix, prediction_frame, to_de
 from stpredict._validate import check_choice, check_genes, check_patients
 from stpredict.pp._normalize import measured_rows
 from stpredict.pp._spatially_variable import matrix_of
+from stpredict.tl._collect import is_slide_level
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from stpredict._container import Container
 
 _METRICS = ("pearson", "pearson_given_depth", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd")
+_PATIENT_METRICS = ("pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio")
 _SMOOTHING_NEIGHBORS = 6
+POOLED = "all"  # stands for sample and patient where patients are compared with each other
 
 
 def evaluate(
@@ -44,6 +47,10 @@ def evaluate(
     Scores are taken over in-tissue observations within one section, so that differences between slides earn nothing.
     A correlation that is undefined (a constant gene, a section with one spot) stays `NaN`;
     :func:`stpredict.tl.summarize` leaves it out and counts it.
+
+    Where every observation is a slide, patients are compared with each other: slides are averaged within their patient,
+    there is one score per gene, and the metrics of maps and the noise ceiling are left out. Which genes are predicted
+    better than by chance says :func:`stpredict.tl.well_predicted`.
 
     Parameters
     ----------
@@ -120,6 +127,10 @@ def evaluate(
     if not every:
         raise KeyError("expected predicted genes among var_names; found none in common")
     sample = adata.obs[sample_key].astype(str).to_numpy()
+    if is_slide_level(adata, sample_key):
+        patient = adata.obs[patient_key].astype(str).to_numpy()
+        truth = to_dense(measured_matrix(adata, every, layer=layer)).astype(np.float64)
+        return _score_patients(shown, truth, every, patient, measured, metrics)
     tissue = in_tissue(adata)
     tables = []
     for name in np.unique(sample):
@@ -154,6 +165,37 @@ def evaluate(
             tables.append(table)
     if not tables:
         raise KeyError("expected measured expression of at least one predicted section; found none")
+    return pd.concat(tables, ignore_index=True)
+
+
+def _score_patients(
+    shown: dict[str, tuple[pd.DataFrame, np.ndarray, bool]],
+    truth: np.ndarray,
+    genes: Sequence[str],
+    patient: np.ndarray,
+    measured: np.ndarray,
+    metrics: Sequence[str],
+) -> pd.DataFrame:
+    """Scores across patients, slides averaged within each; one row per model and gene."""
+    import pandas as pd
+
+    from stpredict import metrics as m
+
+    tables = []
+    for label, (frame, leaky, smooth) in shown.items():
+        columns = [gene for gene in genes if gene in frame.columns]
+        predicted = frame[columns].to_numpy(dtype=np.float64)
+        rows = measured & ~np.isnan(predicted).all(axis=1)
+        if smooth or not rows.any():
+            continue
+        at = [genes.index(gene) for gene in columns]
+        people = patient[rows]
+        y, p = (pd.DataFrame(v[rows]).groupby(people).mean().to_numpy() for v in (truth[:, at], predicted))
+        scores = {name: getattr(m, name)(y, p) for name in metrics if name in _PATIENT_METRICS}
+        head = {"model": label, "sample": POOLED, "patient": POOLED, "gene": columns}
+        tables.append(pd.DataFrame(head | scores | {"n_obs": len(y), "leaky": bool(leaky[rows].any())}))
+    if not tables:
+        raise KeyError("expected measured expression of at least one predicted slide; found none")
     return pd.concat(tables, ignore_index=True)
 
 

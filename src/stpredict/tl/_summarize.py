@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.tl._evaluate import POOLED
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -32,7 +34,7 @@ def summarize(
     Returns
     -------
     One row per group, sorted by correlation: `pearson` with `low` and `high` (bootstrap over patients; over sections
-    where there is one patient, `interval_over` says which), `r_over_ceiling` (mean correlation over mean noise ceiling
+    where there is one patient; none for slides, which are compared across patients; `interval_over` says which), `r_over_ceiling` (mean correlation over mean noise ceiling
     of the same genes), `n_undefined` correlations left out of `n_scores`, the means of the other metrics, `n_genes`,
     `n_sections`, `n_patients`, and `leaky`.
 
@@ -64,8 +66,9 @@ def summarize(
         patients = r.index.get_level_values("patient").to_numpy()
         single = len(set(patients)) == 1
         keep = r.notna().to_numpy()
-        interval: tuple[Any, Any, Any] = (np.nan, np.nan, np.nan)
-        if keep.any():
+        pooled = set(patients) == {POOLED}  # a score across patients: one number per gene, nothing to draw from
+        interval: tuple[Any, Any, Any] = (r.mean(), np.nan, np.nan)
+        if keep.any() and not pooled:
             interval = bootstrap_mean(
                 r.to_numpy()[keep], None if single else patients[keep], n_boot=n_boot, level=level, seed=seed
             )
@@ -84,8 +87,8 @@ def summarize(
             "n_scores": len(table),
             "n_genes": table["gene"].nunique(),
             "n_sections": table["sample"].nunique(),
-            "n_patients": table["patient"].nunique(),
-            "interval_over": "sections" if single else "patients",
+            "n_patients": int(table["n_obs"].max()) if pooled else table["patient"].nunique(),
+            "interval_over": "none" if pooled else "sections" if single else "patients",
             "leaky": bool(table["leaky"].any()) if "leaky" in table else False,
         }
         rows.append(row)

@@ -45,8 +45,10 @@ class Fit:
     n_epochs: int
 
 
-#: An outcome is one number per patient: large batches for whole risk sets, and more shrinkage.
-_OUTCOME_DEFAULTS: dict[str, Any] = {"batch_size": 256, "monitor": "loss", "weight_decay": 1e-2, "optimizer": "adamw"}
+#: An outcome is one number per patient: batches of whole risk sets, more patients to choose the epoch on, shrinkage.
+_OUTCOME_DEFAULTS: dict[str, Any] = {
+    "batch_size": 256, "monitor": "loss", "weight_decay": 1e-2, "optimizer": "adamw", "validation_fraction": 0.25,
+}  # fmt: skip
 
 
 def train_config(model: str, changes: Mapping[str, Any] | None = None, *, outcome: bool = False) -> TrainConfig:
@@ -230,7 +232,7 @@ def predict_arrays(
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
     groups: Any = row_groups(data, network.unit, batch_size)
-    if progress:
+    if progress and len(groups) > 1:
         from tqdm.auto import tqdm
 
         groups = tqdm(groups, desc="predict", unit="batch")
