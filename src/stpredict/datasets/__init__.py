@@ -1,5 +1,7 @@
 """Synthetic data with a known truth."""
 
+from stpredict.datasets._expected_tiles import expected_tiles
 from stpredict.datasets._synthetic_cohort import synthetic_cohort
+from stpredict.datasets._synthetic_slides import synthetic_slides
 
-__all__ = ["synthetic_cohort"]
+__all__ = ["expected_tiles", "synthetic_cohort", "synthetic_slides"]

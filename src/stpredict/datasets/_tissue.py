@@ -69,9 +69,7 @@ def plan_section(
     kept = np.sort(order[:n_spots])
     level = (depth[order[n_spots - 1]] + depth[order[n_spots]]) / 2 + spot_diameter_um / 2 + 15
 
-    angle = np.linspace(-np.pi, np.pi, 721)
-    radius = level / _gauge(angle, aspect, waves)
-    contour = center + np.column_stack([np.cos(angle), np.sin(angle)]) * radius[:, None]
+    contour = center + _contour(level, aspect, waves)
     low, high = contour.min(axis=0) - _BORDER_UM, contour.max(axis=0) + _BORDER_UM
     row, column = row[kept], column[kept]
     # Shifts by two on a hexagonal lattice, so that row and column keep equal parity as in Visium.
@@ -87,6 +85,32 @@ def plan_section(
         waves=waves,
         level_um=float(level),
     )
+
+
+def plan_slide(side_um: float, margin_um: float, rng: np.random.Generator) -> Layout:
+    """Draw the outline of a section about `side_um` wide on bare glass, without a lattice of spots."""
+    stretch = np.exp(rng.normal(0, 0.08))
+    aspect = np.array([stretch, 1 / stretch])
+    waves = rng.normal(0, 0.09, (2, len(_FREQUENCIES))) / _FREQUENCIES
+    contour = _contour(side_um / 2, aspect, waves)
+    low, high = contour.min(axis=0) - margin_um, contour.max(axis=0) + margin_um
+    return Layout(
+        xy_um=np.zeros((0, 2)),
+        row=np.zeros(0, int),
+        column=np.zeros(0, int),
+        size_um=(float((high - low)[0]), float((high - low)[1])),
+        center_um=-low,
+        aspect=aspect,
+        waves=waves,
+        level_um=side_um / 2,
+    )
+
+
+def _contour(level_um: float, aspect: np.ndarray, waves: np.ndarray) -> np.ndarray:
+    """Outline (n, 2) around the origin."""
+    angle = np.linspace(-np.pi, np.pi, 721)
+    radius = level_um / _gauge(angle, aspect, waves)
+    return np.column_stack([np.cos(angle), np.sin(angle)]) * radius[:, None]
 
 
 def composition_at(classes: np.ndarray, xy: np.ndarray, radius: float) -> np.ndarray:
@@ -181,12 +205,17 @@ def plan_tissue(layout: Layout, step_um: float, bias: np.ndarray, rng: np.random
     bias
         (4,) log preference of the patient for each class.
     """
+    tissue = tissue_mask(layout, step_um, rng)
+    classes = _draw_classes(tissue, min(220.0, 0.26 * layout.level_um) / step_um, 38 / step_um, bias, rng)
+    return fill_classes(classes, step_um, rng)
+
+
+def fill_classes(classes: np.ndarray, step_um: float, rng: np.random.Generator) -> Plan:
+    """Draw the structures (glands, fibers, fat cells, candidates for nuclei) inside given classes (h, w)."""
     from scipy.ndimage import gaussian_filter
 
-    shape = (int(np.ceil(layout.size_um[1] / step_um)) + 2, int(np.ceil(layout.size_um[0] / step_um)) + 2)
-    y, x = ((np.arange(n, dtype=np.float32) + 0.5) * step_um for n in shape)
-    tissue = _inside(layout, x, y, step_um, rng)
-    classes = _draw_classes(tissue, min(220.0, 0.26 * layout.level_um) / step_um, 38 / step_um, bias, rng)
+    shape = (classes.shape[0], classes.shape[1])
+    y, x = _axes(shape, step_um)
     warp = [smooth_noise(shape, 14 / step_um, rng) * 5 for _ in range(2)]
     x, y = x[None, :] + warp[0], y[:, None] + warp[1]
 
@@ -232,13 +261,20 @@ def plan_tissue(layout: Layout, step_um: float, bias: np.ndarray, rng: np.random
     return Plan(step_um, classes, np.clip(eosin, 0, None), np.clip(hematoxylin, 0, None), density, angle)
 
 
-def _inside(layout: Layout, x: np.ndarray, y: np.ndarray, step_um: float, rng: np.random.Generator) -> np.ndarray:
-    """Tissue mask, with a frayed edge."""
+def _axes(shape: tuple[int, int], step_um: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return y and x of the grid points in µm."""
+    y, x = ((np.arange(n, dtype=np.float32) + 0.5) * step_um for n in shape)
+    return y, x
+
+
+def tissue_mask(layout: Layout, step_um: float, rng: np.random.Generator) -> np.ndarray:
+    """Tissue (h, w) on a grid that covers the image, with a frayed edge."""
+    shape = (int(np.ceil(layout.size_um[1] / step_um)) + 2, int(np.ceil(layout.size_um[0] / step_um)) + 2)
+    y, x = _axes(shape, step_um)
     dx, dy = x[None, :] - np.float32(layout.center_um[0]), y[:, None] - np.float32(layout.center_um[1])
     coarse = max(1, int(16 / step_um))  # the outline is smooth: evaluate it on few points
     angle = np.arctan2(dy[::coarse], dx[:, ::coarse])
     depth = np.hypot(dy[::coarse], dx[:, ::coarse]) * _gauge(angle, layout.aspect, layout.waves)
-    shape = (len(y), len(x))
     depth = resize(np.pad(depth, ((0, 1), (0, 1)), mode="edge"), shape, 1 / coarse)
     return depth + 5 * smooth_noise(shape, 12 / step_um, rng) < layout.level_um
 
