@@ -10,6 +10,7 @@ from stpredict.tl._fit_folds import fit_folds
 from stpredict.tl._noise_ceiling import noise_ceiling
 from stpredict.tl._predict import predict
 from stpredict.tl._summarize import summarize
+from stpredict.tl._survival import survival
 from stpredict.tl._well_predicted import well_predicted
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "noise_ceiling",
     "predict",
     "summarize",
+    "survival",
     "well_predicted",
 ]
