@@ -257,7 +257,9 @@ def _begin(
         obsm={Key.SPATIAL: np.asarray(adata.obsm[Key.SPATIAL])} if Key.SPATIAL in adata.obsm else {},
         uns={name: adata.uns[name] for name in _KEPT if name in adata.uns},
     )
-    table.write_zarr(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # which version of Zarr is written is anndata's setting
+        table.write_zarr(path)
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     shape, widest = (adata.n_obs, len(genes)), max(genes.stop - genes.start for genes in chunks)
     for name in ["X", *(["layers/std"] if std else [])]:
