@@ -154,3 +154,95 @@ def test_properties_of_normalized_values(counts, target_sum, times):
     assert (values[~filled] == 0).all()
     np.testing.assert_allclose(normalized(counts * times), values, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(normalized(sparse.csr_matrix(counts)), values, rtol=1e-6)
+
+
+def bulk_table(thin: bool = False) -> ad.AnnData:
+    values = np.random.default_rng(1).gamma(0.5, 400.0, (8, 5)).astype(np.float32)
+    values[values < 20] = 0
+    names = [f"G{i}" for i in range(5)]
+    return ad.AnnData(sparse.csr_matrix(values) if thin else values, var=pd.DataFrame(index=names))
+
+
+@pytest.mark.parametrize("thin", [False, True])
+@pytest.mark.parametrize(("unit", "layer"), [("fpkm-uq", "fpkm_uq"), ("tpm", "tpm")])
+def test_log2_of_bulk_expression(unit: str, layer: str, thin: bool) -> None:
+    adata = bulk_table(thin)
+    linear = bulk_table().X
+    assert normalize(adata, unit=unit) is None
+    values = adata.X.toarray() if thin else adata.X
+    assert sparse.issparse(adata.X) == thin
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, np.log2(linear.astype(float) + 1), rtol=1e-6)
+    kept = adata.layers[layer].toarray() if thin else adata.layers[layer]
+    np.testing.assert_array_equal(kept, linear)
+    record = _provenance.read(adata, "normalize")
+    assert (record["method"], record["unit"], record["n_empty"]) == ("log2p1", unit, 0)
+    assert not {"size_factors", "target_sum", "panel"} & set(record)
+    normalize(adata, unit=unit)  # starts from the layer
+    np.testing.assert_array_equal(adata.X.toarray() if thin else adata.X, values)
+
+
+def test_bulk_from_a_named_layer_and_unmeasured_slides() -> None:
+    adata = bulk_table()
+    adata.layers["raw"] = adata.X.copy()
+    adata.X[:] = 0
+    adata.layers["raw"][3] = np.nan
+    adata.layers["raw"][5, 2] = -7.0
+    adata.obs["measured"] = np.arange(8) != 5
+    normalize(adata, unit="fpkm-uq", layer="raw")
+    assert np.isnan(adata.X[3]).all()
+    others = [0, 1, 2, 4, 6, 7]
+    np.testing.assert_allclose(adata.X[others], np.log2(bulk_table().X[others] + 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.X.__setitem__((2, 1), -0.5), "non-negative FPKM-UQ values on the linear scale; found -0.5"),
+        (lambda a: a.X.__setitem__((2, 1), np.nan), r"found NaN or infinity in 1 rows \(first: 2\)"),
+        (lambda a: a.X.__setitem__((2, 1), np.inf), "found NaN or infinity"),
+        (lambda a: _provenance.write(a, "normalize", {"method": "log1p"}), r"layers\['fpkm_uq'\].*\(log1p, counts\)"),
+    ],
+)
+def test_bulk_that_cannot_be(change: object, message: str, frozen: object) -> None:
+    adata = bulk_table()
+    change(adata)
+    before = frozen(adata)
+    with pytest.raises(ValueError, match=message):
+        normalize(adata, unit="fpkm-uq")
+    assert frozen(adata) == before
+
+
+@pytest.mark.parametrize("option", [{"size_factors": "panel", "panel": ["G1"]}, {"panel": ["G1"]}, {"target_sum": 1e6}])
+def test_options_without_sense_for_bulk(option: dict) -> None:
+    with pytest.raises(ValueError, match="with unit='tpm', which is scaled already"):
+        normalize(bulk_table(), unit="tpm", **option)
+
+
+def test_bulk_warnings() -> None:
+    adata = bulk_table()
+    adata.X = np.log2(adata.X + 1)
+    with pytest.warns(UserWarning, match="looks like log2 of FPKM-UQ"):
+        normalize(adata, unit="fpkm-uq")
+    adata = bulk_table()
+    adata.X[4] = 0
+    with pytest.warns(UserWarning, match="1 of 8 observations have no expression"):
+        normalize(adata, unit="fpkm-uq")
+    with pytest.raises(ValueError, match="expected unit to be one of"):
+        normalize(bulk_table(), unit="fpkm")
+    with pytest.raises(KeyError, match=r"layers\['raw'\]"):
+        normalize(bulk_table(), unit="tpm", layer="raw")
+
+
+def test_a_model_of_bulk_expression_refuses_counts() -> None:
+    from types import SimpleNamespace
+
+    from stpredict.tl._predict import check_normalization
+
+    bulk, counts = bulk_table(), counts_table()
+    normalize(bulk, unit="fpkm-uq")
+    normalize(counts)
+    fitted = SimpleNamespace(normalization=_provenance.read(bulk, "normalize"))
+    check_normalization(bulk, fitted)
+    with pytest.raises(ValueError, match="'method': 'log2p1'.*'method': 'log1p'"):
+        check_normalization(counts, fitted)

@@ -1,4 +1,4 @@
-"""Counts to the normalized target of training."""
+"""Counts, or bulk expression, to the normalized target of training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import numpy as np
 from stpredict import _provenance
 from stpredict._container import begin
 from stpredict._keys import Key
-from stpredict._validate import check_choice, check_counts, check_genes, check_layer, check_positive
+from stpredict._validate import check_choice, check_counts, check_finite, check_genes, check_layer, check_positive
 from stpredict.metrics._log_normalize import log_normalize
+
+_TARGET_SUM = 1e4
+_BULK = ("fpkm-uq", "tpm")
+_LOG_RANGE = 30.0  # log2 of the largest values, some 10^7, is 23; on the linear scale one abundant gene exceeds it
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,22 +27,27 @@ if TYPE_CHECKING:
 def normalize(
     data: Container,
     *,
+    unit: Literal["counts", "fpkm-uq", "tpm"] = "counts",
     size_factors: Literal["all", "panel"] = "all",
     panel: Sequence[str] | None = None,
-    target_sum: float = 1e4,
+    target_sum: float = _TARGET_SUM,
     layer: str | None = None,
     copy: bool = False,
     table_key: str = Key.TABLE,
 ) -> Container | None:
-    """Scale the counts of every observation to the same total and take log1p.
+    """Scale the counts of every observation to the same total and take log1p, or take log2(x + 1) of bulk expression.
 
     The counts are read from `layers["counts"]`; without that layer, from `X`, which is then kept as
     `layers["counts"]`. Calling the function again starts from the counts, so it can be repeated with other options.
+    Bulk expression in FPKM-UQ or TPM is scaled already and kept in `layers["fpkm_uq"]` or `layers["tpm"]` in the same way.
 
     Parameters
     ----------
     data
-        AnnData, or SpatialData whose table is used, with raw counts.
+        AnnData, or SpatialData whose table is used, with raw counts, or bulk expression on a linear scale.
+    unit
+        `"counts"`; or `"fpkm-uq"` or `"tpm"` for bulk expression, of which log2(x + 1) is taken as by SEQUOIA
+        :cite:p:`pizurica2024`. The other options of scaling make no sense then.
     size_factors
         `"all"` divides by the total over all measured genes. `"panel"` divides by the total over the genes of
         `panel` only, the habit of several published models: the value of one gene then depends on which
@@ -48,7 +57,7 @@ def normalize(
     target_sum
         Counts that every observation is scaled to.
     layer
-        Layer with the raw counts, instead of `layers["counts"]`.
+        Layer with the raw counts or linear expression, instead of `layers["counts"]` (`"fpkm_uq"`, `"tpm"`).
     copy
         Return a changed copy instead of changing `data`.
     table_key
@@ -58,17 +67,18 @@ def normalize(
     -------
     `None`, or the changed copy. Writes
 
-    - `X`: log1p of counts per `target_sum`, float32, sparse when the counts are. Observations without counts are 0;
-      observations that were not measured (`obs["measured"]` is false, or their counts are NaN) keep NaN or 0.
-    - `layers["counts"]`: the raw counts.
-    - `uns["stpredict"]["normalize"]`: `method`, `size_factors`, `target_sum`, `panel` (for `"panel"`), and
-      `n_empty`, the number of measured observations without counts.
+    - `X`: log1p of counts per `target_sum`, or log2(x + 1) of bulk expression; float32, sparse when the input is.
+      Observations without counts are 0; observations that were not measured (`obs["measured"]` is false, or their
+      counts are NaN) keep NaN or 0.
+    - `layers["counts"]`, `layers["fpkm_uq"]` or `layers["tpm"]`: the input.
+    - `uns["stpredict"]["normalize"]`: `method` (`"log1p"` or `"log2p1"`), `n_empty`, the number of measured
+      observations without counts, and `size_factors`, `target_sum`, `panel` (for `"panel"`), or `unit`.
 
     Raises
     ------
     ValueError
-        The matrix holds negative numbers, fractions or NaN in some genes of an observation only; `panel` is missing
-        or given without use.
+        The matrix holds negative numbers, fractions (of counts) or NaN in some genes of an observation only; `X` was
+        normalized before and the input is not there; an option is missing or given without use.
     KeyError
         `layer`, the table or genes of `panel` are missing.
 
@@ -85,6 +95,15 @@ def normalize(
     from scipy import sparse
 
     container, adata = begin(data, copy, table_key)
+    check_choice(unit, ("counts", *_BULK), "unit")
+    if unit != "counts":
+        if size_factors != "all" or panel is not None or target_sum != _TARGET_SUM:
+            raise ValueError(
+                f"expected neither size_factors, panel nor target_sum with unit={unit!r}, which is scaled already; found "
+                f"size_factors={size_factors!r}, panel={'None' if panel is None else 'genes'}, target_sum={target_sum}"
+            )
+        _normalize_bulk(adata, unit, layer)
+        return container if copy else None
     check_choice(size_factors, ("all", "panel"), "size_factors")
     target_sum = check_positive(target_sum, "target_sum")
     if size_factors == "panel":
@@ -119,6 +138,64 @@ def normalize(
             stacklevel=2,
         )
     return container if copy else None
+
+
+def _normalize_bulk(adata: AnnData, unit: str, layer: str | None) -> None:
+    """Take log2(x + 1) of expression on a linear scale, which is kept in a layer named after the unit."""
+    from scipy import sparse
+
+    kept = unit.replace("-", "_")
+    if layer is not None:
+        check_layer(adata, layer, f"pass the layer that holds the {unit.upper()} values as `layer=`")
+        linear = adata.layers[layer]
+    elif kept in adata.layers:
+        linear = adata.layers[kept]
+    elif (record := _provenance.read(adata, "normalize")) is not None:
+        raise ValueError(
+            f"expected {unit.upper()} values in layers[{kept!r}] of an object that was normalized before "
+            f"({record.get('method')}, {record.get('unit', 'counts')}); found none; pass their layer as `layer=`"
+        )
+    elif adata.X is None:
+        raise ValueError(f"expected {unit.upper()} values in X; found none; set it, or pass `layer=`")
+    else:
+        linear = adata.X
+    measured = measured_rows(adata, linear)
+    rows = linear if measured.all() else linear[measured]
+    values = rows.data if sparse.issparse(rows) else np.asarray(rows)
+    check_finite(
+        values, f"{unit.upper()} values in the measured observations",
+        "drop these genes, or mark the observations as unmeasured in obs['measured']",
+    )  # fmt: skip
+    smallest, largest = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if smallest < 0:
+        raise ValueError(
+            f"expected non-negative {unit.upper()} values on the linear scale; found {smallest:g}; these look "
+            "logarithmic or standardized: undo that first, or fit on them with `layer=`"
+        )
+    if 0 < largest < _LOG_RANGE:
+        warnings.warn(
+            f"the largest value is {largest:g}: this looks like log2 of {unit.upper()} rather than {unit.upper()}, and the "
+            "logarithm was taken once more; pass values on the linear scale",
+            UserWarning,
+            stacklevel=3,
+        )
+    result: Any = linear.astype(np.float32) if sparse.issparse(linear) else np.asarray(linear, dtype=np.float32)
+    if sparse.issparse(result):
+        result = result.copy() if result.format in {"csr", "csc"} else result.tocsr()
+        result.data = np.log2(result.data + np.float32(1))
+    else:
+        with np.errstate(invalid="ignore"):  # whatever unmeasured rows hold
+            result = np.log2(result + np.float32(1))
+    adata.layers[kept] = linear
+    adata.X = result
+    n_empty = int((np.asarray(rows.sum(axis=1)).ravel() == 0).sum())
+    _provenance.write(adata, "normalize", {"method": "log2p1", "unit": unit, "n_empty": n_empty})
+    if n_empty:
+        warnings.warn(
+            f"{n_empty} of {int(measured.sum())} observations have no expression in any gene; consider dropping them",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _counts(adata: AnnData, layer: str | None) -> Any:
