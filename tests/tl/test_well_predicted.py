@@ -264,9 +264,7 @@ def test_other_keys_and_the_object_stays(slides, frozen):
 
 def test_errors(slides, frozen):
     before = frozen(slides)
-    with pytest.raises(
-        KeyError, match=r"predicted_baseline_noise.*fit_folds\(slides, model, comparators=\['noise'\]\)"
-    ):
+    with pytest.raises(KeyError, match=r"predicted_baseline_noise.*fit_folds\(slides, model, baselines=\['noise'\]\)"):
         stp.tl.well_predicted(slides, comparators=["ridge", "noise"])
     with pytest.raises(KeyError, match="obsm\\['other'\\]"):
         stp.tl.well_predicted(slides, "other")

@@ -363,7 +363,7 @@ def _how_to(key: str, names: Sequence[str]) -> str:
     """What to run for comparators."""
     called = ", ".join(repr(name) for name in names)
     added = "" if key == Key.PREDICTED else f", key_added={key!r}"
-    return f"run stp.tl.fit_folds(slides, model, comparators=[{called}]{added}), or name others with `comparators=`"
+    return f"run stp.tl.fit_folds(slides, model, baselines=[{called}]{added}), or name others with `comparators=`"
 
 
 def _measured_genes(adata: AnnData, frame: pd.DataFrame) -> list[str]:
