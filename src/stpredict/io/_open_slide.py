@@ -114,7 +114,7 @@ def open_reader(path: Path) -> Any:
     readers = optional_import("wsidata.reader", "wsi").READERS
     try:
         reader = readers.try_open(path)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         # wsidata and the libraries behind it raise exceptions of many kinds for files they do not know.
         tried = "; ".join(f"{name}: {_refusal(readers, name, path)}" for name in ("openslide", "tiffslide"))
         raise ValueError(

@@ -51,6 +51,12 @@ def slide_microns_per_pixel(sdata: SpatialData) -> float:
     return check_positive(float(value), "µm per pixel of the slide")
 
 
+def slide_size(sdata: SpatialData) -> tuple[int, int]:
+    """Width and height of level 0 in pixels."""
+    height, width = sdata.attrs[_PROPERTIES]["shape"]
+    return int(width), int(height)
+
+
 def slide_name(sdata: SpatialData) -> str:
     """Name of the slide: the one given at opening, or the stem of its file."""
     record = sdata.attrs.get(Key.UNS, {})
@@ -175,7 +181,7 @@ def read_level(reader: Any, level: int, x: int, y: int, width: int, height: int)
     scale = float(reader.properties.level_downsample[level])
     try:
         region = reader.get_region(round(x * scale), round(y * scale), width, height, level=level)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         # Each reader library raises exceptions of its own for a damaged file.
         raise ValueError(
             f"expected a complete slide at {reader.file}; found that {width} x {height} px at ({x}, {y}) of level "
@@ -202,10 +208,11 @@ class Windows:
     corner: np.ndarray
     side: int
 
-    def order(self) -> np.ndarray:
-        """Order in which reading them decodes the least: block by block (n,)."""
-        block = self.corner // self._block()
-        return np.lexsort((self.corner[:, 0], self.corner[:, 1], block[:, 0], block[:, 1]))
+    def order(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Order in which reading them, or some of them, decodes the least: block by block (n,)."""
+        corner = self.corner if rows is None else self.corner[rows]
+        block = corner // self._block()
+        return np.lexsort((corner[:, 0], corner[:, 1], block[:, 0], block[:, 1]))
 
     def _block(self) -> int:
         return max(1, _BLOCK_PX // self.side) * self.side

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import torch
     from anndata import AnnData
+    from spatialdata import SpatialData
 
     from stpredict._container import Container
     from stpredict.encoders import Encoder
@@ -53,19 +54,25 @@ def image_features(
     progress: bool | None = None,
     key_added: str | None = None,
     table_key: str = Key.TABLE,
+    tile_key: str = "tiles",
     copy: bool = False,
 ) -> Container | None:
-    """Compute image features of the tile around every observation.
+    """Compute image features of the tile around every observation, or of the tiles of a whole slide.
 
     Each section's full-resolution image is decoded once, read in bands and closed before the next. Tiles are cut to a
     size in µm, whatever the resolution of the scan, and resized (bilinear, antialiased) to what the encoder takes.
     What lies beyond the border of the image is filled by reflection, and counted. All sections are checked before the
     first is encoded.
 
+    On a whole slide (:func:`stpredict.io.open_slide`, :func:`stpredict.pp.tiles`) its tiles are read block by block from
+    the coarsest pyramid level that still has the resolution of the encoder, and finished chunks are cached, so that an
+    interrupted run continues where it stopped. The tiles decide the field of view.
+
     Parameters
     ----------
     data
-        AnnData or SpatialData with `obsm["spatial"]` (x, y in full-resolution pixels) and `obs[sample_key]`.
+        AnnData or SpatialData with `obsm["spatial"]` (x, y in full-resolution pixels) and `obs[sample_key]`, or a slide
+        with tiles and without the table `table_key`.
     encoder
         A name of :func:`stpredict.encoders.list_encoders`, `"timm:NAME"`, `"torchvision:NAME"`, an encoder of
         :func:`stpredict.encoders.get_encoder`, or an `nn.Module` or function from normalized float tiles
@@ -100,6 +107,8 @@ def image_features(
         Slot in `obsm`; `"X_{encoder}"` by default.
     table_key
         Table of a SpatialData.
+    tile_key
+        Tiles of a slide.
     copy
         Whether a changed copy is returned and `data` left as it is.
 
@@ -108,6 +117,10 @@ def image_features(
     `None`, or the changed copy. Writes `obsm[key_added]`, float32 (n_obs, dim of the encoder times the number of
     contexts), and `uns["stpredict"][key_added]`: encoder, its fingerprint, dim, tile_um, tile_px, context, and per
     section microns_per_pixel and the number of padded tiles.
+
+    On a slide it writes the table `tables["{encoder}_tiles"]` in the layout of wsidata: the features in `X`, `tile_id`,
+    `sample`, `patient`, `array_row`, `array_col` and `tissue_fraction` in `obs` where known, centers of the tiles in
+    `obsm["spatial"]`, a picture of the slide in `uns["spatial"]`, and the same record in `uns["stpredict"]`.
 
     Raises
     ------
@@ -142,6 +155,24 @@ def image_features(
     network = _encoder(encoder, weights, device, tile_px, key_added)
     width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
     key = key_added or Key.features(network.name)
+    if _has_tiles(data, table_key):
+        for name, given in (("image", image), ("microns_per_pixel", microns_per_pixel)):
+            if given is not None:
+                raise ValueError(f"expected no `{name}=` with a slide, which was opened with it; found one")
+        if scales != (1.0,):
+            raise ValueError(
+                f"expected context=(1.0,) with a slide; found {scales}; lay larger tiles with stp.pp.tiles"
+            )
+        from stpredict.io._slide import shallow_copy
+        from stpredict.pp._tile_features import tile_features
+
+        name, table = tile_features(
+            data, network, key, tile_um=tile_um, tile_key=tile_key, batch_size=int(batch_size), cache=cache,
+            progress=progress,
+        )  # fmt: skip
+        slide = shallow_copy(data) if copy else data
+        slide.tables[name] = table
+        return slide if copy else None
 
     sections = _sections(data, get_table(data, table_key), image, microns_per_pixel, sample_key, width_um, scales)
     features = _compute(sections, network, width_um, scales, int(batch_size), cache, progress)
@@ -163,6 +194,13 @@ def image_features(
         },
     )
     return container if copy else None
+
+
+def _has_tiles(data: Any, table_key: str) -> TypeGuard[SpatialData]:
+    """Whether features are to be computed for the tiles of a whole slide."""
+    from stpredict.io._slide import is_slide
+
+    return is_slide(data) and table_key not in data.tables
 
 
 def _encoder(encoder: Any, weights: Any, device: Any, tile_px: int | None, key_added: str | None) -> Encoder:

@@ -1,0 +1,265 @@
+"""Run an encoder over the tiles of a whole slide, in bounded memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._keys import Key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from stpredict.encoders import Encoder
+    from stpredict.io._slide import Windows
+
+_CHUNK = 512  # tiles per entry of the cache; an interrupted run loses at most so many
+_WINDOW_BYTES = 64 * 2**20  # pixels that are resized at once
+_SQUARE = 0.01  # relative difference between the sides of tiles that is taken for rounding
+
+
+def tile_features(
+    sdata: SpatialData,
+    encoder: Encoder,
+    key: str,
+    *,
+    tile_um: float | None,
+    tile_key: str,
+    batch_size: int,
+    cache: bool,
+    progress: bool | None,
+) -> tuple[str, AnnData]:
+    """Compute the features of a slide's tiles.
+
+    Tiles are read block by block from the coarsest pyramid level that still has the resolution of the encoder, and
+    encoded in batches while the next block is read. Finished chunks of tiles are cached, so that an interrupted run
+    continues where it stopped.
+
+    Parameters
+    ----------
+    sdata
+        Slide with `shapes[tile_key]`.
+    encoder
+        From tiles to features.
+    key
+        Name of the features, `X_{encoder}`.
+    tile_um
+        Side of a tile in µm as asked for, which must be that of the tiles.
+    tile_key
+        Name of the tiles.
+    batch_size
+        Tiles encoded at once.
+    cache
+        Whether chunks are read from and written to the cache.
+    progress
+        Whether a progress bar is shown.
+
+    Returns
+    -------
+    Name of the table and the table.
+    """
+    from stpredict.io._slide import slide_microns_per_pixel, slide_path, slide_reader, tile_frame, windows_of
+
+    mpp = slide_microns_per_pixel(sdata)
+    frame = tile_frame(sdata, tile_key)
+    if frame["tile_id"].duplicated().any():
+        raise ValueError(
+            f"expected unique tile_id in shapes[{tile_key!r}]; found repeated ones; run stp.pp.tiles(sdata)"
+        )
+    center, side = _squares(frame.geometry, tile_key)
+    width_um = side * mpp
+    if tile_um is not None and abs(tile_um / width_um - 1) > _SQUARE:
+        raise ValueError(
+            f"expected tiles of tile_um={tile_um:g} in shapes[{tile_key!r}]; found {width_um:.4g} µm; the tiles of a slide "
+            f"decide the field of view, lay others with stp.pp.tiles(sdata, tile_um={tile_um:g})"
+        )
+    asked = sdata.attrs.get(Key.UNS, {}).get(tile_key, {}).get("tile_um")
+    if asked is not None and abs(float(asked) / width_um - 1) < _SQUARE:
+        width_um = float(asked)
+    with slide_reader(sdata) as reader:
+        windows = windows_of(reader, center, side, encoder.tile_px)
+        height, width = reader.properties.level_shape[windows.level]
+        beyond = (windows.corner < 0) | (windows.corner + windows.side > np.array([width, height]))
+        features = _compute(reader, slide_path(sdata), windows, encoder, batch_size, cache, progress)
+        table = _table(sdata, reader, frame, features, center, side, mpp, tile_key)
+    _record(table, key, encoder, width_um, mpp, int(beyond.any(axis=1).sum()))
+    return f"{key.removeprefix('X_')}_{tile_key}", table
+
+
+def _squares(geometry: Any, tile_key: str) -> tuple[np.ndarray, float]:
+    """Centers (n, 2) and common side of square tiles, in level-0 pixels."""
+    bounds = geometry.bounds.to_numpy(dtype=np.float64)
+    sides = bounds[:, 2:] - bounds[:, :2]
+    side = float(np.median(sides))
+    if not side > 0 or (np.abs(sides / side - 1) > _SQUARE).any():
+        raise ValueError(
+            f"expected square tiles of one size in shapes[{tile_key!r}]; found sides from {sides.min():.4g} to "
+            f"{sides.max():.4g} px; lay tiles with stp.pp.tiles(sdata)"
+        )
+    return (bounds[:, :2] + bounds[:, 2:]) / 2, side
+
+
+def _compute(
+    reader: Any, path: Any, windows: Windows, encoder: Encoder, batch_size: int, cache: bool, progress: bool | None
+) -> np.ndarray:
+    from tqdm.auto import tqdm
+
+    from stpredict._settings import settings
+    from stpredict._validate import check_finite
+    from stpredict.io._slide import slide_fingerprint
+    from stpredict.pp._cache import FeatureCache, cache_key
+
+    store = FeatureCache() if cache and encoder.reproducible else None
+    slide = slide_fingerprint(path) if store is not None else None
+    order = windows.order()
+    features = np.empty((len(order), encoder.dim), dtype=np.float32)
+    shown = settings.progress if progress is None else progress
+    with tqdm(total=len(order), unit="tile", desc=encoder.name, disable=not shown) as bar:
+        for start in range(0, len(order), _CHUNK):
+            rows = order[start : start + _CHUNK]
+            found = entry = None
+            if store is not None:
+                entry = cache_key(
+                    {
+                        "slide": slide,
+                        "encoder": encoder.fingerprint,
+                        "corners": windows.corner[rows],
+                        "side": windows.side,
+                        "level": windows.level,
+                        "tile_px": encoder.tile_px,
+                    }
+                )
+                found = store.get(entry)
+            if found is not None and found.shape == (len(rows), encoder.dim):
+                bar.update(len(rows))
+            else:
+                found = _encode(reader, windows, rows, encoder, batch_size, bar.update)
+                check_finite(found, "features of tiles", f"encoder {encoder.name!r} or its weights are broken")
+                if store is not None and entry is not None:
+                    try:
+                        store.put(entry, found)
+                    except OSError as error:
+                        warnings.warn(f"features could not be cached in {store.directory}: {error}", stacklevel=4)
+                        store = None
+            features[rows] = found
+    return features
+
+
+def _encode(
+    reader: Any, windows: Windows, rows: np.ndarray, encoder: Encoder, batch_size: int, done: Callable[[int], Any]
+) -> np.ndarray:
+    """Features (m, dim) of some windows, in their order."""
+    import torch
+
+    from stpredict.pp._image_features import resized
+
+    place = np.empty(int(rows.max()) + 1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    features = np.empty((len(rows), encoder.dim), dtype=np.float32)
+    waiting: list[tuple[np.ndarray, torch.Tensor]] = []
+    fitting = max(1, min(batch_size, _WINDOW_BYTES // (3 * windows.side**2)))
+
+    def flush() -> None:
+        index = np.concatenate([part for part, _ in waiting])
+        features[place[index]] = encoder(torch.cat([tiles for _, tiles in waiting])).cpu().numpy()
+        waiting.clear()
+        done(len(index))
+
+    for index, pixels in _ahead(windows.read(reader, rows)):
+        start = 0
+        while start < len(index):
+            room = min(batch_size - sum(len(part) for part, _ in waiting), fitting)
+            part = slice(start, start + room)
+            waiting.append((index[part], resized(pixels[part], encoder.tile_px, encoder.device)))
+            start += room
+            if sum(len(part) for part, _ in waiting) >= batch_size:
+                flush()
+    if waiting:
+        flush()
+    return features
+
+
+def _ahead(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same blocks, the next one being read while one is worked on."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
+
+
+def _table(
+    sdata: SpatialData,
+    reader: Any,
+    frame: Any,
+    features: np.ndarray,
+    center: np.ndarray,
+    side: float,
+    mpp: float,
+    tile_key: str,
+) -> AnnData:
+    """Tile table in the layout of wsidata, with positions and a picture as scanpy has them."""
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata.models import TableModel
+
+    from stpredict.io._section import THUMBNAIL_PX
+    from stpredict.io._slide import slide_name, slide_path, slide_thumbnail
+
+    sample = slide_name(sdata)
+    record = sdata.attrs.get(Key.UNS, {})
+    identity = frame["tile_id"].to_numpy()
+    obs = pd.DataFrame(
+        {
+            Key.TILE_ID: identity,
+            "library_id": pd.Categorical([tile_key] * len(frame)),
+            Key.SAMPLE: pd.Categorical([sample] * len(frame)),
+        },
+        index=[f"{sample}_{name}" for name in identity],
+    )
+    if record.get("patient"):
+        obs[Key.PATIENT] = pd.Categorical([str(record["patient"])] * len(frame))
+    for name in (Key.ARRAY_ROW, Key.ARRAY_COL, "tissue_fraction"):
+        if name in frame:
+            obs[name] = frame[name].to_numpy()
+    table = AnnData(features, obs=obs, obsm={Key.SPATIAL: center})
+    picture, factor = slide_thumbnail(reader, mpp, mpp, max_side=THUMBNAIL_PX)
+    table.uns["spatial"] = {
+        sample: {
+            "images": {"hires": picture},
+            "scalefactors": {
+                "tissue_hires_scalef": 1 / factor,
+                "spot_diameter_fullres": side,
+                "microns_per_pixel": mpp,
+            },
+            "metadata": {"source_image_path": str(slide_path(sdata))},
+        }
+    }
+    parsed: AnnData = TableModel.parse(table, region=tile_key, region_key="library_id", instance_key=Key.TILE_ID)
+    return parsed
+
+
+def _record(table: AnnData, key: str, encoder: Encoder, tile_um: float, mpp: float, padded: int) -> None:
+    from stpredict import _provenance
+
+    sample = str(table.obs[Key.SAMPLE].iloc[0])
+    _provenance.write(
+        table,
+        key,
+        {
+            "encoder": encoder.name,
+            "fingerprint": encoder.fingerprint,
+            "dim": table.n_vars,
+            "tile_um": tile_um,
+            "tile_px": encoder.tile_px,
+            "context": (1.0,),
+            "microns_per_pixel": {sample: mpp},
+            "padded": {sample: padded},
+        },
+    )

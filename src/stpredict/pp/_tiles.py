@@ -1,0 +1,314 @@
+"""Lay tiles over the tissue of a slide."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._keys import Key
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+_CONTRAST_UM = 2.0  # µm per pixel that contrast is measured at, where the slide has such a level
+_RASTER = 16  # pixels of the tissue raster across a tile
+_MAX_RASTER = 2**25  # pixels of that raster in all
+_BATCH = 512  # tiles whose contrast is measured before the next are read
+_UPSAMPLED = 0.95  # of the pixels asked for; less is worth a warning
+_GRAY = np.array([0.2125, 0.7154, 0.0721])  # weights of scikit-image
+
+
+def tiles(
+    sdata: SpatialData,
+    *,
+    tile_um: float = 128.0,
+    tile_px: int = 256,
+    stride_um: float | None = None,
+    max_background: float = 0.2,
+    min_contrast: float = 0.05,
+    max_tiles: int | None = 4000,
+    min_tiles: int = 1,
+    seed: int = 0,
+    tissue_key: str = "tissues",
+    key_added: str = "tiles",
+    copy: bool = False,
+) -> SpatialData | None:
+    """Lay tiles over the tissue of a slide.
+
+    Tiles lie on a lattice that starts at the top left corner of the slide; position (row, column) is exactly `stride_um`
+    times row and column away from it, also where that is no whole number of pixels. Of the tiles with enough tissue, in
+    an order drawn by `seed`, the first `max_tiles` with enough contrast are kept, and sorted by position.
+
+    Parameters
+    ----------
+    sdata
+        Slide of :func:`stpredict.io.open_slide` with the tissue of :func:`stpredict.pp.tissue`.
+    tile_um
+        Side of a tile in µm.
+    tile_px
+        Pixels that a tile should have across. Recorded for readers of tiles, and a warning when the scan has fewer.
+    stride_um
+        Distance between tiles in µm; `tile_um` by default, so that they touch and do not overlap.
+    max_background
+        Largest share of a tile, 0–1, that may lie outside the tissue or the slide.
+    min_contrast
+        Smallest difference between the 1st and the 99th percentile of gray values, as a share of 255. Measured on
+        about 2 µm per pixel, read in batches. 0 keeps all and reads nothing.
+    max_tiles
+        Most tiles that are kept; `None` for all.
+    min_tiles
+        Fewest tiles that are accepted.
+    seed
+        Seed of the draw.
+    tissue_key
+        Shapes with the tissue.
+    key_added
+        Name of the shapes.
+    copy
+        Whether a changed copy is returned and `sdata` left as it is.
+
+    Returns
+    -------
+    `None`, or the changed copy. Writes
+
+    - `shapes[key_added]`: `tile_id`, `x` and `y` (level-0 pixels of the top left corner, with fractions), `tissue_id`,
+      `array_row`, `array_col`, `tissue_fraction`, and squares in level-0 pixels
+    - `attrs["tile_spec"][key_added]`: size, stride and resolution in the layout of wsidata
+    - `attrs["stpredict"][key_added]`: the parameters, and how many tiles had enough tissue
+
+    Raises
+    ------
+    KeyError
+        When the tissue is missing.
+    ValueError
+        When there are fewer tiles than `min_tiles`, or a tile is smaller than a pixel.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np, tifffile
+    >>> import stpredict as stp
+    >>> picture = np.full((2048, 2048, 3), 245, np.uint8)
+    >>> noise = np.random.default_rng(0).integers(-30, 30, (1024, 1024, 1))
+    >>> picture[512:1536, 512:1536] = np.array([190, 100, 160]) + noise
+    >>> path = Path(tempfile.mkdtemp()) / "slide.tiff"
+    >>> tifffile.imwrite(path, picture, tile=(256, 256), photometric="rgb")
+    >>> slide = stp.io.open_slide(path, microns_per_pixel=0.5)
+    >>> stp.pp.tissue(slide)
+    >>> stp.pp.tiles(slide)
+    >>> len(slide.shapes["tiles"])
+    16
+    """
+    from stpredict._validate import check_positive
+    from stpredict.io._slide import (
+        check_slide,
+        shallow_copy,
+        slide_microns_per_pixel,
+        slide_name,
+        slide_reader,
+        slide_size,
+    )
+
+    check_slide(sdata)
+    mpp = slide_microns_per_pixel(sdata)
+    width_um = check_positive(tile_um, "tile_um")
+    step_um = width_um if stride_um is None else check_positive(stride_um, "stride_um")
+    _check_counts(tile_px=tile_px, min_tiles=min_tiles, max_tiles=max_tiles)
+    for name, value in (("max_background", max_background), ("min_contrast", min_contrast)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"expected {name} between 0 and 1; found {value!r}")
+    if tissue_key not in sdata.shapes:
+        raise KeyError(f"expected shapes[{tissue_key!r}]; found {sorted(sdata.shapes)}; run stp.pp.tissue(sdata) first")
+    side, step = width_um / mpp, step_um / mpp
+    if min(side, step) < 1:
+        raise ValueError(
+            f"expected tiles of at least a pixel; found {width_um:g} µm every {step_um:g} µm at {mpp:g} µm per pixel"
+        )
+    if side < _UPSAMPLED * tile_px:
+        warnings.warn(
+            f"tiles of {width_um:g} µm have {side:.4g} pixels across in slide {slide_name(sdata)!r} ({mpp:g} µm per "
+            f"pixel), not {tile_px}; they will be enlarged",
+            stacklevel=2,
+        )
+
+    size = slide_size(sdata)
+    position, fraction = _candidates(sdata.shapes[tissue_key], size, side, step, float(max_background))
+    enough = len(position)
+    order = np.random.default_rng(seed).permutation(enough)
+    with slide_reader(sdata) as reader:
+        kept = np.sort(_contrasting(reader, position, order, side, step, width_um, float(min_contrast), max_tiles))
+    if len(kept) < min_tiles:
+        raise ValueError(
+            f"expected at least {min_tiles} tiles on slide {slide_name(sdata)!r}; found {len(kept)}: {enough} have at "
+            f"most {max_background:.0%} background, and {len(kept)} of these a contrast of {min_contrast:g}; take "
+            "smaller tiles, or allow more background"
+        )
+
+    frame = _frame(position[kept], fraction[kept], side, step, sdata.shapes[tissue_key])
+    container = shallow_copy(sdata) if copy else sdata
+    container.shapes[key_added] = frame
+    level, downsample = _level(container, side / tile_px)
+    stride_px = max(1, round(tile_px * step / side))
+    container.attrs.setdefault("tile_spec", {})[key_added] = {
+        "height": int(tile_px), "width": int(tile_px), "stride_height": stride_px, "stride_width": stride_px,
+        "mpp": width_um / tile_px, "ops_level": level, "ops_downsample": side / tile_px / downsample,
+        "base_level": 0, "base_downsample": side / tile_px, "tissue_name": tissue_key,
+    }  # fmt: skip
+    container.attrs.setdefault(Key.UNS, {})[key_added] = {
+        "tile_um": width_um, "tile_px": int(tile_px), "stride_um": step_um, "max_background": float(max_background),
+        "min_contrast": float(min_contrast), "max_tiles": max_tiles, "seed": int(seed), "with_tissue": enough,
+    }  # fmt: skip
+    return container if copy else None
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is None and name == "max_tiles":
+            continue
+        if value is None or isinstance(value, bool) or int(value) != value or value < (0 if name == "min_tiles" else 1):
+            raise ValueError(f"expected {name} to be a positive whole number; found {value!r}")
+
+
+def _level(sdata: SpatialData, downsample: float) -> tuple[int, float]:
+    """Level that wsidata would read tiles from, and its downsample."""
+    known = [1.0 if value is None else float(value) for value in sdata.attrs["slide_properties"]["level_downsample"]]
+    fitting = [level for level, value in enumerate(known) if value <= downsample * (1 + 1e-6)]
+    level = max(fitting, key=lambda index: known[index]) if fitting else 0
+    return level, known[level]
+
+
+def _candidates(
+    tissue: Any, size: tuple[int, int], side: float, step: float, max_background: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lattice positions (n, 2) as row and column of tiles with enough tissue, and their share of tissue (n,)."""
+    width, height = size
+    # Tiles reach over the border as long as their center is on the slide; what is beyond it is background.
+    rows, columns = (max(1, int(np.ceil((length - side / 2) / step))) for length in (height, width))
+    scale = min(1.0, _RASTER / side)
+    scale = min(scale, np.sqrt(_MAX_RASTER / (width * height)))
+    mask = _raster(tissue.geometry.to_numpy(), size, scale)
+    top, left = np.arange(rows) * step, np.arange(columns) * step
+    fraction = _area_means(mask, top * scale, left * scale, side * scale)
+    position = np.argwhere(fraction >= 1 - max_background - 1e-9)
+    return position, fraction[position[:, 0], position[:, 1]]
+
+
+def _raster(polygons: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
+    """Pixels whose centers lie in polygons (h, w), `scale` times the size (width, height) of the slide.
+
+    Every edge is noted where it crosses the middle of a row, with the sign of its direction (all outlines turn one way, all holes the other); the running sum along the
+    row is then how many polygons a pixel lies in.
+    """
+    import shapely
+
+    width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    rings = shapely.get_rings(shapely.normalize(shapely.get_parts(polygons)))
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    points = points * scale - 0.5
+    edge = np.flatnonzero(ring[1:] == ring[:-1])
+    begin, end = points[edge], points[edge + 1]
+    first = np.clip(np.ceil(np.minimum(begin[:, 1], end[:, 1])), 0, height).astype(np.int64)
+    last = np.clip(np.ceil(np.maximum(begin[:, 1], end[:, 1])), 0, height).astype(np.int64)
+    count = last - first
+    which = np.repeat(np.arange(len(edge)), count)
+    row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[which]
+    slope = (end[which] - begin[which])[:, 0] / (end[which] - begin[which])[:, 1]
+    column = np.clip(np.ceil(begin[which, 0] + (row - begin[which, 1]) * slope), 0, width).astype(np.int64)
+    crossings = np.zeros((height, width + 1), dtype=np.int16)
+    np.add.at(crossings, (row, column), np.where(end[which, 1] > begin[which, 1], 1, -1).astype(np.int16))
+    return np.cumsum(crossings[:, :-1], axis=1, dtype=np.int16) != 0
+
+
+def _area_means(mask: np.ndarray, top: np.ndarray, left: np.ndarray, side: float) -> np.ndarray:
+    """Mean of a mask over squares (n_rows, n_columns), exact for squares that cut pixels; beyond the mask is 0.
+
+    The sum over a rectangle from the origin, bilinear between whole pixels, is exact for an image of constant pixels.
+    """
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int32)
+    sums[1:, 1:] = mask.cumsum(axis=0, dtype=np.int32).cumsum(axis=1)
+
+    def rows_at(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+        at = np.clip(at, 0, values.shape[0] - 1)
+        low = np.minimum(at.astype(np.int64), values.shape[0] - 2)
+        part = (at - low)[:, None]
+        return values[low] * (1 - part) + values[low + 1] * part
+
+    across = rows_at(sums, top + side) - rows_at(sums, top)
+    down = rows_at(across.T, left + side) - rows_at(across.T, left)
+    return down.T / side**2
+
+
+def _contrasting(
+    reader: Any,
+    position: np.ndarray,
+    order: np.ndarray,
+    side: float,
+    step: float,
+    tile_um: float,
+    min_contrast: float,
+    max_tiles: int | None,
+) -> np.ndarray:
+    """The first of the tiles, in the given order, that have enough contrast."""
+    from stpredict.io._slide import windows_of
+
+    wanted = len(order) if max_tiles is None else min(int(max_tiles), len(order))
+    if min_contrast == 0:
+        return order[:wanted]
+    center = position[:, ::-1] * step + side / 2
+    windows = windows_of(reader, center, side, max(1, round(tile_um / _CONTRAST_UM)))
+    kept: list[np.ndarray] = []
+    found = start = 0
+    while found < wanted and start < len(order):
+        part = order[start : start + max(_BATCH, wanted - found)]
+        good = np.zeros(len(position), dtype=bool)
+        for rows, pixels in windows.read(reader, part[windows.order(part)]):
+            good[rows] = _contrast(pixels) >= min_contrast
+        passing = part[good[part]]
+        kept.append(passing)
+        found += len(passing)
+        start += len(part)
+    return np.concatenate(kept)[:wanted] if kept else np.empty(0, dtype=np.int64)
+
+
+def _contrast(pixels: np.ndarray) -> np.ndarray:
+    """Range from the 1st to the 99th percentile of gray values, 0–1 (b,), of windows uint8 (b, side, side, 3)."""
+    gray = (pixels.reshape(len(pixels), -1, 3) @ _GRAY.astype(np.float32)) / 255
+    low, high = np.percentile(gray, [1, 99], axis=1)
+    return high - low
+
+
+def _frame(position: np.ndarray, fraction: np.ndarray, side: float, step: float, tissue: Any) -> Any:
+    """Table of tiles."""
+    import geopandas as gpd
+    import shapely
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import Identity
+
+    row, column = position[:, 0], position[:, 1]
+    x, y = column * step, row * step
+    frame = gpd.GeoDataFrame(
+        {
+            "tile_id": np.arange(len(position)),
+            "x": x,
+            "y": y,
+            "tissue_id": _tissue_ids(tissue, x + side / 2, y + side / 2),
+            "array_row": row,
+            "array_col": column,
+            "tissue_fraction": np.clip(fraction, 0, 1).astype(np.float32),
+            "geometry": shapely.box(x, y, x + side, y + side),
+        }
+    )
+    return ShapesModel.parse(frame, transformations={"global": Identity()})
+
+
+def _tissue_ids(tissue: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Piece of tissue that lies nearest to the center of each tile (n,)."""
+    import shapely
+
+    names = tissue["tissue_id"].to_numpy() if "tissue_id" in tissue else np.arange(len(tissue))
+    if not len(x) or not len(tissue):
+        return np.zeros(len(x), dtype=np.int64)
+    return names[shapely.STRtree(tissue.geometry.to_numpy()).nearest(shapely.points(x, y))]
