@@ -17,7 +17,7 @@ _SMOOTH = 3.5  # standard deviation of gray values within a neighborhood; tissue
 _GLASS_SHARE = 0.005  # of the picture; less is no background to measure the light on
 # Saturation and transmission relative to the glass. Otsu's threshold divides whatever it is given into two classes; these
 # bounds keep it from dividing tissue into pale and dark, or the noise of empty glass into two.
-_SATURATION = (0.05, 0.10)
+_SATURATION = (0.05, 0.08)
 _TRANSMISSION = (0.82, 0.94)
 _INK = 1.5  # absorption relative to that of green, beyond any mixture of hematoxylin and eosin
 
@@ -27,7 +27,7 @@ def tissue(
     *,
     method: str = "otsu",
     min_area_um2: float = 50_000.0,
-    min_hole_um2: float = 100_000.0,
+    min_hole_um2: float = 20_000.0,
     key_added: str = "tissues",
     copy: bool = False,
 ) -> SpatialData | None:

@@ -1,0 +1,226 @@
+"""A whole slide with its tissue and tiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._keys import Key
+from stpredict.pl._style import (
+    INK,
+    LIGHT_GRAY,
+    PALETTE,
+    VALUE_CMAP,
+    Section,
+    category_colors,
+    category_legend,
+    frame_section,
+    one_panel,
+    style,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from spatialdata import SpatialData
+
+_MAX_SIDE = 1600  # pixels of the picture
+_PANEL = 4.5  # inches
+_TISSUE = PALETTE[0]
+
+
+def slide(
+    sdata: SpatialData,
+    *,
+    tiles: bool = True,
+    tissue: bool = True,
+    color: str | None = None,
+    key: str = Key.PREDICTED,
+    ax: Axes | None = None,
+    cmap: str | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    alpha: float = 0.75,
+    tile_key: str = "tiles",
+    tissue_key: str = "tissues",
+    table_key: str | None = None,
+) -> Axes:
+    """Show a slide with the outlines of its tissue and its tiles.
+
+    Parameters
+    ----------
+    sdata
+        Slide of :func:`stpredict.io.open_slide`.
+    tiles
+        Whether tiles are drawn, where the slide has any.
+    tissue
+        Whether outlines of the tissue are drawn, where the slide has any.
+    color
+        What tiles are filled with: a column of `obs` of the tile table, a predicted gene, or a column of the tiles
+        themselves. Nothing by default.
+    key
+        Slot in `obsm` of the tile table with predictions.
+    ax
+        Axes to draw into; those of a new figure by default.
+    cmap
+        Colormap of numbers.
+    vmin, vmax
+        Values at the ends of the colormap; the smallest and largest by default.
+    alpha
+        Opacity of the filled tiles.
+    tile_key, tissue_key
+        Names of the shapes.
+    table_key
+        Tile table; by default the only one with `color`.
+
+    Returns
+    -------
+    The axes, in level-0 pixels.
+
+    Raises
+    ------
+    KeyError
+        When nothing is named `color`, or there are no tiles to color.
+    ValueError
+        When several tile tables have `color`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np, tifffile
+    >>> import stpredict as stp
+    >>> picture = np.full((1024, 1024, 3), 245, np.uint8)
+    >>> picture[256:768, 256:768] = (190, 100, 160)
+    >>> path = Path(tempfile.mkdtemp()) / "slide.tiff"
+    >>> tifffile.imwrite(path, picture, tile=(256, 256), photometric="rgb")
+    >>> opened = stp.io.open_slide(path, microns_per_pixel=0.5)
+    >>> stp.pp.tissue(opened)
+    >>> ax = stp.pl.slide(opened)
+    >>> ax.get_title()
+    'slide'
+    """
+    from stpredict.io._slide import (
+        check_slide,
+        slide_microns_per_pixel,
+        slide_name,
+        slide_reader,
+        slide_size,
+        slide_thumbnail,
+    )
+
+    check_slide(sdata)
+    mpp = slide_microns_per_pixel(sdata)
+    values = None if color is None else _values(sdata, color, key, tile_key, table_key)
+    with slide_reader(sdata) as reader:
+        picture, factor = slide_thumbnail(reader, mpp, mpp, max_side=_MAX_SIDE)
+    width, height = slide_size(sdata)
+    box = (0.0, float(width), float(height), 0.0)
+    section = Section(slide_name(sdata), np.empty(0, dtype=int), np.empty((0, 2)), 0.0, mpp, None, box)
+    with style():
+        panel_height = float(np.clip(_PANEL * height / width, 1.5, 8)) + 0.5
+        ax = one_panel(ax, _PANEL + (1.1 if values is not None else 0), panel_height)
+        right, bottom = picture.shape[1] * factor, picture.shape[0] * factor
+        ax.imshow(picture, extent=(0, right, bottom, 0), aspect="equal", interpolation="antialiased", zorder=0)
+        if tissue and tissue_key in sdata.shapes:
+            _draw_tissue(ax, sdata.shapes[tissue_key].geometry)
+        if (tiles or values is not None) and tile_key in sdata.shapes:
+            _draw_tiles(ax, sdata.shapes[tile_key].geometry, values, color, cmap, vmin, vmax, alpha)
+        frame_section(ax, section, scale_bar=True)
+        ax.set_title(section.name)
+    return ax
+
+
+def _values(sdata: SpatialData, color: str, key: str, tile_key: str, table_key: str | None) -> pd.Series:
+    """What to color the tiles with, in their order; missing for tiles without a value."""
+    from stpredict.io._slide import tile_frame
+
+    frame = tile_frame(sdata, tile_key)
+    known = {
+        name: table
+        for name, table in sdata.tables.items()
+        if Key.TILE_ID in table.obs and table.uns.get("spatialdata_attrs", {}).get("region") in (tile_key, [tile_key])
+    }
+    if table_key is not None:
+        if table_key not in known:
+            raise KeyError(
+                f"expected a table {table_key!r} of {tile_key!r}; found {sorted(known)}; correct `table_key=`"
+            )
+        known = {table_key: known[table_key]}
+    found = {name: column for name, table in known.items() if (column := _column(table, color, key)) is not None}
+    if len(found) > 1:
+        raise ValueError(
+            f"expected one tile table with {color!r}; found it in {sorted(found)}; choose with `table_key=`"
+        )
+    if found:
+        (column,) = found.values()
+        return column.reindex(frame["tile_id"].to_numpy())
+    if table_key is None and color in frame and color != "geometry":
+        return frame[color]
+    raise KeyError(
+        f"expected {color!r} among the columns of obs, the genes of obsm[{key!r}] in the tile tables {sorted(known)}, or "
+        f"the columns of shapes[{tile_key!r}]; found none; run stp.tl.predict, or correct `color=`"
+    )
+
+
+def _column(table: AnnData, color: str, key: str) -> pd.Series | None:
+    """Column of `obs` or predicted gene, indexed by tile; `None` where the table has neither."""
+    predicted = table.obsm.get(key)
+    if color in table.obs:
+        column = table.obs[color]
+    elif hasattr(predicted, "columns") and color in predicted.columns:
+        column = predicted[color]
+    else:
+        return None
+    return column.set_axis(table.obs[Key.TILE_ID].to_numpy())
+
+
+def _draw_tissue(ax: Axes, geometry: Any) -> None:
+    """Outlines of the tissue, holes included, in one artist."""
+    import shapely
+    from matplotlib.collections import LineCollection
+
+    points, ring = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(geometry.to_numpy())), return_index=True)
+    lines = np.split(points, np.flatnonzero(np.diff(ring)) + 1)
+    ax.add_collection(LineCollection(lines, colors=_TISSUE, linewidths=0.9, zorder=3, label="tissue"), autolim=False)
+
+
+def _draw_tiles(
+    ax: Axes,
+    geometry: Any,
+    values: pd.Series | None,
+    color: str | None,
+    cmap: str | None,
+    vmin: float | None,
+    vmax: float | None,
+    alpha: float,
+) -> None:
+    """Tiles in one artist: their outlines, or filled with values."""
+    import matplotlib as mpl
+    import pandas as pd
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import Normalize
+
+    left, top, right, bottom = geometry.bounds.to_numpy().T
+    corners = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1).reshape(-1, 4, 2)
+    boxes = PolyCollection(list(corners), linewidths=0.4, zorder=2, label="tiles")
+    if values is None:
+        boxes.set(facecolor="none", edgecolor=INK, alpha=0.7)
+        ax.add_collection(boxes, autolim=False)
+        return
+    boxes.set(edgecolor="none", linewidth=0, alpha=alpha)
+    ax.add_collection(boxes, autolim=False)
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        boxes.set_cmap(mpl.colormaps[cmap or VALUE_CMAP].with_extremes(bad=LIGHT_GRAY))
+        boxes.set_norm(Normalize(vmin, vmax))
+        boxes.set_array(np.ma.masked_invalid(values.to_numpy(dtype=np.float64)))
+        bar = ax.figure.colorbar(boxes, ax=ax, shrink=0.6, label=color)
+        bar.outline.set_visible(False)
+        return
+    text = values.astype(object).where(values.notna(), "").astype(str)
+    names = [name for name in dict.fromkeys(sorted(text)) if name]
+    palette = dict(zip(names, category_colors(len(names)), strict=True)) | {"": LIGHT_GRAY}
+    boxes.set_facecolor([palette[name] for name in text])
+    category_legend(ax, names, [palette[name] for name in names], title=color)
