@@ -30,9 +30,33 @@ def toy_set(n: int = 24, n_genes: int = 5, seed: int = 0) -> ArraySet:
     )
 
 
+def toy_bags(n: int = 24, n_genes: int = 5, n_tokens: int = 8, seed: int = 0) -> ArraySet:
+    """Slides of as many patients, one to all tokens each; the genes follow the mean token."""
+    rng = np.random.default_rng(seed)
+    mixture = rng.uniform(size=(n, 1, 3))
+    bag = np.concatenate([mixture + rng.normal(0, 0.1, (n, n_tokens, 3)), rng.normal(size=(n, n_tokens, 3))], axis=2)
+    size = rng.integers(1, 40, (n, n_tokens)) * (np.arange(n_tokens) <= np.arange(n)[:, None] % n_tokens)
+    bag[size == 0] = 0
+    mean = bag.sum(axis=1) / (size > 0).sum(axis=1, keepdims=True)
+    target = 2 + mean[:, :3] @ rng.normal(size=(3, n_genes)) * 2
+    return ArraySet(
+        section=np.zeros(n, dtype=np.int64),
+        patient=np.arange(n),
+        features=mean.astype(np.float32),
+        bag=(100 + 20 * bag * (size > 0)[..., None]).astype(np.float32),
+        bag_size=size.astype(np.float32),
+        target=target.astype(np.float32),
+    )
+
+
+def toy(model: str) -> ArraySet:
+    return toy_bags() if get_model(model).cls.unit == "bag" else toy_set()
+
+
 def hyperparameters(model: str) -> dict:
     known = get_model(model).config.__dataclass_fields__
     small = {"patch_px": PX, "stride": 2, "dropout": 0.0, "symmetries": False, "hidden": 64}
+    small |= {"depth": 2, "heads": 2, "d_head": 16, "d_hidden": 32} if get_model(model).cls.unit == "bag" else {}
     return {name: value for name, value in small.items() if name in known}
 
 
@@ -48,16 +72,15 @@ def quick_config(model: str):
 @pytest.fixture(scope="module")
 def fitted():
     torch.set_num_threads(1)
-    data = toy_set()
-    return data, {
-        name: fit_arrays(name, data, hyperparameters=hyperparameters(name), config=quick_config(name))
+    return {
+        name: fit_arrays(name, toy(name), hyperparameters=hyperparameters(name), config=quick_config(name))
         for name in MODELS
     }
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_learns_a_few_spots(fitted, model):
-    data, fits = fitted
+def test_learns_a_few_examples(fitted, model):
+    data, fits = toy(model), fitted
     mean, _ = predict_arrays(fits[model].network, data)
     error = ((mean - data.target) ** 2).mean()
     variance = data.target.var(axis=0).mean()
@@ -69,7 +92,7 @@ def test_learns_a_few_spots(fitted, model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_batch_size_changes_nothing(fitted, model):
-    data, fits = fitted
+    data, fits = toy(model), fitted
     whole, _ = predict_arrays(fits[model].network, data)
     single, _ = predict_arrays(fits[model].network, data, batch_size=1)
     np.testing.assert_allclose(single, whole, rtol=1e-4, atol=1e-4)
@@ -77,7 +100,7 @@ def test_batch_size_changes_nothing(fitted, model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_saved_and_loaded_model_predicts_identically(fitted, model, tmp_path):
-    data, fits = fitted
+    data, fits = toy(model), fitted
     part = FittedModel(
         model=model,
         network=fits[model].network,
@@ -97,8 +120,8 @@ def test_saved_and_loaded_model_predicts_identically(fitted, model, tmp_path):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_same_seed_same_result(fitted, model):
-    data, _ = fitted
+def test_same_seed_same_result(model):
+    data = toy(model)
     config = quick_config(model).updated({"max_epochs": 2})
     results = [
         predict_arrays(
@@ -111,7 +134,7 @@ def test_same_seed_same_result(fitted, model):
 
 @pytest.mark.parametrize("model", [name for name in MODELS if not get_model(name).cls.closed_form])
 def test_gradients_reach_every_parameter(model):
-    data = toy_set()
+    data = toy(model)
     info = get_model(model)
     network = info.cls(info.configure(hyperparameters(model)), n_genes=5, n_features=6)
     torch.manual_seed(0)
@@ -125,9 +148,48 @@ def test_gradients_reach_every_parameter(model):
     assert idle == []
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_evaluation_draws_nothing(fitted, model):
+    data, fits = toy(model), fitted
+    results = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        results.append(predict_arrays(fits[model].network, data)[0])
+    np.testing.assert_array_equal(*results)
+
+
+BAGS = [name for name in MODELS if get_model(name).cls.unit == "bag"]
+
+
+@pytest.mark.parametrize("model", BAGS)
+def test_stages_equal_the_whole_network(fitted, model):
+    """Maps call the stages: tokens one by one, then windows, then slices of the genes."""
+    network, data = fitted[model].network, toy_bags()
+    batch = data.batch(np.arange(len(data)))
+    mask = batch.bag_size > 0
+    with torch.inference_mode():
+        tokens = torch.stack([network.tokens(slide) for slide in batch.bag])
+        pooled = network.pool(tokens, mask)
+        parts = [network.decode(pooled, mask, slice(i, i + 2)) for i in range(0, 5, 2)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), network(batch).mean, rtol=1e-5, atol=1e-5)
+        if network.affine_decode:
+            mean = network.decode(pooled.mean(dim=0, keepdim=True))
+            torch.testing.assert_close(mean, network(batch).mean.mean(dim=0, keepdim=True), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", BAGS)
+def test_padding_of_bags_has_no_influence(fitted, model):
+    network, data = fitted[model].network, toy_bags()
+    wanted, _ = predict_arrays(network, data)
+    data.bag = np.pad(np.where(data.bag_size[..., None] > 0, data.bag, 7e4), [(0, 0), (0, 3), (0, 0)])
+    data.bag_size = np.pad(data.bag_size, [(0, 0), (0, 3)])
+    found, _ = predict_arrays(network, data)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("model", [m for m in MODELS if "heteroscedastic" in get_model(m).config.__dataclass_fields__])
 def test_heteroscedastic_head_gives_positive_spread(model):
-    data = toy_set()
+    data = toy(model)
     options = hyperparameters(model) | {"heteroscedastic": True}
     fit = fit_arrays(model, data, hyperparameters=options, config=quick_config(model).updated({"max_epochs": 3}))
     mean, std = predict_arrays(fit.network, data)

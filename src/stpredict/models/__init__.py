@@ -2,13 +2,18 @@
 
 from stpredict.models._base import Batch, Prediction, Predictor, Summary
 from stpredict.models._color import Color
+from stpredict.models._he2rna import HE2RNA
 from stpredict.models._mean import Mean
 from stpredict.models._mlp import MLP
+from stpredict.models._published import load_published
 from stpredict.models._registry import ModelInfo, get_model, list_models, register
 from stpredict.models._ridge import Ridge
+from stpredict.models._sequoia import Sequoia
+from stpredict.models._slide_transformer import SlideTransformer
 from stpredict.models._stnet import STNet
 
 __all__ = [
+    "HE2RNA",
     "MLP",
     "Batch",
     "Color",
@@ -18,8 +23,11 @@ __all__ = [
     "Predictor",
     "Ridge",
     "STNet",
+    "Sequoia",
+    "SlideTransformer",
     "Summary",
     "get_model",
     "list_models",
+    "load_published",
     "register",
 ]

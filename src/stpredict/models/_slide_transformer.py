@@ -1,0 +1,80 @@
+"""Softmax attention over the tokens of a slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stpredict.models._bag_layers import ResidualBag, feed_forward
+from stpredict.models._registry import register
+
+
+@dataclass(frozen=True)
+class SlideTransformerConfig:
+    """Hyperparameters of `slide_transformer`.
+
+    Attributes
+    ----------
+    depth
+        Number of layers.
+    heads
+        Attention heads of each layer.
+    d_head
+        Width of each head.
+    d_hidden
+        Width of the hidden layer of the feed-forward networks.
+    n_tokens
+        Tokens that have a position, for `positional_embedding`; otherwise bags may have any number of tokens.
+    positional_embedding
+        Add a learned vector to each token by its place in the bag; only for published weights that hold one.
+    standardize
+        Standardize the tokens, and predict in units of each gene's training standard deviation from its mean;
+        `False` reads and predicts raw values, as published.
+    """
+
+    depth: int = 6
+    heads: int = 16
+    d_head: int = 64
+    d_hidden: int = 2048
+    n_tokens: int = 100
+    positional_embedding: bool = False
+    standardize: bool = True
+
+
+@register(
+    "slide_transformer",
+    config=SlideTransformerConfig,
+    description="Transformer with softmax attention on bags",
+    paper="pizurica2024",
+    license_of_reference="MIT",
+)
+class SlideTransformer(ResidualBag):
+    """Pre-norm transformer over the tokens of a slide, the regular attention that `sequoia` is compared with."""
+
+    config: SlideTransformerConfig
+
+    def __init__(self, config: SlideTransformerConfig, n_genes: int, n_features: int = 0) -> None:
+        layers: list[nn.Module] = [_Layer(n_features, config) for _ in range(config.depth)]
+        super().__init__(config, n_genes, n_features, layers)
+
+
+class _Layer(nn.Module):
+    """Attention and feed-forward network, each after a norm and added to what comes in."""
+
+    def __init__(self, width: int, config: SlideTransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        inner = config.heads * config.d_head
+        self.norm = nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * inner, bias=False)
+        self.to_out = nn.Linear(inner, width, bias=False)
+        self.feed_forward = feed_forward(width, config.d_hidden)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        qkv = self.to_qkv(self.norm(tokens)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
+        tokens = tokens + self.to_out(attended.transpose(1, 2).flatten(2))
+        return tokens + self.feed_forward(tokens)
