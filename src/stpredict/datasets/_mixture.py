@@ -75,17 +75,12 @@ def arrange(
     -------
     (h, w) int8, index into `CLASSES`, -1 on bare glass.
     """
-    from scipy.special import ndtr
-
     classes = np.where(tissue, np.int8(_STROMA), np.int8(-1))
     shape, shares = (tissue.shape[0], tissue.shape[1]), habit.shares / habit.shares.sum()
     region = min(200.0, 0.14 * side_um) / step_um
 
     if gradient is not None:
-        columns = np.flatnonzero(tissue.any(axis=0))
-        along = (np.arange(shape[1]) - columns[0]) / max(columns[-1] - columns[0], 1)
-        wanted = np.interp(along, *GRADIENTS[gradient]).astype(np.float32)
-        tumor = tissue & (ndtr(smooth_noise(shape, 30 / step_um, rng)) < wanted)
+        tumor = _along_x(smooth_noise(shape, 30 / step_um, rng), tissue, GRADIENTS[gradient], step_um)
         classes[tumor] = _TUMOR
         rest = shares[1:] / max(shares[1:].sum(), 1e-9)
         free = tissue & ~tumor
@@ -125,6 +120,27 @@ def _highest(score: np.ndarray, among: np.ndarray, share: float) -> np.ndarray:
     if share >= 1 or sample.size == 0:
         return among.copy()
     return among & (score > np.quantile(sample, 1 - share))
+
+
+def _along_x(
+    score: np.ndarray, among: np.ndarray, course: tuple[tuple[float, ...], tuple[float, ...]], step_um: float
+) -> np.ndarray:
+    """Mask of the places of highest score whose share of `among` follows a course over its width.
+
+    Thresholds are quantiles within strips of a tile's width, so that the share follows the course without chance.
+    """
+    columns = np.flatnonzero(among.any(axis=0))
+    first, last = int(columns[0]), int(columns[-1])
+    half = max(1, round(TILE_UM / 2 / step_um))
+    centers = np.linspace(first, last, max(2, 2 * (last - first) // half))
+    wanted = np.interp((centers - first) / max(last - first, 1), *course)
+    thresholds = []
+    for center, share in zip(centers, wanted, strict=True):
+        # Near the ends the strip is cut on both sides, so that its mean position stays.
+        reach = max(8, min(half, int(center) - first, last - int(center)))
+        strip = slice(max(0, int(center) - reach), int(center) + reach + 1)
+        thresholds.append(np.quantile(score[::2, strip][among[::2, strip]], 1 - share))
+    return among & (score > np.interp(np.arange(score.shape[1]), centers, thresholds))
 
 
 def _distance_um(mask: np.ndarray, step_um: float) -> np.ndarray:

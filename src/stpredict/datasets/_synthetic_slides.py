@@ -40,7 +40,7 @@ def synthetic_slides(
     noise: float = 0.3,
     batch: float = 0.1,
     stain_shift: float = 0.12,
-    hazard: Sequence[float] = (0.8, -0.6, -0.6),
+    hazard: Sequence[float] = (0.7, -0.5, -0.5),
     censoring: float = 0.35,
     gradient: str | None = None,
 ) -> AnnData:
