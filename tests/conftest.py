@@ -91,3 +91,40 @@ def _frozen(adata: ad.AnnData) -> dict[str, Any]:
 def frozen() -> Callable[[ad.AnnData], dict[str, Any]]:
     """Everything an object holds, to compare before and after a refused call."""
     return _frozen
+
+
+@pytest.fixture
+def slides() -> ad.AnnData:
+    """Twelve patients with two slides each: bags of up to 6 tokens of 5 features, 7 genes, follow-up; recorded."""
+    from stpredict import _provenance
+
+    rng = np.random.default_rng(0)
+    n, n_tokens, d, n_genes = 24, 6, 5, 7
+    bag = rng.normal(size=(n, n_tokens, d)) + 2 * rng.normal(size=(n // 2, 1, d)).repeat(2, axis=0)
+    bag = bag.astype(np.float32)
+    size = rng.integers(1, 9, (n, n_tokens)).astype(np.float32)
+    size[:4, 3:] = 0
+    bag[size == 0] = 0
+    mean = (bag * size[:, :, None]).sum(axis=1) / size.sum(axis=1, keepdims=True)
+    patient = np.arange(n) // 2
+    profile = 5 + pd.DataFrame(mean @ rng.normal(size=(d, n_genes))).groupby(patient).transform("mean").to_numpy()
+    risk = pd.Series(mean[:, 0]).groupby(patient).transform("mean").to_numpy()
+    time, censored = (rng.exponential(1, 12)[patient] for _ in range(2))
+    time = time * np.exp(-risk)
+    obs = pd.DataFrame(
+        {
+            "sample": [f"s{i:02d}" for i in range(n)],
+            "patient": [f"p{i:02d}" for i in patient],
+            "time": np.minimum(time, 2 * censored) + 0.01,
+            "event": time < 2 * censored,
+        },
+        index=[f"s{i:02d}" for i in range(n)],
+    )
+    adata = ad.AnnData(profile.astype(np.float32), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)]))
+    adata.obsm["X_toy"] = mean
+    adata.obsm["X_toy_bag"] = bag
+    adata.obsm["X_toy_bag_size"] = size
+    _provenance.write(adata, "X_toy", {"encoder": "toy", "fingerprint": "f", "dim": d, "tile_um": 128.0})
+    _provenance.write(adata, "X_toy_bag", {"n_tokens": n_tokens})
+    _provenance.write(adata, "normalize", {"method": "log2p1", "unit": "fpkm-uq"})
+    return adata

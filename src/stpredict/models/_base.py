@@ -168,7 +168,8 @@ class Predictor(nn.Module):
             k for k in own.keys() | given.keys() if k not in own or k not in given or own[k].shape != given[k].shape
         )
         if type(self) is not type(other) or differing or not own:
-            what = f"tensors that do not fit ({differing[0]})" if differing else type(other).__name__
+            same = type(self) is type(other) and bool(differing)
+            what = f"tensors that do not fit ({differing[0]})" if same else f"a {type(other).__name__}"
             raise ValueError(
                 f"expected a {type(self).__name__} of the same hyperparameters and features to start from; found {what}"
             )

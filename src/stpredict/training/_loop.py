@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from stpredict.metrics import pearson
 from stpredict.models import Batch, Prediction, Predictor
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader
-from stpredict.training._two_phase import TwoPhaseRule, TwoPhaseStopping
+from stpredict.training._two_phase import TwoPhaseRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,6 +116,26 @@ class _EpochSeed(pl.Callback):
         torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
 
 
+class _TwoPhaseStopping(pl.Callback):
+    """Apply the rule after every epoch, and keep the weights of the chosen one at `path`."""
+
+    def __init__(self, rule: TwoPhaseRule, correlation: str, path: Path) -> None:
+        self.rule, self.correlation, self.path = rule, correlation, path
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        scores = trainer.callback_metrics  # the validation of an epoch comes before this
+        keep, stop = self.rule.update(float(scores["validation_loss"]), float(scores[self.correlation]))
+        trainer.should_stop = trainer.should_stop or stop
+        if keep:
+            trainer.save_checkpoint(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self.rule)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rule = TwoPhaseRule(**state_dict)
+
+
 def run_epochs(
     network: Predictor,
     train: ArraySet,
@@ -176,7 +197,7 @@ def run_epochs(
     )
     if two_phases:
         rule = TwoPhaseRule(config.patience, config.loss_tolerance)
-        callbacks.append(TwoPhaseStopping(rule, correlation, best))
+        callbacks.append(_TwoPhaseStopping(rule, correlation, best))
     elif watch:
         callbacks.append(EarlyStopping(monitor, min_delta=config.min_delta, patience=config.patience, mode=mode))
     if progress:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
-
-import lightning.pytorch as pl
+from dataclasses import dataclass
 
 
 @dataclass
@@ -44,25 +40,3 @@ class TwoPhaseRule:
         self.waited = 0 if keep else self.waited + 1
         self.too_high = self.too_high + 1 if loss >= self.best_loss + self.tolerance else 0
         return keep, max(self.waited, self.too_high) >= self.patience
-
-
-class TwoPhaseStopping(pl.Callback):
-    """Apply the rule in Lightning's loop, and keep the weights of the chosen epoch at `path`."""
-
-    def __init__(self, rule: TwoPhaseRule, correlation: str, path: Path) -> None:
-        self.rule, self.correlation, self.path = rule, correlation, path
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Validation of an epoch comes before this."""
-        scores = trainer.callback_metrics
-        keep, trainer.should_stop = self.rule.update(float(scores["validation_loss"]), float(scores[self.correlation]))
-        if keep:
-            trainer.save_checkpoint(self.path)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Values for a checkpoint, so that a resumed run goes on where it stopped."""
-        return asdict(self.rule)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.rule = TwoPhaseRule(**state_dict)
