@@ -1,0 +1,79 @@
+"""Tiles and bulk expression of four real patients: that the path from files to a training object works, no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import stpredict as stp
+from stpredict import _provenance
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "brca_tiles"
+pytestmark = pytest.mark.skipif(not DATA.exists(), reason="brca_tiles is not in ../shared/data")
+
+# Neither the files nor the source say µm/px. Most nuclei are 25 to 45 px wide: 6 to 11 µm at 0.25 µm/px, and an
+# implausible 12 to 22 µm at 0.5. The positions are multiples of the tile's 224 px, so that tiles are full resolution.
+MICRONS_PER_PIXEL = 0.25
+PATIENTS = ["TCGA-A2-A04R", "TCGA-A2-A04Y", "TCGA-A2-A0YG", "TCGA-E2-A15K"]
+
+
+@pytest.fixture(scope="module")
+def _tiles() -> ad.AnnData:
+    return stp.io.from_tiles(DATA, microns_per_pixel=MICRONS_PER_PIXEL, patient=lambda name: name[:12])
+
+
+@pytest.fixture
+def tiles(_tiles: ad.AnnData) -> ad.AnnData:
+    return _tiles.copy()
+
+
+@pytest.fixture(scope="module")
+def expression() -> pd.DataFrame:
+    return pd.read_csv(DATA / "pam50_gene_expression.csv", index_col="PATIENT_ID")
+
+
+def test_tiles_on_their_lattice(tiles: ad.AnnData) -> None:
+    assert tiles.n_obs == 25
+    assert tiles.obs["sample"].value_counts().sort_index().tolist() == [6, 6, 7, 6]
+    assert (tiles.obs["array_col"] == 0).all()  # one column of neighboring tiles of each slide
+    for _, group in tiles.obs.groupby("sample", observed=True):
+        assert sorted(group["array_row"]) == list(range(len(group)))
+    features = tiles.obsm["X_color-texture"]
+    assert features.shape == (25, 153)
+    assert _provenance.read(tiles, "X_color-texture")["tile_um"] == 56.0
+    assert len(np.unique(features, axis=0)) == 25
+    # Tiles resemble their own slide more than the others.
+    scaled = (features - features.mean(axis=0)) / np.where(features.std(axis=0) > 0, features.std(axis=0), 1)
+    distance = np.linalg.norm(scaled[:, None] - scaled, axis=2)
+    same = tiles.obs["sample"].to_numpy()[:, None] == tiles.obs["sample"].to_numpy()
+    assert distance[same & ~np.eye(25, dtype=bool)].mean() < 0.8 * distance[~same].mean()
+
+
+def test_bags_with_expression_by_patient(tiles: ad.AnnData, expression: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match=r"unknown patients .*1089 in all.*join='left'"):
+        stp.pp.bag(tiles, expression=expression, by="patient")
+    adata = stp.pp.bag(tiles, expression=expression, by="patient", join="left", n_tokens=4)
+    assert adata.obs_names.tolist() == PATIENTS
+    assert adata.obs["measured"].all()
+    np.testing.assert_allclose(adata.to_df(), expression.loc[PATIENTS], rtol=1e-6)
+    assert adata.obsm["X_color-texture_bag_size"].sum(axis=1).tolist() == [6, 6, 7, 6]
+
+    stp.pp.normalize(adata, unit="fpkm-uq")
+    np.testing.assert_allclose(adata.X, np.log2(expression.loc[PATIENTS] + 1), rtol=1e-6)
+    erbb2 = adata.to_df()["ERBB2"]  # one patient expresses it some 15 times more than the others
+    assert erbb2.idxmax() == "TCGA-A2-A0YG"
+    assert erbb2.max() - erbb2.drop("TCGA-A2-A0YG").max() > 3
+    full = stp.pp.bag(tiles, expression=expression.loc[PATIENTS], by="patient")
+    assert full.obsm["X_color-texture_bag"].shape == (4, 100, 153)
+    assert (full.obsm["X_color-texture_bag_size"].sum(axis=1) == (full.obsm["X_color-texture_bag_size"] > 0).sum(axis=1)).all()  # fmt: skip
+
+
+def test_bags_are_the_same_in_every_run_and_order(tiles: ad.AnnData) -> None:
+    once = stp.pp.bag(tiles, n_tokens=4).obsm["X_color-texture_bag"]
+    np.testing.assert_array_equal(stp.pp.bag(tiles, n_tokens=4, n_jobs=2).obsm["X_color-texture_bag"], once)
+    shuffled = tiles[np.random.default_rng(0).permutation(25)].copy()
+    np.testing.assert_array_equal(stp.pp.bag(shuffled, n_tokens=4).obsm["X_color-texture_bag"], once)
