@@ -1,8 +1,21 @@
 """Preprocessing: tiles, features, normalization, genes."""
 
+from stpredict.pp._bag import bag
+from stpredict.pp._filter_genes import filter_genes
 from stpredict.pp._image_features import image_features
 from stpredict.pp._normalize import normalize
 from stpredict.pp._select_genes import select_genes
 from stpredict.pp._spatially_variable import spatially_variable
+from stpredict.pp._tiles import tiles
+from stpredict.pp._tissue import tissue
 
-__all__ = ["image_features", "normalize", "select_genes", "spatially_variable"]
+__all__ = [
+    "bag",
+    "filter_genes",
+    "image_features",
+    "normalize",
+    "select_genes",
+    "spatially_variable",
+    "tiles",
+    "tissue",
+]
