@@ -6,6 +6,20 @@ from stpredict.pl._features import features
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
 from stpredict.pl._scores import scores
+from stpredict.pl._slide import slide
 from stpredict.pl._spatially_variable import spatially_variable
+from stpredict.pl._survival import survival
+from stpredict.pl._well_predicted import well_predicted
 
-__all__ = ["ceiling", "domains", "features", "genes", "history", "scores", "spatially_variable"]
+__all__ = [
+    "ceiling",
+    "domains",
+    "features",
+    "genes",
+    "history",
+    "scores",
+    "slide",
+    "spatially_variable",
+    "survival",
+    "well_predicted",
+]
