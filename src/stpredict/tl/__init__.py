@@ -1,5 +1,6 @@
 """Tools: fit, predict, evaluate, and what follows from a prediction."""
 
+from stpredict.tl._compare_to_st import compare_to_st
 from stpredict.tl._conformal import conformal
 from stpredict.tl._cross_validate import cross_validate
 from stpredict.tl._domains import domains
@@ -14,6 +15,7 @@ from stpredict.tl._survival import survival
 from stpredict.tl._well_predicted import well_predicted
 
 __all__ = [
+    "compare_to_st",
     "conformal",
     "cross_validate",
     "domains",
