@@ -27,7 +27,7 @@ def tiles(
     tile_px: int = 256,
     stride_um: float | None = None,
     max_background: float = 0.2,
-    min_contrast: float = 0.05,
+    min_contrast: float = 0.1,
     max_tiles: int | None = 4000,
     min_tiles: int = 1,
     seed: int = 0,
@@ -54,8 +54,9 @@ def tiles(
     max_background
         Largest share of a tile, 0–1, that may lie outside the tissue or the slide.
     min_contrast
-        Smallest difference between the 1st and the 99th percentile of gray values, as a share of 255. Measured on
-        about 2 µm per pixel, read in batches. 0 keeps all and reads nothing.
+        Smallest difference between the 1st and the 99th percentile of gray values, as a share of 255. The default is
+        what `skimage.exposure.is_low_contrast` means by its 0.05 on an RGB image, whose gray values it takes to lie
+        between -1 and 1. Measured on about 2 µm per pixel, read in batches. 0 keeps all and reads nothing.
     max_tiles
         Most tiles that are kept; `None` for all.
     min_tiles

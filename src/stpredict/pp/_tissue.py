@@ -19,7 +19,7 @@ _GLASS_SHARE = 0.005  # of the picture; less is no background to measure the lig
 # bounds keep it from dividing tissue into pale and dark, or the noise of empty glass into two.
 _SATURATION = (0.05, 0.08)
 _TRANSMISSION = (0.82, 0.94)
-_INK = 1.5  # absorption relative to that of green, beyond any mixture of hematoxylin and eosin
+_INK = 1.4  # absorption relative to that of green, beyond any mixture of hematoxylin and eosin
 
 
 def tissue(
