@@ -143,7 +143,8 @@ def test_genes_and_errors_do_not_change_the_slides(slides, tmp_path):
 
 def test_composition_is_that_of_the_picture(slides):
     """Stained area and nuclei of each tile, from pixels, against what the truth says."""
-    for sample in slides.obs_names[:4]:
+    told = 0
+    for sample in slides.obs_names[::2]:
         image = tifffile.imread(slides.obs.loc[sample, "path"]).astype(float)
         composition = slides.uns["synthetic_slides"]["composition"][sample]
         assert composition.dtype == np.float32
@@ -157,10 +158,12 @@ def test_composition_is_that_of_the_picture(slides):
         density = -np.log(tiles.mean(axis=(1, 3)) / glass)
         filled = composition[:rows, :columns].sum(axis=-1) > 0.9
         cells = composition[:rows, :columns][filled][:, [0, 2]].sum(axis=-1)
-        if cells.std() > 0.2:
+        if cells.std() > 0.2:  # a slide of tumor alone tells nothing
+            told += 1
             assert np.corrcoef(density[filled][:, 0], cells)[0, 1] > 0.8
         assert stained[composition[:rows, :columns].sum(axis=-1) == 0].max() < 12
         assert composition.sum(axis=-1).max() <= 1 + 1e-5
+    assert told >= 2
 
 
 def test_composition_of_tiles_against_brute_force():
@@ -323,7 +326,9 @@ def test_only_our_own_files_are_replaced(tmp_path):
     assert tifffile.imread(first.obs["path"].iloc[0]).shape != before[0].shape
     assert sorted(path.name for path in tmp_path.iterdir()) == ["P1_S1.tif", "P2_S1.tif"]
 
-    for foreign in (b"notes", b""):
+    # Cut files, as of another program that is still writing: the pointer to the first page leads nowhere.
+    whole = (tmp_path / "P1_S1.tif").read_bytes()
+    for foreign in (b"notes", b"", whole[:8], whole[:12]):
         (tmp_path / "P2_S1.tif").write_bytes(foreign)
         kept = (tmp_path / "P1_S1.tif").read_bytes()
         with pytest.raises(FileExistsError, match="found another file"):

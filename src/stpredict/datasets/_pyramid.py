@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def check_ours(path: Path) -> None:
     try:
         with tifffile.TiffFile(path) as file:
             software = file.pages.first.tags.valueof("Software")
-    except (OSError, ValueError):  # a directory, or not a TIFF
+    # A directory, no TIFF, or a damaged one, in whose tags anything may stand.
+    except (OSError, ValueError, IndexError, KeyError, TypeError, struct.error, tifffile.TiffFileError):
         software = None
     if software != SOFTWARE:
         raise FileExistsError(
