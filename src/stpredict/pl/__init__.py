@@ -5,6 +5,7 @@ from stpredict.pl._domains import domains
 from stpredict.pl._features import features
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
+from stpredict.pl._maps import maps
 from stpredict.pl._scores import scores
 from stpredict.pl._slide import slide
 from stpredict.pl._spatially_variable import spatially_variable
@@ -17,6 +18,7 @@ __all__ = [
     "features",
     "genes",
     "history",
+    "maps",
     "scores",
     "slide",
     "spatially_variable",
