@@ -185,7 +185,7 @@ def read_level(reader: Any, level: int, x: int, y: int, width: int, height: int)
         # Each reader library raises exceptions of its own for a damaged file.
         raise ValueError(
             f"expected a complete slide at {reader.file}; found that {width} x {height} px at ({x}, {y}) of level "
-            f"{level} cannot be read ({type(error).__name__}: {error}); copy the file again"
+            f"{level} cannot be read ({type(error).__name__}: {error}); copy the file again, or convert it to 8-bit RGB"
         ) from error
     return np.ascontiguousarray(region[..., :3])
 

@@ -77,7 +77,7 @@ def tissue(
     >>> tifffile.imwrite(path, picture, tile=(256, 256), photometric="rgb")
     >>> slide = stp.io.open_slide(path, microns_per_pixel=0.5)
     >>> stp.pp.tissue(slide)
-    >>> len(slide.shapes["tissues"]), round(slide.shapes["tissues"].area.iloc[0] / 1024**2, 2)
+    >>> len(slide.shapes["tissues"]), round(float(slide.shapes["tissues"].area.iloc[0]) / 1024**2, 2)
     (1, 1.0)
     """
     from stpredict._validate import check_choice, check_positive
