@@ -68,10 +68,16 @@ def load_published(
 
     Examples
     --------
+    >>> import tempfile, torch
     >>> import stpredict as stp
-    >>> model = stp.models.load_published(
-    ...     "sequoia", "sequoia-brca-0", genes="gene_list.csv", patients=train_patients
-    ... )  # doctest: +SKIP
+    >>> shapes = {"conv0": (8, 16, 1), "conv1": (8, 8, 1), "conv2": (2, 8, 1)}
+    >>> weights = {f"{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+    >>> weights |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     torch.save(weights, f"{directory}/model_best.pt")
+    ...     model = stp.models.load_published("he2rna", directory, genes=["ERBB2", "GATA3"], patients=["P1"])
+    >>> model.panel, model.network.n_features
+    (['ERBB2', 'GATA3'], 16)
     """
     import pandas as pd
 
