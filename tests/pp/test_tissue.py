@@ -57,6 +57,17 @@ def test_mask_of_a_picture_full_of_tissue_is_all_of_it() -> None:
     assert tissue_mask(half, 8.0).mean() > 0.99
 
 
+def test_mask_keeps_pale_tissue_beside_dark_tissue() -> None:
+    pale = np.zeros((H, W), dtype=bool)
+    pale[60:180, 20:160] = True
+    dark = np.zeros((H, W), dtype=bool)
+    dark[60:180, 160:300] = True
+    picture = thumbnail(box=dark).astype(float)
+    picture[pale] = np.array([226, 200, 218]) + np.random.default_rng(1).normal(scale=6, size=(pale.sum(), 1))
+    picture[dark] -= 40
+    assert overlap(tissue_mask(np.clip(picture, 0, 255).astype(np.uint8), 8.0), pale | dark) > 0.97
+
+
 @pytest.mark.parametrize("glass", [(243, 243, 243), (235, 216, 231), (185, 185, 188)])
 def test_mask_of_an_empty_slide_is_empty(glass: tuple[int, int, int]) -> None:
     assert not tissue_mask(thumbnail(glass, np.zeros((H, W), dtype=bool)), 8.0, min_area_um2=5e4).any()
