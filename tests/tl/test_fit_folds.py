@@ -111,3 +111,14 @@ def test_a_panel_that_saw_test_patients_is_refused_or_marked(slides) -> None:
         stp.tl.fit_folds(slides, "ridge", 3, baselines=())
     stp.tl.fit_folds(slides, "ridge", 3, baselines=(), allow_leakage=True)
     assert slides.obs["predicted_leaky"].all()
+
+
+def test_genes_filtered_on_test_patients_are_refused_or_marked(slides) -> None:
+    slides.var["gene_type"] = "protein_coding"
+    other = slides.copy()
+    stp.pp.filter_genes(slides)  # by biotype alone: no patient was looked at
+    stp.tl.fit_folds(slides, "ridge", 3, baselines=())
+    assert not slides.obs["predicted_leaky"].any()
+    stp.pp.filter_genes(other, min_median=0)
+    with pytest.raises(ValueError, match=r"list of genes was selected on; call stp.pp.filter_genes with"):
+        stp.tl.fit_folds(other, "ridge", 3, baselines=())

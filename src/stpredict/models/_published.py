@@ -50,7 +50,7 @@ def load_published(
     patients
         Patients the weights were trained on; predictions of these are marked as leaky.
     normalization
-        Record of how the target was normalized, to be compared with that of the data; not compared when `None`.
+        Record of how the target was normalized, to be compared with that of the data; log2(FPKM-UQ + 1) when `None`.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def load_published(
         model=name,
         network=network.eval(),
         panel=panel,
-        normalization=dict(normalization or {"method": "layer", "layer": "log2(FPKM-UQ + 1)"}),
+        normalization=dict(normalization or {"method": "log2p1", "unit": "fpkm-uq"}),
         features={"slots": {f"X_{encoder}": features}, "scaling": "global"},
         training={
             "patients": sorted({str(patient) for patient in patients}),

@@ -98,6 +98,8 @@ def value_label(adata: AnnData, layer: str | None) -> str:
     if layer is not None:
         return layer
     record = _provenance.read(adata, "normalize")
+    if record is not None and record.get("method") == "log2p1":
+        return f"log2({record['unit'].upper()} + 1)"
     if record is None or record.get("method") != "log1p":
         return "expression (log1p)" if "log1p" in adata.uns else "expression"
     return f"log1p counts per {record['target_sum']:,.0f}".replace(",", "\u202f")

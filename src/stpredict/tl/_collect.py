@@ -11,7 +11,7 @@ import numpy as np
 from stpredict import _provenance
 from stpredict._keys import Key
 from stpredict._slots import feature_matrix
-from stpredict._validate import as_mask, check_choice, check_finite, check_genes, check_layer, check_obsm
+from stpredict._validate import _few, as_mask, check_choice, check_finite, check_genes, check_layer, check_obsm
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -179,14 +179,19 @@ def choose_panel(
     if key not in adata.var:
         if panel is not None:
             raise KeyError(f"expected var[{panel!r}]; found {list(adata.var.columns)}; run stp.pp.select_genes first")
-        return list(adata.var_names)
     strangers = panel_strangers(adata, panel, rows, patient_key)
     if strangers and not allow_leakage:
-        raise ValueError(
-            f"expected a panel selected on training patients only; found {', '.join(strangers)} among the patients that "
-            f"var[{key!r}] was selected on; call stp.pp.select_genes(adata, train=…), or pass panel={{'method': …}} to "
-            "select it inside the training set"
+        filtered = key not in adata.var
+        what, call = (
+            ("the list of genes", "stp.pp.filter_genes") if filtered else (f"var[{key!r}]", "stp.pp.select_genes")
         )
+        raise ValueError(
+            f"expected a panel selected on training patients only; found {_few(strangers)} among the patients that "
+            f"{what} was selected on; call {call} with `train=`, or pass panel={{'method': …}} to select it inside the "
+            "training set"
+        )
+    if key not in adata.var:
+        return list(adata.var_names)
     genes = list(adata.var_names[adata.var[key].to_numpy(dtype=bool)])
     check_genes(adata, genes)
     return genes
@@ -195,8 +200,10 @@ def choose_panel(
 def panel_strangers(adata: AnnData, panel: Panel, rows: np.ndarray, patient_key: str) -> list[str]:
     """Patients outside these rows that the column of `var` behind a panel was selected on."""
     key = panel or Key.SELECTED
-    if not isinstance(key, str) or key not in adata.var:
+    if not isinstance(key, str):
         return []
+    if key not in adata.var:
+        key = "filter_genes"  # every gene that a filter left
     record = _provenance.read(adata, key) or {}
     if record.get("method") == "given":
         return []

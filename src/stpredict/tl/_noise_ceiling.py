@@ -136,7 +136,7 @@ def section_ceiling(
     """
     normalization = _provenance.read(adata, "normalize")
     nothing = np.full(len(genes), np.nan)
-    if normalization is None or layer not in adata.layers:
+    if normalization is None or normalization.get("method") != "log1p" or layer not in adata.layers:
         return nothing
     rows = np.arange(adata.n_obs)[rows]
     counts = adata.layers[layer][rows]

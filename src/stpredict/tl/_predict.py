@@ -294,7 +294,7 @@ def check_normalization(adata: AnnData, fitted: FittedModel) -> None:
     if record is None or fitted.normalization.get("method") in {"layer", "scanpy", "outcome"}:
         return  # an unmeasured object, or a target whose unit the user looks after
     wanted = fitted.normalization
-    compared = ("method", "size_factors", "target_sum")
+    compared = ("method", "unit", "size_factors", "target_sum")
     differing = [name for name in compared if wanted.get(name) != record.get(name)]
     if sorted(wanted.get("panel", [])) != sorted(record.get("panel", [])):
         differing.append("panel")

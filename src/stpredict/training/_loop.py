@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
-from stpredict.metrics import pearson
+from stpredict.metrics import concordance, pearson
 from stpredict.models import Batch, Prediction, Predictor
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader
@@ -71,12 +71,10 @@ class _Module(pl.LightningModule):
     def _log_outcome(self, mean: Tensor, batches: list[Batch]) -> None:
         """Loss and C-index over all validation rows at once: a risk set does not end with a batch."""
         time, event = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("time", "event"))
-        from stpredict.metrics import concordance
-
         none = torch.zeros(len(time), dtype=torch.long)
         loss = self.network.loss(Prediction(mean), Batch(none, none, time=time, event=event))["total"]
         self.log("validation_loss", loss, prog_bar=True)
-        value = concordance(time.numpy(), event.numpy(), mean[:, 0].numpy())
+        value = concordance(time.numpy(), event.numpy(), mean[:, 0].nan_to_num().numpy())
         self.log("validation_concordance", value if value == value else 0.0, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
