@@ -1,9 +1,10 @@
-"""Ratios behind the maps of networks on bags.
+"""The parts of `benchmarks/sequoia.py` that are about maps.
 
 `map`: a slide read, encoded and mapped at stride 1 by `pp.image_features` and `tl._map`, against the naive way: every
 window reads and encodes its tiles one by one and calls the network for itself. The naive way is timed on some windows
 and scaled to all of them. What there is to gain grows with the slide: a tile of n x n lies in 100 (n - 9)² / n² windows
-on average, 13 of a slide of 14 x 14 tiles, 52 of 32 x 32, 66 of 48 x 48. `box`: the mean over the windows of each tile as a sparse product, against cumulative sums.
+on average, 13 of a slide of 14 x 14 tiles, 52 of 32 x 32, 66 of 48 x 48.
+`box`: the mean over the windows of each tile as a sparse product, against cumulative sums.
 `memory`: peak memory of a map written to Zarr for few and for many genes, each in a process of its own.
 """
 
@@ -175,7 +176,7 @@ def memory(options: argparse.Namespace, device: torch.device) -> list[tuple[str,
     """Peak memory of a map of 4,000 tiles in Zarr, above that before the call, for few and for many genes."""
     peaks = []
     for genes in (1000, 20_000):
-        command = [sys.executable, __file__, "--measure", str(genes), "--memory-stride", str(options.memory_stride)]
+        command = [sys.executable, __file__, str(genes), str(options.memory_stride)]
         result = subprocess.run(command, check=True, capture_output=True, text=True)
         above, before, seconds, size = (float(value) for value in result.stdout.split()[-4:])
         peaks.append(above)
@@ -221,29 +222,6 @@ def measure_memory(n_genes: int, stride: int) -> None:
 
 PARTS: dict[str, Part] = {"map": map_ratio, "box": box, "memory": memory}
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=sorted(PARTS), action="append", help="may be repeated; all by default")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--genes", type=int, default=1000)
-    parser.add_argument("--side", type=int, default=48, help="tiles along a side of the slide of `map`")
-    parser.add_argument("--tile-px", type=int, default=224, help="input of the encoder of `map`")
-    parser.add_argument("--windows", type=int, default=6, help="windows on which the naive way is timed")
-    parser.add_argument("--memory-stride", type=int, default=3, help="the stride changes the time, not the peak")
-    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.measure:
-        measure_memory(options.measure, options.memory_stride)
-        return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = [row for part in options.part or PARTS for row in PARTS[part](options, device)]
-    print(f"\n{'ratio':50}{'found':>8}   wanted")
-    for name, value, wanted in rows:
-        print(f"{name:50}{value:8.2f}   {wanted}")
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    measure_memory(int(sys.argv[1]), int(sys.argv[2]))

@@ -150,5 +150,5 @@ def test_tiles_refuse_what_cannot_be(open_painted: Opener) -> None:
 def test_coarse_scans_are_warned_about(open_painted: Opener) -> None:
     slide = open_painted()
     stp.pp.tissue(slide)
-    with pytest.warns(UserWarning, match="64 pixels across in slide 'slide'.*not 256"):
+    with pytest.warns(UserWarning, match="64 pixels across at 1 µm.*not 256"):
         stp.pp.tiles(slide, tile_um=64)

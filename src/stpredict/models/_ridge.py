@@ -12,7 +12,6 @@ from torch import Tensor
 from stpredict.models._base import Batch, Prediction, Predictor
 from stpredict.models._registry import register
 
-
 _MAX_GROUPS = 10
 
 

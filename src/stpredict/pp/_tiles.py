@@ -130,8 +130,8 @@ def tiles(
         )
     if side < _UPSAMPLED * tile_px:
         warnings.warn(
-            f"tiles of {width_um:g} µm have {side:.4g} pixels across in slide {slide_name(sdata)!r} ({mpp:g} µm per "
-            f"pixel), not {tile_px}; they will be enlarged",
+            f"tiles of {width_um:g} µm have {side:.4g} pixels across at {mpp:g} µm per pixel, not {tile_px}; "
+            "networks that ask for more see them enlarged",
             stacklevel=2,
         )
 

@@ -176,9 +176,8 @@ def choose_panel(
         check_genes(adata, genes)
         return genes
     key = panel or Key.SELECTED
-    if key not in adata.var:
-        if panel is not None:
-            raise KeyError(f"expected var[{panel!r}]; found {list(adata.var.columns)}; run stp.pp.select_genes first")
+    if key not in adata.var and panel is not None:
+        raise KeyError(f"expected var[{panel!r}]; found {list(adata.var.columns)}; run stp.pp.select_genes first")
     strangers = panel_strangers(adata, panel, rows, patient_key)
     if strangers and not allow_leakage:
         filtered = key not in adata.var

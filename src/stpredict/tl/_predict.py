@@ -97,8 +97,9 @@ def predict(
     - `uns["stpredict"][key_added]`: model, panel, training patients and sections, seed.
 
     For a map also `obs["{key_added}_n_windows"]` and `obs["{key_added}_partial"]`, whether only windows with fewer than
-    `min_tiles` tiles cover the tile. For an outcome, instead of the slots of `obsm`, `obs["risk"]` (log hazard relative
-    to the mean of the training set) and `obs["risk_group"]` (`"high"` above the median of the training set).
+    `min_tiles` tiles cover the tile. Lay the tiles with `stp.pp.tiles(slide, max_tiles=None)`: a draw of them leaves
+    windows with holes. For an outcome, instead of the slots of `obsm`, `obs["risk"]` (log hazard relative
+    to the mean of the training set) and, of slides, `obs["risk_group"]` (`"high"` above the median of the training set).
 
     Raises
     ------
@@ -136,8 +137,11 @@ def predict(
         check_features(source, part.features)
     reads_bags = get_model(members[0].model).cls.unit == "bag"
     as_map = reads_bags and not all(Key.bag(slot) in source.obsm for slot in members[0].features["slots"])
-    if store is not None and not as_map:
-        raise ValueError("expected `store=` with a map (a network on bags, and the tiles of a slide) only; found none")
+    if store is not None and (risk or not as_map):
+        raise ValueError(
+            "expected `store=` with a map of expression (a network on bags, and the tiles of a slide) only; found "
+            + ("an outcome" if risk else "no map")
+        )
 
     obs: dict[str, Any] = {}
     frames: dict[str, pd.DataFrame] = {}
@@ -147,7 +151,7 @@ def predict(
         frame, n_windows, partial = map_table(
             source, members, next(iter(members[0].features["slots"])),
             window=window, stride=stride, min_tiles=min_tiles, store=store, sample_key=sample_key,
-            batch_size=batch_size, device=device, progress=show,
+            batch_size=batch_size, device=device, progress=show, key_added=key_added,
         )  # fmt: skip
         obs |= {f"{key_added}_n_windows": n_windows, f"{key_added}_partial": partial}
         if isinstance(frame, pd.DataFrame):
@@ -158,7 +162,7 @@ def predict(
             shared = set.intersection(*({*part.baselines} for part in members))
             names = [name for name in members[0].baselines if name in shared]
             groups |= {Key.baseline(key_added, name): [part.baselines[name] for part in members] for name in names}
-        options = {"batch_size": batch_size, "device": device, "sample_key": sample_key}
+        options: dict[str, Any] = {"batch_size": batch_size, "device": device, "sample_key": sample_key}
         for key, parts in groups.items():
             mean, std = _predict_members(data, source, parts, image, show and key == key_added, **options)
             frames[key] = pd.DataFrame(mean, index=source.obs_names, columns=parts[0].panel)
@@ -166,11 +170,14 @@ def predict(
                 frames[Key.std(key)] = pd.DataFrame(std, index=source.obs_names, columns=parts[0].panel)
 
     container, adata = begin(data, copy, table_key)
-    if risk and not as_map:
-        values = frames.pop(key_added)[Key.RISK].to_numpy()
-        cut = np.mean([part.training["risk_median"] - part.training["risk_mean"] for part in members])
-        obs |= {key_added: values, f"{key_added}_group": pd.Categorical(np.where(values > cut, "high", "low"))}
+    if risk:
+        obs[key_added] = values = frames[key_added][Key.RISK].to_numpy()
         frames = {}
+        cut = np.mean([part.training["risk_median"] - part.training["risk_mean"] for part in members])
+        if as_map:
+            values -= np.float32(np.mean([part.training["risk_mean"] for part in members]))
+        else:
+            obs[f"{key_added}_group"] = pd.Categorical(np.where(values > cut, "high", "low"))
     if frames or store is None:
         for key in [k for k in adata.obsm if k == Key.std(key_added) or k.startswith(Key.baseline(key_added, ""))]:
             del adata.obsm[key]
