@@ -11,6 +11,8 @@ class Key:
     SPATIAL = "spatial"
     ARRAY_ROW = "array_row"
     ARRAY_COL = "array_col"
+    GRID_ROW = "grid_row"
+    GRID_COL = "grid_col"
     IN_TISSUE = "in_tissue"
     LABEL = "label"
     COUNTS = "counts"
@@ -44,6 +46,11 @@ class Key:
     def bag_size(features: str) -> str:
         """Number of tiles behind each token, 0 for padding."""
         return f"{features}_bag_size"
+
+    @staticmethod
+    def probability(label: str) -> str:
+        """Predicted probability of a class."""
+        return f"{label}_probability"
 
     @staticmethod
     def fold(key: str) -> str:

@@ -32,8 +32,12 @@ class Batch:
         (n, n_tokens, d) float32 tokens of each slide; padded with zeros where a slide has fewer.
     bag_size
         (n, n_tokens) float32 number of tiles behind each token; 0 marks padding.
+    cell
+        (n, 2) int64 row and column of each observation in the grid of its section.
     target
         (n, n_genes) float32 normalized expression; `None` at prediction.
+    label
+        (n,) int64 class of each observation, -1 where it is not known.
     time, event
         (n,) float32 follow-up time and whether it ended in the event (1) or was censored (0).
     """
@@ -45,7 +49,9 @@ class Batch:
     patches: Tensor | None = None
     bag: Tensor | None = None
     bag_size: Tensor | None = None
+    cell: Tensor | None = None
     target: Tensor | None = None
+    label: Tensor | None = None
     time: Tensor | None = None
     event: Tensor | None = None
 
@@ -142,13 +148,16 @@ class Predictor(nn.Module):
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Named parts of the loss and their `"total"`: by default the regression loss of the head.
 
-        Where the batch holds an outcome instead of a target, the Cox loss of the only output, the log risk.
+        Where the batch holds an outcome instead of a target, the Cox loss of the only output, the log risk; where it
+        holds classes, the cross-entropy of the logits.
         """
         from stpredict.models._cox import cox_loss
-        from stpredict.models._heads import regression_loss
+        from stpredict.models._heads import classification_loss, regression_loss
 
         if batch.time is not None and batch.event is not None:
             return {"total": cox_loss(prediction.mean[:, 0], batch.time, batch.event)}
+        if batch.label is not None:
+            return {"total": classification_loss(prediction.mean, batch.label)}
         assert batch.target is not None  # for the type checker; the loop passes targets
         return {"total": regression_loss(prediction, batch.target, self.target_std)}
 

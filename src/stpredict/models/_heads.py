@@ -1,4 +1,4 @@
-"""The regression head and its loss, shared by every network that ends in one value (or a mean and a spread) per gene."""
+"""The regression head and the losses, shared by every network that ends in one value (or a mean and a spread) per gene."""
 
 from __future__ import annotations
 
@@ -65,3 +65,32 @@ def regression_loss(prediction: Prediction, target: Tensor, scale: Tensor) -> Te
     std = prediction.std / scale
     likelihood = torch.log(std) + 0.5 * (error / std).square()
     return (likelihood * std.detach().pow(2 * _BETA)).mean()
+
+
+def classification_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy, mean over the observations whose class is known.
+
+    Parameters
+    ----------
+    logits
+        (n, 1) of the second of two classes, or (n, n_classes).
+    label
+        (n,) int64, -1 where the class is not known.
+    """
+    known = label >= 0
+    if logits.shape[1] == 1:
+        losses = F.binary_cross_entropy_with_logits(logits[:, 0], label.clamp_min(0).to(logits.dtype), reduction="none")
+    else:
+        losses = F.cross_entropy(logits, label.clamp_min(0), reduction="none")
+    return (losses * known).sum() / known.sum().clamp_min(1)
+
+
+def class_probabilities(logits: Tensor) -> Tensor:
+    """Probability of the second of two classes (n, 1), or of each class (n, n_classes)."""
+    return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, dim=1)
+
+
+def one_hot(label: Tensor, n_outputs: int) -> Tensor:
+    """Classes as columns (n, n_outputs), of two classes the second; NaN where the class is not known."""
+    columns = label[:, None] == torch.arange(n_outputs, device=label.device) + (n_outputs == 1)
+    return columns.float().masked_fill(label[:, None] < 0, float("nan"))

@@ -11,7 +11,16 @@ import numpy as np
 from stpredict import _provenance
 from stpredict._keys import Key
 from stpredict._slots import feature_matrix
-from stpredict._validate import _few, as_mask, check_choice, check_finite, check_genes, check_layer, check_obsm
+from stpredict._validate import (
+    _few,
+    as_mask,
+    check_choice,
+    check_finite,
+    check_genes,
+    check_layer,
+    check_obs,
+    check_obsm,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -210,6 +219,19 @@ def panel_strangers(adata: AnnData, panel: Panel, rows: np.ndarray, patient_key:
     return sorted(set(map(str, np.atleast_1d(record.get("patients", [])))) - here)
 
 
+@dataclass(frozen=True)
+class Classes:
+    """A column of `obs` with classes to predict."""
+
+    key: str
+    names: tuple[str, ...]
+
+    @property
+    def outputs(self) -> list[str]:
+        """What is predicted: the second of two classes, or every class."""
+        return [self.names[1]] if len(self.names) == 2 else list(self.names)
+
+
 @dataclass
 class Inputs:
     """What a network reads besides the target, and how to find it again."""
@@ -219,7 +241,9 @@ class Inputs:
     patch: tuple[float, int] | None
     image: Any = None
     bag: bool = False
+    grid: bool = False
     outcome: tuple[str, str] | None = None
+    target: Classes | None = None
 
 
 def collect(
@@ -257,8 +281,13 @@ def collect(
         patient=np.unique(patient, return_inverse=True)[1].astype(np.int64),
         positions=_positions_um(adata, rows, sample),
         patches=patches,
-        target=None if panel is None or inputs.outcome else read_target(adata, panel, rows, layer),
+        target=None if panel is None or inputs.outcome or inputs.target else read_target(adata, panel, rows, layer),
     )
+    if inputs.grid:
+        arrays.cell = _read_cells(adata, rows, sample)
+    if inputs.target is not None and panel is not None:
+        arrays.label = class_codes(adata, inputs.target)[rows]
+        arrays.n_classes = len(inputs.target.names)
     if inputs.outcome is not None and panel is not None and patient_key is not None:
         from stpredict._outcome import read_outcome
 
@@ -269,6 +298,54 @@ def collect(
     if keys:
         arrays.features = read_features(adata, keys, inputs.scaling, rows, sample)
     return arrays
+
+
+def read_classes(adata: AnnData, key: str, rows: np.ndarray) -> Classes:
+    """Classes of a column of `obs`, all of which must be among the training rows."""
+    import pandas as pd
+
+    check_obs(adata, key, "name the column with the classes")
+    column = adata.obs[key]
+    known = column[column.notna()]
+    names = known.cat.categories if isinstance(known.dtype, pd.CategoricalDtype) else sorted(known.unique())
+    if known.dtype.kind == "f" or len(names) < 2:
+        raise ValueError(
+            f"expected two or more classes in obs[{key!r}] (boolean, strings or categories); found "
+            f"{known.dtype} with {len(names)} values"
+        )
+    absent = [str(name) for name in names if not (column[rows] == name).any()]
+    if absent:
+        raise ValueError(
+            f"expected every class of obs[{key!r}] among the training observations; found none of {_few(absent)}; "
+            "train on sections that have it, or remove the unused category"
+        )
+    return Classes(key, tuple(str(name) for name in names))
+
+
+def class_codes(adata: AnnData, classes: Classes) -> np.ndarray:
+    """Number of each observation's class (n_obs,) int64, -1 where it is not known."""
+    import pandas as pd
+
+    column = adata.obs[classes.key]
+    text = column.astype(object).where(column.notna(), None).map(lambda value: None if value is None else str(value))
+    return pd.Index(classes.names).get_indexer(text).astype(np.int64)
+
+
+def _read_cells(adata: AnnData, rows: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Row and column of each observation in the grid of its section (n, 2) int64."""
+    for key in (Key.GRID_ROW, Key.GRID_COL):
+        check_obs(adata, key, "run stp.pp.grid(adata)")
+    cell = adata.obs[[Key.GRID_ROW, Key.GRID_COL]].to_numpy()[rows]
+    check_finite(cell.astype(float), "grid cells of every observation", "run stp.pp.grid(adata) again")
+    cell = cell.astype(np.int64)
+    code = np.unique(sample, return_inverse=True)[1]
+    twice = len(cell) - len(np.unique(np.column_stack([code, cell]), axis=0))
+    if twice:
+        raise ValueError(
+            f"expected one observation in each cell of a section's grid; found {twice} that share one; run "
+            "stp.pp.grid(adata) again"
+        )
+    return cell
 
 
 def _read_bags(adata: AnnData, key: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -299,7 +299,7 @@ def _inputs(adata: AnnData, spec: Mapping[str, Any], image: Any) -> Inputs:
     bag = "bag" in info.cls.needs
     keys = feature_keys(adata, spec["features"], bag=bag) if bag or "features" in info.cls.needs else []
     patch = (config.patch_um, config.patch_px) if "patches" in info.cls.needs else None
-    return Inputs(keys, spec["feature_scaling"], patch, image, bag)
+    return Inputs(keys, spec["feature_scaling"], patch, image, bag, "grid" in info.cls.needs)
 
 
 def _folds(adata: AnnData, splitter: Splitter, seed: int, sample_key: str, patient_key: str) -> list[Fold]:

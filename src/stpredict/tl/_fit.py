@@ -30,6 +30,7 @@ from stpredict.tl._collect import (
     describe_features,
     feature_keys,
     panel_strangers,
+    read_classes,
     read_normalization,
 )
 
@@ -51,6 +52,7 @@ def fit(
     feature_scaling: Scaling = "global",
     panel: Panel = None,
     layer: str | None = None,
+    target: str | None = None,
     outcome: tuple[str, str] | None = None,
     image: Any = None,
     hyperparameters: Mapping[str, Any] | None = None,
@@ -93,6 +95,10 @@ def fit(
         `var["selected"]`, or all genes.
     layer
         Layer with the target instead of `X`.
+    target
+        Column of `obs` with classes (boolean, or categories) to predict instead of expression, for example `"tumor"`;
+        the network then learns their logits, and predictions go to `obs["{target}_probability"]`. Observations whose
+        class is not known (`NaN`) are seen, and not learned from.
     outcome
         Columns of `obs` with the follow-up time and the event, for example `("time", "event")`: the network then learns
         the log hazard of Cox's model instead of expression, and predictions go to `obs["risk"]`.
@@ -108,7 +114,7 @@ def fit(
     baselines
         What is fitted on the same rows and kept beside, for tables: closed-form models (`"mean"`, `"ridge"`),
         `"untrained"` (the network as it is drawn) and `"permuted"` (the network trained on permuted labels, which takes
-        as long as the training itself). None for an outcome.
+        as long as the training itself). None for a target or an outcome.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     path
@@ -136,7 +142,8 @@ def fit(
         When features or bags, normalization, a gene of the panel, an outcome or the model is missing.
     ValueError
         When values are not finite, the panel saw other patients, there are too few observations, times are not
-        positive, all events are censored, or the slides of a patient differ in outcome.
+        positive, all events are censored, the slides of a patient differ in outcome, or a class is absent from the
+        training observations.
 
     Examples
     --------
@@ -157,11 +164,15 @@ def fit(
     config = train_config(model, training, outcome=outcome is not None)
     check_patients(adata, sample_key, patient_key)
     rows = as_mask(adata, train)
-    if outcome is None:
+    if target is not None and outcome is not None:
+        raise ValueError("expected `target=` or `outcome=`; found both; fit one model for each")
+    expression = target is None and outcome is None
+    if expression:
         _check_measured(adata, rows, layer)
     elif info.cls.closed_form:
         raise ValueError(
-            f"expected a network that is trained in steps for `outcome=`; found {model!r}; see stp.models.list_models()"
+            f"expected a network that is trained in steps for `target=` and `outcome=`; found {model!r}; see "
+            "stp.models.list_models()"
         )
     if rows.sum() < MIN_OBSERVATIONS:
         raise ValueError(f"expected at least {MIN_OBSERVATIONS} training observations; found {int(rows.sum())}")
@@ -171,7 +182,7 @@ def fit(
             f"expected feature_scaling='global' for networks on bags; found {feature_scaling!r}; what tells slides "
             "apart would be standardized away"
         )
-    wanted = [name for name in baselines if name != model] if outcome is None else []
+    wanted = [name for name in baselines if name != model] if expression else []
     unknown = [name for name in wanted if name not in _OWN_BASELINES and not get_model(name).cls.closed_form]
     if unknown:
         raise ValueError(
@@ -189,23 +200,26 @@ def fit(
     start = FittedModel.load(init) if isinstance(init, (str, Path)) else init
     if start is not None:
         check_features(adata, start.features)
-    if outcome is None:
+    classes = None if target is None else read_classes(adata, target, rows)
+    if expression:
         normalization = read_normalization(adata, layer)
         genes = choose_panel(
             adata, panel, rows,
             layer=layer, sample_key=sample_key, patient_key=patient_key, allow_leakage=allow_leakage,
         )  # fmt: skip
-    else:
+    elif classes is not None:
+        normalization, genes = {"method": "label", "key": classes.key, "classes": list(classes.names)}, classes.outputs
+    elif outcome is not None:
         normalization, genes = {"method": "outcome", "time": outcome[0], "event": outcome[1]}, [Key.RISK]
     patch = (network_config.patch_um, network_config.patch_px) if "patches" in info.cls.needs else None
-    inputs = Inputs(keys, feature_scaling, patch, image, reads_bags, outcome)
+    inputs = Inputs(keys, feature_scaling, patch, image, reads_bags, "grid" in info.cls.needs, outcome, classes)
     show = settings.progress if progress is None else progress
     arrays = collect(
         data, adata, rows, inputs,
         panel=genes, layer=layer, sample_key=sample_key, patient_key=patient_key, progress=show,
     )  # fmt: skip
 
-    strangers = panel_strangers(adata, panel, rows, patient_key) if outcome is None else []
+    strangers = panel_strangers(adata, panel, rows, patient_key) if expression else []
     facts = {
         "patients": sorted(set(adata.obs[patient_key].astype(str).to_numpy()[rows])),
         "samples": sorted(set(adata.obs[sample_key].astype(str).to_numpy()[rows])),

@@ -73,11 +73,12 @@ def predict(
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     batch_size
-        Observations, bags or windows per step; it changes memory and speed, not the result.
+        Observations, bags, grids or windows per step; it changes memory and speed, not the result.
     device
         `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
     key_added
-        Slot of the prediction; `"predicted"`, or `"risk"` for an outcome, when `None`.
+        Slot of the prediction; `"predicted"`, `"risk"` for an outcome, `"{target}_probability"` for classes, when
+        `None`.
     progress
         Show a progress bar; `settings.progress` when `None`.
     copy
@@ -100,6 +101,8 @@ def predict(
     `min_tiles` tiles cover the tile. Lay the tiles with `stp.pp.tiles(slide, max_tiles=None)`: a draw of them leaves
     windows with holes. For an outcome, instead of the slots of `obsm`, `obs["risk"]` (log hazard relative
     to the mean of the training set) and, of slides, `obs["risk_group"]` (`"high"` above the median of the training set).
+    For two classes `obs["{target}_probability"]` of the second; for more `obsm["{target}_probability"]` and
+    `obs["{target}_predicted"]`.
 
     Raises
     ------
@@ -129,19 +132,22 @@ def predict(
     table_key = _tile_table_key(data, table_key, members[0])
     source = get_table(data, table_key)
     people = _patients(source, sample_key, patient_key)
-    risk = members[0].normalization.get("method") == "outcome"
-    key_added = key_added or (Key.RISK if risk else Key.PREDICTED)
+    kind = members[0].normalization.get("method")
+    risk, label = kind == "outcome", members[0].normalization["key"] if kind == "label" else None
+    key_added = key_added or (Key.RISK if risk else Key.PREDICTED if label is None else Key.probability(label))
     show = settings.progress if progress is None else progress
     for part in members:
         check_normalization(source, part)
         check_features(source, part.features)
     reads_bags = get_model(members[0].model).cls.unit == "bag"
     as_map = reads_bags and not all(Key.bag(slot) in source.obsm for slot in members[0].features["slots"])
-    if store is not None and (risk or not as_map):
+    if store is not None and (kind in {"outcome", "label"} or not as_map):
         raise ValueError(
             "expected `store=` with a map of expression (a network on bags, and the tiles of a slide) only; found "
-            + ("an outcome" if risk else "no map")
+            + (f"a model of an {kind}" if as_map else "no map")
         )
+    if as_map and label is not None:
+        raise ValueError("expected a model of expression or of an outcome for a map; found one of classes of slides")
 
     obs: dict[str, Any] = {}
     frames: dict[str, pd.DataFrame] = {}
@@ -178,6 +184,15 @@ def predict(
             values -= np.float32(np.mean([part.training["risk_mean"] for part in members]))
         else:
             obs[f"{key_added}_group"] = pd.Categorical(np.where(values > cut, "high", "low"))
+    elif label is not None:
+        probability = frames.pop(key_added)
+        frames.pop(Key.std(key_added), None)
+        if probability.shape[1] == 1:
+            obs[key_added] = probability.iloc[:, 0].to_numpy()
+        else:
+            frames[key_added] = probability
+            names = probability.columns.to_numpy()[probability.to_numpy().argmax(axis=1)]
+            obs[f"{key_added.removesuffix('_probability')}_predicted"] = pd.Categorical(names, probability.columns)
     if frames or store is None:
         for key in [k for k in adata.obsm if k == Key.std(key_added) or k.startswith(Key.baseline(key_added, ""))]:
             del adata.obsm[key]
@@ -215,8 +230,11 @@ def _predict_members(
     sample_key: str,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean over models (n_obs, n_genes), and the model's standard deviation, or that between several models."""
+    import torch
+
     from stpredict._device import resolve_device
     from stpredict.models import get_model
+    from stpredict.models._heads import class_probabilities
     from stpredict.training import predict_arrays
 
     total, squares, std = np.zeros(()), np.zeros(()), None
@@ -225,7 +243,9 @@ def _predict_members(
         needs = get_model(part.model).cls.needs
         if arrays is None:
             patch = tuple(part.training["patch"]) if "patches" in needs else None
-            inputs = Inputs(list(part.features["slots"]), part.features["scaling"], patch, image, "bag" in needs)
+            inputs = Inputs(
+                list(part.features["slots"]), part.features["scaling"], patch, image, "bag" in needs, "grid" in needs
+            )
             arrays = collect(
                 data, adata, np.ones(adata.n_obs, dtype=bool), inputs,
                 panel=None, layer=None, sample_key=sample_key, patient_key=None,
@@ -235,8 +255,11 @@ def _predict_members(
             part.network, arrays, batch_size=batch_size or _batch_size(needs), device=resolve_device(device),
             progress=progress,
         )  # fmt: skip
-        if part.normalization.get("method") == "outcome":
+        kind = part.normalization.get("method")
+        if kind == "outcome":
             mean -= np.float32(part.training["risk_mean"])
+        elif kind == "label":
+            mean = class_probabilities(torch.from_numpy(mean)).numpy()
         if len(members) == 1:
             return mean, std
         total, squares = total + mean, squares + np.square(mean, dtype=np.float64)
@@ -247,7 +270,7 @@ def _predict_members(
 
 
 def _batch_size(needs: frozenset[str]) -> int:
-    return 64 if "bag" in needs else 512
+    return 64 if "bag" in needs else 1 if "grid" in needs else 512
 
 
 def _patients(adata: AnnData, sample_key: str, patient_key: str) -> np.ndarray:
@@ -298,7 +321,7 @@ def _find_models(data: Container, model: Any, table_key: str) -> list[FittedMode
 def check_normalization(adata: AnnData, fitted: FittedModel) -> None:
     """Raise when the object says it is normalized otherwise than the model's target was; name both sides."""
     record = _provenance.read(adata, "normalize")
-    if record is None or fitted.normalization.get("method") in {"layer", "scanpy", "outcome"}:
+    if record is None or fitted.normalization.get("method") in {"layer", "scanpy", "outcome", "label"}:
         return  # an unmeasured object, or a target whose unit the user looks after
     wanted = fitted.normalization
     compared = ("method", "unit", "size_factors", "target_sum")

@@ -37,8 +37,12 @@ class ArraySet:
         (n, h, w, 3) uint8 by row, or `None`.
     bag, bag_size
         (n, n_tokens, d) float32 tokens of each slide and (n, n_tokens) float32 tiles behind each token, or `None`.
+    cell
+        (n, 2) int64 row and column in the grid of the section, or `None`.
     target
         (n, n_genes) float32, or `None` where nothing was measured.
+    label, n_classes
+        (n,) int64 classes, -1 where they are not known, and their number; or `None` and 0.
     time, event
         (n,) float32 follow-up, or `None`.
     """
@@ -50,7 +54,10 @@ class ArraySet:
     patches: PatchSource | None = None
     bag: np.ndarray | None = None
     bag_size: np.ndarray | None = None
+    cell: np.ndarray | None = None
     target: np.ndarray | None = None
+    label: np.ndarray | None = None
+    n_classes: int = 0
     time: np.ndarray | None = None
     event: np.ndarray | None = None
 
@@ -64,9 +71,11 @@ class ArraySet:
 
     @property
     def n_outputs(self) -> int:
-        """Genes to predict; 1, the log risk, where there is an outcome instead."""
+        """Genes to predict; one logit per class (one in all of two), or one log risk, where these are asked for."""
         if self.time is not None:
             return 1
+        if self.label is not None:
+            return 1 if self.n_classes == 2 else self.n_classes
         assert self.target is not None
         return self.target.shape[1]
 
@@ -74,13 +83,13 @@ class ArraySet:
         """Rows by integer index or mask."""
         index = np.flatnonzero(index) if index.dtype == bool else index
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        patches = values.pop("patches")
+        patches, n_classes = values.pop("patches"), values.pop("n_classes")
         taken: dict[str, Any] = {name: None if value is None else value[index] for name, value in values.items()}
-        return ArraySet(**taken, patches=None if patches is None else _Rows(patches, index))
+        return ArraySet(**taken, n_classes=n_classes, patches=None if patches is None else _Rows(patches, index))
 
     def permuted(self, seed: int) -> ArraySet:
         """The same inputs with the targets shuffled: among the rows of each section, or of slides among patients."""
-        if self.target is None:
+        if self.target is None and self.label is None:
             raise ValueError("expected a target to permute; found none")
         rng = np.random.default_rng(seed)
         order = np.arange(len(self))
@@ -92,7 +101,8 @@ class ArraySet:
             for code in np.unique(self.section):
                 rows = np.flatnonzero(self.section == code)
                 order[rows] = rng.permutation(rows)
-        return replace(self, target=self.target[order])
+        target = None if self.target is None else self.target[order]
+        return replace(self, target=target, label=None if self.label is None else self.label[order])
 
     def batch(self, index: np.ndarray, needs: frozenset[str] | None = None) -> Batch:
         """Tensors of some rows; only what is in `needs`, or everything."""
@@ -115,7 +125,9 @@ class ArraySet:
             patches=patches,
             bag=tensor("bag") if needs is None or "bag" in needs else None,
             bag_size=tensor("bag_size") if needs is None or "bag" in needs else None,
+            cell=tensor("cell") if needs is None or "grid" in needs else None,
             target=tensor("target"),
+            label=tensor("label"),
             time=tensor("time"),
             event=tensor("event"),
         )
@@ -137,16 +149,16 @@ class _Rows:
 
 
 class Loader:
-    """Batches of an :class:`ArraySet`: `batch_size` spots or bags, or one whole section, at a time.
+    """Batches of an :class:`ArraySet`: `batch_size` spots, bags or grids, or one whole section, at a time.
 
     Parameters
     ----------
     data
         The rows.
     unit
-        `"spot"` and `"bag"`: shuffled rows; anything else: whole sections.
+        `"spot"` and `"bag"`: shuffled rows; `"grid"`: several whole sections; `"section"`: one.
     batch_size
-        Spots or bags per batch.
+        Spots, bags or grids per batch.
     needs
         Tensors to fill.
     shuffle
@@ -177,6 +189,9 @@ class Loader:
         if self.unit in _ROWS:
             order = rng.permutation(len(self.data))
             return [order[rows] for rows in groups]
+        if self.unit == "grid":
+            sections = rng.permutation(np.unique(self.data.section))
+            return _whole_sections(self.data, sections, self.batch_size)
         return [groups[i] for i in rng.permutation(len(groups))]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -188,24 +203,30 @@ class Loader:
     def __len__(self) -> int:
         if self.unit in _ROWS:
             return -(-len(self.data) // self.batch_size)
-        return len(np.unique(self.data.section))
+        n_sections = len(np.unique(self.data.section))
+        return -(-n_sections // self.batch_size) if self.unit == "grid" else n_sections
 
 
 _ROWS = frozenset({"spot", "bag"})  # units whose examples are single rows
 
 
 def row_groups(data: ArraySet, unit: Unit, batch_size: int) -> list[np.ndarray]:
-    """Rows of each batch, in order: `batch_size` of them, or those of one section."""
+    """Rows of each batch, in order: `batch_size` of them, those of `batch_size` sections, or those of one."""
     if unit in _ROWS:
         rows = np.arange(len(data))
         return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    return [np.flatnonzero(data.section == code) for code in np.unique(data.section)]
+    return _whole_sections(data, np.unique(data.section), batch_size if unit == "grid" else 1)
+
+
+def _whole_sections(data: ArraySet, sections: np.ndarray, per_batch: int) -> list[np.ndarray]:
+    starts = range(0, len(sections), per_batch)
+    return [np.flatnonzero(np.isin(data.section, sections[start : start + per_batch])) for start in starts]
 
 
 def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -> Summary:
     """Means and standard deviations of what a network reads and of the target; constant columns get an SD of 1.
 
-    Of bags, those over all tokens that are not padding. Of an outcome, mean 0 and standard deviation 1.
+    Of bags, those over all tokens that are not padding. Of outcomes and classes, mean 0 and standard deviation 1.
     """
 
     def moments(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -213,8 +234,8 @@ def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -
         std[std <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1.0
         return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
-    if data.time is not None:
-        target_mean, target_std = torch.zeros(1), torch.ones(1)
+    if data.time is not None or data.label is not None:
+        target_mean, target_std = torch.zeros(data.n_outputs), torch.ones(data.n_outputs)
     elif data.target is None:
         raise ValueError("expected a measured target to train on; found none")
     else:

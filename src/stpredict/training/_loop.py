@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProg
 
 from stpredict.metrics import concordance, pearson
 from stpredict.models import Batch, Prediction, Predictor
+from stpredict.models._heads import class_probabilities, one_hot
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader
 from stpredict.training._two_phase import TwoPhaseRule
@@ -51,7 +52,10 @@ class _Module(pl.LightningModule):
             total = self.network.loss(prediction, batch)["total"]
             self.log("validation_loss", total, batch_size=len(batch), on_epoch=True, on_step=False, prog_bar=True)
         small = Batch(batch.section, batch.patient, target=batch.target, time=batch.time, event=batch.event)
-        self._outputs.append((prediction.mean.float().cpu(), small.to("cpu")))
+        mean = prediction.mean
+        if batch.label is not None:
+            mean, small.target = class_probabilities(mean), one_hot(batch.label, mean.shape[1])
+        self._outputs.append((mean.float().cpu(), small.to("cpu")))
 
     def on_validation_epoch_end(self) -> None:
         mean = torch.cat([output for output, _ in self._outputs])
@@ -62,6 +66,8 @@ class _Module(pl.LightningModule):
             return
         target = torch.cat([batch.target for batch in batches if batch.target is not None]).numpy()
         section = torch.cat([batch.section for batch in batches]).numpy()
+        known = ~np.isnan(target).any(axis=1)  # a class may not be known
+        target, section, mean = target[known], section[known], mean[torch.from_numpy(known)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # all genes constant: the mean of nothing
             scores = [pearson(target[section == c], mean.numpy()[section == c]) for c in np.unique(section)]
