@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from stpredict.io import read_map
 from stpredict.models import get_model
 from stpredict.models._bag import BagPredictor
 from stpredict.models._base import Batch
 from stpredict.tl._map import Mapper, gene_chunks, map_table, predict_map
-from stpredict.tl._map_store import MapStore, read_map
+from stpredict.tl._map_store import MapStore
 from stpredict.tl._windows import lay_windows
 
 
@@ -237,23 +238,8 @@ def test_store(tiles, tmp_path):
 
     group = zarr.open_group(path, mode="r")
     assert group["X"].chunks == (tiles.n_obs, 2)
+    pd.testing.assert_frame_equal(read_map(path, ["G3", "G0"]).obsm["predicted"], frame[["G3", "G0"]])
     assert not [name for name in group if name.startswith("stpredict")]
-
-
-def test_read_map(tiles, tmp_path):
-    frame, *_ = map_table(tiles, [model(build("mean"))], "X_toy", gene_chunk=2)
-    map_table(tiles, [model(build("mean"))], "X_toy", store=tmp_path / "m.zarr", gene_chunk=2)
-    some = read_map(tmp_path / "m.zarr", ["G3", "G0"])
-    pd.testing.assert_frame_equal(some.obsm["predicted"], frame[["G3", "G0"]])
-    assert some.uns["spatial"]["a"]["images"]["hires"].shape == (5, 4, 3)
-    pd.testing.assert_frame_equal(read_map(str(tmp_path / "m.zarr")).obsm["predicted"], frame)
-    with pytest.raises(KeyError, match="Q"):
-        read_map(tmp_path / "m.zarr", ["G0", "Q"])
-    with pytest.raises(FileNotFoundError, match="nothing"):
-        read_map(tmp_path / "n.zarr")
-    (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match="something else"):
-        read_map(tmp_path / "other")
 
 
 class StoppedError(Exception):

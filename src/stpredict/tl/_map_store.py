@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict._keys import Key
+from stpredict.io._read_map import MARK, WORK, mark_of, unfinished_path
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_MARK = "stpredict_map"  # attribute of the root with the digest of the call
-_WORK = "stpredict_work"  # group that is there while a map is unfinished
 _KEPT = ("spatial", "spatialdata_attrs", Key.UNS)
 
 
@@ -82,14 +81,14 @@ class MapStore:
         import zarr
 
         path = Path(os.path.abspath(path))
-        found = _mark(path)
+        found = mark_of(path)
         if found == digest:
             return cls(path, None, chunks, complete=True)
         if path.exists():
             what = "files that are no map" if found is None else "the map of another model, other tiles or options"
             raise FileExistsError(f"expected a new path for the map; found {what} at {path}; remove it or name another")
-        unfinished = _unfinished(path)
-        found = _mark(unfinished)
+        unfinished = unfinished_path(path)
+        found = mark_of(unfinished)
         if unfinished.exists() and found != digest:
             what = "files that are no map" if found is None else "an unfinished map of another call"
             raise FileExistsError(
@@ -103,35 +102,35 @@ class MapStore:
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
         store = cls(path, zarr.open_group(unfinished, mode="r+", use_consolidated=False), chunks, complete=False)
-        if _WORK not in store._group:
+        if WORK not in store._group:
             store.finish()  # stopped just before its last step
         return store
 
     def has(self, genes: slice) -> bool:
         """Whether a chunk of genes is written."""
-        return bool(self._group[f"{_WORK}/done"][self._number[genes.start]])
+        return bool(self._group[f"{WORK}/done"][self._number[genes.start]])
 
     def write(self, genes: slice, mean: np.ndarray, std: np.ndarray | None = None) -> None:
         """Write a chunk of genes (n_tiles, g), and note that it is written."""
         self._group["X"][:, genes] = mean
         if std is not None:
             self._group["layers/std"][:, genes] = std
-        self._group[f"{_WORK}/done"][self._number[genes.start]] = True
+        self._group[f"{WORK}/done"][self._number[genes.start]] = True
 
     def blocks(self, name: str, n: int, size: int) -> Blocks:
         """Where what was pooled of the windows of one slide is kept."""
-        return Blocks(self._group[_WORK], name, n, size)
+        return Blocks(self._group[WORK], name, n, size)
 
     def finish(self) -> None:
         """Drop what only an unfinished store needs, and move it to its path."""
         import zarr
 
-        if _WORK in self._group:
-            del self._group[_WORK]
+        if WORK in self._group:
+            del self._group[WORK]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the third format of Zarr calls this an extension
             zarr.consolidate_metadata(self._group.store)
-        os.replace(_unfinished(self.path), self.path)
+        os.replace(unfinished_path(self.path), self.path)
         self.complete = True
 
 
@@ -159,82 +158,6 @@ class Blocks:
             self.group.create_array(f"{self.name}_done", shape=(count,), chunks=(1,), dtype="bool", fill_value=False)
         self.group[self.name][start:stop] = values
         self.group[f"{self.name}_done"][start // self.size] = True
-
-
-def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str = Key.PREDICTED) -> AnnData:
-    """Read a map that was written to a store, or some genes of it.
-
-    Parameters
-    ----------
-    path
-        Path of the store.
-    genes
-        Genes to read; all when `None`.
-    key
-        Slot of the prediction.
-
-    Returns
-    -------
-    Table of the tiles with the map in `obsm[key]`.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no store, or only an unfinished one.
-    ValueError
-        When what lies at the path is no map.
-    KeyError
-        When genes are not in the map.
-    """
-    import pandas as pd
-    import zarr
-    from anndata import AnnData
-    from anndata.io import read_elem
-
-    path = Path(path)
-    unfinished = path if path.name.endswith(".partial") else _unfinished(path)
-    if not path.exists() or path == unfinished:
-        if _mark(unfinished) is None:
-            raise FileNotFoundError(f"expected a map at {path}; found nothing; write one with stp.tl.predict(store=…)")
-        work: Any = zarr.open_group(unfinished, mode="r", use_consolidated=False)
-        done = np.asarray(work[f"{_WORK}/done"] if _WORK in work else [True])
-        raise FileNotFoundError(
-            f"expected a finished map at {path}; found an unfinished one ({int(done.sum())} of {len(done)} chunks of "
-            f"genes) at {unfinished}; run the same stp.tl.predict again to finish it"
-        )
-    if _mark(path) is None:
-        raise ValueError(f"expected a map at {path}; found something else; write one with stp.tl.predict(store=…)")
-    group: Any = zarr.open_group(path, mode="r")
-    names = read_elem(group["var"]).index
-    columns = np.arange(len(names)) if genes is None else names.get_indexer(list(genes))
-    if (columns < 0).any():
-        missing = np.asarray(list(genes or []))[columns < 0]
-        raise KeyError(f"expected genes of the map; found {len(missing)} others (first: {missing[0]!r})")
-    values = group["X"][:] if genes is None else group["X"].oindex[:, columns]
-    adata = AnnData(
-        obs=read_elem(group["obs"]),
-        obsm={name: read_elem(group["obsm"][name]) for name in group["obsm"]},
-        uns=read_elem(group["uns"]),
-    )
-    adata.obsm[key] = pd.DataFrame(values, index=adata.obs_names, columns=names[columns])
-    return adata
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
-
-
-def _mark(path: Path) -> str | None:
-    """Digest that a store carries; `None` where there is no map."""
-    import zarr
-
-    if not path.is_dir():
-        return None
-    try:
-        mark = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(_MARK)
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    return None if mark is None else str(mark)
 
 
 def _begin(
@@ -268,6 +191,6 @@ def _begin(
             name, shape=shape, chunks=(shape[0], widest), dtype="float32", fill_value=np.nan, overwrite=True
         )
         array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    work = group.create_group(_WORK)
+    work = group.create_group(WORK)
     work.create_array("done", shape=(len(chunks),), chunks=(1,), dtype="bool", fill_value=False)
-    group.attrs[_MARK] = digest
+    group.attrs[MARK] = digest

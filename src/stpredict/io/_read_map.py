@@ -1,0 +1,115 @@
+"""Read maps that were written to Zarr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict._keys import Key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+MARK = "stpredict_map"  # attribute of the root with the digest of the call
+WORK = "stpredict_work"  # group that is there while a map is unfinished
+
+
+def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str = Key.PREDICTED) -> AnnData:
+    """Read a map that :func:`stpredict.tl.predict` wrote to a store, or some genes of it.
+
+    The store is an AnnData in Zarr with one chunk for every few genes: reading some of many genes takes little time and
+    memory.
+
+    Parameters
+    ----------
+    path
+        The `store` of that call.
+    genes
+        Genes to read; all when `None`.
+    key
+        Slot for the prediction.
+
+    Returns
+    -------
+    Table of the tiles without features, with the map in `obsm[key]` (DataFrame, tiles × genes in the order asked for),
+    the columns of `obs`, the positions in `obsm["spatial"]` and the picture in `uns["spatial"]`.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no store, or only an unfinished one.
+    ValueError
+        When what lies at the path is no map.
+    KeyError
+        When genes are not in the map.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd
+    >>> import stpredict as stp
+    >>> rng = np.random.default_rng(0)
+    >>> obs = pd.DataFrame({"sample": np.repeat(list("abcd"), 9), "patient": np.repeat(list("PQRS"), 9)})
+    >>> tiles = ad.AnnData(obs=obs.rename(index=str))
+    >>> tiles.obs["array_row"], tiles.obs["array_col"] = np.tile(np.mgrid[:3, :3].reshape(2, -1), 4)
+    >>> tiles.obsm["X_own"] = rng.normal(size=(36, 5)).astype("float32")
+    >>> bulk = pd.DataFrame(rng.uniform(0, 900, (4, 3)), index=list("abcd"), columns=["ESR1", "ERBB2", "GATA3"])
+    >>> bags = stp.pp.bag(tiles, "own", expression=bulk, n_tokens=4)
+    >>> stp.pp.normalize(bags, unit="fpkm-uq")
+    >>> model = stp.tl.fit(bags, "he2rna", training={"max_epochs": 1}, baselines=[], progress=False)
+    >>> stp.tl.predict(tiles, model, window=2, store="map.zarr", progress=False)
+    >>> stp.io.read_map("map.zarr", ["ERBB2"]).obsm["predicted"].shape
+    (36, 1)
+    """
+    import pandas as pd
+    import zarr
+    from anndata import AnnData
+    from anndata.io import read_elem
+
+    path = Path(path)
+    unfinished = path if path.name.endswith(".partial") else unfinished_path(path)
+    if not path.exists() or path == unfinished:
+        if mark_of(unfinished) is None:
+            raise FileNotFoundError(f"expected a map at {path}; found nothing; write one with stp.tl.predict(store=…)")
+        work: Any = zarr.open_group(unfinished, mode="r", use_consolidated=False)
+        done = np.asarray(work[f"{WORK}/done"] if WORK in work else [True])
+        raise FileNotFoundError(
+            f"expected a finished map at {path}; found an unfinished one ({int(done.sum())} of {len(done)} chunks of "
+            f"genes) at {unfinished}; run the same stp.tl.predict again to finish it"
+        )
+    if mark_of(path) is None:
+        raise ValueError(f"expected a map at {path}; found something else; write one with stp.tl.predict(store=…)")
+    group: Any = zarr.open_group(path, mode="r")
+    names = read_elem(group["var"]).index
+    columns = np.arange(len(names)) if genes is None else names.get_indexer(list(genes))
+    if (columns < 0).any():
+        missing = [gene for gene, column in zip(genes or [], columns, strict=True) if column < 0]
+        raise KeyError(f"expected genes of the map; found {len(missing)} others (first: {missing[0]!r})")
+    values = group["X"][:] if genes is None else group["X"].oindex[:, columns]
+    adata = AnnData(
+        obs=read_elem(group["obs"]),
+        obsm={name: read_elem(group["obsm"][name]) for name in group["obsm"]},
+        uns=read_elem(group["uns"]),
+    )
+    adata.obsm[key] = pd.DataFrame(values, index=adata.obs_names, columns=names[columns])
+    return adata
+
+
+def unfinished_path(path: Path) -> Path:
+    """Where a map lies until it is finished."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def mark_of(path: Path) -> str | None:
+    """Digest that a store carries; `None` where there is no map."""
+    import zarr
+
+    if not path.is_dir():
+        return None
+    try:
+        mark = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(MARK)
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return None if mark is None else str(mark)
