@@ -1,0 +1,223 @@
+"""Network from the maps of a slide to an outcome: ConvNeXt V2 on the tissue, beside clinical covariates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stpredict.models._base import Batch, Prediction, Predictor, Summary
+
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class ConvNeXtConfig:
+    """Hyperparameters of :class:`ConvNeXt`.
+
+    Attributes
+    ----------
+    shape
+        Rows and columns of the maps.
+    mask
+        Read the tissue as one more channel.
+    n_clinical
+        Clinical covariates that join the pooled features.
+    depths, dims
+        Blocks and channels of each of the stages.
+    drop_path
+        Rate of dropped blocks, linear from 0 to this.
+    class_weights
+        Weight of each of two classes in the cross-entropy; 1 each when empty.
+    """
+
+    shape: tuple[int, int]
+    mask: bool = False
+    n_clinical: int = 0
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    dims: tuple[int, ...] = (3, 4, 5, 6)
+    drop_path: float = 0.4
+    class_weights: tuple[float, ...] = ()
+
+
+class _Norm(nn.LayerNorm):
+    """Layer norm over the channels of (b, c, h, w)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=_EPS)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+class _GRN(nn.Module):
+    """Global response normalization of (b, h, w, c): channels compete by their norm over the tissue."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, dim))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, dim))
+
+    def forward(self, x: Tensor, tissue: Tensor) -> Tensor:
+        # The norm has no gradient where a channel is zero on all of the tissue, hence the small constant.
+        norm = ((x * tissue).square().sum(dim=(1, 2), keepdim=True) + _EPS**2).sqrt()
+        response = norm / (norm.mean(dim=-1, keepdim=True) + _EPS)
+        return self.gamma * (x * response) + self.beta + x
+
+
+class _Block(nn.Module):
+    """Depthwise convolution, then a perceptron per cell with response normalization; residual."""
+
+    def __init__(self, dim: int, drop_path: float) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=_EPS)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.grn = _GRN(4 * dim)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, tissue: Tensor) -> Tensor:
+        y = self.norm(self.dwconv(x).movedim(1, -1))
+        y = self.grn(F.gelu(self.pwconv1(y)), tissue.movedim(1, -1))
+        y = self.pwconv2(y).movedim(-1, 1)
+        if self.training and self.drop_path > 0:
+            kept = 1 - self.drop_path
+            y = y * (torch.rand(len(y), 1, 1, 1, device=y.device, dtype=y.dtype) < kept) / kept
+        return (x + y) * tissue
+
+
+class ConvNeXtV2(nn.Module):
+    """ConvNeXt V2 on maps, with the cells off the tissue left out of convolutions, norms and pooling :cite:p:`woo2023`.
+
+    Cells off the tissue are zero before every convolution, as in the sparse form of the network, so that neither glass
+    nor padding leaves a trace; the shape of the tissue does.
+
+    Parameters
+    ----------
+    n_channels
+        Channels of the maps.
+    n_outputs
+        Outputs of the head.
+    n_clinical
+        Covariates that join the pooled features.
+    depths, dims
+        Blocks and channels of each stage.
+    drop_path
+        Rate of dropped blocks, linear from 0 to this.
+    head_dims
+        Widths of linear layers, without activation, before the output. The published survival head has (16, 8), which
+        only limits the rank of what one layer does; for counts and weights of the published network.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        n_outputs: int = 1,
+        *,
+        n_clinical: int = 0,
+        depths: tuple[int, ...] = (2, 2, 2, 2),
+        dims: tuple[int, ...] = (3, 4, 5, 6),
+        drop_path: float = 0.4,
+        head_dims: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        if len(depths) != len(dims) or not dims:
+            raise ValueError(f"expected as many depths as dims; found {len(depths)} and {len(dims)}")
+        stem = nn.Sequential(nn.Conv2d(n_channels, dims[0], 4, stride=4), _Norm(dims[0]))
+        between = [nn.Sequential(_Norm(a), nn.Conv2d(a, b, 2, stride=2)) for a, b in zip(dims, dims[1:], strict=False)]
+        self.downsample_layers = nn.ModuleList([stem, *between])
+        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        self.stages = nn.ModuleList(
+            nn.ModuleList(_Block(dim, next(rates)) for _ in range(depth))
+            for dim, depth in zip(dims, depths, strict=True)
+        )
+        self.norm = nn.LayerNorm(dims[-1], eps=_EPS)
+        widths = [dims[-1] + n_clinical, *head_dims, n_outputs]
+        layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        self.head = nn.Sequential(*layers) if head_dims else layers[0]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, maps: Tensor, tissue: Tensor, clinical: Tensor | None = None) -> Tensor:
+        """Predict from maps (b, c, h, w), tissue (b, 1, h, w) of 0 and 1 and covariates (b, n_clinical)."""
+        return self.head(self.pool(maps, tissue, clinical))
+
+    def pool(self, maps: Tensor, tissue: Tensor, clinical: Tensor | None = None) -> Tensor:
+        """What the head reads (b, dims[-1] + n_clinical): mean features of the tissue, and the covariates."""
+        share = tissue.to(maps.dtype)
+        x = maps * share
+        for down, blocks in zip(self.downsample_layers, self.stages, strict=True):
+            step = 4 if down is self.downsample_layers[0] else 2
+            bottom, right = -x.shape[2] % step, -x.shape[3] % step
+            x, share = (F.pad(values, (0, right, 0, bottom)) for values in (x, share))
+            share = F.avg_pool2d(share, step)
+            inside = (share > 0).to(x.dtype)
+            x = down(x) * inside
+            for block in blocks:  # type: ignore[attr-defined]
+                x = block(x, inside)
+        pooled = (x * share).sum(dim=(2, 3)) / share.sum(dim=(2, 3)).clamp_min(_EPS)
+        pooled = self.norm(pooled)
+        return pooled if clinical is None else torch.cat([pooled, clinical.to(pooled.dtype)], dim=1)
+
+
+class ConvNeXt(Predictor):
+    """:class:`ConvNeXtV2` as the training loop knows it: slides are bags whose tokens are the cells of the map.
+
+    `Batch.bag` holds the cells of a map row by row, `Batch.bag_size` is positive on the tissue, and `Batch.features`
+    are the clinical covariates, standardized. Channels are standardized with the cells of the
+    training slides. The output is the log risk, or the logit of the second class.
+    """
+
+    unit = "bag"
+    needs = frozenset({"bag", "features"})
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, config: ConvNeXtConfig, n_genes: int, n_features: int = 0) -> None:
+        super().__init__(config, n_genes, n_features)
+        self.network = ConvNeXtV2(
+            n_features + int(config.mask),
+            n_genes,
+            n_clinical=config.n_clinical,
+            depths=tuple(config.depths),
+            dims=tuple(config.dims),
+            drop_path=config.drop_path,
+        )
+        self.register_buffer("center", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+
+    def prepare(self, summary: Summary) -> None:
+        """Take the scale of the channels."""
+        super().prepare(summary)
+        if self.n_features and summary.feature_mean is not None and summary.feature_std is not None:
+            self.center.copy_(summary.feature_mean)
+            self.scale.copy_(summary.feature_std)
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Log risk, or logit, of each slide."""
+        assert batch.bag is not None
+        assert batch.bag_size is not None
+        n = len(batch)
+        tissue = (batch.bag_size > 0).float().reshape(n, 1, *self.config.shape)
+        maps = ((batch.bag - self.center) / self.scale).movedim(2, 1).reshape(n, -1, *self.config.shape) * tissue
+        if self.config.mask:
+            maps = torch.cat([maps, tissue], dim=1)
+        clinical = batch.features if self.config.n_clinical else None
+        return Prediction(self.network(maps, tissue, clinical))
+
+    def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Cox loss of an outcome in time, or cross-entropy weighted by class."""
+        if batch.label is None or not self.config.class_weights:
+            return super().loss(prediction, batch)
+        weight = torch.tensor(self.config.class_weights, device=batch.label.device)[batch.label]
+        losses: Any = F.binary_cross_entropy_with_logits(
+            prediction.mean[:, 0], batch.label.to(prediction.mean.dtype), reduction="none"
+        )
+        return {"total": (weight * losses).sum() / weight.sum()}
