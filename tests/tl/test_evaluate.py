@@ -167,3 +167,41 @@ def test_correlation_given_depth_is_undefined_without_counts(toy):
     scores = stp.tl.evaluate(toy, metrics=["pearson", "pearson_given_depth"], baselines=False)
     assert scores["pearson_given_depth"].isna().all()
     assert scores["pearson"].notna().all()
+
+
+@pytest.fixture
+def gridded(toy) -> tuple[object, np.ndarray]:
+    """Predictions that are constant on tissue, in sections with a grid of 20 × 9 cells (32 × 16 padded), but for s5."""
+    toy.obsm["predicted"] = pd.DataFrame(np.ones((72, 6)), toy.obs_names, toy.var_names)
+    toy.uns["stpredict"]["grid"] = {"shape": {f"s{i}": np.array([20, 9]) for i in range(5)}}
+    return toy
+
+
+def test_published_correlation_counts_the_padded_grid(gridded) -> None:
+    metrics = ("pearson", "pearson_with_background")
+    scores = stp.tl.evaluate(gridded, metrics=metrics, baselines=False, ceiling=False)
+    assert scores["pearson"].isna().all()
+    assert scores.loc[scores["sample"] == "s5", "pearson_with_background"].isna().all()
+    truth = np.zeros((512, 6))
+    truth[:12] = gridded[gridded.obs["sample"] == "s1"].X
+    expected = [np.corrcoef(truth[:, g], np.arange(512) < 12)[0, 1] for g in range(6)]
+    found = scores.loc[scores["sample"] == "s1", "pearson_with_background"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found.min() > 0.8
+    summary = stp.tl.summarize(scores).iloc[0]
+    assert summary["n_undefined"] == summary["n_scores"]
+    assert summary["pearson_with_background"] > 0.8
+
+
+def test_off_tissue_and_untested_spots_keep_the_size_of_the_map(gridded) -> None:
+    gridded.obs["in_tissue"] = np.arange(72) % 12 > 0
+    gridded.obsm["predicted"].iloc[1:5] = np.nan
+    scores = stp.tl.evaluate(gridded, metrics=("pearson_with_background",), baselines=False, ceiling=False)
+    truth = np.zeros((512 - 4, 6))
+    truth[:7] = gridded.X[5:12]
+    expected = [np.corrcoef(truth[:, g], np.arange(508) < 7)[0, 1] for g in range(6)]
+    np.testing.assert_allclose(scores.loc[scores["sample"] == "s0", "pearson_with_background"], expected, rtol=1e-6)
+
+
+def test_published_correlation_is_no_default(gridded) -> None:
+    assert "pearson_with_background" not in stp.tl.evaluate(gridded, baselines=False, ceiling=False)

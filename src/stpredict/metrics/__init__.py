@@ -8,6 +8,7 @@ from stpredict.metrics._morans_i import morans_i
 from stpredict.metrics._noise_ceiling import noise_ceiling
 from stpredict.metrics._partial_pearson import partial_pearson
 from stpredict.metrics._pearson import pearson, pearson_p
+from stpredict.metrics._pearson_with_background import pearson_with_background
 from stpredict.metrics._rasterize import rasterize
 from stpredict.metrics._rmse import rmse, rmse_iqr
 from stpredict.metrics._spearman import spearman
@@ -27,6 +28,7 @@ __all__ = [
     "partial_pearson",
     "pearson",
     "pearson_p",
+    "pearson_with_background",
     "rasterize",
     "rmse",
     "rmse_iqr",

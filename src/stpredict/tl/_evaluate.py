@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stpredict._container import Container
 
 _METRICS = ("pearson", "pearson_given_depth", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd")
+_WITH_BACKGROUND = "pearson_with_background"  # only where it is asked for
+_GRID_MULTIPLE = 16  # published grids are padded to it: 78 × 64 to 80 × 64
 _PATIENT_METRICS = ("pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio")
 _SMOOTHING_NEIGHBORS = 6
 POOLED = "all"  # stands for sample and patient where patients are compared with each other
@@ -66,7 +68,10 @@ def evaluate(
         Among `"pearson"`, `"pearson_given_depth"` (after regressing the logarithm of the spot's total counts out of
         both sides: what is predicted beyond depth; needs `layers["counts"]`), `"spearman"`, `"rmse"`, `"rmse_iqr"` (RMSE over the interquartile range of the truth),
         `"variance_ratio"` (predicted over measured), `"ssim"` (needs lattice positions) and `"emd"` (earth mover's
-        distance of percentile maps, sliced).
+        distance of percentile maps, sliced). Not by default `"pearson_with_background"`, the published correlation of
+        dense maps with the empty slide counted as zeros: a prediction that is constant on tissue scores high on it,
+        see :func:`stpredict.metrics.pearson_with_background`; needs the grid of :func:`stpredict.pp.grid`, whose sides
+        are rounded up to multiples of 16 as published, and is `NaN` without.
     ceiling
         Add the noise ceiling of each gene and section, the correlation that a perfect model would reach given the
         counting noise; needs `layers["counts"]`.
@@ -104,7 +109,7 @@ def evaluate(
 
     adata = get_table(data, table_key)
     for metric in metrics:
-        check_choice(metric, _METRICS, "metrics")
+        check_choice(metric, (*_METRICS, _WITH_BACKGROUND), "metrics")
     keys = [key] if isinstance(key, str) else list(key)
     for name in keys:
         prediction_frame(adata, name)
@@ -153,7 +158,7 @@ def evaluate(
             if smooth:
                 predicted = _smoothed(adata, here, predicted)
             at = np.searchsorted(every, columns) if genes is None else [every.index(c) for c in columns]
-            table = _score(adata, here, truth[np.ix_(tested, at)], predicted, metrics, seed)
+            table = _score(adata, here, truth[np.ix_(tested, at)], predicted, metrics, seed, sample_key)
             table.insert(0, "gene", columns)
             table.insert(0, "patient", patient)
             table.insert(0, "sample", name)
@@ -245,7 +250,13 @@ def _smoothed(adata: AnnData, rows: np.ndarray, predicted: np.ndarray) -> np.nda
 
 
 def _score(
-    adata: AnnData, rows: np.ndarray, truth: np.ndarray, predicted: np.ndarray, metrics: Sequence[str], seed: int
+    adata: AnnData,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    metrics: Sequence[str],
+    seed: int,
+    sample_key: str,
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -265,9 +276,23 @@ def _score(
             xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows]
             # Sliced at any size: hundreds of genes in a second; stp.tl.emd solves the exact problem.
             columns[metric] = m.emd(truth, predicted, xy, max_exact=0, seed=seed) if len(rows) > 1 else undefined
+        elif metric == _WITH_BACKGROUND:
+            empty = _n_background(adata, rows, sample_key)
+            columns[metric] = undefined if empty is None else m.pearson_with_background(truth, predicted, empty)
         else:
             columns[metric] = getattr(m, metric)(truth, predicted)
     return pd.DataFrame(columns)
+
+
+def _n_background(adata: AnnData, rows: np.ndarray, sample_key: str) -> int | None:
+    """Cells without tissue in the padded grid of the section of these rows; `None` where it has no grid."""
+    sample = adata.obs[sample_key].astype(str).to_numpy()
+    name = sample[rows[0]]
+    shape = (_provenance.read(adata, "grid") or {}).get("shape", {}).get(name)
+    if shape is None:
+        return None
+    n_cells = np.prod([-(-int(side) // _GRID_MULTIPLE) * _GRID_MULTIPLE for side in shape])
+    return int(n_cells - ((sample == name) & in_tissue(adata)).sum())
 
 
 def _log_depth(adata: AnnData, rows: np.ndarray) -> np.ndarray | None:

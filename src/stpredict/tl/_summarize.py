@@ -55,7 +55,16 @@ def summarize(
         )
     values = [
         c
-        for c in ("pearson_given_depth", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd")
+        for c in (
+            "pearson_given_depth",
+            "pearson_with_background",
+            "spearman",
+            "rmse",
+            "rmse_iqr",
+            "variance_ratio",
+            "ssim",
+            "emd",
+        )  # fmt: skip
         if c in scores
     ]
     rows = []
