@@ -77,3 +77,41 @@ def test_bags_are_the_same_in_every_run_and_order(tiles: ad.AnnData) -> None:
     np.testing.assert_array_equal(stp.pp.bag(tiles, n_tokens=4, n_jobs=2).obsm["X_color-texture_bag"], once)
     shuffled = tiles[np.random.default_rng(0).permutation(25)].copy()
     np.testing.assert_array_equal(stp.pp.bag(shuffled, n_tokens=4).obsm["X_color-texture_bag"], once)
+
+
+# Four patients cannot show that a prediction is any good.
+@pytest.mark.parametrize(
+    ("model", "small"),
+    [
+        ("sequoia", {"depth": 1, "heads": 2, "d_head": 8}),
+        ("he2rna", {"hidden": 16, "top_k": (1, 2, 4)}),
+        ("slide_transformer", {"depth": 1, "heads": 2, "d_head": 8, "d_hidden": 16}),
+    ],
+)
+def test_networks_train_on_the_bags_and_come_back_from_disk(
+    tmp_path: Path, tiles: ad.AnnData, expression: pd.DataFrame, model: str, small: dict
+) -> None:
+    adata = stp.pp.bag(tiles, expression=expression, by="patient", join="left", n_tokens=4)
+    stp.pp.normalize(adata, unit="fpkm-uq")
+    train = adata.obs["patient"] != PATIENTS[-1]
+    fitted = stp.tl.fit(
+        adata, model, train.to_numpy(), hyperparameters=small, training={"max_epochs": 3},
+        baselines=("mean", "ridge", "untrained", "permuted"), path=tmp_path / "model",
+    )  # fmt: skip
+    assert len(fitted.history) == 3
+    assert np.isfinite(fitted.history["train_loss"]).all()
+    stp.tl.predict(adata, fitted)
+    names = ["predicted", *(f"predicted_baseline_{name}" for name in ("mean", "ridge", "untrained", "permuted"))]
+    for name in names:
+        assert adata.obsm[name].shape == (4, expression.shape[1])
+        assert np.isfinite(adata.obsm[name].to_numpy()).all()
+    assert adata.obs["predicted_leaky"].tolist() == [True, True, True, False]
+
+    again = adata.copy()
+    stp.tl.predict(again, tmp_path / "model")
+    for name in names:
+        pd.testing.assert_frame_equal(again.obsm[name], adata.obsm[name])
+    # Six tiles in a column: every window is a partial one.
+    stp.tl.predict(tiles, fitted, window=3)
+    assert np.isfinite(tiles.obsm["predicted"].to_numpy()).all()
+    assert tiles.obs["predicted_leaky"].eq(tiles.obs["sample"].astype(str).str[:12] != PATIENTS[-1]).all()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import stpredict as stp
 from stpredict.io._image import SectionImage
 from stpredict.pp._tissue import tissue_mask
+from stpredict.training import FittedModel
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SLIDES, HER2ST = DATA / "slides", DATA / "her2st"
@@ -17,6 +19,18 @@ CMU, TCGA, KIDNEY = "cmu-1-small-region.svs", "tcga-cr-7395-01a-01-ts1.svs", "ki
 
 pytestmark = pytest.mark.skipif(not SLIDES.exists(), reason="needs the shared data")
 pytest.importorskip("wsidata")
+
+
+def model_of(tiles: ad.AnnData) -> FittedModel:
+    """A network on bags of the tiles of a slide, trained on expression that means nothing."""
+    parts = tiles.copy()
+    parts.obs["sample"] = [f"s{i % 5}" for i in range(tiles.n_obs)]
+    names = sorted(parts.obs["sample"].unique())
+    expression = pd.DataFrame(np.random.default_rng(0).exponential(9, (5, 7)), names, [f"g{i}" for i in range(7)])
+    bags = stp.pp.bag(parts, expression=expression, patient={name: name for name in names}, n_tokens=6)
+    stp.pp.normalize(bags, unit="fpkm-uq")
+    small = {"depth": 1, "heads": 2, "d_head": 8}
+    return stp.tl.fit(bags, "sequoia", hyperparameters=small, training={"max_epochs": 3}, baselines=())
 
 
 # The kidney is a picture at low resolution with one small piece of tissue.
@@ -30,11 +44,18 @@ pytest.importorskip("wsidata")
     ],
 )
 def test_real_slides_up_to_a_drawn_map(
-    tmp_path: Path, name: str, mpp: float | None, reader: str, area_mm2: float, n_tiles: int, options: dict[str, Any]
+    tmp_path: Path,
+    name: str,
+    mpp: float | None,
+    reader: str,
+    area_mm2: float,
+    n_tiles: int,
+    options: dict[str, Any],
 ) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    import matplotlib.pyplot as plt
     import spatialdata as sd
 
     slide = stp.io.open_slide(SLIDES / name, mpp)
@@ -48,11 +69,20 @@ def test_real_slides_up_to_a_drawn_map(
     table = slide.tables["color-texture_tiles"]
     assert table.shape == (len(slide.shapes["tiles"]), 153)
     assert np.isfinite(table.X).all()
-    table.obsm["predicted"] = pd.DataFrame(table.X[:, :1], columns=["first"], index=table.obs_names)
+    stp.tl.predict(slide, model_of(table), window=3)
+    table = slide.tables["color-texture_tiles"]
+    assert table.obsm["predicted"].shape == (table.n_obs, 7)
+    assert np.isfinite(table.obsm["predicted"].to_numpy()).all()
+    assert (table.obsm["predicted"].std() > 0).all()
+    assert table.obs["predicted_n_windows"].between(1, 9).all()
     slide.write(tmp_path / "slide.zarr")
     again = sd.read_zarr(tmp_path / "slide.zarr")
-    ax = stp.pl.slide(again, color="first")
+    ax = stp.pl.slide(again, color="g0")
     ax.figure.canvas.draw()
+    axes = stp.pl.maps(again, ["g0", "g1"])
+    assert axes.shape == (2, 1)
+    axes[0, 0].figure.canvas.draw()
+    plt.close("all")
 
 
 @pytest.mark.parametrize("name", [TCGA, KIDNEY])
