@@ -11,6 +11,7 @@ from stpredict.metrics._pearson import pearson, pearson_p
 from stpredict.metrics._pearson_with_background import pearson_with_background
 from stpredict.metrics._rasterize import rasterize
 from stpredict.metrics._rmse import rmse, rmse_iqr
+from stpredict.metrics._segmentation import segmentation
 from stpredict.metrics._spearman import spearman
 from stpredict.metrics._ssim import ssim
 from stpredict.metrics._steiger_z import steiger_z
@@ -32,6 +33,7 @@ __all__ = [
     "rasterize",
     "rmse",
     "rmse_iqr",
+    "segmentation",
     "spearman",
     "ssim",
     "steiger_z",

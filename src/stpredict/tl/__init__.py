@@ -10,6 +10,7 @@ from stpredict.tl._fit import fit
 from stpredict.tl._fit_folds import fit_folds
 from stpredict.tl._noise_ceiling import noise_ceiling
 from stpredict.tl._predict import predict
+from stpredict.tl._segmentation import segmentation
 from stpredict.tl._summarize import summarize
 from stpredict.tl._survival import survival
 from stpredict.tl._well_predicted import well_predicted
@@ -25,6 +26,7 @@ __all__ = [
     "fit_folds",
     "noise_ceiling",
     "predict",
+    "segmentation",
     "summarize",
     "survival",
     "well_predicted",
