@@ -26,6 +26,7 @@ def toy_set(n: int = 24, n_genes: int = 5, seed: int = 0) -> ArraySet:
         positions=rng.uniform(0, 1000, (n, 2)).astype(np.float32),
         features=features,
         patches=patches,
+        cell=np.stack(np.divmod(np.arange(n) % (n // 4), 3), axis=1),
         target=target.astype(np.float32),
     )
 
@@ -56,6 +57,7 @@ def toy(model: str) -> ArraySet:
 def hyperparameters(model: str) -> dict:
     known = get_model(model).config.__dataclass_fields__
     small = {"patch_px": PX, "stride": 2, "dropout": 0.0, "symmetries": False, "hidden": 64}
+    small |= {"width": 16, "levels": 2, "mixer_depth": 1, "augment": False}
     small |= {"depth": 2, "heads": 2, "d_head": 16, "d_hidden": 32} if get_model(model).cls.unit == "bag" else {}
     return {name: value for name, value in small.items() if name in known}
 

@@ -3,6 +3,7 @@
 from stpredict.models._base import Batch, Prediction, Predictor, Summary
 from stpredict.models._color import Color
 from stpredict.models._he2rna import HE2RNA
+from stpredict.models._hist import Hist
 from stpredict.models._mean import Mean
 from stpredict.models._mlp import MLP
 from stpredict.models._published import load_published
@@ -17,6 +18,7 @@ __all__ = [
     "MLP",
     "Batch",
     "Color",
+    "Hist",
     "Mean",
     "ModelInfo",
     "Prediction",

@@ -1,0 +1,115 @@
+"""HiST: a U-Net with multi-scale attention gates over the grid of image features of a section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stpredict._validate import check_choice
+from stpredict.models._grid import GridPredictor
+from stpredict.models._registry import register
+from stpredict.models._unet_blocks import ConvBlock, Gate, MixerLayer, Upsample
+
+
+@dataclass(frozen=True)
+class HistConfig:
+    """Hyperparameters of `hist`.
+
+    Attributes
+    ----------
+    width
+        Channels of the first level; each further level has twice as many.
+    levels
+        Resolutions: each is half as fine as the one before. Grids must have `2 ** (levels - 1)` cells along a side.
+    mixer_depth
+        Layers of the ConvMixer at the coarsest level.
+    gates
+        Multi-scale attention gates on the connections between encoder and decoder; `False` is the plain U-Net.
+    lattice
+        `"square"` or `"hex"`: which symmetries `augment` may use.
+    augment
+        Mirror the grids in training as the lattice allows.
+    shuffle
+        Exchange the features among the cells of each section, in training and prediction, always in the same way: the
+        ablation that shows what the network takes from the neighborhood.
+    loss_area
+        `"tissue"`: the loss of the cells with an observation. `"all"`: of every cell of the padded grids, with a target
+        of 0 off tissue, as published.
+    standardize
+        Standardize the features, and predict in units of each gene's training standard deviation from its mean;
+        `False` reads and predicts raw values, as published.
+    """
+
+    width: int = 64
+    levels: int = 5
+    mixer_depth: int = 7
+    gates: bool = True
+    lattice: Literal["square", "hex"] = "square"
+    augment: bool = True
+    shuffle: bool = False
+    loss_area: Literal["tissue", "all"] = "tissue"
+    standardize: bool = True
+
+
+@register(
+    "hist",
+    config=HistConfig,
+    description="U-Net with multi-scale attention gates over the grid of image features of a section",
+    paper="li2026",
+    license_of_reference="MIT",
+)
+class Hist(GridPredictor):
+    """Encoder, ConvMixer at the coarsest level, gated connections, decoder, and a linear map to the genes."""
+
+    training_defaults = {
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-4,
+        "schedule": "cosine",
+        "batch_size": 5,
+        "max_epochs": 200,
+        "patience": 30,
+    }
+
+    config: HistConfig
+
+    def __init__(self, config: HistConfig, n_genes: int, n_features: int = 0) -> None:
+        check_choice(config.lattice, ("square", "hex"), "lattice")
+        check_choice(config.loss_area, ("tissue", "all"), "loss_area")
+        if min(config.width, config.levels) < 1 or config.mixer_depth < 0:
+            raise ValueError(
+                f"expected width and levels of at least 1 and a mixer_depth of at least 0; found width={config.width}, "
+                f"levels={config.levels}, mixer_depth={config.mixer_depth}"
+            )
+        super().__init__(config, n_genes, n_features, config.width)
+        widths = [config.width * 2**i for i in range(config.levels)]
+        inputs = [n_features, *widths[:-1]]
+        self.encoder = nn.ModuleList(ConvBlock(i, o) for i, o in zip(inputs, widths, strict=True))
+        self.bottleneck = nn.ModuleList(MixerLayer(widths[-1]) for _ in range(config.mixer_depth))
+        self.gates = nn.ModuleList(Gate(width) for width in widths[:-1]) if config.gates else None
+        self.up = nn.ModuleList(Upsample(2 * width, width) for width in widths[:-1])
+        self.decoder = nn.ModuleList(ConvBlock(2 * width, width) for width in widths[:-1])
+
+    def hidden(self, features: Tensor, tissue: Tensor, extent: Tensor | None = None) -> Tensor:
+        """Map the features (b, d, h, w) to (b, width, h, w)."""
+        extents: list[Tensor | None] = []
+        skips: list[Tensor] = []
+        values = features
+        for i, block in enumerate(self.encoder):
+            if i:
+                values = F.max_pool2d(values, 2)
+                extent = None if extent is None else extent[:, ::2, ::2]
+            values = block(values, extent)
+            skips.append(values)
+            extents.append(extent)
+        for layer in self.bottleneck:
+            values = layer(values, extent)
+        for i in reversed(range(len(self.decoder))):
+            skip = skips[i] if self.gates is None else self.gates[i](skips[i], extents[i])
+            values = self.up[i](values, extents[i])
+            values = self.decoder[i](torch.cat([skip, values], dim=1), extents[i])
+        return values
