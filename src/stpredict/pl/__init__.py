@@ -1,5 +1,6 @@
 """Plots of what the tools wrote."""
 
+from stpredict.pl._attribution import attribution
 from stpredict.pl._ceiling import ceiling
 from stpredict.pl._domains import domains
 from stpredict.pl._features import features
@@ -13,6 +14,7 @@ from stpredict.pl._survival import survival
 from stpredict.pl._well_predicted import well_predicted
 
 __all__ = [
+    "attribution",
     "ceiling",
     "domains",
     "features",

@@ -1,5 +1,6 @@
 """Tools: fit, predict, evaluate, and what follows from a prediction."""
 
+from stpredict.tl._attribution import attribution
 from stpredict.tl._compare_to_st import compare_to_st
 from stpredict.tl._conformal import conformal
 from stpredict.tl._cross_validate import cross_validate
@@ -16,6 +17,7 @@ from stpredict.tl._survival import survival
 from stpredict.tl._well_predicted import well_predicted
 
 __all__ = [
+    "attribution",
     "compare_to_st",
     "conformal",
     "cross_validate",

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import stpredict as stp
+
+ROWS, COLS, DIM = 12, 10, 3
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    pool: bool = True
+
+
+@pytest.fixture
+def toy_grid(monkeypatch):
+    """Registry with a network on grids: gene A is ReLU of feature 0 three columns to the left, B follows feature 1."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    from stpredict.models import _registry
+    from stpredict.models._base import Prediction, Predictor
+
+    monkeypatch.setattr(_registry, "_MODELS", dict(_registry._MODELS))
+
+    @_registry.register("toy_grid", config=ToyConfig, description="For tests")
+    class ToyGrid(Predictor):
+        unit = "grid"
+        needs = frozenset({"features", "grid"})
+
+        def __init__(self, config, n_genes, n_features=0):
+            super().__init__(config, n_genes, n_features)
+            self.fine = nn.Conv2d(n_features, 4, (1, 7), padding=(0, 3), bias=False)
+            self.act = nn.ReLU(inplace=True)
+            self.coarse = nn.Conv2d(4, 4, 1, bias=False)
+            self.idle = nn.Conv2d(4, 4, 1)
+            self.head = nn.Linear(4, n_genes)
+            with torch.no_grad():
+                for weight in (self.fine.weight, self.coarse.weight, self.head.weight, self.head.bias):
+                    weight.zero_()
+                self.fine.weight[0, 0, 0, 0] = 1
+                self.fine.weight[1, 1, 0, 3] = 1
+                self.coarse.weight[:2, :2, 0, 0] = torch.eye(2)
+                self.head.weight[0, 0] = 2
+                self.head.weight[1, 1] = -1
+
+        def forward(self, batch):
+            codes, section = torch.unique(batch.section, return_inverse=True)
+            row, col = batch.cell.unbind(dim=1)
+            row, col = row + 2, col + 3
+            grid = batch.features.new_zeros((len(codes), 16, 16, batch.features.shape[1]))
+            grid[section, row, col] = batch.features
+            tissue = torch.zeros((len(codes), 1, 16, 16), dtype=torch.bool)
+            tissue[section, 0, row, col] = True
+            values = self.act(self.fine(grid.permute(0, 3, 1, 2)))
+            if self.config.pool:
+                values = F.interpolate(self.coarse(F.avg_pool2d(values, 2)), scale_factor=2) + values
+            self.idle(values)
+            rows = values.permute(0, 2, 3, 1)[section, row, col]
+            return Prediction(self.head(rows), extras={"tissue": tissue})
+
+    return ToyGrid
+
+
+@pytest.fixture
+def sections() -> ad.AnnData:
+    """Two sections on a grid with holes; feature 0 is high in columns 1 and 2 of the upper half only."""
+    rng = np.random.default_rng(0)
+    row, col = np.mgrid[:ROWS, :COLS].reshape(2, -1)
+    keep = np.r_[rng.permutation(ROWS * COLS)[: ROWS * COLS - 9]]
+    keep = np.union1d(keep, [0, ROWS * COLS - 1])
+    row, col = np.tile(row[keep], 2), np.tile(col[keep], 2)
+    n = len(row)
+    features = rng.normal(0, 0.05, (n, DIM)).astype(np.float32)
+    features[(col >= 1) & (col <= 2) & (row < 6), 0] += 4
+    features[:, 1] += (row >= 8) * 3
+    obs = pd.DataFrame(
+        {"sample": np.repeat(["s1", "s2"], n // 2), "patient": "p", "grid_row": row, "grid_col": col},
+        index=[f"o{i}" for i in range(n)],
+    )
+    adata = ad.AnnData(np.ones((n, 2), np.float32), obs=obs, var=pd.DataFrame(index=["A", "B"]))
+    adata.obsm["X_toy"] = features
+    adata.obsm["spatial"] = np.column_stack([col, row]) * 10.0
+    adata.uns["stpredict"] = {"X_toy": {"encoder": "toy", "dim": DIM}}
+    return adata
+
+
+def fitted(adata: ad.AnnData, model: str = "toy_grid", panel=("A", "B"), **options):
+    from stpredict.models import get_model
+    from stpredict.tl._collect import describe_features
+    from stpredict.training import FittedModel
+
+    info = get_model(model)
+    network = info.cls(info.configure(options), len(panel), DIM).eval()
+    training = {"patients": ["q"], "samples": ["t"], "n_obs": 1, "seed": 0, "allow_leakage": False}
+    features = describe_features(adata, ["X_toy"], "global")
+    return FittedModel(model, network, list(panel), {"method": "scanpy"}, features, training, pd.DataFrame())
+
+
+def test_integrated_gradients_find_the_cells_that_count(toy_grid, sections) -> None:
+    model = fitted(sections, pool=False)
+    stp.tl.attribution(sections, model, "A", method="integrated_gradients", baseline="zero", per_feature=True)
+    values = sections.obs["attribution_A"].to_numpy()
+    # Output at column c is 2 relu(x0[c - 3]) where c is tissue; columns 7 and above send nowhere.
+    x, n = sections.obsm["X_toy"][:, 0], len(values) // 2
+    cells = set(zip(sections.obs["sample"], sections.obs["grid_row"], sections.obs["grid_col"], strict=True))
+    sent = [(s, r, c + 3) in cells for s, r, c in sections.obs[["sample", "grid_row", "grid_col"]].to_numpy()]
+    np.testing.assert_allclose(values, 2 * np.maximum(x, 0) * sent / n, atol=1e-6)
+    np.testing.assert_allclose(sections.obsm["attribution_A_features"].sum(axis=1), values, atol=1e-6)
+    np.testing.assert_allclose(sections.obsm["attribution_A_features"][:, 1:], 0)
+
+
+@pytest.mark.parametrize("baseline", ["mean", "zero", np.array([1.0, -1, 0.5])])
+@pytest.mark.parametrize("gene", ["A", "B"])
+def test_integrated_gradients_are_complete(toy_grid, sections, baseline, gene: str) -> None:
+    model = fitted(sections)
+    stp.tl.attribution(sections, model, gene, method="integrated_gradients", baseline=baseline, steps=256)
+    record = sections.uns["stpredict"][f"attribution_{gene}"]
+    for name, table in sections.obs.groupby("sample"):
+        difference = record["difference"][name]
+        total = table[f"attribution_{gene}"].sum()
+        assert abs(difference) > 0.01
+        assert abs(total - difference) < 0.01 * abs(difference)
+        assert record["completeness_error"][name] == pytest.approx(abs(total - difference) / abs(difference), abs=1e-9)
+    if isinstance(baseline, str) and baseline == "zero":
+        shown = sections.copy()
+        stp.tl.predict(shown, model, baselines=False)
+        at_zero = float(model.network.head.bias.detach()[0])
+        mean = shown.obsm["predicted"][gene].groupby(shown.obs["sample"]).mean()
+        np.testing.assert_allclose(mean - at_zero, [record["difference"][name] for name in mean.index], rtol=1e-4)
+
+
+def test_gradcam_by_hand(toy_grid, sections) -> None:
+    """One channel carries the gene: the map is that channel's activation where tissue is, scaled."""
+    model = fitted(sections, pool=False)
+    stp.tl.attribution(sections, model, "A", level="fine", sample="s1")
+    here = sections.obs[sections.obs["sample"] == "s1"]
+    x = {(r, c): v for r, c, v in zip(here["grid_row"], here["grid_col"], sections.obsm["X_toy"][:, 0], strict=False)}
+    heat = np.array([max(x.get((r, c - 3), 0), 0) for r, c in zip(here["grid_row"], here["grid_col"], strict=True)])
+    np.testing.assert_allclose(here["attribution_A"], (heat - heat.min()) / np.ptp(heat), atol=1e-5)
+    assert sections.obs.loc[sections.obs["sample"] == "s2", "attribution_A"].isna().all()
+    assert sections.uns["stpredict"]["attribution_A"]["level"] == "fine"
+
+
+def test_gradcam_default_level_is_the_coarsest(toy_grid, sections) -> None:
+    stp.tl.attribution(sections, fitted(sections), "A")
+    assert sections.uns["stpredict"]["attribution_A"]["level"] == "coarse"
+    obs = sections.obs
+    source = (obs["grid_col"].between(4, 5)) & (obs["grid_row"] < 6)
+    assert obs.loc[source, "attribution_A"].mean() > 0.6
+    assert obs.loc[obs["grid_row"] > 7, "attribution_A"].max() < 0.15
+    for _, table in obs.groupby("sample"):
+        assert (table["attribution_A"].min(), table["attribution_A"].max()) == (0, 1)
+
+
+def test_gradcam_keeps_only_what_raises_the_output(toy_grid, sections) -> None:
+    stp.tl.attribution(sections, fitted(sections), "B", level="act")
+    assert (sections.obs["attribution_B"] == 0).all()
+
+
+def test_off_tissue_is_not_explained(toy_grid, sections) -> None:
+    sections.obs["in_tissue"] = sections.obs["grid_row"] != 11
+    for method in ("gradcam", "integrated_gradients"):
+        stp.tl.attribution(sections, fitted(sections), "A", method=method)
+        assert sections.obs["attribution_A"].isna().equals(~sections.obs["in_tissue"])
+
+
+def test_sections_do_not_depend_on_each_other(toy_grid, sections) -> None:
+    for method in ("gradcam", "integrated_gradients"):
+        alone = sections[sections.obs["sample"] == "s2"].copy()
+        stp.tl.attribution(alone, fitted(alone), "A", method=method)
+        stp.tl.attribution(sections, fitted(sections), "A", method=method)
+        np.testing.assert_allclose(sections.obs.loc[alone.obs_names, "attribution_A"], alone.obs["attribution_A"])
+
+
+@pytest.mark.parametrize("model", ["mlp", "ridge"])
+def test_networks_on_spots(sections, model: str, monkeypatch) -> None:
+    import torch
+
+    from stpredict.tl import _attribution
+
+    torch.manual_seed(0)
+    made = fitted(sections, model)
+    with torch.no_grad():
+        for value in (*made.network.parameters(), *made.network.buffers()):
+            if value.ndim == 2:
+                value.normal_()
+    monkeypatch.setattr(_attribution, "_CHUNK", 50)
+    stp.tl.attribution(sections, made, "B", method="integrated_gradients", steps=128, baseline="zero")
+    stp.tl.predict(sections, made, baselines=False)
+    zero = sections.copy()
+    zero.obsm["X_toy"][:] = 0
+    stp.tl.predict(zero, made, baselines=False)
+    difference = (sections.obsm["predicted"]["B"] - zero.obsm["predicted"]["B"]) / (sections.n_obs // 2)
+    np.testing.assert_allclose(sections.obs["attribution_B"], difference, atol=2e-4)
+    assert max(sections.uns["stpredict"]["attribution_B"]["completeness_error"].values()) < 0.01
+
+
+def test_few_steps_are_reported(toy_grid, sections) -> None:
+    with pytest.warns(UserWarning, match="more `steps`"):
+        stp.tl.attribution(
+            sections, fitted(sections), "A", method="integrated_gradients", steps=1, baseline=np.array([-5.0, 0, 0])
+        )
+    assert sections.uns["stpredict"]["attribution_A"]["completeness_error"]["s1"] > 0.05
+
+
+def test_hist(sections) -> None:
+    pytest.importorskip("stpredict.models._hist")
+    from stpredict.models import list_models
+
+    if "hist" not in set(list_models()["model"]):
+        pytest.skip("hist is not registered")
+    import torch
+
+    torch.manual_seed(0)
+    model = fitted(sections, "hist", width=4, levels=3, mixer_depth=1)
+    with torch.no_grad():
+        model.network.head.mean.weight.normal_()
+    stp.tl.attribution(sections, model, "A")
+    assert sections.uns["stpredict"]["attribution_A"]["level"].startswith("bottleneck")
+    stp.tl.attribution(sections, model, "A", level="decoder.0", key_added="fine")
+    assert sections.obs["fine"].between(0, 1).all()
+    stp.tl.attribution(sections, model, "A", method="integrated_gradients", steps=200, key_added="ig")
+    assert max(sections.uns["stpredict"]["ig"]["completeness_error"].values()) < 0.05
+
+
+def test_network_is_left_as_it_was(toy_grid, sections) -> None:
+    model = fitted(sections)
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    stp.tl.attribution(sections, model, "A")
+    assert all((value == before[name]).all() for name, value in model.network.state_dict().items())
+    assert not any(part._forward_hooks for part in model.network.modules())
+    assert all(value.grad is None for value in model.network.parameters())
+
+
+def test_copy_and_storage(toy_grid, sections, frozen, tmp_path) -> None:
+    before = frozen(sections)
+    changed = stp.tl.attribution(sections, fitted(sections), "A", method="integrated_gradients", copy=True)
+    assert frozen(sections) == before
+    changed.write_h5ad(tmp_path / "a.h5ad")
+    assert "attribution_A" in ad.read_h5ad(tmp_path / "a.h5ad").uns["stpredict"]
+
+
+BAD = {
+    "gene": ({"gene": "C"}, KeyError, r"panel; found 'C'; it has 2: A, B"),
+    "level": ({"level": "middle"}, KeyError, r"found 'middle'; choose among 'fine', 'act', 'coarse', 'idle'"),
+    "root": ({"level": ""}, KeyError, r"found ''; choose among"),
+    "no_grid": ({"level": "head"}, KeyError, r"found 'head', which does not; choose among"),
+    "idle": ({"level": "idle"}, ValueError, r"'idle', which it does not"),
+    "sample": ({"sample": "s9"}, KeyError, r"'s9'; choose among \['s1', 's2'\]"),
+    "method": ({"method": "shap"}, ValueError, r"'gradcam'"),
+    "steps": ({"method": "integrated_gradients", "steps": 0}, ValueError, r"at least one step"),
+    "level_of_ig": ({"method": "integrated_gradients", "level": "fine"}, ValueError, r"`level=` with method='gradcam'"),
+    "per_feature": ({"per_feature": True}, ValueError, r"integrated_gradients"),
+    "baseline": ({"method": "integrated_gradients", "baseline": np.ones(2)}, ValueError, r"3 finite features"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_and_changes_nothing(toy_grid, sections, frozen, case: str) -> None:
+    options, error, message = BAD[case]
+    options = {"gene": "A"} | options
+    before = frozen(sections)
+    with pytest.raises(error, match=message):
+        stp.tl.attribution(sections, fitted(sections), options.pop("gene"), **options)
+    assert frozen(sections) == before
+
+
+def test_gradcam_needs_a_network_on_grids(sections) -> None:
+    with pytest.raises(ValueError, match=r"'mlp' of unit 'spot'.*integrated_gradients"):
+        stp.tl.attribution(sections, fitted(sections, "mlp"), "A")
