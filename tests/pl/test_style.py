@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -130,3 +131,13 @@ def test_means_over_sections_then_patients(scores):
     table = scores[scores["model"] == "net"].copy()
     table["pearson"] = table["sample"].map({"p1a": 0.0, "p1b": 0.2, "p2a": 0.5})
     assert gene_means(table, "pearson", ["model"]).to_list() == pytest.approx([0.3] * 4)
+
+
+def test_a_backend_stays_interactive_that_is_loaded_by_the_first_figure(tmp_path):
+    """As that of notebooks, which shows no figure otherwise."""
+    backend = "from matplotlib.backends.backend_agg import *\nimport matplotlib\nmatplotlib.interactive(True)\n"
+    (tmp_path / "notebook_backend.py").write_text(backend)
+    code = "import matplotlib\nfrom stpredict.pl._style import style\nwith style():\n    pass\nprint(matplotlib.is_interactive())"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "MPLBACKEND": "module://notebook_backend"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

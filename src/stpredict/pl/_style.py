@@ -58,7 +58,11 @@ _RC = {
 def style() -> AbstractContextManager[None]:
     """Fonts and lines of the package, for the artists made within; the settings of the user come back after it."""
     import matplotlib as mpl
+    import matplotlib.pyplot as plt
 
+    # Loads the backend. A notebook's becomes interactive then; within the context, leaving it would undo that, and no
+    # later figure would be shown.
+    plt.draw_if_interactive()
     return mpl.rc_context(_RC)  # type: ignore[arg-type]
 
 
