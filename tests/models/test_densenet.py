@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from stpredict.models._stnet import STNet, STNetConfig
 
 @pytest.fixture(scope="module")
 def reference() -> torch.nn.Module:
-    pytest.importorskip("timm")
+    if find_spec("torchvision") is None:
+        pytest.skip("needs torchvision")
     import_torchvision()
     from torchvision.models import densenet121
 
