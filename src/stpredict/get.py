@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict import _provenance
+from stpredict._cells import Shape, gather, scatter
 from stpredict._container import get_table
 from stpredict._keys import Key
-from stpredict._slots import measured_matrix, prediction_frame, to_dense
+from stpredict._slots import in_tissue, measured_matrix, prediction_frame, to_dense
+from stpredict._validate import _few, check_obs, check_unique
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict._container import Container
 
-__all__ = ["predicted"]
+__all__ = ["from_grid", "predicted", "to_grid"]
 
 
 def predicted(
@@ -86,3 +90,189 @@ def predicted(
         obsm={Key.SPATIAL: table.obsm[Key.SPATIAL].copy()} if Key.SPATIAL in table.obsm else None,
         uns={name: table.uns[name] for name in (Key.SPATIAL, Key.UNS) if name in table.uns},
     )
+
+
+def to_grid(
+    data: Container,
+    values: str | Sequence[str] | np.ndarray,
+    sample: str | None = None,
+    *,
+    layer: str | None = None,
+    fill: float = np.nan,
+    sample_key: str = Key.SAMPLE,
+    table_key: str = Key.TABLE,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return values of a section as a dense map, one pixel per spot or tile.
+
+    Whatever is put into a map goes by the same cells, so that features, measurements and predictions of an observation
+    lie on the same pixel. :func:`stpredict.get.from_grid` takes them back.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with the cells of :func:`stpredict.pp.grid`.
+    values
+        A key of `obsm`, a column of `obs` (numbers or booleans) or a gene, looked for in this order; several columns or
+        genes; or an array or DataFrame (n_obs, k) with a row for every observation of all sections.
+    sample
+        Name of the section; it may be left out when there is only one.
+    layer
+        Layer to read genes from; `X` by default.
+    fill
+        Value outside the tissue.
+    sample_key
+        Column of `obs` that names the section.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    The map (n_rows, n_cols, k) float32, and the tissue mask (n_rows, n_cols): the cells that hold an observation, except
+    those that `obs["in_tissue"]` says are off tissue, which are filled.
+
+    Raises
+    ------
+    KeyError
+        There are no cells, or the section or the values are not known.
+    ValueError
+        The section has to be named, or the values have another number of rows.
+    TypeError
+        The values are no numbers.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd
+    >>> import stpredict as stp
+    >>> obs = pd.DataFrame({"sample": "A", "array_row": [0, 1, 1], "array_col": [0, 0, 1]}, index=list("abc"))
+    >>> adata = ad.AnnData(np.array([[1.0], [2.0], [3.0]]), obs=obs, var=pd.DataFrame(index=["ERBB2"]))
+    >>> stp.pp.grid(adata)
+    >>> values, tissue = stp.get.to_grid(adata, "ERBB2")
+    >>> values[..., 0]
+    array([[ 1., nan],
+           [ 2.,  3.]], dtype=float32)
+    """
+    table = get_table(data, table_key)
+    rows, cell, shape = _cells_of(table, sample, sample_key)
+    on_tissue = in_tissue(table)[rows]
+    rows, cell = rows[on_tissue], cell[on_tissue]
+    grid = scatter(_rows_of(table, values, rows, layer), cell, shape, fill)
+    mask = np.zeros(shape, dtype=bool)
+    mask[cell[:, 0], cell[:, 1]] = True
+    return grid, mask
+
+
+def from_grid(
+    grid: np.ndarray,
+    data: Container,
+    sample: str | None = None,
+    *,
+    sample_key: str = Key.SAMPLE,
+    table_key: str = Key.TABLE,
+) -> np.ndarray:
+    """Return the rows of a section's observations from a dense map, the inverse of :func:`stpredict.get.to_grid`.
+
+    Parameters
+    ----------
+    grid
+        Map (n_rows, n_cols, k), or (n_rows, n_cols), of the section's shape; padding has to be cut off before.
+    data
+        AnnData or SpatialData with the cells of :func:`stpredict.pp.grid`.
+    sample
+        Name of the section; it may be left out when there is only one.
+    sample_key
+        Column of `obs` that names the section.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    Values (n_obs of the section, k), or (n_obs of the section,), in the order of the observations.
+
+    Raises
+    ------
+    KeyError
+        There are no cells, or the section is not known.
+    ValueError
+        The section has to be named, or the map has another shape.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd
+    >>> import stpredict as stp
+    >>> obs = pd.DataFrame({"sample": "A", "array_row": [1, 0], "array_col": [1, 0]}, index=list("ab"))
+    >>> adata = ad.AnnData(np.ones((2, 1)), obs=obs)
+    >>> stp.pp.grid(adata, lattice="square")
+    >>> stp.get.from_grid(np.array([[10, 11], [20, 21]]), adata).tolist()
+    [21, 10]
+    """
+    _, cell, shape = _cells_of(get_table(data, table_key), sample, sample_key)
+    grid = np.asarray(grid)
+    if grid.ndim not in (2, 3) or grid.shape[:2] != shape:
+        raise ValueError(
+            f"expected a map of {shape[0]} × {shape[1]} cells, or with a third axis of values; found shape {grid.shape}; "
+            "cut padding off where it was put on"
+        )
+    return gather(grid, cell)
+
+
+def _cells_of(table: AnnData, sample: str | None, sample_key: str) -> tuple[np.ndarray, np.ndarray, Shape]:
+    """Rows (n,) of a section, their cells (n, 2), and the shape of its grid."""
+    call = "run stp.pp.grid(adata) first"
+    for key in (Key.GRID_ROW, Key.GRID_COL):
+        check_obs(table, key, call)
+    check_obs(table, sample_key, "name the sections there, or pass `sample_key=`")
+    samples = table.obs[sample_key].astype(str).to_numpy()
+    names = list(dict.fromkeys(samples.tolist()))
+    if sample is None:
+        if len(names) != 1:
+            raise ValueError(f"expected the name of a section, `sample=`; found {len(names)} sections: {_few(names)}")
+        sample = names[0]
+    if sample not in names:
+        raise KeyError(f"expected a section among {_few(names)}; found {sample!r}")
+    rows = np.flatnonzero(samples == sample)
+    cell = table.obs[[Key.GRID_ROW, Key.GRID_COL]].to_numpy(dtype=np.int64)[rows]
+    shape = ((_provenance.read(table, Key.GRID) or {}).get("shape") or {}).get(sample)
+    if shape is None:
+        raise KeyError(f"expected the shape of section {sample!r} in uns['stpredict']['grid']; found none; {call}")
+    if (cell < 0).any() or (cell >= shape).any():
+        raise ValueError(f"expected cells within {shape[0]} × {shape[1]} in section {sample!r}; found others; {call}")
+    return rows, cell, (int(shape[0]), int(shape[1]))
+
+
+def _rows_of(table: AnnData, values: Any, rows: np.ndarray, layer: str | None) -> np.ndarray:
+    """Values (n, k) of some rows, from a slot, columns, genes or an array."""
+    what = "the values"
+    if isinstance(values, str) and values in table.obsm:
+        found, what = table.obsm[values], f"obsm[{values!r}]"
+    elif isinstance(values, str) or (isinstance(values, Sequence) and all(isinstance(name, str) for name in values)):
+        names = [values] if isinstance(values, str) else list(values)
+        check_unique(names, "names of values")
+        if layer is None and all(name in table.obs for name in names):
+            found, what = table.obs[names].iloc[rows], f"obs {_few(names)}"
+            if any(dtype.kind not in "iufb" for dtype in found.dtypes):
+                raise TypeError(
+                    f"expected numbers or booleans in {what}; found {_few(found.dtypes)}; encode them first"
+                )
+            return found.to_numpy(dtype=np.float32)
+        unknown = [name for name in names if name not in table.var_names]
+        if unknown or not names:
+            raise KeyError(
+                f"expected a key of obsm ({_few(sorted(table.obsm))}), columns of obs ({_few(table.obs.columns)}) or genes; "
+                f"found {_few(unknown) or 'an empty list'}"
+            )
+        return to_dense(measured_matrix(table, names, rows, layer))
+    else:
+        found = values
+    if hasattr(found, "iloc"):
+        if not table.obs_names.equals(found.index):
+            raise ValueError(
+                f"expected the index of {what} to be the obs_names of the object, in their order; found another; align it "
+                "first: values.reindex(adata.obs_names)"
+            )
+        found = found.to_numpy()
+    array = found if hasattr(found, "tocsr") else np.asarray(found)
+    if array.shape[:1] != (table.n_obs,) or array.ndim > 2:
+        raise ValueError(f"expected {what} of shape ({table.n_obs}, k), one row per observation; found {array.shape}")
+    if array.dtype.kind not in "iufb":
+        raise TypeError(f"expected numbers or booleans in {what}; found {array.dtype}")
+    return to_dense(array[rows]).reshape(len(rows), -1)

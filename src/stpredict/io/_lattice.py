@@ -11,7 +11,7 @@ from stpredict._validate import check_choice
 Lattice = Literal["square", "hexagonal"]
 
 _MISFIT = 0.5  # of the pitch: beyond this, array positions and pixels do not belong to the same spots
-_ANISOTROPY = 1.1  # the wrong kind of lattice gives 1.15 at least
+ANISOTROPY = 1.1  # the wrong kind of lattice gives 1.15 at least
 
 
 def pitch_px(array_row: np.ndarray, array_col: np.ndarray, xy: np.ndarray, lattice: Lattice = "square") -> float:
@@ -45,28 +45,41 @@ def pitch_px(array_row: np.ndarray, array_col: np.ndarray, xy: np.ndarray, latti
     290.0
     """
     check_choice(lattice, ("square", "hexagonal"), "lattice")
+    if (fitted := fit_lattice(array_row, array_col, xy, lattice)) is None:
+        n = len(array_row)
+        raise ValueError(
+            f"expected at least three spots that are not on a line to derive the lattice pitch; found {n} "
+            f"spot{'s' if n != 1 else ''}; pass `microns_per_pixel=`"
+        )
+    scales, misfit = fitted
+    pitch = float(np.sqrt(scales[0] * scales[1]))
+    if not pitch > 0 or misfit > _MISFIT * pitch:
+        raise ValueError(
+            f"expected pixel positions that follow the array positions; found a misfit of {misfit:.1f} px at a pitch "
+            f"of {pitch:.1f} px; check that array positions and pixels belong to the same spots"
+        )
+    if scales[0] > ANISOTROPY * scales[1]:
+        raise ValueError(
+            f"expected a {lattice} lattice; found {scales[0]:.1f} px per step in one direction and {scales[1]:.1f} px "
+            "in the other; check `lattice=` and that array_row and array_col are those of these spots"
+        )
+    return pitch
+
+
+def fit_lattice(
+    array_row: np.ndarray, array_col: np.ndarray, xy: np.ndarray, lattice: Lattice
+) -> tuple[np.ndarray, float] | None:
+    """Pixels per step in the two directions in which they differ most (2,), and the root mean square misfit in pixels.
+
+    `None` where the spots are on a line.
+    """
     index = np.column_stack([array_col, array_row]).astype(float)
     if lattice == "hexagonal":
         index *= (0.5, np.sqrt(3) / 2)
     xy = np.asarray(xy, dtype=float)
     centered, target = index - index.mean(axis=0), xy - xy.mean(axis=0)
     if len(index) < 3 or min(np.linalg.matrix_rank(centered), np.linalg.matrix_rank(target)) < 2:
-        raise ValueError(
-            f"expected at least three spots that are not on a line to derive the lattice pitch; found {len(index)} "
-            f"spot{'s' if len(index) != 1 else ''}; pass `microns_per_pixel=`"
-        )
+        return None
     matrix, *_ = np.linalg.lstsq(centered, target, rcond=None)
-    scales = np.linalg.svd(matrix, compute_uv=False)
-    pitch = float(np.sqrt(scales[0] * scales[1]))
     misfit = float(np.sqrt(((centered @ matrix - target) ** 2).sum(axis=1).mean()))
-    if not pitch > 0 or misfit > _MISFIT * pitch:
-        raise ValueError(
-            f"expected pixel positions that follow the array positions; found a misfit of {misfit:.1f} px at a pitch "
-            f"of {pitch:.1f} px; check that array positions and pixels belong to the same spots"
-        )
-    if scales[0] > _ANISOTROPY * scales[1]:
-        raise ValueError(
-            f"expected a {lattice} lattice; found {scales[0]:.1f} px per step in one direction and {scales[1]:.1f} px "
-            "in the other; check `lattice=` and that array_row and array_col are those of these spots"
-        )
-    return pitch
+    return np.linalg.svd(matrix, compute_uv=False), misfit

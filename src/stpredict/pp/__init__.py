@@ -2,6 +2,7 @@
 
 from stpredict.pp._bag import bag
 from stpredict.pp._filter_genes import filter_genes
+from stpredict.pp._grid import grid
 from stpredict.pp._image_features import image_features
 from stpredict.pp._normalize import normalize
 from stpredict.pp._select_genes import select_genes
@@ -12,6 +13,7 @@ from stpredict.pp._tissue import tissue
 __all__ = [
     "bag",
     "filter_genes",
+    "grid",
     "image_features",
     "normalize",
     "select_genes",
