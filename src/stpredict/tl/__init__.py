@@ -11,6 +11,8 @@ from stpredict.tl._fit import fit
 from stpredict.tl._fit_folds import fit_folds
 from stpredict.tl._noise_ceiling import noise_ceiling
 from stpredict.tl._predict import predict
+from stpredict.tl._pseudobulk import pseudobulk
+from stpredict.tl._pseudobulk_agreement import pseudobulk_agreement
 from stpredict.tl._segmentation import segmentation
 from stpredict.tl._summarize import summarize
 from stpredict.tl._survival import survival
@@ -28,6 +30,8 @@ __all__ = [
     "fit_folds",
     "noise_ceiling",
     "predict",
+    "pseudobulk",
+    "pseudobulk_agreement",
     "segmentation",
     "summarize",
     "survival",

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import stpredict as stp
+
+
+@pytest.fixture
+def predicted(toy) -> ad.AnnData:
+    """Three patients with two sections each; a prediction of five of six genes and of one that was not measured."""
+    rng = np.random.default_rng(1)
+    values = toy.X[:, :5] * 0.5 + rng.normal(1, 0.1, (72, 5))
+    toy.obsm["predicted"] = pd.DataFrame(values, toy.obs_names, toy.var_names[:5]).assign(Z=1.0)
+    toy.obs["predicted_leaky"] = (toy.obs["patient"] == "p1").to_numpy()
+    return toy
+
+
+def test_mean_per_slide_and_patient(predicted) -> None:
+    predicted.obs["in_tissue"] = np.arange(72) % 12 != 3
+    inside = predicted[predicted.obs["in_tissue"]]
+    slides = stp.tl.pseudobulk(predicted, by="sample")
+    assert slides.obs_names.tolist() == [f"s{i}" for i in range(6)]
+    expected = inside.obsm["predicted"].groupby(inside.obs["sample"].to_numpy()).mean()
+    np.testing.assert_allclose(slides.X, expected)
+    assert slides.obs["n_obs"].eq(11).all()
+    assert slides.obs["leaky"].tolist() == [False, False, True, True, False, False]
+    truth = inside.to_df().groupby(inside.obs["sample"].to_numpy()).mean().iloc[:, :5]
+    np.testing.assert_allclose(slides.layers["measured"][:, :5], truth, rtol=1e-6)
+    assert np.isnan(slides.layers["measured"][:, 5]).all()
+    people = stp.tl.pseudobulk(predicted)
+    np.testing.assert_allclose(people.X, expected.to_numpy().reshape(3, 2, 6).mean(axis=1))
+    assert people.obs["patient"].tolist() == ["p0", "p1", "p2"]
+    assert people.obs["n_samples"].eq(2).all()
+    assert people.uns["stpredict"]["pseudobulk"]["by"] == "patient"
+
+
+def test_slides_of_a_patient_weigh_the_same(predicted) -> None:
+    small = predicted[np.r_[0:2, 12:72]].copy()
+    slides, people = stp.tl.pseudobulk(small, by="sample"), stp.tl.pseudobulk(small)
+    np.testing.assert_allclose(people.X[0], (slides.X[0] + slides.X[1]) / 2)
+
+
+def test_linear_scale(predicted) -> None:
+    bulk = stp.tl.pseudobulk(predicted, by="sample", scale="linear")
+    for values, found in ((predicted.X[:12, :5], bulk.layers["measured"][0, :5]),
+                          (predicted.obsm["predicted"].to_numpy()[:12], bulk.X[0])):  # fmt: skip
+        np.testing.assert_allclose(found, np.log1p(np.expm1(values.astype(float)).mean(axis=0)), rtol=1e-6)
+    assert (bulk.layers["measured"][:, :5] >= stp.tl.pseudobulk(predicted, by="sample").layers["measured"][:, :5]).all()
+
+
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_sparse_is_dense(predicted, scale: str) -> None:
+    dense = stp.tl.pseudobulk(predicted, scale=scale)
+    predicted.X = sparse.csr_matrix(predicted.X)
+    np.testing.assert_allclose(stp.tl.pseudobulk(predicted, scale=scale).layers["measured"], dense.layers["measured"])
+
+
+def test_gaps(predicted) -> None:
+    predicted.obs["measured"] = ~predicted.obs["sample"].isin(["s0", "s2", "s3"]).to_numpy()
+    predicted.obsm["predicted"].iloc[:12] = np.nan
+    predicted.obsm["predicted"].iloc[12:20, 0] = np.nan
+    bulk = stp.tl.pseudobulk(predicted, by="sample")
+    assert bulk.obs_names.tolist() == ["s1", "s2", "s3", "s4", "s5"]
+    assert bulk.X[0, 0] == pytest.approx(predicted.obsm["predicted"].iloc[20:24, 0].mean())
+    assert np.isnan(bulk.layers["measured"][1:3]).all()
+    predicted.obs["measured"] = False
+    assert "measured" not in stp.tl.pseudobulk(predicted).layers
+
+
+def test_training_mean_and_storage(predicted, tmp_path) -> None:
+    mean = pd.DataFrame(np.tile(np.arange(6.0), (72, 1)), predicted.obs_names, predicted.obsm["predicted"].columns)
+    predicted.obsm["predicted_baseline_mean"] = mean
+    bulk = stp.tl.pseudobulk(predicted)
+    np.testing.assert_allclose(bulk.layers["baseline_mean"], np.tile(np.arange(6.0), (3, 1)))
+    bulk.write_h5ad(tmp_path / "bulk.h5ad")
+
+
+def test_object_is_left_as_it_was(predicted, frozen) -> None:
+    before = frozen(predicted)
+    stp.tl.pseudobulk(predicted, scale="linear", genes=["G1", "Z"])
+    assert frozen(predicted) == before
+
+
+BAD = {
+    "key": (None, {"key": "none"}, KeyError, "stp.tl.predict"),
+    "by": (None, {"by": "slide"}, ValueError, "'slide'"),
+    "scale": (None, {"scale": "log2"}, ValueError, "'log2'"),
+    "gene": (None, {"genes": ["XYZ"]}, KeyError, "XYZ"),
+    "layer": (None, {"layer": "no"}, KeyError, r"layers\['no'\]"),
+    "unit": (lambda a: a.uns["stpredict"].pop("normalize"), {"scale": "linear"}, ValueError, "scale='log'"),
+    "patient": (lambda a: a.obs.drop(columns="patient", inplace=True), {}, KeyError, "patient"),
+    "nothing": (lambda a: a.obsm["predicted"].__setitem__(slice(None), np.nan), {}, ValueError, "found none"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_errors(predicted, case: str) -> None:
+    change, options, error, message = BAD[case]
+    if change:
+        change(predicted)
+    with pytest.raises(error, match=message):
+        stp.tl.pseudobulk(predicted, **options)
