@@ -1,0 +1,95 @@
+"""Where genes lie on chromosomes: from a table, a GTF file, the variables of an object, or infercnvpy's example."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stpredict._optional import optional_import
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+COLUMNS = ("chromosome", "start", "end")
+_LINES = 200_000  # of a GTF file at once; it has millions, of which few are genes
+
+
+def gene_positions(adata: AnnData, positions: pd.DataFrame | str | Path | None) -> tuple[pd.DataFrame, str]:
+    """Return chromosome, start and end of the genes of an object (n_genes × 3, NaN where unknown), and their source."""
+    import pandas as pd
+
+    if positions is None and set(COLUMNS) <= set(adata.var.columns):
+        table, source = adata.var[list(COLUMNS)], "var"
+    elif positions is None:
+        table, source = _example(), "infercnvpy example (human, hg19)"
+    elif isinstance(positions, pd.DataFrame):
+        table, source = positions, "table"
+    else:
+        table, source = _read(Path(positions)), Path(positions).name
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise KeyError(
+            f"expected positions with the columns {', '.join(COLUMNS)}, indexed by gene; found {list(table.columns)}"
+        )
+    table = table[list(COLUMNS)].dropna()
+    table = table[~table.index.duplicated()]  # a gene on both sex chromosomes counts where it comes first
+    chromosome = table["chromosome"].astype(str)
+    chromosome = chromosome.where(chromosome.str.startswith("chr"), "chr" + chromosome)
+    table = pd.DataFrame({"chromosome": chromosome, "start": table["start"], "end": table["end"]})
+    found = table.reindex(adata.var_names)
+    if found["chromosome"].notna().sum() == 0:
+        raise ValueError(
+            f"expected positions of the object's genes; found none in common ({source}: {', '.join(table.index[:3])}; "
+            f"object: {', '.join(adata.var_names[:3])}); name genes the same way, or pass `positions=`"
+        )
+    return found, source
+
+
+def read_gtf(path: str | Path) -> pd.DataFrame:
+    """Read the genes of a GTF file, plain or gzipped: chromosome, start and end, indexed by gene name.
+
+    Genes without a name go by their identifier.
+    """
+    import pandas as pd
+
+    columns = {0: "chromosome", 2: "feature", 3: "start", 4: "end", 8: "attributes"}
+    try:
+        lines = pd.read_csv(
+            path, sep="\t", comment="#", header=None, usecols=list(columns), quoting=3, chunksize=_LINES,
+            dtype={0: str, 2: str, 8: str},
+        )  # fmt: skip
+        parts = [part.rename(columns=columns).query("feature == 'gene'") for part in lines]
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"expected a GTF file with nine columns in {Path(path).name}; found {error}") from error
+    genes = pd.concat(parts) if parts else pd.DataFrame(columns=list(columns.values()))
+    if genes.empty:
+        raise ValueError(f"expected lines of the feature 'gene' in {Path(path).name}; found none")
+    names = [genes["attributes"].str.extract(rf'\b{key} "([^"]*)"', expand=False) for key in ("gene_name", "gene_id")]
+    return (
+        genes[list(COLUMNS)]
+        .set_axis(pd.Index(names[0].fillna(names[1]), name="gene"))
+        .pipe(lambda t: t[t.index.notna()])
+    )
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Positions from a GTF file, or from a table whose first column names the genes."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a GTF file or a table of positions at {path}; found none")
+    if re.search(r"\.gtf(\.gz)?$", path.name, re.IGNORECASE):
+        return read_gtf(path)
+    table: Any = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", index_col=0, dtype={"chromosome": str})
+    return table.set_axis(table.index.astype(str))
+
+
+def _example() -> pd.DataFrame:
+    """Positions of the 9,450 genes in the example that comes with infercnvpy."""
+    infercnvpy = optional_import("infercnvpy", "cnv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the file is of an early AnnData
+        return infercnvpy.datasets.oligodendroglioma().var

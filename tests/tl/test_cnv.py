@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import gzip
+from importlib.util import find_spec
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+
+import stpredict as stp
+from stpredict.tl._gene_positions import gene_positions, read_gtf
+
+needs_infercnvpy = pytest.mark.skipif(find_spec("infercnvpy") is None, reason="needs infercnvpy (extra `cnv`)")
+
+
+@pytest.fixture
+def tumor() -> ad.AnnData:
+    """Two sections of 60 spots; half of each is tumor, with chr3 gained and chr5 lost; 6 × 60 genes, shuffled."""
+    rng = np.random.default_rng(0)
+    n, per = 120, 60
+    chromosome = np.repeat([f"chr{i + 1}" for i in range(6)], per)
+    is_tumor = np.arange(n) % 60 >= 30
+    rate = rng.gamma(2, 2, 6 * per)[None] * np.ones((n, 1))
+    rate[np.ix_(is_tumor, chromosome == "chr3")] *= 2
+    rate[np.ix_(is_tumor, chromosome == "chr5")] *= 0.5
+    rate[60:] *= rng.uniform(0.5, 2, 6 * per)  # a batch effect between the sections
+    order = rng.permutation(6 * per)
+    var = pd.DataFrame({"chromosome": chromosome, "start": np.tile(np.arange(per) * 1000, 6)})
+    var["end"] = var["start"] + 500
+    var = var.set_axis([f"g{i}" for i in range(6 * per)]).iloc[order]
+    counts = rng.poisson(rate)[:, order].astype(np.float32)
+    obs = pd.DataFrame(
+        {"sample": np.repeat(["s1", "s2"], 60), "patient": "p", "label": np.where(is_tumor, "tumor", "normal")},
+        index=[f"o{i}" for i in range(n)],
+    )
+    return ad.AnnData(obs=obs, var=var, layers={"counts": counts})
+
+
+@needs_infercnvpy
+def test_gains_and_losses_are_found(tumor, tmp_path) -> None:
+    stp.tl.cnv(tumor, "label", "normal", window=20, step=5, n_clusters=2)
+    start = tumor.uns["cnv"]["chr_pos"]
+    profile, is_tumor = tumor.obsm["X_cnv"], (tumor.obs["label"] == "tumor").to_numpy()
+    mean = profile[is_tumor].mean(axis=0)
+    assert mean[start["chr3"] : start["chr4"]].mean() > 0.2
+    assert mean[start["chr5"] : start["chr6"]].mean() < -0.2
+    assert abs(profile[~is_tumor].mean()) < 0.02
+    np.testing.assert_allclose(tumor.obs["cnv_score"], (profile.astype(float) ** 2).mean(axis=1))
+    for _, table in tumor.obs.groupby("sample"):
+        assert roc_auc_score(table["label"] == "tumor", table["cnv_score"]) > 0.95
+    assert adjusted_rand_score(tumor.obs["label"], tumor.obs["cnv_cluster"]) > 0.9
+    record = tumor.uns["stpredict"]["cnv"]
+    assert (record["positions"], record["n_genes"], record["n_reference"]) == ("var", 360, 60)
+    tumor.write_h5ad(tmp_path / "cnv.h5ad")
+
+
+@needs_infercnvpy
+def test_sparse_is_dense_and_a_table_is_var(tumor) -> None:
+    stp.tl.cnv(tumor, "label", "normal", window=20)
+    table = tumor.var[["chromosome", "start", "end"]].iloc[::-1].assign(chromosome=lambda t: t["chromosome"].str[3:])
+    other = ad.AnnData(obs=tumor.obs, var=tumor.var[[]], layers={"counts": sparse.csr_matrix(tumor.layers["counts"])})
+    stp.tl.cnv(other, "label", ["normal"], window=20, positions=table)
+    np.testing.assert_allclose(other.obsm["X_cnv"], tumor.obsm["X_cnv"], atol=1e-5)
+
+
+@needs_infercnvpy
+def test_reference_of_the_same_section(tumor) -> None:
+    tumor.obs.loc[tumor.obs["sample"] == "s2", "label"] = "tumor"
+    with pytest.warns(UserWarning, match="fewer than 5 normal observations in s2"):
+        stp.tl.cnv(tumor, "label", "normal", window=20, n_clusters=2)
+    assert tumor.obs["cnv_score"].isna().to_numpy().tolist() == [False] * 60 + [True] * 60
+    assert tumor.obs["cnv_cluster"].isna().sum() == 60
+    assert np.isnan(tumor.obsm["X_cnv"][60:]).all()
+    changed = stp.tl.cnv(tumor, "label", "normal", window=20, by="patient", copy=True)
+    assert changed.obs["cnv_score"].notna().all()
+
+
+@needs_infercnvpy
+def test_positions_of_the_example(tumor) -> None:
+    human = ["EGFR", "MYC", "NOC2L", "SDF4"]
+    tumor.var = tumor.var[[]].set_axis(human + list(tumor.var_names[4:]))
+    found, source = gene_positions(tumor, None)
+    assert found.loc["EGFR"].tolist() == ["chr7", 55086714, 55324313]
+    assert found["chromosome"].notna().sum() == 4
+    assert "hg19" in source
+
+
+GTF = """#!genome-build toy
+1\tx\tgene\t100\t200\t.\t+\t.\tgene_id "E1"; gene_name "AAA"; gene_biotype "protein_coding";
+1\tx\ttranscript\t100\t150\t.\t+\t.\tgene_id "E1"; transcript_id "T1"; gene_name "AAA";
+chrX\tx\tgene\t5\t9\t.\t-\t.\tgene_id "E2"; gene_name "BBB";
+chrY\tx\tgene\t7\t9\t.\t-\t.\tgene_id "E3"; gene_name "BBB";
+2\tx\tgene\t30\t40\t.\t+\t.\tgene_id "E4"; note "has #hash";
+"""
+
+
+@pytest.mark.parametrize("name", ["toy.gtf", "toy.gtf.gz"])
+def test_gtf(tmp_path, name: str, monkeypatch) -> None:
+    from stpredict.tl import _gene_positions
+
+    monkeypatch.setattr(_gene_positions, "_LINES", 2)
+    text = GTF.replace('"has #hash"', '"plain"')
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert read_gtf(tmp_path / name).index.tolist() == ["AAA", "BBB", "BBB", "E4"]
+    adata = ad.AnnData(np.ones((1, 4)), var=pd.DataFrame(index=["BBB", "E4", "zzz", "AAA"]))
+    found, source = gene_positions(adata, tmp_path / name)
+    assert found["chromosome"].tolist()[:2] == ["chrX", "chr2"]
+    assert found.loc["AAA"].tolist() == ["chr1", 100, 200]
+    assert found.loc["zzz"].isna().all()
+    assert source == name
+
+
+@pytest.mark.parametrize(("name", "separator"), [("p.csv", ","), ("p.tsv", "\t"), ("p.csv.gz", ",")])
+def test_table_files(tmp_path, name: str, separator: str) -> None:
+    table = pd.DataFrame({"chromosome": ["1", "X"], "start": [1, 2], "end": [3, 4]}, index=["AAA", "BBB"])
+    table.to_csv(tmp_path / name, sep=separator)
+    adata = ad.AnnData(np.ones((1, 2)), var=pd.DataFrame(index=["BBB", "AAA"]))
+    assert gene_positions(adata, tmp_path / name)[0]["chromosome"].tolist() == ["chrX", "chr1"]
+
+
+def test_files_that_are_no_positions(tmp_path, tumor) -> None:
+    with pytest.raises(FileNotFoundError, match="none.gtf"):
+        gene_positions(tumor, tmp_path / "none.gtf")
+    (tmp_path / "few.gtf").write_text("1\tx\tgene\n")
+    with pytest.raises(ValueError, match="nine columns in few.gtf"):
+        gene_positions(tumor, tmp_path / "few.gtf")
+    (tmp_path / "exons.gtf").write_text('1\tx\texon\t1\t2\t.\t+\t.\tgene_id "E";\n')
+    with pytest.raises(ValueError, match="feature 'gene' in exons.gtf"):
+        gene_positions(tumor, tmp_path / "exons.gtf")
+
+
+BAD = {
+    "column": ({"reference_key": "no"}, KeyError, r"obs\['no'\]"),
+    "category": ({"reference_cat": ["normal", "fat"]}, KeyError, r"found fat; choose among normal, tumor"),
+    "layer": ({"layer": "raw"}, KeyError, r"layers\['raw'\]"),
+    "by": ({"by": "slide"}, ValueError, "'slide'"),
+    "window": ({"window": 0}, ValueError, "window"),
+    "clusters": ({"n_clusters": 1}, ValueError, "2 to 120 clusters"),
+    "no_gene": ({"positions": pd.DataFrame({"chromosome": ["1"], "start": 1, "end": 2}, index=["X"])}, ValueError,
+                "none in common"),
+    "columns": ({"positions": pd.DataFrame({"chrom": ["1"]}, index=["X"])}, KeyError, r"found \['chrom'\]"),
+    "rare": ({"min_mean": 1e4}, ValueError, "lower `min_mean`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_and_changes_nothing(tumor, frozen, case: str) -> None:
+    options, error, message = BAD[case]
+    tumor.X = tumor.layers["counts"]
+    before = frozen(tumor)
+    with pytest.raises(error, match=message):
+        stp.tl.cnv(tumor, **({"reference_key": "label", "reference_cat": "normal"} | options))
+    assert frozen(tumor) == before
+
+
+def test_fractions_are_no_counts_and_few_normal_spots_no_reference(tumor) -> None:
+    few = tumor[np.r_[0:2, 30:60, 60:62, 90:120]].copy()
+    with pytest.raises(ValueError, match="at least 5 normal observations in a sample; found 4 in all"):
+        stp.tl.cnv(few, "label", "normal")
+    tumor.layers["counts"] = np.log1p(tumor.layers["counts"])
+    with pytest.raises(ValueError, match="fractions"):
+        stp.tl.cnv(tumor, "label", "normal")
+
+
+@pytest.mark.skipif(find_spec("infercnvpy") is not None, reason="infercnvpy is installed")
+def test_missing_package_names_the_extra(tumor) -> None:
+    with pytest.raises(ImportError, match=r"stpredict-histology\[cnv\]"):
+        stp.tl.cnv(tumor, "label", "normal")
+    with pytest.raises(ImportError, match=r"stpredict-histology\[cnv\]"):
+        gene_positions(ad.AnnData(np.ones((1, 1))), None)
