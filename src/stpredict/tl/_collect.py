@@ -331,6 +331,23 @@ def class_codes(adata: AnnData, classes: Classes) -> np.ndarray:
     return pd.Index(classes.names).get_indexer(text).astype(np.int64)
 
 
+def with_lattice(adata: AnnData, model: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a network on grids, with the lattice that :func:`stpredict.pp.grid` found unless one is given.
+
+    Where sections differ in lattice, no symmetry is theirs in common, and none is used.
+    """
+    from dataclasses import fields
+
+    from stpredict.models import get_model
+
+    info = get_model(model)
+    chosen = dict(hyperparameters)
+    found = set(((_provenance.read(adata, "grid") or {}).get("lattice") or {}).values())
+    if "lattice" in {field.name for field in fields(info.config)} and "lattice" not in chosen and found:
+        chosen |= {"lattice": found.pop()} if len(found) == 1 else {"augment": False} | chosen
+    return chosen
+
+
 def _read_cells(adata: AnnData, rows: np.ndarray, sample: np.ndarray) -> np.ndarray:
     """Row and column of each observation in the grid of its section (n, 2) int64."""
     for key in (Key.GRID_ROW, Key.GRID_COL):

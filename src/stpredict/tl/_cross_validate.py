@@ -27,6 +27,7 @@ from stpredict.tl._collect import (
     panel_strangers,
     read_normalization,
     read_target,
+    with_lattice,
 )
 from stpredict.tl._evaluate import _METRICS, evaluate
 
@@ -142,6 +143,8 @@ def cross_validate(
     for metric in metrics:
         check_choice(metric, _METRICS, "metrics")
     specs = _specifications(models, features, feature_scaling, baselines)
+    for spec in specs.values():
+        spec["hyperparameters"] = with_lattice(adata, spec["model"], spec["hyperparameters"])
     folds = _folds(adata, splitter, seed, sample_key, patient_key)
     _check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
     measured = measured_rows(adata, matrix_of(adata, layer))

@@ -32,6 +32,7 @@ from stpredict.tl._collect import (
     panel_strangers,
     read_classes,
     read_normalization,
+    with_lattice,
 )
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def fit(
 
     adata = get_table(data, table_key)
     info = get_model(model)
-    hyper = dict(hyperparameters or {})
+    hyper = with_lattice(adata, model, hyperparameters or {})
     network_config = info.configure(hyper)
     config = train_config(model, training, outcome=outcome is not None)
     check_patients(adata, sample_key, patient_key)
