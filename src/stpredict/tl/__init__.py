@@ -1,6 +1,7 @@
 """Tools: fit, predict, evaluate, and what follows from a prediction."""
 
 from stpredict.tl._attribution import attribution
+from stpredict.tl._cluster_agreement import cluster_agreement
 from stpredict.tl._cnv import cnv
 from stpredict.tl._compare_to_st import compare_to_st
 from stpredict.tl._conformal import conformal
@@ -21,6 +22,7 @@ from stpredict.tl._well_predicted import well_predicted
 
 __all__ = [
     "attribution",
+    "cluster_agreement",
     "cnv",
     "compare_to_st",
     "conformal",

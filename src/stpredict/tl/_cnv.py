@@ -226,7 +226,7 @@ def cnv(
     return container if copy else None
 
 
-def _clusters(profile: np.ndarray, rows: np.ndarray, n_clusters: int, seed: int) -> pd.Categorical:
+def _clusters(profile: np.ndarray, rows: np.ndarray, n_clusters: int, seed: int) -> Any:
     """Clusters of the profiles (n_obs,), numbered by size, missing elsewhere."""
     import pandas as pd
     from sklearn.cluster import KMeans
