@@ -2,9 +2,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
-from stpredict import get
+from stpredict import get, pp
 
 
 @pytest.fixture
@@ -81,3 +83,142 @@ def test_errors(adata):
     adata.obsm["predicted"].columns = ["A", "A", "Z"]
     with pytest.raises(ValueError, match="unique genes"):
         get.predicted(adata)
+
+
+def steps_of(shape, lattice):
+    row, col = np.indices(shape).reshape(2, -1)
+    return np.column_stack([row, 2 * col + row % 2 if lattice == "hex" else col])
+
+
+@st.composite
+def gridded(draw):
+    """Two sections with holes, in any order of rows, with cells."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    parts = []
+    for name in ("A", "B"):
+        lattice = draw(st.sampled_from(["hex", "square"]))
+        steps = steps_of(draw(st.tuples(st.integers(2, 8), st.integers(2, 8))), lattice)
+        kept = rng.random(len(steps)) < draw(st.floats(0.2, 1))
+        kept[:3] = True
+        steps = steps[kept] + draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+        obs = pd.DataFrame(steps, columns=["array_row", "array_col"], index=[f"{name}{i}" for i in range(len(steps))])
+        obs["sample"] = name
+        obs["lattice"] = lattice
+        parts.append(obs)
+    obs = pd.concat(parts)
+    obs = obs.iloc[rng.permutation(len(obs))]
+    adata = ad.AnnData(rng.random((len(obs), 3), dtype=np.float32), obs=obs, var=pd.DataFrame(index=list("XYZ")))
+    adata.obs["unique"] = np.arange(adata.n_obs) + 1
+    for name in ("A", "B"):
+        part = adata[adata.obs["sample"] == name].copy()
+        pp.grid(part, lattice=str(part.obs["lattice"].iloc[0]))
+        for key in ("grid_row", "grid_col"):
+            adata.obs.loc[part.obs_names, key] = part.obs[key]
+        record = part.uns["stpredict"]["grid"]
+        kept = adata.uns.setdefault("stpredict", {}).setdefault("grid", {key: {} for key in ("lattice", "shape")})
+        for key in kept:
+            kept[key][name] = record[key][name]
+    return adata
+
+
+@given(gridded())
+@settings(deadline=None, max_examples=60)
+def test_maps_and_rows_are_inverse(adata):
+    for name in ("A", "B"):
+        here = (adata.obs["sample"] == name).to_numpy()
+        grid, mask = get.to_grid(adata, adata.X, name)
+        assert grid.dtype == np.float32
+        assert grid.shape == (*mask.shape, 3)
+        assert mask.sum() == here.sum()
+        np.testing.assert_array_equal(np.isnan(grid).all(axis=2), ~mask)
+        np.testing.assert_array_equal(get.from_grid(grid, adata, name), adata.X[here])
+        again, _ = get.to_grid(adata[here], get.from_grid(grid, adata, name))
+        np.testing.assert_array_equal(again, grid)
+
+
+@given(gridded())
+@settings(deadline=None, max_examples=40)
+def test_features_targets_and_predictions_share_a_cell(adata):
+    """A value of its own for every spot, by every way into a map, lies where the array position says."""
+    unique = adata.obs["unique"].to_numpy(dtype=np.float32)
+    adata.obsm["X_color"] = unique[:, None]
+    adata.obsm["predicted"] = pd.DataFrame({"Y": unique}, index=adata.obs_names)
+    adata.layers["target"] = sparse.csr_matrix(np.column_stack([0 * unique, unique, 0 * unique]))
+    for name in ("A", "B"):
+        part = adata.obs[adata.obs["sample"] == name]
+        maps = [
+            get.to_grid(adata, values, name, fill=0, layer=layer)[0][..., 0]
+            for values, layer in [
+                ("X_color", None),
+                ("predicted", None),
+                ("Y", "target"),
+                ("unique", None),
+                (unique, None),
+            ]
+        ]
+        for other in maps[1:]:
+            np.testing.assert_array_equal(other, maps[0])
+        # What lies in one row of the array lies in one row of the map, and in the order of its columns.
+        row, col = np.nonzero(maps[0])
+        found = part.set_index("unique").loc[maps[0][row, col].astype(int)]
+        assert np.ptp(found["array_row"].to_numpy() - row) == 0
+        step = 2 if part["lattice"].iloc[0] == "hex" else 1
+        offset = found["array_col"].to_numpy() - step * col - (row % 2 if step == 2 else 0)
+        assert np.ptp(offset) == 0
+
+
+@pytest.fixture
+def mapped(adata):
+    adata.obs["array_row"], adata.obs["array_col"] = [0, 0, 1, 1, 2, 2], [0, 1, 0, 2, 1, 2]
+    adata.obsm.pop("spatial")
+    pp.grid(adata)
+    return adata
+
+
+def test_what_maps_are_made_of(mapped):
+    dense, mask = get.to_grid(mapped, ["B", "A"])
+    np.testing.assert_array_equal(dense[mask], mapped[:, ["B", "A"]].X)
+    mapped.layers["sparse"] = sparse.csc_matrix(mapped.X)
+    np.testing.assert_array_equal(get.to_grid(mapped, ["B", "A"], layer="sparse")[0], dense)
+    np.testing.assert_array_equal(get.to_grid(mapped, sparse.csr_matrix(mapped.X))[0][mask], mapped.X)
+    mapped.obs["tumor"], mapped.obs["score"] = [True, False] * 3, np.arange(6)
+    np.testing.assert_array_equal(get.to_grid(mapped, ["tumor", "score"], fill=-1)[0][~mask], -1)
+    np.testing.assert_array_equal(get.to_grid(mapped, "tumor")[0][mask][:, 0], [1, 0] * 3)
+    mapped.obs["in_tissue"] = [1, 1, 1, 1, 1, 0]
+    grid, on_tissue = get.to_grid(mapped, "score")
+    assert on_tissue.sum() == 5
+    assert np.isnan(grid[2, 2, 0])
+    assert np.isnan(get.from_grid(grid, mapped)[-1, 0])
+    assert get.from_grid(on_tissue, mapped).tolist() == [True] * 5 + [False]
+
+
+def test_errors_of_maps(mapped):
+    before = mapped.copy()
+    with pytest.raises(KeyError, match="or genes; found Z"):
+        get.to_grid(mapped, "Z")
+    with pytest.raises(KeyError, match="an empty list"):
+        get.to_grid(mapped, [])
+    with pytest.raises(TypeError, match="numbers or booleans in obs sample"):
+        get.to_grid(mapped, "sample")
+    with pytest.raises(TypeError, match="found <U1|found str"):
+        get.to_grid(mapped, np.array(list("abcdef")))
+    with pytest.raises(ValueError, match=r"shape \(6, k\), one row per observation; found \(5, 2\)"):
+        get.to_grid(mapped, np.ones((5, 2)))
+    with pytest.raises(ValueError, match="found another; align it"):
+        get.to_grid(mapped, mapped.obsm["predicted"].iloc[::-1])
+    with pytest.raises(KeyError, match="among s1; found 's2'"):
+        get.to_grid(mapped, "A", "s2")
+    with pytest.raises(ValueError, match=r"3 × 3 cells.*found shape \(4, 3, 1\); cut padding off"):
+        get.from_grid(np.ones((4, 3, 1)), mapped)
+    mapped.obs["sample"] = ["s1"] * 3 + ["s2"] * 3
+    with pytest.raises(ValueError, match="found 2 sections: s1, s2"):
+        get.to_grid(mapped, "A")
+    with pytest.raises(KeyError, match="shape of section 's2'.*run stp.pp.grid"):
+        get.to_grid(mapped, "A", "s2")
+    mapped.obs["grid_row"] += 3
+    with pytest.raises(ValueError, match="found others; run stp.pp.grid"):
+        get.to_grid(mapped, "A", "s1")
+    del mapped.obs["grid_row"]
+    with pytest.raises(KeyError, match="run stp.pp.grid"):
+        get.from_grid(np.ones((3, 3)), mapped, "s1")
+    np.testing.assert_array_equal(mapped.X, before.X)

@@ -247,7 +247,7 @@ def _rows_of(table: AnnData, values: Any, rows: np.ndarray, layer: str | None) -
     elif isinstance(values, str) or (isinstance(values, Sequence) and all(isinstance(name, str) for name in values)):
         names = [values] if isinstance(values, str) else list(values)
         check_unique(names, "names of values")
-        if layer is None and all(name in table.obs for name in names):
+        if layer is None and names and all(name in table.obs for name in names):
             found, what = table.obs[names].iloc[rows], f"obs {_few(names)}"
             if any(dtype.kind not in "iufb" for dtype in found.dtypes):
                 raise TypeError(

@@ -4,6 +4,7 @@ from stpredict.pp._bag import bag
 from stpredict.pp._filter_genes import filter_genes
 from stpredict.pp._grid import grid
 from stpredict.pp._image_features import image_features
+from stpredict.pp._log_vmr import log_vmr
 from stpredict.pp._normalize import normalize
 from stpredict.pp._select_genes import select_genes
 from stpredict.pp._spatially_variable import spatially_variable
@@ -15,6 +16,7 @@ __all__ = [
     "filter_genes",
     "grid",
     "image_features",
+    "log_vmr",
     "normalize",
     "select_genes",
     "spatially_variable",

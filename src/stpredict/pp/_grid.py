@@ -71,8 +71,8 @@ def grid(
     -------
     `None`, or the changed copy. Writes
 
-    - `obs["grid_row"]`, `obs["grid_col"]`: the cell within the section. The first column is 0. The first row is 0, or 1
-      on a hexagonal lattice where the section begins with a row that lies to the right.
+    - `obs["grid_row"]`, `obs["grid_col"]`: the cell within the section. The first row and column are 0; on a hexagonal
+      lattice the first row is 1 where the section then needs a column less.
     - `uns["stpredict"]["grid"]`: by section the `lattice`, the `shape` (rows and columns) and the `source` (`"array"`
       or `"spatial"`).
 
@@ -242,13 +242,10 @@ class _Section:
 
     def cells(self, steps: np.ndarray, lattice: str) -> np.ndarray:
         """Rows and columns of the grid (n, 2), from 0, no two of them the same."""
-        row, col = steps.T
+        cell = steps - steps.min(axis=0)
         if lattice == "hex":
-            # Rows that lie to the right are the odd ones, whichever way row and column were counted.
-            row = row - row.min() // 2 * 2
-            col = col - (row + col) % 2
-            col = (col - row % 2) // 2
-        cell = np.column_stack([row - (row.min() if lattice == "square" else 0), col - col.min()])
+            # The odd rows of the grid lie to the right; where that needs a column more, the section begins with row 1.
+            cell = min((_offset(cell + (first, 0)) for first in (0, 1)), key=lambda option: option[:, 1].max())
         order = np.lexsort(cell.T)
         same = np.flatnonzero((cell[order][1:] == cell[order][:-1]).all(axis=1))
         if len(same):
@@ -325,6 +322,13 @@ class _Section:
         angle = np.arctan2(step[:, 1], step[:, 0])
         orders = {name: complex(np.exp(1j * fold * angle).mean()) for name, fold in _FOLD.items()}
         return orders, float(distance[i, k].mean())
+
+
+def _offset(steps: np.ndarray) -> np.ndarray:
+    """Cells (n, 2) of a hexagonal lattice, whose columns advance by one within a row, from column 0."""
+    row, col = steps.T
+    col = (col - (row + col) % 2 - row % 2) // 2
+    return np.column_stack([row, col - col.min()])
 
 
 def _phase(position: np.ndarray, step: float) -> np.ndarray:
