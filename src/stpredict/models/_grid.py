@@ -162,13 +162,13 @@ class GridPredictor(Predictor):
         assert batch.features is not None
         assert batch.cell is not None
         self._check_shapes(batch.section, batch.cell)
-        features, cell = batch.features, batch.cell
+        cell = batch.cell
         if self.config.shuffle:
-            features = shuffled(features, batch.section, cell)
+            cell = shuffled(batch.features, batch.section, cell)
         if self.training and self.config.augment:
             cell = mirrored(batch.section, cell, self.config.lattice)
         where = place(batch.section, cell, 2 ** (self.config.levels - 1))
-        grid = where.scatter((features - self.feature_mean) / self.feature_std)
+        grid = where.scatter((batch.features - self.feature_mean) / self.feature_std)
         tissue = where.tissue.unsqueeze(1)
         hidden = self.hidden(grid, tissue.to(grid.dtype), where.extent)
         prediction = self.head(where.gather(hidden), self.target_mean, self.target_std)
@@ -243,7 +243,7 @@ def mirrored(section: Tensor, cell: Tensor, lattice: str) -> Tensor:
 
 
 def shuffled(features: Tensor, section: Tensor, cell: Tensor) -> Tensor:
-    """Exchange the features (n, d) among the rows of each section, always in the same way.
+    """Exchange the cells (n, 2) among the rows of each section, always in the same way.
 
     The order is drawn from the features of a section and the order of its cells: neither the other sections of a batch
     nor the order of the rows change it.
@@ -260,8 +260,8 @@ def shuffled(features: Tensor, section: Tensor, cell: Tensor) -> Tensor:
     key = _mixed(seed[index[in_order]] + rank * _STEP)
     drawn = torch.argsort(key, stable=True)
     drawn = drawn[torch.argsort(index[in_order][drawn], stable=True)]
-    exchanged = torch.empty_like(features)
-    exchanged[in_order] = features[in_order[drawn]]
+    exchanged = torch.empty_like(cell)
+    exchanged[in_order] = cell[in_order[drawn]]
     return exchanged
 
 

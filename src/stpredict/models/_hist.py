@@ -34,8 +34,8 @@ class HistConfig:
     augment
         Mirror the grids in training as the lattice allows.
     shuffle
-        Exchange the features among the cells of each section, in training and prediction, always in the same way: the
-        ablation that shows what the network takes from the neighborhood.
+        Exchange the cells of each section among its observations, in training and prediction, always in the same way:
+        each keeps its features but loses its neighbors. The ablation that shows what the neighborhood is worth.
     loss_area
         `"tissue"`: the loss of the cells with an observation. `"all"`: of every cell of the padded grids, with a target
         of 0 off tissue, as published.
