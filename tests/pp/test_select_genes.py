@@ -162,3 +162,65 @@ def test_errors_leave_the_object(adata, method, options, error, match) -> None:
     assert "selected" not in adata.var
     assert not adata.varm
     assert not adata.uns
+
+
+def test_some_genes_are_always_in_the_panel(adata) -> None:
+    select_genes(adata, train="train", always=["N3", "MT-CO1", "S0"])
+    assert panel(adata) == [*STRUCTURED, "N3", "MT-CO1"]
+    record = _provenance.read(adata, "selected")
+    assert record["added"] == ["N3", "MT-CO1"]
+    assert record["n_genes"] == 8
+    assert record["digest"] == _provenance.genes_digest(panel(adata))
+    assert sum(record["dropped"].values()) + 6 == adata.n_vars
+    assert select_panel(adata, "moran", "train", always=["N3", "MT-CO1", "S0"]) == panel(adata)
+    best = select_panel(adata, "moran", "train", n_genes=2)
+    assert set(select_panel(adata, "moran", "train", n_genes=2, always=["N1"])) == {*best, "N1"}
+    with pytest.raises(ValueError, match="N1 more than once"):
+        select_panel(adata, "mean", n_genes=1, always=["N1", "N2", "N1"])
+    select_genes(adata, ["N5", "N1"], always=["N1", "N0"], key_added="given")
+    assert panel(adata, "given") == ["N0", "N1", "N5"]
+    assert select_panel(adata, ["N5", "N1"], always=["N1", "N0"]) == ["N5", "N1", "N0"]
+    assert "added" not in _provenance.read(select_genes(adata, copy=True), "selected")
+
+
+def test_genes_that_are_always_wanted_must_be_there(adata) -> None:
+    for method in ("moran", ["S0"]):
+        with pytest.raises(KeyError, match="missing CD3D"):
+            select_genes(adata, method, always=["S0", "CD3D"])
+        with pytest.raises(TypeError, match="found the text 'S0'"):
+            select_genes(adata, method, always="S0")
+    assert "selected" not in adata.var
+
+
+def test_rule_of_hist(adata) -> None:
+    """Significant in every training section, a median I above 0.4, fifteen neighbors at distances on the tissue."""
+    select_genes(adata, p_value=0.01, min_i=0.4, n_neighbors=15, train="train", key_added="hist")
+    i, p = adata.varm["moran_i"], adata.varm["moran_p"]
+    names = adata.var_names
+    ribosomal = names.isin(["RPS3", "rpl11", "MT-CO1", "mt-Nd1", "RARE"])
+    expected = (p < 0.01).all(axis=1) & (i.median(axis=1) > 0.4) & ~ribosomal
+    assert 0 < expected.sum() < adata.n_vars
+    assert panel(adata, "hist") == list(names[expected])
+    assert _provenance.read(adata, "hist")["min_i"] == 0.4
+
+
+def test_ribosomal_proteins_by_name() -> None:
+    proteins = [
+        "RPL3",
+        "RPL10A",
+        "RPL36AL",
+        "RPL7L1",
+        "RPS4Y1",
+        "RPS27A",
+        "RPLP0",
+        "Rplp1",
+        "RPSA",
+        "RPSA2",
+        "RPS10-NUDT3",
+        "rpl11",
+    ]
+    others = ["RPS6KA1", "RPS6KB1", "Rps6kl1", "RPS19BP1", "RPA1", "RPN1", "RPE", "RPP30", "RPRM", "MT1X", "MTOR"]
+    values = np.random.default_rng(0).random((4, len(proteins + others)))
+    obs = pd.DataFrame({"sample": "A"}, index=list("abcd"))
+    adata = ad.AnnData(values, obs=obs, var=pd.DataFrame(index=proteins + others))
+    assert select_panel(adata, "mean", n_genes=99) == others

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from stpredict._container import Container
 
 _METHODS = ("moran", "spatial_hvg", "mean")
-_RIBOSOMAL = r"(?i)^RP[SL]\d"
+# RPL3, RPS27A, RPLP0 and RPSA, but neither the kinases RPS6KA1 … nor RPS19BP1, which only bind to ribosomal proteins
+_RIBOSOMAL = r"(?i)^RP(?:[SL]\d+(?!\d*(?:K|BP))|LP\d|SA\d*$)"
 _MITOCHONDRIAL = r"(?i)^MT-"
 
 
@@ -34,6 +35,7 @@ def select_genes(
     min_i: float = 0.1,
     min_fraction: float = 0.0,
     train: np.ndarray | str | None = None,
+    always: Sequence[str] = (),
     drop_ribosomal: bool = True,
     drop_mitochondrial: bool = True,
     n_neighbors: int = 15,
@@ -73,8 +75,11 @@ def select_genes(
         be seen at least once in each in any case.
     train
         Boolean array or `obs` key: the training observations. All measured ones by default.
+    always
+        Genes that are in the panel whatever the data say, beyond `n_genes`: markers of lineages, as in HiST, or genes
+        of interest. They have to be among `var_names`.
     drop_ribosomal
-        Drop genes named like `RPS6` or `Rpl3`.
+        Drop genes of ribosomal proteins, named like `RPS6`, `Rpl3`, `RPLP0` or `RPSA`.
     drop_mitochondrial
         Drop genes named like `MT-CO1` or `mt-Nd1`.
     n_neighbors
@@ -100,7 +105,8 @@ def select_genes(
     - `varm["moran_i"]`, `varm["moran_p"]`: Moran's I and p per training section, for `"moran"` and `"spatial_hvg"`; NaN
       for genes dropped before the test.
     - `uns["stpredict"][key_added]`: `method` (`"given"` for a list), the thresholds, `n_genes`, `samples`, `patients`,
-      `digest` of the panel, and `dropped`, the number of genes that each filter removed, in their order.
+      `digest` of the panel, `dropped`, the number of genes that each filter removed, in their order, and `added`, the
+      genes that are in the panel for `always` only.
 
     Raises
     ------
@@ -126,9 +132,7 @@ def select_genes(
     mask = as_mask(adata, train)
     given = not isinstance(method, str)
     if given:
-        genes = [str(gene) for gene in method]
-        check_genes(adata, genes)
-        chosen = _Selection(genes)
+        chosen = _Selection(_given(adata, method, always))
         rows = mask
     else:
         rows = usable_rows(adata, mask, layer)
@@ -140,6 +144,7 @@ def select_genes(
             p_value=p_value,
             min_i=min_i,
             min_fraction=min_fraction,
+            always=always,
             drop_ribosomal=drop_ribosomal,
             drop_mitochondrial=drop_mitochondrial,
             n_neighbors=n_neighbors,
@@ -152,6 +157,7 @@ def select_genes(
     if not given:
         entry |= {"min_fraction": min_fraction, "drop_ribosomal": drop_ribosomal, "layer": layer}
         entry |= {"drop_mitochondrial": drop_mitochondrial, "dropped": chosen.dropped}
+        entry["added"] = chosen.added or None
         # A list has not looked at the data, so that there is no one it could have leaked from.
         for name, column in (("samples", sample_key), ("patients", patient_key)):
             if column in adata.obs:
@@ -175,9 +181,7 @@ def select_panel(
     in the choice. The genes come in the order of `var_names`; a list of genes is returned in its own order.
     """
     if not isinstance(method, str):
-        genes = [str(gene) for gene in method]
-        check_genes(adata, genes)
-        return genes
+        return _given(adata, method, options.get("always", ()))
     if train is not None and not isinstance(train, str) and np.asarray(train).dtype.kind in "iu":
         mask = np.zeros(adata.n_obs, dtype=bool)
         mask[np.asarray(train)] = True
@@ -186,10 +190,21 @@ def select_panel(
     return _select(adata, method, rows, **options).genes
 
 
+def _given(adata: AnnData, *lists: Sequence[str]) -> list[str]:
+    """Genes of lists, each once, which all have to be there."""
+    for genes in lists:
+        if isinstance(genes, str):
+            raise TypeError(f"expected a list of genes; found the text {genes!r}; put it into a list")
+        if genes is lists[0] or len(genes):
+            check_genes(adata, [str(gene) for gene in genes])
+    return list(dict.fromkeys(str(gene) for genes in lists for gene in genes))
+
+
 @dataclass
 class _Selection:
     genes: list[str]
     dropped: dict[str, int] = field(default_factory=dict)
+    added: list[str] = field(default_factory=list)
     moran_i: pd.DataFrame | None = None
     moran_p: pd.DataFrame | None = None
 
@@ -203,6 +218,7 @@ def _select(
     p_value: float = 0.01,
     min_i: float = 0.1,
     min_fraction: float = 0.0,
+    always: Sequence[str] = (),
     drop_ribosomal: bool = True,
     drop_mitochondrial: bool = True,
     n_neighbors: int = 15,
@@ -210,6 +226,7 @@ def _select(
     sample_key: str = Key.SAMPLE,
 ) -> _Selection:
     check_choice(method, _METHODS, "method")
+    wanted = _given(adata, always) if len(always) else []
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     check_unique(adata.var_names, "var_names")
     if n_genes is None and method != "moran":
@@ -265,7 +282,9 @@ def _select(
         best = np.zeros(adata.n_vars, dtype=bool)
         best[np.argsort(np.where(kept, -score, np.inf), kind="stable")[:n_genes]] = True
         keep(best, "n_genes")
-    selection.genes = [str(name) for name in names[kept]]
+    chosen = {str(name) for name in names[kept]}
+    selection.added = [gene for gene in wanted if gene not in chosen]
+    selection.genes = [str(name) for name in names if name in chosen or name in selection.added]
     return selection
 
 
