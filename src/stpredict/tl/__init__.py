@@ -6,6 +6,7 @@ from stpredict.tl._cnv import cnv
 from stpredict.tl._compare_to_st import compare_to_st
 from stpredict.tl._conformal import conformal
 from stpredict.tl._cross_validate import cross_validate
+from stpredict.tl._de_overlap import de_overlap
 from stpredict.tl._domains import domains
 from stpredict.tl._emd import emd
 from stpredict.tl._evaluate import evaluate
@@ -27,6 +28,7 @@ __all__ = [
     "compare_to_st",
     "conformal",
     "cross_validate",
+    "de_overlap",
     "domains",
     "emd",
     "evaluate",
