@@ -72,12 +72,59 @@ def he2rna_tree() -> dict[str, Tensor]:
     return state
 
 
-TREES = {"sequoia": sequoia_tree, "slide_transformer": transformer_tree, "he2rna": he2rna_tree}
+def hist_tree(width: int = 4) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    state: dict[str, Tensor] = {}
+
+    def conv(key: str, rows: int, columns: int, side: int) -> None:
+        state[f"{key}.weight"] = torch.randn(rows, columns, side, side) / (columns * side**2) ** 0.5
+        state[f"{key}.bias"] = torch.randn(rows)
+
+    def batch_norm(key: str, size: int) -> None:
+        state[f"{key}.weight"], state[f"{key}.bias"] = torch.rand(size) + 0.5, torch.randn(size)
+        state[f"{key}.running_mean"], state[f"{key}.running_var"] = torch.randn(size), torch.rand(size) + 0.5
+        state[f"{key}.num_batches_tracked"] = torch.tensor(40)
+
+    def block(key: str, rows: int, columns: int) -> None:
+        for i, before in ((0, columns), (3, rows)):
+            conv(f"{key}.conv.{i}", rows, before, 3)
+            batch_norm(f"{key}.conv.{i + 1}", rows)
+
+    for i in range(5):
+        block(f"Conv{i + 1}", width * 2**i, width * 2 ** (i - 1) if i else D)
+    for i in range(7):
+        key = f"ConvMixer.block.{i}"
+        conv(f"{key}.0.fn.0", 16 * width, 1, 7)
+        conv(f"{key}.1", 16 * width, 16 * width, 1)
+        for part in ("0.fn.2", "3"):
+            batch_norm(f"{key}.{part}", 16 * width)
+    for i in range(2, 6):
+        rows = width * 2 ** (i - 2)
+        conv(f"Up{i}.up.1", rows, 2 * rows, 3)
+        batch_norm(f"Up{i}.up.2", rows)
+        block(f"Up_conv{i}", rows, 2 * rows)
+        for name, columns, side in (
+            ("pointwise", rows, 1), ("ordinary", rows, 3), ("dilation", rows, 3), ("vote", 3 * rows, 1)
+        ):  # fmt: skip
+            conv(f"msag{i - 1}.{name}Conv.0", rows, columns, side)
+            batch_norm(f"msag{i - 1}.{name}Conv.1", rows)
+    conv("Conv_1x1", GENES, width, 1)
+    return state
+
+
+TREES = {"sequoia": sequoia_tree, "slide_transformer": transformer_tree, "he2rna": he2rna_tree, "hist": hist_tree}
 
 
 def bags() -> Batch:
     none = torch.zeros(3, dtype=torch.long)
     return Batch(none, none, bag=torch.randn(3, K, D), bag_size=torch.ones(3, K))
+
+
+def sections() -> Batch:
+    """Two sections of 30 x 32 cells, as of 32 x 32 after padding."""
+    cell = torch.cartesian_prod(torch.arange(30), torch.arange(32)).repeat(2, 1)
+    section = torch.arange(2).repeat_interleave(960)
+    return Batch(section, section, features=torch.randn(1920, D), cell=cell)
 
 
 def predict(model: FittedModel, batch: Batch) -> Tensor:
@@ -189,12 +236,65 @@ def test_he2rna_equals_its_convolutions(tmp_path: Path) -> None:
     torch.testing.assert_close(predict(model, batch), torch.stack(means).mean(dim=0).clamp_min(0), rtol=1e-5, atol=1e-5)
 
 
+def test_hist_equals_its_formulas(tmp_path: Path) -> None:
+    state = hist_tree()
+    assert len(state) == 366
+    model = load(tmp_path, "hist", state)
+    config = model.network.config
+    assert (config.width, config.levels, config.mixer_depth, config.gates) == (4, 5, 7, True)
+    assert model.network.n_features == D
+    learned = [value for key, value in state.items() if not key.endswith(("mean", "var", "tracked"))]
+    assert sum(p.numel() for p in model.network.parameters()) == sum(value.numel() for value in learned)
+
+    def conv(key: str, x: Tensor, **options) -> Tensor:
+        return F.conv2d(x, state[f"{key}.weight"], state[f"{key}.bias"], **options)
+
+    def norm(key: str, x: Tensor) -> Tensor:
+        mean, var, weight, bias = (state[f"{key}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, mean, var, weight, bias)
+
+    def block(key: str, x: Tensor) -> Tensor:
+        for i in (0, 3):
+            x = F.relu(norm(f"{key}.conv.{i + 1}", conv(f"{key}.conv.{i}", x, padding=1)))
+        return x
+
+    def gate(key: str, x: Tensor) -> Tensor:
+        branches = (("pointwise", {}), ("ordinary", {"padding": 1}), ("dilation", {"padding": 2, "dilation": 2}))
+        votes = [norm(f"{key}.{name}Conv.1", conv(f"{key}.{name}Conv.0", x, **options)) for name, options in branches]
+        vote = norm(f"{key}.voteConv.1", conv(f"{key}.voteConv.0", F.relu(torch.cat(votes, dim=1))))
+        return x + x * torch.sigmoid(vote)
+
+    batch = sections()
+    x = F.pad(batch.features.view(2, 30, 32, D).permute(0, 3, 1, 2), (0, 0, 1, 1))
+    levels = [block("Conv1", x)]
+    for i in range(2, 6):
+        levels.append(block(f"Conv{i}", F.max_pool2d(levels[-1], 2)))
+    x = levels.pop()
+    for i in range(7):
+        key = f"ConvMixer.block.{i}"
+        x = x + norm(f"{key}.0.fn.2", F.gelu(conv(f"{key}.0.fn.0", x, padding=3, groups=64)))
+        x = norm(f"{key}.3", F.gelu(conv(f"{key}.1", x)))
+    for i in range(5, 1, -1):
+        up = conv(f"Up{i}.up.1", F.interpolate(x, scale_factor=2.0), padding=1)
+        x = block(
+            f"Up_conv{i}", torch.cat([gate(f"msag{i - 1}", levels.pop()), F.relu(norm(f"Up{i}.up.2", up))], dim=1)
+        )
+    expected = conv("Conv_1x1", x)[:, :, 1:-1].permute(0, 2, 3, 1).reshape(-1, GENES)
+    torch.testing.assert_close(predict(model, batch), expected, rtol=1e-4, atol=1e-4)
+    assert model.normalization["method"] == "log1p"
+
+
+def test_hist_without_gates(tmp_path: Path) -> None:
+    state = {key: value for key, value in hist_tree().items() if not key.startswith("msag")}
+    assert load(tmp_path, "hist", state).network.gates is None
+
+
 @pytest.mark.parametrize("name", sorted(TREES))
 def test_saved_and_loaded_again(tmp_path: Path, name: str) -> None:
     model = load(tmp_path, name, TREES[name](), patients=["b", "a"], encoder="uni", tile_um=128)
     model.save(tmp_path / "saved")
     again = FittedModel.load(tmp_path / "saved")
-    batch = bags()
+    batch = sections() if name == "hist" else bags()
     assert torch.equal(predict(model, batch), predict(again, batch))
     assert again.panel == PANEL
     assert again.training["patients"] == ["a", "b"]
@@ -225,7 +325,7 @@ def test_every_tensor_is_needed_and_no_other(tmp_path: Path, name: str) -> None:
             load(tmp_path, name, {k: v for k, v in state.items() if k != key})
     with pytest.raises(ValueError, match=r"1 unknown \(first: extra.weight\)"):
         load(tmp_path, name, state | {"extra.weight": torch.zeros(2)})
-    key = "conv1.weight" if name == "he2rna" else "transformer.layers.1.1.net.1.weight"
+    key = {"he2rna": "conv1.weight", "hist": "Up_conv3.conv.0.weight"}.get(name, "transformer.layers.1.1.net.1.weight")
     with pytest.raises(ValueError, match=f"matching shapes; found {key} of"):
         load(tmp_path, name, state | {key: torch.zeros(3, 3)})
 
@@ -249,7 +349,7 @@ def test_errors(tmp_path: Path) -> None:
         load(tmp_path, "he2rna", he2rna_tree(), genes=PANEL[:-1])
     with pytest.raises(ValueError, match="found.*g0"):
         load(tmp_path, "he2rna", he2rna_tree(), genes=["g0", *PANEL[:-1]])
-    with pytest.raises(KeyError, match="he2rna, sequoia, slide_transformer.*found 'mlp'"):
+    with pytest.raises(KeyError, match="he2rna, hist, sequoia, slide_transformer.*found 'mlp'"):
         load(tmp_path, "mlp", he2rna_tree())
     with pytest.raises(ValueError, match="published weights of 'sequoia'"):
         load(tmp_path, "sequoia", he2rna_tree())

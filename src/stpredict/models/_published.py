@@ -1,4 +1,4 @@
-"""Published checkpoints of the networks on bags as fitted models."""
+"""Published checkpoints as fitted models."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _FILES = ("model.safetensors", "pytorch_model.bin", "model_best.pt", "*.safetensors", "*.pth", "*.pt", "*.bin")
 _HEADERS = frozenset({"gene", "genes", "gene_name", "gene_names", "gene_id", "gene_symbol", "symbol"})
 _D_HEAD = 64  # the fused weights of attention do not tell how many heads they hold
+_FPKM_UQ = {"method": "log2p1", "unit": "fpkm-uq"}
+_PER_10_000 = {"method": "log1p", "size_factors": "all", "target_sum": 1e4, "panel": None}
 _LAYER = r"transformer\.layers\.(\d+)\."
 
 
@@ -29,28 +31,31 @@ def load_published(
     patients: Iterable[str] = (),
     normalization: Mapping[str, Any] | None = None,
 ) -> FittedModel:
-    """Read the published weights of a network on bags as a fitted model.
+    """Read the published weights of a network as a fitted model.
 
-    Sizes are read from the weights. The model takes raw tokens and predicts raw values, log2(FPKM-UQ + 1) for the
-    weights of :cite:t:`pizurica2024`; a positional embedding is used where the weights hold one.
+    Sizes are read from the weights. The model takes raw tokens or features and predicts raw values, log2(FPKM-UQ + 1)
+    for the weights of :cite:t:`pizurica2024`; a positional embedding is used where the weights hold one. Networks of
+    `"hist"` :cite:p:`li2026` were trained on expression that lay one grid row below the features it belongs to, and on
+    features of all 80 × 64 cells, off tissue too: expect maps shifted by a row.
 
     Parameters
     ----------
     name
-        `"sequoia"`, `"slide_transformer"` or `"he2rna"`.
+        `"sequoia"`, `"slide_transformer"`, `"he2rna"` (on bags) or `"hist"` (on grids).
     path
         File with the weights, or a directory with `model.safetensors`, `pytorch_model.bin`, `model_best.pt` or one
         other weight file. Nothing is unpickled.
     genes
         Genes in the order of the outputs: a list, or a text file with one gene per line (of a table, its first column).
     encoder
-        Encoder of the tokens; the model reads the bags of its features.
+        Encoder of the tokens, or of the features of a grid; a model on bags reads the bags of its features.
     tile_um
-        Side of the tiles behind the tokens in µm.
+        Side of the tiles behind the tokens or features in µm.
     patients
         Patients the weights were trained on; predictions of these are marked as leaky.
     normalization
-        Record of how the target was normalized, to be compared with that of the data; log2(FPKM-UQ + 1) when `None`.
+        Record of how the target was normalized, to be compared with that of the data; when `None`, log2(FPKM-UQ + 1),
+        or for `"hist"` log1p of counts per 10,000.
 
     Returns
     -------
@@ -106,7 +111,7 @@ def load_published(
         model=name,
         network=network.eval(),
         panel=panel,
-        normalization=dict(normalization or {"method": "log2p1", "unit": "fpkm-uq"}),
+        normalization=dict(normalization or (_PER_10_000 if name == "hist" else _FPKM_UQ)),
         features={"slots": {f"X_{encoder}": features}, "scaling": "global"},
         training={
             "patients": sorted({str(patient) for patient in patients}),
@@ -144,6 +149,12 @@ class Tree:
     def same(self, ours: str, theirs: str) -> None:
         """Weight and bias of a layer under another name."""
         for part in ("weight", "bias"):
+            self.sources[f"{ours}.{part}"] = ([f"{theirs}.{part}"], _only)
+
+    def same_norm(self, ours: str, theirs: str) -> None:
+        """Weight, bias and running statistics of a batch norm under another name."""
+        self.same(ours, theirs)
+        for part in ("running_mean", "running_var", "num_batches_tracked"):
             self.sources[f"{ours}.{part}"] = ([f"{theirs}.{part}"], _only)
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -189,8 +200,8 @@ def _concatenate(parts: list[Tensor]) -> Tensor:
 
 
 def _without_kernel(parts: list[Tensor]) -> Tensor:
-    """Weights of a convolution over single tokens as those of a linear layer."""
-    return parts[0].flatten(1) if parts[0].ndim == 3 and parts[0].shape[2] == 1 else parts[0]
+    """Weights of a convolution over single tokens or cells as those of a linear layer."""
+    return parts[0].flatten(1) if parts[0].ndim > 2 and parts[0][0, 0].numel() == 1 else parts[0]
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
@@ -271,10 +282,50 @@ def _he2rna(state: Mapping[str, Tensor]) -> Tree:
     return tree
 
 
+def _hist(state: Mapping[str, Tensor]) -> Tree:
+    width, n_features = _sizes(state, "Conv1.conv.0.weight", 4)[:2]
+    n_genes = _sizes(state, "Conv_1x1.weight", 4)[0]
+    levels = _count(state, r"Conv(\d+)\.conv\.") - 1
+    gates = any(key.startswith("msag") for key in state)
+    options = {
+        "width": width,
+        "levels": levels,
+        "mixer_depth": _count(state, r"ConvMixer\.block\.(\d+)\."),
+        "gates": gates,
+    }
+    tree = Tree(n_features, n_genes, options | {"standardize": False, "loss_area": "all"})
+
+    def block(ours: str, theirs: str) -> None:
+        for i, (layer, norm) in enumerate(((0, 1), (3, 4)), start=1):
+            tree.same(f"{ours}.conv{i}", f"{theirs}.conv.{layer}")
+            tree.same_norm(f"{ours}.norm{i}", f"{theirs}.conv.{norm}")
+
+    for i in range(levels):
+        block(f"encoder.{i}", f"Conv{i + 1}")
+    for i in range(options["mixer_depth"]):
+        for part, layer, norm in (("depthwise", "0.fn.0", "0.fn.2"), ("point", "1", "3")):
+            tree.same(f"bottleneck.{i}.{part}", f"ConvMixer.block.{i}.{layer}")
+            tree.same_norm(f"bottleneck.{i}.{part}_norm", f"ConvMixer.block.{i}.{norm}")
+    for i in range(levels - 1):
+        block(f"decoder.{i}", f"Up_conv{i + 2}")
+        tree.same(f"up.{i}.conv", f"Up{i + 2}.up.1")
+        tree.same_norm(f"up.{i}.norm", f"Up{i + 2}.up.2")
+        for part in _VOTES if gates else ():
+            theirs = f"msag{i + 1}.{_VOTES[part]}"
+            tree.same(f"gates.{i}.{part}", f"{theirs}.0")
+            tree.same_norm(f"gates.{i}.{part}_norm", f"{theirs}.1")
+    tree.sources["head.mean.weight"] = (["Conv_1x1.weight"], _without_kernel)
+    tree.sources["head.mean.bias"] = (["Conv_1x1.bias"], _only)
+    return tree
+
+
+_VOTES = {"point": "pointwiseConv", "ordinary": "ordinaryConv", "dilated": "dilationConv", "vote": "voteConv"}
+
 _READERS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Tree]]] = {
     "sequoia": ("linear_head.1.weight", _sequoia),
     "slide_transformer": ("linear_head.1.weight", _slide_transformer),
     "he2rna": ("conv0.weight", _he2rna),
+    "hist": ("Conv_1x1.weight", _hist),
 }
 
 
