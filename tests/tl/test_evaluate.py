@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -205,3 +206,54 @@ def test_off_tissue_and_untested_spots_keep_the_size_of_the_map(gridded) -> None
 
 def test_published_correlation_is_no_default(gridded) -> None:
     assert "pearson_with_background" not in stp.tl.evaluate(gridded, baselines=False, ceiling=False)
+
+
+@pytest.fixture
+def compared(slides: ad.AnnData) -> ad.AnnData:
+    """Slides with a prediction of their genes in another order, and a baseline of some of them."""
+    rng = np.random.default_rng(1)
+    values = slides.X + rng.normal(size=slides.shape).astype(np.float32)
+    slides.obsm["predicted"] = pd.DataFrame(values, slides.obs_names, slides.var_names).iloc[:, ::-1]
+    slides.obsm["predicted_baseline_ridge"] = slides.obsm["predicted"].iloc[:, 2:5] + 1
+    return slides
+
+
+def test_patients_are_compared_gene_by_gene(compared: ad.AnnData) -> None:
+    scores = stp.tl.evaluate(compared)
+    assert scores["model"].unique().tolist() == ["predicted", "ridge"]  # nothing is smoothed over neighbors
+    patient = compared.obs["patient"].to_numpy()
+    for slot, label in (("predicted", "predicted"), ("predicted_baseline_ridge", "ridge")):
+        frame = compared.obsm[slot].groupby(patient).mean()
+        truth = compared.to_df().groupby(patient).mean()[frame.columns]
+        found = scores[scores["model"] == label].set_index("gene")
+        np.testing.assert_allclose(
+            found.loc[frame.columns, "rmse"], stp.metrics.rmse(truth.to_numpy(), frame.to_numpy()), rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            found.loc[frame.columns, "pearson"], stp.metrics.pearson(truth.to_numpy(), frame.to_numpy()), rtol=1e-5
+        )
+    some = stp.tl.evaluate(compared, genes=["g5", "g1"])
+    assert some.loc[some["model"] == "predicted", "gene"].tolist() == ["g5", "g1"]
+    pd.testing.assert_series_equal(
+        some[some["model"] == "predicted"].set_index("gene")["rmse"],
+        scores[scores["model"] == "predicted"].set_index("gene").loc[["g5", "g1"], "rmse"],
+    )
+
+
+def test_unmeasured_and_unpredicted_slides_do_not_count(compared: ad.AnnData) -> None:
+    rest = stp.tl.evaluate(compared[8:].copy())
+    compared.obsm["predicted"].iloc[:4] = np.nan  # no fold predicted them
+    compared.obsm["predicted_baseline_ridge"].iloc[:4] = np.nan
+    compared.obs["measured"] = np.arange(compared.n_obs) >= 8
+    compared.obs["predicted_leaky"] = np.arange(compared.n_obs) < 8
+    scores = stp.tl.evaluate(compared)
+    assert (scores["n_obs"] == 8).all()
+    assert not scores["leaky"].any()  # those that leak are not among them
+    pd.testing.assert_frame_equal(scores, rest, rtol=1e-5)
+    compared.obs["predicted_leaky"] = np.arange(compared.n_obs) == 8
+    assert stp.tl.evaluate(compared)["leaky"].all()
+    del compared.obs["measured"]  # measured after all
+    assert (stp.tl.evaluate(compared)["n_obs"] == 10).all()
+    compared.obs["measured"] = False
+    with pytest.raises(KeyError, match="at least one predicted slide"):
+        stp.tl.evaluate(compared)

@@ -298,3 +298,52 @@ def test_normalization_is_asked_for(slides):
     del slides.uns["stpredict"]
     with pytest.raises(KeyError, match="normalized target"):
         stp.tl.well_predicted(slides)
+
+
+@pytest.mark.parametrize(("alpha", "fdr"), [(1.0, 1.0), (0.001, 0.2), (0.2, 0.001)])
+def test_every_criterion_counts(alpha, fdr):
+    """Each level decides for some genes that the other would let pass; at 1, the higher correlation is still asked for."""
+    truth, predicted, comparators = simulate(g=300, signal=300, quality=0.5)
+    table = stp.tl.well_predicted(make(truth, predicted, comparators), alpha=alpha, fdr=fdr, comparators=["permuted"])
+    p, q = table["p_permuted"], table["q_permuted"]
+    higher, lower = table["pearson"] > table["pearson_permuted"], table["rmse"] < table["rmse_permuted"]
+    beats = higher & lower & (p < alpha) & (q < fdr)
+    np.testing.assert_array_equal(table["beats_permuted"], beats)
+    without = {
+        1.0: lower & (p < alpha) & (q < fdr),
+        0.001: higher & lower & (q < fdr),
+        0.2: higher & lower & (p < alpha),
+    }
+    assert without[alpha].sum() > beats.sum() > 0
+
+
+def test_patients_with_unequally_many_slides(arrays):
+    truth, predicted, comparators = arrays
+    patient = np.sort(np.concatenate([np.arange(20), np.arange(10), np.arange(10), np.arange(20)])).astype(str)
+
+    def average(values):
+        return pd.DataFrame(values).groupby(patient).mean().to_numpy()
+
+    table = stp.tl.well_predicted(make(truth, predicted, comparators, patient=patient))
+    np.testing.assert_allclose(table["pearson"], pearson(average(truth), average(predicted)), rtol=1e-8)
+    np.testing.assert_allclose(table["rmse"], rmse(average(truth), average(predicted)), rtol=1e-8)
+
+
+def test_patients_of_several_folds_belong_to_none(arrays):
+    truth, predicted, comparators = arrays
+    patient, fold = (np.arange(60) // 2).astype(str), np.arange(60) // 20
+    expected = stp.tl.well_predicted(make(truth, predicted, comparators, patient=patient, fold=fold))
+    split = fold.copy()
+    split[:16:2] = 2  # the first eight patients
+    found = stp.tl.well_predicted(make(truth, predicted, comparators, patient=patient, fold=split))
+    rest = stp.tl.well_predicted(
+        make(
+            truth[16:],
+            predicted[16:],
+            {k: v[16:] for k, v in comparators.items()},
+            patient=patient[16:],
+            fold=fold[16:],
+        )
+    )
+    np.testing.assert_allclose(found["pearson_folds"], rest["pearson_folds"], rtol=1e-8)
+    assert abs(found["pearson_folds"] - expected["pearson_folds"]).max() > 0.01
