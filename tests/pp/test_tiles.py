@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import shapely
 from skimage.exposure import is_low_contrast
+from spatialdata.models import ShapesModel
 
 import stpredict as stp
 from stpredict.pp._tiles import _area_means, _contrast, _raster
@@ -152,3 +153,81 @@ def test_coarse_scans_are_warned_about(open_painted: Opener) -> None:
     stp.pp.tissue(slide)
     with pytest.warns(UserWarning, match="64 pixels across at 1 µm.*not 256"):
         stp.pp.tiles(slide, tile_um=64)
+
+
+@pytest.mark.parametrize(
+    ("box", "segments", "cells", "side"),
+    [
+        ((100, 900, 200, 700), 1, [20, 16], 40.0),  # upright and higher than 5:4
+        ((100, 900, 100, 900), 4, [40, 32], 25.0),  # square: upright
+        ((300, 700, 100, 900), 1, [16, 20], 40.0),  # lying
+        ((0, 1000, 0, 1300), 1, [16, 20], 65.0),  # up to the border, padded beyond it
+    ],
+)
+def test_a_grid_covers_the_tissue(
+    open_painted: Opener, box: tuple[int, int, int, int], segments: int, cells: list[int], side: float
+) -> None:
+    slide = open_painted(np.full((1000, 1400, 3), 200, np.uint8))
+    top, bottom, left, right = box
+    slide.shapes["tissues"] = ShapesModel.parse(gpd.GeoDataFrame(geometry=[shapely.box(left, top, right, bottom)]))
+    options: dict[str, Any] = {"tile_px": 16, "max_background": 0.99, "min_contrast": 0, "max_tiles": None}
+    stp.pp.tiles(slide, grid=(20, 16), segments=segments, **options)
+    frame, record = slide.shapes["tiles"], slide.attrs["stpredict"]["tiles"]
+    assert record["grid"] == cells
+    assert record["tile_um"] == record["stride_um"] == pytest.approx(side)
+    np.testing.assert_allclose(frame.geometry.area, side**2)
+    assert frame["array_row"].between(0, cells[0] - 1).all()
+    assert frame["array_col"].between(0, cells[1] - 1).all()
+    assert slide.shapes["tissues"].union_all().difference(frame.union_all().buffer(1e-6)).area < 1
+    # padded by the same on both sides
+    x, y = (frame[axis] - frame[name] * side for axis, name in (("x", "array_col"), ("y", "array_row")))
+    np.testing.assert_allclose(x + cells[1] * side / 2, (left + right) / 2)
+    np.testing.assert_allclose(y + cells[0] * side / 2, (top + bottom) / 2)
+    tissue = slide.shapes["tissues"].union_all()
+    exact = frame.geometry.intersection(tissue).area / side**2
+    np.testing.assert_allclose(frame["tissue_fraction"], exact, atol=0.05)
+    assert max(np.ptp(frame["array_row"]) + 1 - cells[0], np.ptp(frame["array_col"]) + 1 - cells[1]) == 0
+
+
+def test_features_of_a_grid_keep_their_cells(open_painted: Opener) -> None:
+    slide = open_painted()
+    stp.pp.tissue(slide)
+    with pytest.warns(UserWarning, match="have .* pixels across"):
+        stp.pp.tiles(slide, grid=(10, 8), tile_px=512)
+    assert slide.attrs["stpredict"]["tiles"]["grid"] == [8, 10]
+    stp.pp.image_features(slide, "color-texture", cache=False, progress=False)
+    table = slide.tables["color-texture_tiles"]
+    frame = slide.shapes["tiles"]
+    np.testing.assert_allclose(table.obsm["spatial"], np.column_stack([frame.centroid.x, frame.centroid.y]))
+    stp.pp.grid(table)
+    assert table.uns["stpredict"]["grid"]["lattice"] == {"slide": "square"}
+    for key in ("row", "col"):
+        assert np.ptp(table.obs[f"grid_{key}"].to_numpy() - frame[f"array_{key}"].to_numpy()) == 0
+
+
+def test_tiles_left_out_of_a_grid(open_painted: Opener) -> None:
+    slide = open_painted()
+    stp.pp.tissue(slide)
+    with pytest.warns(UserWarning, match="max_tiles=20 leaves out tiles by chance"):
+        stp.pp.tiles(slide, grid=(20, 16), tile_px=16, max_tiles=20)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grid": (20, 16), "tile_um": 64}, "neither tile_um nor stride_um"),
+        ({"grid": (20, 16), "stride_um": 64}, "neither tile_um nor stride_um"),
+        ({"segments": 4}, "segments=1 without `grid`"),
+        ({"grid": (20, 16), "segments": 2}, "square number of segments"),
+        ({"grid": (20, 16), "segments": 0}, "segments to be a positive whole number"),
+        ({"grid": (20, 0)}, r"grid\[1\] to be a positive whole number"),
+        ({"grid": (20,)}, "two numbers of tiles"),
+        ({"grid": (20000, 16000)}, "tiles of at least a pixel"),
+    ],
+)
+def test_grids_that_cannot_be(open_painted: Opener, options: dict[str, Any], message: str) -> None:
+    slide = open_painted()
+    stp.pp.tissue(slide)
+    with pytest.raises(ValueError, match=message):
+        stp.pp.tiles(slide, **options)
+    assert "tiles" not in slide.shapes

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from stpredict._keys import Key
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+_TILE_UM = 128.0  # where nothing else is asked for
 _CONTRAST_UM = 2.0  # µm per pixel that contrast is measured at, where the slide has such a level
 _RASTER = 16  # pixels of the tissue raster across a tile
 _MAX_RASTER = 2**25  # pixels of that raster in all
@@ -23,9 +25,11 @@ _GRAY = np.array([0.2125, 0.7154, 0.0721])  # weights of scikit-image
 def tiles(
     sdata: SpatialData,
     *,
-    tile_um: float = 128.0,
+    tile_um: float | None = None,
     tile_px: int = 256,
     stride_um: float | None = None,
+    grid: tuple[int, int] | None = None,
+    segments: int = 1,
     max_background: float = 0.2,
     min_contrast: float = 0.1,
     max_tiles: int | None = 4000,
@@ -41,16 +45,25 @@ def tiles(
     times row and column away from it, also where that is no whole number of pixels. Of the tiles with enough tissue, in
     an order drawn by `seed`, the first `max_tiles` with enough contrast are kept, and sorted by position.
 
+    With `grid` the tiles are as large as it takes to cover the tissue with so many of them, as HiST lays them
+    :cite:p:`li2026`. They then differ in size between slides, and a network sees nuclei of one slide larger than those of
+    another; predicting slides with a model of other tiles is refused. Tiles of a fixed size have a physical scale.
+
     Parameters
     ----------
     sdata
         Slide of :func:`stpredict.io.open_slide` with the tissue of :func:`stpredict.pp.tissue`.
     tile_um
-        Side of a tile in µm.
+        Side of a tile in µm, 128 by default. With `grid` it follows from the tissue.
     tile_px
         Pixels that a tile should have across. Recorded for readers of tiles, and a warning when the scan has fewer.
     stride_um
         Distance between tiles in µm; `tile_um` by default, so that they touch and do not overlap.
+    grid
+        Tiles along the two sides of the tissue, such as (80, 64). The box around the tissue is padded on both sides to
+        this ratio, upright or lying, whichever takes the smaller tiles, and the first tile lies in its top left corner.
+    segments
+        Segments of `grid` that cover the tissue, a square number: 4 give 160 × 128 tiles.
     max_background
         Largest share of a tile, 0–1, that may lie outside the tissue or the slide.
     min_contrast
@@ -58,7 +71,7 @@ def tiles(
         what `skimage.exposure.is_low_contrast` means by its 0.05 on an RGB image, whose gray values it takes to lie
         between -1 and 1. Measured on about 2 µm per pixel, read in batches. 0 keeps all and reads nothing.
     max_tiles
-        Most tiles that are kept; `None` for all.
+        Most tiles that are kept; `None` for all. With `grid`, those left out are holes in the map, and a warning.
     min_tiles
         Fewest tiles that are accepted.
     seed
@@ -77,14 +90,15 @@ def tiles(
     - `shapes[key_added]`: `tile_id`, `x` and `y` (level-0 pixels of the top left corner, with fractions), `tissue_id`,
       `array_row`, `array_col`, `tissue_fraction`, and squares in level-0 pixels
     - `attrs["tile_spec"][key_added]`: size, stride and resolution in the layout of wsidata
-    - `attrs["stpredict"][key_added]`: the parameters, and how many tiles had enough tissue
+    - `attrs["stpredict"][key_added]`: the parameters, and how many tiles had enough tissue; with `grid` its rows and
+      columns on this slide, and the size of its tiles as `tile_um`
 
     Raises
     ------
     KeyError
         When the tissue is missing.
     ValueError
-        When there are fewer tiles than `min_tiles`, or a tile is smaller than a pixel.
+        When there are fewer tiles than `min_tiles`, a tile is smaller than a pixel, or `grid` comes with a size of tiles.
 
     Examples
     --------
@@ -115,15 +129,27 @@ def tiles(
 
     check_slide(sdata)
     mpp = slide_microns_per_pixel(sdata)
-    width_um = check_positive(tile_um, "tile_um")
-    step_um = width_um if stride_um is None else check_positive(stride_um, "stride_um")
-    _check_counts(tile_px=tile_px, min_tiles=min_tiles, max_tiles=max_tiles)
+    _check_counts(tile_px=tile_px, min_tiles=min_tiles, max_tiles=max_tiles, segments=segments)
     for name, value in (("max_background", max_background), ("min_contrast", min_contrast)):
         if not 0 <= value <= 1:
             raise ValueError(f"expected {name} between 0 and 1; found {value!r}")
     if tissue_key not in sdata.shapes:
         raise KeyError(f"expected shapes[{tissue_key!r}]; found {sorted(sdata.shapes)}; run stp.pp.tissue(sdata) first")
-    side, step = width_um / mpp, step_um / mpp
+    if grid is None:
+        if segments != 1:
+            raise ValueError(f"expected segments=1 without `grid`; found {segments}; pass grid=(80, 64)")
+        width_um = _TILE_UM if tile_um is None else check_positive(tile_um, "tile_um")
+        step_um = width_um if stride_um is None else check_positive(stride_um, "stride_um")
+        layout = _Layout(width_um / mpp, step_um / mpp)
+    else:
+        if tile_um is not None or stride_um is not None:
+            raise ValueError(
+                "expected neither tile_um nor stride_um with `grid`, from which they follow; found "
+                f"tile_um={tile_um} and stride_um={stride_um}; leave them out"
+            )
+        layout = _covering(sdata.shapes[tissue_key].total_bounds, grid, segments)
+        width_um = step_um = layout.side * mpp
+    side, step = layout.side, layout.step
     if min(side, step) < 1:
         raise ValueError(
             f"expected tiles of at least a pixel; found {width_um:g} µm every {step_um:g} µm at {mpp:g} µm per pixel"
@@ -135,12 +161,11 @@ def tiles(
             stacklevel=2,
         )
 
-    size = slide_size(sdata)
-    position, fraction = _candidates(sdata.shapes[tissue_key], size, side, step, float(max_background))
+    position, fraction = _candidates(sdata.shapes[tissue_key], slide_size(sdata), layout, float(max_background))
     enough = len(position)
     order = np.random.default_rng(seed).permutation(enough)
     with slide_reader(sdata) as reader:
-        kept = np.sort(_contrasting(reader, position, order, side, step, width_um, float(min_contrast), max_tiles))
+        kept = np.sort(_contrasting(reader, position, order, layout, width_um, float(min_contrast), max_tiles))
     if len(kept) < min_tiles:
         raise ValueError(
             f"expected at least {min_tiles} tiles on slide {slide_name(sdata)!r}; found {len(kept)}: {enough} have at "
@@ -148,7 +173,13 @@ def tiles(
             "smaller tiles, or allow more background"
         )
 
-    frame = _frame(position[kept], fraction[kept], side, step, sdata.shapes[tissue_key])
+    if grid is not None and max_tiles is not None and len(kept) == max_tiles < enough:
+        warnings.warn(
+            f"max_tiles={max_tiles} leaves out tiles by chance, of {enough} with enough tissue; they are holes in the map; "
+            "pass max_tiles=None",
+            stacklevel=2,
+        )
+    frame = _frame(position[kept], fraction[kept], layout, sdata.shapes[tissue_key])
     container = shallow_copy(sdata) if copy else sdata
     container.shapes[key_added] = frame
     level, downsample = _level(container, side / tile_px)
@@ -161,6 +192,7 @@ def tiles(
     container.attrs.setdefault(Key.UNS, {})[key_added] = {
         "tile_um": width_um, "tile_px": int(tile_px), "stride_um": step_um, "max_background": float(max_background),
         "min_contrast": float(min_contrast), "max_tiles": max_tiles, "seed": int(seed), "with_tissue": enough,
+        "grid": layout.cells,
     }  # fmt: skip
     return container if copy else None
 
@@ -181,17 +213,48 @@ def _level(sdata: SpatialData, downsample: float) -> tuple[int, float]:
     return level, known[level]
 
 
+class _Layout(NamedTuple):
+    """Where tiles may lie: side and step in pixels, corner (x, y) of the first, and rows and columns of all."""
+
+    side: float
+    step: float
+    corner: tuple[float, float] = (0.0, 0.0)
+    cells: list[int] | None = None
+
+    def top_left(self, position: np.ndarray) -> np.ndarray:
+        """X and y of the corners (n, 2) of tiles at rows and columns (n, 2)."""
+        return position[:, ::-1] * self.step + self.corner
+
+
+def _covering(bounds: np.ndarray, grid: tuple[int, int], segments: int) -> _Layout:
+    """Tiles that cover a box (left, top, right, bottom) in so many rows and columns, or columns and rows."""
+    root = math.isqrt(int(segments))
+    if root**2 != segments:
+        raise ValueError(f"expected a square number of segments, to keep the ratio of the grid; found {segments}")
+    if len(grid) != 2:
+        raise ValueError(f"expected grid as two numbers of tiles, such as (80, 64); found {grid!r}")
+    _check_counts(**{"grid[0]": grid[0], "grid[1]": grid[1]})
+    low, high = bounds[:2], bounds[2:]
+    width, height = high - low
+    options = [(max(height / rows, width / cols) / root, rows, cols) for rows, cols in (grid, grid[::-1])]
+    side, rows, cols = min(options, key=lambda option: option[0])
+    cells = [int(rows) * root, int(cols) * root]
+    left, top = (low + high - side * np.array(cells[::-1])) / 2
+    return _Layout(float(side), float(side), (float(left), float(top)), cells)
+
+
 def _candidates(
-    tissue: Any, size: tuple[int, int], side: float, step: float, max_background: float
+    tissue: Any, size: tuple[int, int], layout: _Layout, max_background: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lattice positions (n, 2) as row and column of tiles with enough tissue, and their share of tissue (n,)."""
     width, height = size
+    side, step = layout.side, layout.step
     # Tiles reach over the border as long as their center is on the slide; what is beyond it is background.
-    rows, columns = (max(1, int(np.ceil((length - side / 2) / step))) for length in (height, width))
+    rows, columns = layout.cells or (max(1, int(np.ceil((length - side / 2) / step))) for length in (height, width))
     scale = min(1.0, _RASTER / side)
     scale = min(scale, np.sqrt(_MAX_RASTER / (width * height)))
     mask = _raster(tissue.geometry.to_numpy(), size, scale)
-    top, left = np.arange(rows) * step, np.arange(columns) * step
+    left, top = (np.arange(n) * step + start for n, start in zip((columns, rows), layout.corner, strict=True))
     fraction = _area_means(mask, top * scale, left * scale, side * scale)
     position = np.argwhere(fraction >= 1 - max_background - 1e-9)
     return position, fraction[position[:, 0], position[:, 1]]
@@ -246,8 +309,7 @@ def _contrasting(
     reader: Any,
     position: np.ndarray,
     order: np.ndarray,
-    side: float,
-    step: float,
+    layout: _Layout,
     tile_um: float,
     min_contrast: float,
     max_tiles: int | None,
@@ -258,8 +320,9 @@ def _contrasting(
     wanted = len(order) if max_tiles is None else min(int(max_tiles), len(order))
     if min_contrast == 0:
         return order[:wanted]
-    center = position[:, ::-1] * step + side / 2
-    windows = windows_of(reader, center, side, max(1, round(tile_um / _CONTRAST_UM)))
+    windows = windows_of(
+        reader, layout.top_left(position) + layout.side / 2, layout.side, max(1, round(tile_um / _CONTRAST_UM))
+    )
     kept: list[np.ndarray] = []
     found = start = 0
     while found < wanted and start < len(order):
@@ -281,23 +344,23 @@ def _contrast(pixels: np.ndarray) -> np.ndarray:
     return high - low
 
 
-def _frame(position: np.ndarray, fraction: np.ndarray, side: float, step: float, tissue: Any) -> Any:
+def _frame(position: np.ndarray, fraction: np.ndarray, layout: _Layout, tissue: Any) -> Any:
     """Table of tiles."""
     import geopandas as gpd
     import shapely
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import Identity
 
-    row, column = position[:, 0], position[:, 1]
-    x, y = column * step, row * step
+    x, y = layout.top_left(position).T
+    side = layout.side
     frame = gpd.GeoDataFrame(
         {
             "tile_id": np.arange(len(position)),
             "x": x,
             "y": y,
             "tissue_id": _tissue_ids(tissue, x + side / 2, y + side / 2),
-            "array_row": row,
-            "array_col": column,
+            "array_row": position[:, 0],
+            "array_col": position[:, 1],
             "tissue_fraction": np.clip(fraction, 0, 1).astype(np.float32),
             "geometry": shapely.box(x, y, x + side, y + side),
         }
