@@ -47,6 +47,7 @@ def build(n_genes: int = 5, d: int = 6, **changes) -> Hist:
     options = {"width": 8, "levels": 3, "mixer_depth": 2, "augment": False} | changes
     network = Hist(HistConfig(**options), n_genes, d)
     torch.nn.init.normal_(network.head.mean.weight)
+    torch.nn.init.normal_(network.head.mean.bias)
     return network
 
 
@@ -248,7 +249,7 @@ def test_loss_over_all_cells_is_that_of_the_dense_maps(standardize: bool) -> Non
     maps = dense * std[:, None, None] + mean[:, None, None]
     error = (maps - where.scatter(batch.target)) / std[:, None, None]
     expected = error.square().permute(0, 2, 3, 1)[where.extent].mean()
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(network(batch).mean, where.gather(maps), rtol=1e-4, atol=1e-4)
 
 
