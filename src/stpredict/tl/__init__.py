@@ -12,6 +12,7 @@ from stpredict.tl._emd import emd
 from stpredict.tl._evaluate import evaluate
 from stpredict.tl._fit import fit
 from stpredict.tl._fit_folds import fit_folds
+from stpredict.tl._fit_outcome import fit_outcome
 from stpredict.tl._noise_ceiling import noise_ceiling
 from stpredict.tl._predict import predict
 from stpredict.tl._pseudobulk import pseudobulk
@@ -34,6 +35,7 @@ __all__ = [
     "evaluate",
     "fit",
     "fit_folds",
+    "fit_outcome",
     "noise_ceiling",
     "predict",
     "pseudobulk",
