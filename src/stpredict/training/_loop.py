@@ -193,8 +193,8 @@ def run_epochs(
             filename=best.stem,
             monitor=monitor if watch and not two_phases else None,
             mode=mode,
-            save_top_k=0 if two_phases else 1,
-            save_last=True,
+            save_top_k=1 if watch and not two_phases else 0,
+            save_last=resume,  # nobody reads it otherwise, and writing it takes longer than an epoch of few slides
             enable_version_counter=False,
             save_weights_only=False,
         )
