@@ -252,7 +252,7 @@ def _predict_members(
                 progress=progress and patch is not None,
             )  # fmt: skip
         mean, std = predict_arrays(
-            part.network, arrays, batch_size=batch_size or _batch_size(needs), device=resolve_device(device),
+            part.network, arrays, batch_size=batch_size, device=resolve_device(device),
             progress=progress,
         )  # fmt: skip
         kind = part.normalization.get("method")
@@ -267,10 +267,6 @@ def _predict_members(
     average = total / np.float32(n)
     spread = np.sqrt(np.maximum(squares / n - np.square(average, dtype=np.float64), 0) * n / (n - 1))
     return average, spread.astype(np.float32)
-
-
-def _batch_size(needs: frozenset[str]) -> int:
-    return 64 if "bag" in needs else 1 if "grid" in needs else 512
 
 
 def _patients(adata: AnnData, sample_key: str, patient_key: str) -> np.ndarray:

@@ -204,7 +204,7 @@ def predict_arrays(
     network: Predictor,
     data: ArraySet,
     *,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     device: torch.device | None = None,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -217,7 +217,7 @@ def predict_arrays(
     data
         Rows; the target is not read.
     batch_size
-        Rows per step, which changes memory and speed only.
+        Rows (or bags, or sections of grids) per step, which changes memory and speed only; 512, 64 and 1 when `None`.
     device
         Where to predict.
     progress
@@ -231,7 +231,7 @@ def predict_arrays(
     network.eval().to(device)
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
-    groups: Any = row_groups(data, network.unit, batch_size)
+    groups: Any = row_groups(data, network.unit, batch_size or {"bag": 64, "grid": 1}.get(network.unit, 512))
     if progress and len(groups) > 1:
         from tqdm.auto import tqdm
 
