@@ -202,6 +202,19 @@ def test_networks_on_spots(sections, model: str, monkeypatch) -> None:
     assert max(sections.uns["stpredict"]["attribution_B"]["completeness_error"].values()) < 0.01
 
 
+def test_contributions_that_cancel_are_no_error(sections, recwarn) -> None:
+    import torch
+
+    made = fitted(sections, "ridge")
+    torch.manual_seed(0)
+    made.network.weight.normal_()
+    stp.tl.attribution(sections, made, "A", method="integrated_gradients", steps=2)
+    record = sections.uns["stpredict"]["attribution_A"]
+    assert abs(record["difference"]["s1"]) < 1e-4 < sections.obs["attribution_A"].abs().sum()
+    assert max(record["completeness_error"].values()) < 0.01
+    assert not recwarn.list
+
+
 def test_few_steps_are_reported(toy_grid, sections) -> None:
     with pytest.warns(UserWarning, match="more `steps`"):
         stp.tl.attribution(

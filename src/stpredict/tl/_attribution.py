@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Method = Literal["gradcam", "integrated_gradients"]
 _INCOMPLETE = 0.05  # of the difference of outputs: above it, more steps are called for
+_CANCELED = 0.01  # of the sum of absolute contributions: the least that an error is measured against
 _CHUNK = 512  # observations per step of networks that look at one at a time
 
 
@@ -104,7 +105,8 @@ def attribution(
     - `obs[key_added]`: attribution of each observation, NaN off tissue and in sections that were not asked for;
     - `obsm["{key_added}_features"]`: (n_obs, d) float32 with `per_feature`; rows sum to `obs[key_added]`;
     - `uns["stpredict"][key_added]`: method, gene, level, settings, and per section for integrated gradients
-      `difference` (of the outputs) and `completeness_error` (of the sum, relative to it).
+      `difference` (of the outputs) and `completeness_error` (of the sum, relative to the difference, or to a hundredth
+      of the sum of absolute contributions where these nearly cancel).
 
     Raises
     ------
@@ -178,7 +180,9 @@ def attribution(
                 )
                 section = detail.sum(axis=1)
                 gap = abs(section.sum() - differences[name])
-                errors[name] = gap / abs(differences[name]) if differences[name] else (0.0 if gap == 0 else np.inf)
+                # Around a mean, contributions cancel: of a difference of about 0 every rounding would be much.
+                whole = max(abs(differences[name]), _CANCELED * float(np.abs(section).sum()))
+                errors[name] = float(gap / whole) if whole else 0.0
                 if parts is not None:
                     parts[rows[on_tissue]] = detail[on_tissue]
             values[rows[on_tissue]] = section[on_tissue]
