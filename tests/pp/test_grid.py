@@ -155,6 +155,12 @@ def test_the_first_row_is_the_one_that_needs_fewer_columns() -> None:
         assert _provenance.read(adata, "grid")["shape"]["A"] == shape
 
 
+def test_even_rows_that_lie_to_the_right_become_odd_ones() -> None:
+    adata = section(np.array([[0, 1], [0, 3], [1, 0], [1, 2], [2, 1]]))
+    stp.pp.grid(adata)
+    np.testing.assert_array_equal(cells(adata), [[1, 0], [1, 1], [2, 0], [2, 1], [3, 0]])
+
+
 def test_copy_and_storage(tmp_path: Any) -> None:
     adata = section(lattice_steps((4, 4), "hex"))
     before = adata.copy()
