@@ -115,7 +115,7 @@ def fit_outcome(
     """Predict the survival or the response of patients from maps of their slides, and score it beside baselines.
 
     A ConvNeXt V2 :cite:p:`woo2023` reads the maps (predicted expression, image features, the tissue mask or any of them
-    together), as proposed by :cite:p:`hist2026`. Patients, not slides, are divided into folds, with the same share of
+    together), as proposed by :cite:p:`li2026`. Patients, not slides, are divided into folds, with the same share of
     events (or responders) in each. Within the training side of a fold, inner folds choose the number of epochs (the
     median of their best) and the penalties of the baselines; then everything is fitted on the whole training side, and
     the test side is read once. Scales, categories and weights of the classes come from the training side.
