@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+
+from sphinx.ext.napoleon import NumpyDocstring
 
 import stpredict as stp
 
@@ -27,7 +30,14 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_generated", "**.ipynb_checkpoints"]
 
-nb_execution_mode = "off"
+# Every tutorial is executed once, at build; an error in a cell, or a warning among its outputs, is one of the build.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_output_stderr = "warn"
+os.environ.pop("MPLBACKEND", None)  # figures go into the page
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of tqdm, without widgets
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
@@ -135,6 +145,33 @@ def write_tables(*_: Any) -> None:
             path.write_text(text)
 
 
+def copy_tutorials(*_: Any) -> None:
+    """Put the notebooks where Sphinx finds them, where they differ from what is there."""
+    folder = HERE / "tutorials"
+    folder.mkdir(exist_ok=True)
+    contents = {path.name: path.read_bytes() for path in (HERE.parent / "tutorials").glob("*.ipynb")}
+    for path in folder.iterdir():
+        if path.name not in contents:
+            path.unlink()
+    for name, content in contents.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            path.write_bytes(content)
+
+
+def _returns(self: NumpyDocstring, preprocess_types: bool = False) -> list[tuple[str, str, list[str]]]:
+    lines = self._dedent(self._consume_to_next_section())
+    lines = lines[1:] if lines[:1] == [":"] else lines  # put there by sphinx_autodoc_typehints
+    if len(lines) > 1 and lines[1].startswith(" "):  # a type above its description; the type is in the hints
+        lines = lines[1:]
+    return [("", "", self._dedent(lines))]
+
+
+# What a function returns is told in sentences and lists, which napoleon would take line by line for names and types.
+NumpyDocstring._consume_returns_section = _returns  # type: ignore[method-assign]
+
+
 def setup(app: Any) -> None:
-    """Write the tables before the pages are read."""
+    """Write the tables and copy the tutorials before the pages are read."""
     app.connect("builder-inited", write_tables)
+    app.connect("builder-inited", copy_tutorials)
