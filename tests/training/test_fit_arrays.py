@@ -115,6 +115,58 @@ def test_interrupted_training_continues_as_if_it_had_not_been(
     pd.testing.assert_frame_equal(resumed.history, whole.history)
 
 
+@pytest.mark.parametrize("monitor", ["loss", "correlation", "loss_then_correlation"])
+@pytest.mark.parametrize("refit", [False, True])
+def test_a_finished_fit_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monitor: str, refit: bool
+) -> None:
+    """Stopped early, its checkpoint is no place to train on from."""
+    mend_torchvision()
+    from stpredict.training import _loop
+
+    data = make(noise=5.0)
+    settings = config(max_epochs=40, patience=3, learning_rate=0.05, monitor=monitor, refit=refit)
+    whole = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings, checkpoint_dir=tmp_path)
+    assert len(whole.history.query("phase == 'inner'")) < 40
+    assert equal(whole, fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings))
+
+    def refuse(self, batch, batch_idx):
+        raise AssertionError("another step was taken")
+
+    monkeypatch.setattr(_loop._Module, "training_step", refuse)
+    again = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings, checkpoint_dir=tmp_path)
+    assert equal(again, whole)
+    pd.testing.assert_frame_equal(again.history, whole.history)
+
+
+@pytest.mark.parametrize("patience", [0, 40])
+def test_an_interrupted_fit_goes_on_at_the_epoch_it_had_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    """Also where nothing is validated, and after epochs that were no improvement."""
+    mend_torchvision()
+    from stpredict.training import _loop
+
+    data, settings = make(noise=5.0), config(max_epochs=30, patience=patience, learning_rate=0.05)
+    whole = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings)
+    original, steps = _loop._Module.on_train_epoch_end, []
+
+    def counted(self) -> None:
+        steps.append(self.current_epoch)
+        if len(steps) == 26:
+            raise RuntimeError("power cut")
+        original(self)
+
+    assert whole.n_epochs == 30 or whole.n_epochs < 25
+    monkeypatch.setattr(_loop._Module, "on_train_epoch_end", counted)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings, checkpoint_dir=tmp_path)
+    resumed = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings, checkpoint_dir=tmp_path)
+    assert steps[26:] == [25, 26, 27, 28, 29]
+    assert equal(resumed, whole)
+    pd.testing.assert_frame_equal(resumed.history, whole.history)
+
+
 def test_checkpoints_of_other_fits_are_not_continued(tmp_path: Path) -> None:
     data, settings = make(), config(max_epochs=2)
     first = fit_arrays("mlp", data, hyperparameters=OPTIONS, config=settings, checkpoint_dir=tmp_path)

@@ -85,8 +85,15 @@ def test_an_interrupted_run_goes_on_in_its_phase(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(_loop._Module, "on_train_epoch_end", interrupted)
     with pytest.raises(OSError, match="no space"):
         fit_arrays("mlp", make(), hyperparameters={"hidden": 16}, config=config(), checkpoint_dir=tmp_path)
-    monkeypatch.setattr(_loop._Module, "on_train_epoch_end", original)
+    steps = []
+
+    def counted(self) -> None:
+        steps.append(self.current_epoch)
+        original(self)
+
+    monkeypatch.setattr(_loop._Module, "on_train_epoch_end", counted)
     resumed = fit_arrays("mlp", make(), hyperparameters={"hidden": 16}, config=config(), checkpoint_dir=tmp_path)
+    assert steps == list(range(len(whole.history) - 3, len(whole.history)))  # the interrupted one was not yet written
     assert (resumed.n_epochs, len(resumed.history)) == (whole.n_epochs, len(whole.history))
     for name, value in whole.network.state_dict().items():
         torch.testing.assert_close(value, resumed.network.state_dict()[name], rtol=0, atol=0)

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
 from stpredict.metrics import concordance, pearson
 from stpredict.models import Batch, Prediction, Predictor
@@ -92,6 +92,7 @@ class _Module(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.rows
+        checkpoint["stopped"] = bool(self.trainer.should_stop)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.rows = checkpoint["history"]
@@ -138,6 +139,21 @@ class _TwoPhaseStopping(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rule = TwoPhaseRule(**state_dict)
+
+
+class _LastCheckpoint(Checkpoint):
+    """Keep the state after every epoch, to continue from; `ModelCheckpoint` keeps it after the best ones only.
+
+    A checkpoint callback, so that it comes after everything that an epoch changes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        partial.replace(self.path)
 
 
 def run_epochs(
@@ -194,7 +210,6 @@ def run_epochs(
             monitor=monitor if watch and not two_phases else None,
             mode=mode,
             save_top_k=1 if watch and not two_phases else 0,
-            save_last=resume,  # nobody reads it otherwise, and writing it takes longer than an epoch of few slides
             enable_version_counter=False,
             save_weights_only=False,
         )
@@ -204,6 +219,13 @@ def run_epochs(
         callbacks.append(_TwoPhaseStopping(rule, correlation, best))
     elif watch:
         callbacks.append(EarlyStopping(monitor, min_delta=config.min_delta, patience=config.patience, mode=mode))
+    last, max_epochs, start = directory / "last.ckpt", config.max_epochs, None
+    if resume:  # nobody reads it otherwise, and writing it takes longer than an epoch of few slides
+        callbacks.append(_LastCheckpoint(last))
+        if last.is_file():
+            start, state = str(last), torch.load(last, map_location="cpu", weights_only=True)
+            if state["stopped"]:  # it has come to its end: no further epoch
+                max_epochs = len(state["history"])
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     accelerated = device.type != "cpu"
@@ -212,7 +234,7 @@ def run_epochs(
         precision = "16-mixed" if device.type == "cuda" else "32-true"
     with _quiet():
         trainer = pl.Trainer(
-            max_epochs=config.max_epochs,
+            max_epochs=max_epochs,
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=[device.index or 0] if accelerated else 1,
             precision=precision,
@@ -224,11 +246,8 @@ def run_epochs(
             num_sanity_val_steps=0,
             default_root_dir=directory,
         )
-        last = directory / "last.ckpt"
         valid = Loader(validation, unit, batch_size=config.batch_size, needs=needs) if watch and validation else None
-        trainer.fit(
-            module, loader, valid, ckpt_path=str(last) if resume and last.is_file() else None, weights_only=True
-        )
+        trainer.fit(module, loader, valid, ckpt_path=start, weights_only=True)
     history = pd.DataFrame(module.rows)
     n_epochs = len(history)
     if watch and best.is_file():
