@@ -29,7 +29,7 @@ from stpredict.tl._collect import (
     read_target,
     with_lattice,
 )
-from stpredict.tl._evaluate import _METRICS, evaluate
+from stpredict.tl._evaluate import _METRICS, KNOWN_METRICS, evaluate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +141,7 @@ def cross_validate(
     check_patients(adata, sample_key, patient_key)
     normalization = read_normalization(adata, layer)
     for metric in metrics:
-        check_choice(metric, _METRICS, "metrics")
+        check_choice(metric, KNOWN_METRICS, "metrics")
     specs = _specifications(models, features, feature_scaling, baselines)
     for spec in specs.values():
         spec["hyperparameters"] = with_lattice(adata, spec["model"], spec["hyperparameters"])

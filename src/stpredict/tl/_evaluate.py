@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _METRICS = ("pearson", "pearson_given_depth", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd")
 _WITH_BACKGROUND = "pearson_with_background"  # only where it is asked for
+KNOWN_METRICS = (*_METRICS, _WITH_BACKGROUND)
 _GRID_MULTIPLE = 16  # published grids are padded to it: 78 × 64 to 80 × 64
 _PATIENT_METRICS = ("pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio")
 _SMOOTHING_NEIGHBORS = 6
@@ -109,7 +110,7 @@ def evaluate(
 
     adata = get_table(data, table_key)
     for metric in metrics:
-        check_choice(metric, (*_METRICS, _WITH_BACKGROUND), "metrics")
+        check_choice(metric, KNOWN_METRICS, "metrics")
     keys = [key] if isinstance(key, str) else list(key)
     for name in keys:
         prediction_frame(adata, name)
