@@ -53,7 +53,7 @@ class ClinicalEncoder:
                     .where(frame[name].notna(), None)
                     .map(lambda v: v if v is None else str(v))
                 )
-                columns += [(text == level).to_numpy(np.float64) for level in self.categories[name]]
+                columns += [np.asarray(text == level, dtype=np.float64) for level in self.categories[name]]
         return np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(frame), 0), np.float32)
 
 

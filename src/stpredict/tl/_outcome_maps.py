@@ -85,7 +85,8 @@ def dense_maps(
     mask, keys = MASK in wanted, [key for key in wanted if key != MASK]
     slides = [_read(name, maps, keys, features, sample_key, table_key) for name in names]
     _check_channels(slides, names)
-    shape = tuple(int(max(slide.cell[:, axis].max() for slide in slides)) + 1 for axis in (0, 1))
+    n_rows, n_cols = (int(max(slide.cell[:, axis].max() for slide in slides)) + 1 for axis in (0, 1))
+    shape = (n_rows, n_cols)
     n_channels = slides[0].values.shape[1]
     values = np.zeros((len(slides), shape[0] * shape[1], n_channels), np.float32)
     tissue = np.zeros(values.shape[:2], np.float32)
