@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
-from stpredict.training import ArraySet, Loader
+from stpredict.metrics import concordance, pearson
+from stpredict.models._cox import cox_loss
+from stpredict.training import ArraySet, Loader, fit_arrays, predict_arrays, train_config, untrained
 from stpredict.training._data import summarize
+from stpredict.training._fit_arrays import _digest
+from stpredict.training._validation import inner_split
 
 BAG = frozenset({"bag"})
 
@@ -70,3 +77,96 @@ def test_width_and_outputs_depend_on_what_is_asked_for() -> None:
     data.time = data.event = np.ones(10, dtype=np.float32)
     assert data.n_outputs == 1
     assert summarize(data, BAG).target_std.tolist() == [1.0]
+
+
+SMALL = {"depth": 1, "heads": 2, "d_head": 4}
+
+
+def with_outcome(n: int = 40) -> ArraySet:
+    """Slides of as many patients, whose time depends on the bag."""
+    data, rng = make(n), np.random.default_rng(1)
+    data.patient = np.arange(n, dtype=np.int64)
+    mean = data.bag[:, :2].mean(axis=(1, 2))
+    data.time = rng.exponential(np.exp(mean.max() - mean)).astype(np.float32) + 0.01
+    data.event = (rng.random(n) < 0.8).astype(np.float32)
+    data.target = None
+    return data
+
+
+@pytest.mark.parametrize("network", ["sequoia", "he2rna", "slide_transformer"])
+def test_networks_on_bags_train_as_published(network: str) -> None:
+    config = train_config(network)
+    found = (config.optimizer, config.learning_rate, config.weight_decay, config.batch_size, config.max_epochs)
+    assert found == ("adam", 1e-3, 0.0, 16, 200)
+    assert (config.patience, config.monitor, config.loss_tolerance) == (20, "loss_then_correlation", 0.5)
+    assert config.validation_fraction == 0.1
+
+
+def test_outcomes_take_batches_of_whole_risk_sets() -> None:
+    config = train_config("sequoia", {"validation_fraction": 0.5}, outcome=True)
+    assert (config.batch_size, config.monitor, config.optimizer, config.weight_decay) == (256, "loss", "adamw", 1e-2)
+    assert config.validation_fraction == 0.5
+    assert config.learning_rate == train_config("sequoia").learning_rate
+    assert train_config("sequoia", outcome=True).validation_fraction == 0.25
+
+
+def test_validation_is_what_the_held_out_slides_say() -> None:
+    data = make(40)
+    data.target = np.random.default_rng(2).normal(size=(40, 3)).astype(np.float32)
+    config = train_config("sequoia", {"max_epochs": 2, "batch_size": 7, "validation_fraction": 0.5})
+    fit = fit_arrays("sequoia", data, hyperparameters=SMALL, config=config, seed=3)
+    held_out, unit = inner_split(data, 0.5, 3)
+    assert unit == "patient"
+    tokens = data.bag[~held_out][data.bag_size[~held_out] > 0]
+    np.testing.assert_allclose(fit.network.feature_mean, tokens.mean(axis=0), rtol=1e-5)
+    predicted, _ = predict_arrays(fit.network, data.take(held_out))
+    row = fit.history.iloc[fit.n_epochs - 1]
+    r = np.nanmean(pearson(data.target[held_out], predicted))
+    assert row["validation_correlation"] == pytest.approx(r, abs=1e-5)
+    error = (predicted - data.target[held_out]) / fit.network.target_std.numpy()
+    assert row["validation_loss"] == pytest.approx(np.square(error).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("monitor", ["loss", "correlation"])
+def test_an_outcome_is_validated_on_whole_risk_sets(monitor: str) -> None:
+    data = with_outcome()
+    changes = {"max_epochs": 12, "patience": 12, "monitor": monitor, "batch_size": 8, "learning_rate": 0.02}
+    config = train_config("sequoia", changes, outcome=True)
+    fit = fit_arrays("sequoia", data, hyperparameters=SMALL, config=config)
+    values = fit.history["validation_loss" if monitor == "loss" else "validation_concordance"]
+    assert fit.n_epochs - 1 == (values.idxmin() if monitor == "loss" else values.idxmax())
+    held_out, _ = inner_split(data, 0.25, 0)
+    risk = predict_arrays(fit.network, data.take(held_out))[0][:, 0]
+    time, event = data.time[held_out], data.event[held_out]
+    row = fit.history.iloc[fit.n_epochs - 1]
+    assert row["validation_concordance"] == pytest.approx(concordance(time, event, risk), abs=1e-6)
+    assert row["validation_loss"] == pytest.approx(float(cox_loss(*map(torch.tensor, (risk, time, event)))), rel=1e-4)
+    assert fit.history["validation_concordance"].nunique() > 2
+
+
+def test_an_untrained_network_has_the_scales_and_a_drawn_head() -> None:
+    data = make()
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    fit = untrained("sequoia", data, hyperparameters=SMALL, seed=0)
+    assert torch.equal(state, torch.get_rng_state())
+    summary = summarize(data, BAG)
+    torch.testing.assert_close(fit.network.target_mean, summary.target_mean)
+    torch.testing.assert_close(fit.network.target_std, summary.target_std)
+    torch.testing.assert_close(fit.network.feature_mean, summary.feature_mean)
+    assert predict_arrays(fit.network, data)[0].std() > 0
+    same, other = (untrained("sequoia", data, hyperparameters=SMALL, seed=seed).network for seed in (0, 1))
+    assert torch.equal(same.head.mean.weight, fit.network.head.mean.weight)
+    assert not torch.equal(other.head.mean.weight, fit.network.head.mean.weight)
+    assert (fit.n_epochs, len(fit.history), fit.network.training) == (0, 0, False)
+
+
+@pytest.mark.parametrize("name", ["bag", "bag_size", "time", "event", "patient", "section"])
+def test_checkpoints_belong_to_all_of_the_data(name: str) -> None:
+    data = with_outcome()
+    changed = getattr(data, name).copy()
+    changed.flat[5] += 1
+    config = train_config("sequoia", outcome=True)
+    one, other = (_digest("sequoia", SMALL, config, 0, part, None) for part in (data, replace(data, **{name: changed})))
+    assert one != other
+    assert one == _digest("sequoia", SMALL, config, 0, with_outcome(), None)
