@@ -387,3 +387,35 @@ def test_the_tiles_are_left_alone(frozen: Any) -> None:
     before = {name: frozen(table) for name, table in slides.items()}
     bag(slides, n_tokens=4, expression=expression_of("a", "b"))
     assert {name: frozen(table) for name, table in slides.items()} == before
+
+
+def test_equal_tiles_weigh_as_many_as_they_are() -> None:
+    from sklearn.cluster import KMeans
+
+    values, count = np.array([0.0, 4.0, 10.0], dtype=np.float32), np.array([50, 50, 1])
+    features = np.repeat(values, count)[:, None]
+    expected = KMeans(2, n_init=1, random_state=0, algorithm="lloyd").fit(values[:, None], sample_weight=count)
+    tokens, size = kmeans_tokens(features, 2)
+    groups = [expected.labels_ == label for label in range(2)]
+    means = sorted(np.average(values[group], weights=count[group]) for group in groups)
+    np.testing.assert_allclose(np.sort(tokens[:, 0]), means, rtol=1e-6)
+    assert sorted(size) == [50, 51]  # the 10 joins the 4, though 0 and 4 lie closer
+
+
+def test_tokens_of_equal_size_come_by_their_first_feature() -> None:
+    features = np.array([[3, 0], [-1, 1], [2, 5], [0, 7]], dtype=np.float32)
+    tokens, size = kmeans_tokens(features, 8)
+    np.testing.assert_array_equal(tokens, features[[1, 3, 2, 0]])
+    assert size.tolist() == [1, 1, 1, 1]
+
+
+def test_zeros_of_either_sign_are_the_same_tile() -> None:
+    tokens, size = kmeans_tokens(np.array([[0.0, 1.0], [-0.0, 1.0], [2.0, 1.0]], dtype=np.float32), 8)
+    assert size.tolist() == [2, 1]
+    np.testing.assert_array_equal(tokens, [[0, 1], [2, 1]])
+
+
+def test_means_of_many_tiles_are_exact() -> None:
+    tokens, size = kmeans_tokens(np.full((200_000, 1), 0.1, dtype=np.float32), 3)
+    assert size.tolist() == [200_000]
+    np.testing.assert_allclose(tokens, np.float32(0.1), rtol=1e-7)

@@ -122,3 +122,19 @@ def test_genes_filtered_on_test_patients_are_refused_or_marked(slides) -> None:
     stp.pp.filter_genes(other, min_median=0)
     with pytest.raises(ValueError, match=r"list of genes was selected on; call stp.pp.filter_genes with"):
         stp.tl.fit_folds(other, "ridge", 3, baselines=())
+
+
+def test_the_seed_draws_the_folds(slides) -> None:
+    folds = []
+    for seed in (0, 0, 1, 2):
+        stp.tl.fit_folds(slides, "ridge", 3, baselines=(), seed=seed)
+        folds.append(slides.obs["predicted_fold"].to_numpy())
+    np.testing.assert_array_equal(folds[0], folds[1])
+    assert any(not np.array_equal(folds[0], fold) for fold in folds[2:])
+
+
+def test_the_record_names_no_training_patients_of_a_single_fold(slides) -> None:
+    stp.tl.fit_folds(slides, "ridge", 3, baselines=())
+    record = _provenance.read(slides, "predicted")
+    assert not {"training_patients", "training_samples"} & set(record)
+    assert (record["n_models"], record["n_folds"]) == (3, 3)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import stpredict as stp
 from stpredict import _provenance
 from stpredict.metrics import concordance, pearson
+from stpredict.tl._collect import is_slide_level
 from stpredict.training import FittedModel
 
 SMALL = {"depth": 1, "heads": 2, "d_head": 8}
@@ -214,3 +218,55 @@ def test_model_of_slides_loads_without_the_object(slides, tmp_path) -> None:
     loaded = FittedModel.load(tmp_path / "m")
     assert loaded.model == "sequoia"
     assert loaded.baselines["permuted"].model == "sequoia"
+
+
+def tiles_of(slides) -> ad.AnnData:
+    """The tiles of a slide of an unknown patient, with the features of the bags."""
+    row, col = np.divmod(np.arange(30), 6)
+    obs = pd.DataFrame({"sample": "new", "array_row": row, "array_col": col, "tile_id": np.arange(30)})
+    tiles = ad.AnnData(obs=obs.set_axis([f"t{i}" for i in range(30)]))
+    tiles.obsm["X_toy"] = np.random.default_rng(5).normal(size=(30, 5)).astype(np.float32)
+    _provenance.write(tiles, "X_toy", _provenance.read(slides, "X_toy"))
+    return tiles
+
+
+def test_a_map_of_risk_is_relative_to_the_training_set(slides) -> None:
+    models = [fitted(slides, outcome=("time", "event"), training={"max_epochs": 5}, seed=seed) for seed in (0, 1)]
+    models[0].training["risk_mean"] += 7  # as if the network had been off by a constant
+    with torch.no_grad():
+        models[0].network.head.mean.bias += 7
+    tiles, bag = tiles_of(slides), slides[:1].copy()
+    bag.obsm["X_toy_bag"] = tiles.obsm["X_toy"][None]
+    bag.obsm["X_toy_bag_size"] = np.ones((1, 30), dtype=np.float32)
+    stp.tl.predict(tiles, models, window=6, min_tiles=1)
+    stp.tl.predict(bag, models)
+    assert "risk_group" not in tiles.obs
+    # Every window of 6 x 6 is the whole slide of 5 x 6 tiles.
+    np.testing.assert_allclose(tiles.obs["risk"], bag.obs["risk"].iloc[0], rtol=1e-4, atol=1e-5)
+
+
+def test_baselines_that_only_some_models_have_are_left_out(slides) -> None:
+    models = [
+        fitted(slides, baselines=names, training={"max_epochs": 1})
+        for names in (("mean", "ridge"), ("untrained", "mean"))
+    ]
+    for members in (models, models[::-1]):
+        stp.tl.predict(slides, members)
+        assert [key for key in slides.obsm if "baseline" in key] == ["predicted_baseline_mean"]
+
+
+def test_models_of_other_units_are_not_averaged(slides, frozen) -> None:
+    models = [fitted(slides, training={"max_epochs": 1})]
+    slides.uns["stpredict"]["normalize"]["unit"] = "tpm"
+    models.append(fitted(slides, training={"max_epochs": 1}))
+    before = frozen(slides)
+    with pytest.raises(ValueError, match="same normalization"):
+        stp.tl.predict(slides, models[::-1])
+    assert frozen(slides) == before
+
+
+def test_one_observation_is_no_table_of_slides(slides) -> None:
+    assert is_slide_level(slides, "sample")
+    assert not is_slide_level(slides[:1], "sample")
+    slides.obs["sample"] = slides.obs["patient"]
+    assert not is_slide_level(slides, "sample")

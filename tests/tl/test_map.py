@@ -414,3 +414,23 @@ def test_store_opens_in_any_case(tiles, tmp_path):
     again = MapStore.open(tmp_path / "deep.zarr", "d", tiles, list("abcde"), chunks, {})
     store.write(chunks[1], np.ones((tiles.n_obs, 2), np.float32))
     assert [again.has(genes) for genes in chunks] == [False, True, False]
+
+
+def test_store_knows_which_windows_were_partial(tmp_path):
+    """The same windows, full ones by one limit and partial ones by the other."""
+    row, col = np.divmod(np.arange(12), 2)
+    obs = pd.DataFrame({"sample": "s", "array_row": row, "array_col": col}, index=[f"t{i}" for i in range(12)])
+    adata = ad.AnnData(obs=obs, obsm={"spatial": np.column_stack([col, row]) * 256.0})
+    adata.obsm["X_toy"] = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    options = {"window": 3, "store": tmp_path / "m.zarr"}
+    *_, partial = map_table(adata, [model(build("mean"))], "X_toy", min_tiles=1, **options)
+    assert not partial.any()
+    with pytest.raises(FileExistsError, match="other tiles or options"):
+        map_table(adata, [model(build("mean"))], "X_toy", min_tiles=7, **options)
+
+
+def test_networks_in_training_are_mapped_as_in_evaluation(tiles):
+    network = build("he2rna")
+    expected, *_ = map_table(tiles, [model(network)], "X_toy", window=4)
+    found, *_ = map_table(tiles, [model(network.train())], "X_toy", window=4)
+    pd.testing.assert_frame_equal(found, expected)

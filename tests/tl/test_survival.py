@@ -196,3 +196,12 @@ def test_names_the_extra(slides, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lifelines", None)
     with pytest.raises(ImportError, match="survival"):
         stp.tl.survival(slides)
+
+
+def test_rounding_is_no_spread(slides) -> None:
+    """A constant risk, apart from the last bits, has no standard deviation to take a hazard ratio of."""
+    noise = slides.obs["risk"].to_numpy(dtype=np.float64)
+    slides.obs["risk"] = 100 + 1e-9 * noise
+    assert np.isnan(one(slides)[["hazard_ratio", "hr_low", "hr_high", "cox_p"]].astype(float)).all()
+    slides.obs["risk"] = 100 + 0.01 * noise
+    assert one(slides)["hazard_ratio"] > 1
