@@ -34,4 +34,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) out docs/_build docs/generated
+	rm -rf $(VENV) out docs/_build docs/_generated docs/generated docs/tutorials

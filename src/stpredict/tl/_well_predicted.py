@@ -49,9 +49,9 @@ def well_predicted(
     higher, significantly so (one-sided p < `alpha`, false-discovery rate over all genes < `fdr`), and the error lower.
     Slides of one patient are averaged first, truth and predictions alike: they are no independent observations.
 
-    Untrained networks, the published comparator, are easily beaten: their predictions have neither the level nor the
-    variation of the genes. A network trained on permuted labels has the level; a ridge on the mean feature of a slide
-    asks whether the network earns its keep. The `"mean"` of the training patients can be named too. It is constant
+    Untrained networks, the published comparator, are easily beaten, and so are networks trained on permuted labels: both
+    know the level of each gene, and nothing that links it to the slide. A ridge on the mean feature of a slide asks
+    whether the network earns its keep. The `"mean"` of the training patients can be named too. It is constant
     within a fold, its correlation means nothing, and it is compared by its error alone.
 
     Parameters
