@@ -12,7 +12,7 @@ import stpredict as stp
 from stpredict import _provenance
 from stpredict.metrics import concordance, pearson
 from stpredict.tl._collect import is_slide_level
-from stpredict.training import FittedModel
+from stpredict.training import FittedModel, train_config
 
 SMALL = {"depth": 1, "heads": 2, "d_head": 8}
 QUICK = {"max_epochs": 60, "learning_rate": 3e-3, "patience": 10}
@@ -270,3 +270,18 @@ def test_one_observation_is_no_table_of_slides(slides) -> None:
     assert not is_slide_level(slides[:1], "sample")
     slides.obs["sample"] = slides.obs["patient"]
     assert not is_slide_level(slides, "sample")
+
+
+def test_bags_without_their_mean_have_no_ridge_beside_them(slides) -> None:
+    del slides.obsm["X_toy"]
+    model = fitted(slides, baselines=("mean", "ridge"), training={"max_epochs": 1})
+    assert list(model.baselines) == ["mean"]
+    stp.tl.predict(slides, model)
+    assert [key for key in slides.obsm if "baseline" in key] == ["predicted_baseline_mean"]
+
+
+def test_baselines_record_the_settings_they_were_fitted_with(slides) -> None:
+    model = fitted(slides, baselines=("ridge", "permuted"), training={"max_epochs": 1})
+    assert model.baselines["permuted"].training["settings"] == model.training["settings"]
+    assert model.training["settings"]["max_epochs"] == 1
+    assert model.baselines["ridge"].training["settings"] == train_config("ridge").to_dict()
