@@ -416,6 +416,6 @@ def test_zeros_of_either_sign_are_the_same_tile() -> None:
 
 
 def test_means_of_many_tiles_are_exact() -> None:
-    tokens, size = kmeans_tokens(np.full((200_000, 1), 0.1, dtype=np.float32), 3)
+    tokens, size = kmeans_tokens(np.full((200_000, 3), 0.1, dtype=np.float32), 3)
     assert size.tolist() == [200_000]
     np.testing.assert_allclose(tokens, np.float32(0.1), rtol=1e-7)

@@ -285,3 +285,14 @@ def test_baselines_record_the_settings_they_were_fitted_with(slides) -> None:
     assert model.baselines["permuted"].training["settings"] == model.training["settings"]
     assert model.training["settings"]["max_epochs"] == 1
     assert model.baselines["ridge"].training["settings"] == train_config("ridge").to_dict()
+
+
+def test_scans_much_coarser_than_any_in_training_are_refused(slides) -> None:
+    slides.uns["stpredict"]["X_toy"]["microns_per_pixel"] = {"s00": 0.25, "s01": 1.0}
+    model = fitted(slides, training={"max_epochs": 1})
+    for scale in (0.1, 1.4):
+        slides.uns["stpredict"]["X_toy"]["microns_per_pixel"] = {"s00": scale}
+        stp.tl.predict(slides, model)
+    slides.uns["stpredict"]["X_toy"]["microns_per_pixel"] = {"s00": 0.25, "s01": 1.6}
+    with pytest.raises(ValueError, match=r"coarsest_um_per_px: model 1.0, data 1.6"):
+        stp.tl.predict(slides, model)
