@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stpredict.datasets._expression import FLAT, blocks_of_genes
 from stpredict.datasets._mixture import contact_of_slide, core_of_tiles
 from stpredict.datasets._tissue import CLASSES
 
-FLAT = "flat"
 PROGRAMS = (*CLASSES, "response", "hypoxia")
 _PREFIXES = {
     "tumor": "TUM",
@@ -59,15 +59,7 @@ class BulkGenes:
 
 def draw_bulk_genes(n_genes: int, signal_fraction: float, interaction: float, rng: np.random.Generator) -> BulkGenes:
     """Draw the genes: equal blocks for each program, then genes without signal."""
-    n_signal = round(n_genes * signal_fraction)
-    blocks = np.array_split(np.arange(n_signal), len(PROGRAMS))
-    sizes = [len(block) for block in blocks] + [n_genes - n_signal]
-    program = np.repeat(np.array([*PROGRAMS, FLAT]), sizes)
-    names = [
-        f"{_PREFIXES[name]}{i + 1:03d}"
-        for name, size in zip([*PROGRAMS, FLAT], sizes, strict=True)
-        for i in range(size)
-    ]
+    program, names = blocks_of_genes(n_genes, signal_fraction, (*PROGRAMS, FLAT), _PREFIXES)
     ends = np.round(np.cumsum(list(_GENE_TYPES.values())) * n_genes).astype(int)
     gene_type = np.repeat(np.array(list(_GENE_TYPES)), np.diff(ends, prepend=0))[rng.permutation(n_genes)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,16 +44,21 @@ class Genes:
         return self.program != FLAT
 
 
+def blocks_of_genes(
+    n_genes: int, signal_fraction: float, programs: Sequence[str], prefixes: Mapping[str, str]
+) -> tuple[np.ndarray, list[str]]:
+    """Program and name of each gene: equal blocks of those with signal, and the last program for all others."""
+    n_signal = round(n_genes * signal_fraction)
+    blocks = np.array_split(np.arange(n_signal), len(programs) - 1)
+    sizes = [len(block) for block in blocks] + [n_genes - n_signal]
+    names = [f"{prefixes[name]}{i + 1:03d}" for name, size in zip(programs, sizes, strict=True) for i in range(size)]
+    return np.repeat(np.array(programs), sizes), names
+
+
 def draw_genes(n_genes: int, signal_fraction: float, neighborhood: float, rng: np.random.Generator) -> Genes:
     """Draw the genes: equal blocks of markers for each class, then genes without signal."""
-    n_signal = round(n_genes * signal_fraction)
-    blocks = np.array_split(np.arange(n_signal), len(CLASSES))
-    sizes = [len(block) for block in blocks] + [n_genes - n_signal]
-    program = np.repeat(np.array([*CLASSES, FLAT]), sizes)
-    names = [
-        f"{_PREFIXES[name]}{i + 1:03d}" for name, size in zip([*CLASSES, FLAT], sizes, strict=True) for i in range(size)
-    ]
-    if sizes[-1] >= 2 * len(_HOUSEKEEPING):
+    program, names = blocks_of_genes(n_genes, signal_fraction, (*CLASSES, FLAT), _PREFIXES)
+    if (program == FLAT).sum() >= 2 * len(_HOUSEKEEPING):
         names[-len(_HOUSEKEEPING) :] = _HOUSEKEEPING
     abundance = rng.normal(0, 0.8, n_genes)
     loadings = rng.normal(0, 0.3, (n_genes, len(CLASSES)))
