@@ -68,3 +68,15 @@ def test_bad_cells_are_refused(gridded, frozen, change, error, match) -> None:
     with pytest.raises(error, match=match):
         stp.tl.fit(gridded, "hist", hyperparameters=SMALL)
     assert frozen(gridded) == before
+
+
+def test_a_rare_class_is_predicted_with_confidence(gridded) -> None:
+    """A head that starts at zero on positive values learns one sign for all weights: no probability passed one half."""
+    gridded.obs["rare"] = gridded.obsm["X_toy"][:, 0] > 0.8
+    assert 0.1 < gridded.obs["rare"].mean() < 0.35
+    training = {"max_epochs": 60, "patience": 0, "batch_size": 2, "learning_rate": 3e-3}
+    stp.tl.fit(gridded, "hist", target="rare", hyperparameters=SMALL | {"width": 16}, training=training)
+    stp.tl.predict(gridded)
+    probability = gridded.obs["rare_probability"]
+    assert probability[gridded.obs["rare"]].mean() > 0.7
+    assert probability[~gridded.obs["rare"]].mean() < 0.3

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stpredict._cells import symmetries
 from stpredict.models._base import Batch, Prediction, Predictor, Summary
 from stpredict.models._heads import RegressionHead
+
+_HEAD_STD = 0.05
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,11 @@ class GridPredictor(Predictor):
         super().__init__(config, n_genes, n_features)
         self.register_buffer("feature_mean", torch.zeros(n_features))
         self.register_buffer("feature_std", torch.ones(n_features))
-        self.head = RegressionHead(n_hidden, n_genes, zero_init=config.standardize)
+        self.head = RegressionHead(n_hidden, n_genes, zero_init=False)
+        if config.standardize:
+            # Near the training mean, but not at 0: what `hidden` returns is positive, and the first step would then
+            # move all weights of an output the same way.
+            nn.init.normal_(self.head.mean.weight, std=_HEAD_STD)
 
     def prepare(self, summary: Summary) -> None:
         """Take the statistics of the training set before training."""
