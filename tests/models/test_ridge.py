@@ -33,7 +33,7 @@ def make_batch(n: int = 90, d: int = 12, n_genes: int = 4, seed: int = 0, noise:
 def solved(batch: Batch, **config) -> Ridge:
     network = Ridge(RidgeConfig(**config), batch.target.shape[1], batch.features.shape[1])
     network.target_std.copy_(batch.target.std(dim=0))
-    network.finish(batch)
+    network.finish([batch])
     return network.eval()
 
 

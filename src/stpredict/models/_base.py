@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -9,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 Unit = Literal["spot", "section", "grid", "bag"]
-_HEAD = ("head.", "target_mean", "target_std")  # what depends on the genes; networks call their last layer `head`
+_HEAD = (
+    "head.",
+    "count_head.",
+    "target_mean",
+    "target_std",
+)  # what depends on the genes; networks call their last layer `head`
 
 
 @dataclass
@@ -27,7 +33,8 @@ class Batch:
     section
         (n,) int64 number of the section each observation belongs to.
     patient
-        (n,) int64 number of the patient each observation belongs to.
+        (n,) int64 number of the patient each observation belongs to; at prediction its number among the patients that
+        the network was trained on, -1 for all others.
     bag
         (n, n_tokens, d) float32 tokens of each slide; padded with zeros where a slide has fewer.
     bag_size
@@ -36,6 +43,9 @@ class Batch:
         (n, 2) int64 row and column of each observation in the grid of its section.
     target
         (n, n_genes) float32 normalized expression; `None` at prediction.
+    counts, size_factor
+        (n, n_genes) float32 raw counts, and (n,) float32 total counts relative to the median of the training set;
+        `None` at prediction.
     label
         (n,) int64 class of each observation, -1 where it is not known.
     time, event
@@ -51,6 +61,8 @@ class Batch:
     bag_size: Tensor | None = None
     cell: Tensor | None = None
     target: Tensor | None = None
+    counts: Tensor | None = None
+    size_factor: Tensor | None = None
     label: Tensor | None = None
     time: Tensor | None = None
     event: Tensor | None = None
@@ -110,8 +122,8 @@ class Summary:
 class Predictor(nn.Module):
     """Base of every network: tensors in, tensors out; nothing about containers, files or devices.
 
-    A subclass sets `unit` (what one training example is) and `needs` (the tensors of :class:`Batch` it reads), takes
-    `(config, n_genes, n_features)` and defines `forward`. Networks without gradient steps set `closed_form` and
+    A subclass sets `unit` (what one training example is) and `needs` (the tensors of :class:`Batch` it reads; where
+    these depend on the configuration it defines `reads`), takes `(config, n_genes, n_features)` and defines `forward`. Networks without gradient steps set `closed_form` and
     define `finish`.
 
     Parameters
@@ -125,7 +137,7 @@ class Predictor(nn.Module):
     """
 
     unit: ClassVar[Unit] = "spot"
-    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    needs: frozenset[str] = frozenset({"features"})
     closed_form: ClassVar[bool] = False
     #: Departures from the default training configuration, see :class:`stpredict.training.TrainConfig`.
     training_defaults: ClassVar[dict[str, Any]] = {}
@@ -136,10 +148,16 @@ class Predictor(nn.Module):
     def __init__(self, config: Any, n_genes: int, n_features: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.needs = self.reads(config)
         self.n_genes = n_genes
         self.n_features = n_features
         self.register_buffer("target_mean", torch.zeros(n_genes))
         self.register_buffer("target_std", torch.ones(n_genes))
+
+    @classmethod
+    def reads(cls, config: Any) -> frozenset[str]:
+        """Tensors of :class:`Batch` that a network of this configuration needs."""
+        return cls.needs
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch."""
@@ -189,5 +207,8 @@ class Predictor(nn.Module):
         self.target_mean.copy_(summary.target_mean)
         self.target_std.copy_(summary.target_std)
 
-    def finish(self, batch: Batch) -> None:
-        """Take the whole training set once after (or instead of) the gradient steps."""
+    def finish(self, batches: Iterable[Batch]) -> None:
+        """Take the training set once after (or instead of) the gradient steps; networks in closed form get one batch."""
+
+    def make_room(self, state: Mapping[str, Tensor]) -> None:
+        """Size buffers whose length is that of the training set like those of a saved state, before it is loaded."""

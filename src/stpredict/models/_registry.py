@@ -37,6 +37,10 @@ class ModelInfo:
             )
         return self.config(**hyperparameters)
 
+    def reads(self, hyperparameters: dict[str, Any]) -> frozenset[str]:
+        """Tensors that the network needs with these hyperparameters."""
+        return self.cls.reads(self.configure(hyperparameters))
+
 
 _MODELS: dict[str, ModelInfo] = {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,8 +76,9 @@ class Ridge(Predictor):
         mean = torch.addmm(self.target_mean, batch.features - self.feature_mean, self.weight)
         return Prediction(mean, std=self.residual_std.expand_as(mean))
 
-    def finish(self, batch: Batch) -> None:
+    def finish(self, batches: Iterable[Batch]) -> None:
         """Solve for the weights on the whole training set."""
+        (batch,) = batches
         assert batch.features is not None
         assert batch.target is not None
         features, target = batch.features.double(), batch.target.double()

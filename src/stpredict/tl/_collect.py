@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict._container import Container
+    from stpredict.models import Predictor
     from stpredict.training import ArraySet
 
 Scaling = Literal["global", "section"]
@@ -159,6 +160,32 @@ def read_target(adata: AnnData, panel: Sequence[str], rows: np.ndarray, layer: s
     return values
 
 
+def read_measured(
+    adata: AnnData, panel: Sequence[str], rows: np.ndarray, layer: str | None, *, counts: bool
+) -> dict[str, Any]:
+    """Target of some rows and, where `counts` are wanted, their raw counts and size factors."""
+    values = {"target": read_target(adata, panel, rows, layer)}
+    if not counts:
+        return values
+    check_layer(adata, Key.COUNTS, "run stp.pp.normalize(adata), or fit without the likelihood of counts (zinb=0)")
+    matrix = adata.layers[Key.COUNTS][rows]
+    record = _provenance.read(adata, "normalize") or {}
+    scaled_by = record.get("panel")
+    totals = matrix if scaled_by is None else matrix[:, adata.var_names.get_indexer(scaled_by)]
+    depth = np.asarray(totals.sum(axis=1), dtype=np.float64).ravel()
+    chosen = matrix[:, adata.var_names.get_indexer(panel)]
+    values["counts"] = np.asarray(chosen.toarray() if hasattr(chosen, "toarray") else chosen, dtype=np.float32)
+    values["size_factor"] = (depth / max(float(np.median(depth)), 1.0)).astype(np.float32)
+    return values
+
+
+def patient_codes(patients: np.ndarray, known: Sequence[str]) -> np.ndarray:
+    """Number of each observation's patient among those a model knows, -1 for others: (n_obs,) int64."""
+    import pandas as pd
+
+    return pd.Index(known).get_indexer(pd.Index(patients)).astype(np.int64)
+
+
 def choose_panel(
     adata: AnnData,
     panel: Panel,
@@ -242,8 +269,20 @@ class Inputs:
     image: Any = None
     bag: bool = False
     grid: bool = False
+    positions: bool = False
+    counts: bool = False
     outcome: tuple[str, str] | None = None
     target: Classes | None = None
+
+
+def inputs_of(
+    network: type[Predictor] | Predictor, keys: list[str], scaling: Scaling, *, config: Any, **others: Any
+) -> Inputs:
+    """Inputs of a network with some configuration, from its features or tokens in some slots."""
+    needs = network.reads(config)
+    patch = (config.patch_um, config.patch_px) if "patches" in needs else None
+    flags: dict[str, Any] = {name: name in needs for name in ("bag", "grid", "positions", "counts")}
+    return Inputs(keys, scaling, patch, **flags, **others)
 
 
 def collect(
@@ -281,8 +320,14 @@ def collect(
         patient=np.unique(patient, return_inverse=True)[1].astype(np.int64),
         positions=_positions_um(adata, rows, sample),
         patches=patches,
-        target=None if panel is None or inputs.outcome or inputs.target else read_target(adata, panel, rows, layer),
     )
+    if inputs.positions and arrays.positions is None:
+        raise ValueError(
+            "expected positions in µm; found no obsm['spatial'], or a section whose µm/px is not known; set "
+            "uns['spatial'][sample]['scalefactors']['microns_per_pixel'], or read the data with stp.io"
+        )
+    if panel is not None and not inputs.outcome and not inputs.target:
+        arrays = replace(arrays, **read_measured(adata, panel, rows, layer, counts=inputs.counts))
     if inputs.grid:
         arrays.cell = _read_cells(adata, rows, sample)
     if inputs.target is not None and panel is not None:

@@ -24,9 +24,10 @@ from stpredict.tl._collect import (
     choose_panel,
     collect,
     feature_keys,
+    inputs_of,
     panel_strangers,
+    read_measured,
     read_normalization,
-    read_target,
     with_lattice,
 )
 from stpredict.tl._evaluate import _METRICS, KNOWN_METRICS, evaluate
@@ -180,8 +181,8 @@ def cross_validate(
     def task(label: str, number: int) -> Task:
         """Arrays of one fit, gathered when its turn comes: all of them at once would be folds × models copies."""
         fold, whole = folds[number], collected[label]
-        target = read_target(adata, panels[number], fold.train, layer)
-        train = replace(whole.take(fold.train[kept]), target=target)
+        target = read_measured(adata, panels[number], fold.train, layer, counts=inputs[label].counts)
+        train = replace(whole.take(fold.train[kept]), **target)
         return specs[label], train.permuted(seed) if specs[label]["permuted"] else train, whole.take(fold.test[kept])
 
     on = resolve_device(device)
@@ -253,7 +254,9 @@ def _specifications(
             raise TypeError(f"expected model {label!r} as a name or a mapping with {sorted(known)}; found {entry!r}")
         spec = {"features": features, "feature_scaling": scaling, "hyperparameters": {}, "training": {}} | spec
         specs[label] = spec | {"permuted": False}
-    reads = any(get_model(spec["model"]).cls.needs & {"features", "bag"} for spec in specs.values())
+    reads = any(
+        get_model(spec["model"]).reads(dict(spec["hyperparameters"])) & {"features", "bag"} for spec in specs.values()
+    )
     if baselines:
         plain: dict[str, Any] = {
             "features": features,
@@ -299,10 +302,10 @@ def _inputs(adata: AnnData, spec: Mapping[str, Any], image: Any) -> Inputs:
 
     info = get_model(spec["model"])
     config = info.configure(dict(spec["hyperparameters"]))
-    bag = "bag" in info.cls.needs
-    keys = feature_keys(adata, spec["features"], bag=bag) if bag or "features" in info.cls.needs else []
-    patch = (config.patch_um, config.patch_px) if "patches" in info.cls.needs else None
-    return Inputs(keys, spec["feature_scaling"], patch, image, bag, "grid" in info.cls.needs)
+    needs = info.cls.reads(config)
+    bag = "bag" in needs
+    keys = feature_keys(adata, spec["features"], bag=bag) if bag or "features" in needs else []
+    return inputs_of(info.cls, keys, spec["feature_scaling"], config=config, image=image)
 
 
 def _folds(adata: AnnData, splitter: Splitter, seed: int, sample_key: str, patient_key: str) -> list[Fold]:

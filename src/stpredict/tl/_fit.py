@@ -21,7 +21,6 @@ from stpredict.pp._normalize import measured_rows
 from stpredict.pp._spatially_variable import matrix_of
 from stpredict.tl._collect import (
     MIN_OBSERVATIONS,
-    Inputs,
     Panel,
     Scaling,
     check_features,
@@ -29,6 +28,7 @@ from stpredict.tl._collect import (
     collect,
     describe_features,
     feature_keys,
+    inputs_of,
     panel_strangers,
     read_classes,
     read_normalization,
@@ -177,7 +177,8 @@ def fit(
         )
     if rows.sum() < MIN_OBSERVATIONS:
         raise ValueError(f"expected at least {MIN_OBSERVATIONS} training observations; found {int(rows.sum())}")
-    reads_bags = "bag" in info.cls.needs
+    needs = info.cls.reads(network_config)
+    reads_bags = "bag" in needs
     if reads_bags and feature_scaling != "global":
         raise ValueError(
             f"expected feature_scaling='global' for networks on bags; found {feature_scaling!r}; what tells slides "
@@ -193,7 +194,7 @@ def fit(
     if info.cls.closed_form:
         wanted = [name for name in wanted if name != "untrained"]
     keys: list[str] = []
-    if reads_bags or "features" in info.cls.needs or (features is not None and "ridge" in wanted):
+    if reads_bags or "features" in needs or (features is not None and "ridge" in wanted):
         keys = feature_keys(adata, features, bag=reads_bags)
     if "ridge" in wanted and (not keys or feature_matrix(adata, keys[0]) is None):
         wanted.remove("ridge")  # a network on pixels and no features named, or bags without their mean
@@ -212,8 +213,9 @@ def fit(
         normalization, genes = {"method": "label", "key": classes.key, "classes": list(classes.names)}, classes.outputs
     elif outcome is not None:
         normalization, genes = {"method": "outcome", "time": outcome[0], "event": outcome[1]}, [Key.RISK]
-    patch = (network_config.patch_um, network_config.patch_px) if "patches" in info.cls.needs else None
-    inputs = Inputs(keys, feature_scaling, patch, image, reads_bags, "grid" in info.cls.needs, outcome, classes)
+    inputs = inputs_of(
+        info.cls, keys, feature_scaling, config=network_config, image=image, outcome=outcome, target=classes
+    )
     show = settings.progress if progress is None else progress
     arrays = collect(
         data, adata, rows, inputs,
@@ -229,7 +231,7 @@ def fit(
         "allow_leakage": allow_leakage,
         "panel_patients": strangers,
         "pretraining_patients": [] if start is None else patients_seen(start),
-        "patch": None if patch is None else list(patch),
+        "patch": None if inputs.patch is None else list(inputs.patch),
     }
     device_ = resolve_device(device)
 
@@ -251,7 +253,7 @@ def fit(
                 checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
                 progress=show and own,
             )
-        reads_features = get_model(kind).cls.needs & {"features", "bag"}
+        reads_features = result.network.needs & {"features", "bag"}
         return FittedModel(
             model=kind,
             network=result.network,

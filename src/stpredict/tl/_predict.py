@@ -14,7 +14,7 @@ from stpredict._keys import Key
 from stpredict._settings import settings
 from stpredict._slots import is_tile_table
 from stpredict._validate import check_patients
-from stpredict.tl._collect import Inputs, check_features, collect
+from stpredict.tl._collect import check_features, collect, inputs_of, patient_codes
 from stpredict.tl._fit import patients_seen
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def predict(
             groups |= {Key.baseline(key_added, name): [part.baselines[name] for part in members] for name in names}
         options: dict[str, Any] = {"batch_size": batch_size, "device": device, "sample_key": sample_key}
         for key, parts in groups.items():
-            mean, std = _predict_members(data, source, parts, image, show and key == key_added, **options)
+            mean, std = _predict_members(data, source, parts, people, image, show and key == key_added, **options)
             frames[key] = pd.DataFrame(mean, index=source.obs_names, columns=parts[0].panel)
             if std is not None and key == key_added:
                 frames[Key.std(key)] = pd.DataFrame(std, index=source.obs_names, columns=parts[0].panel)
@@ -222,6 +222,7 @@ def _predict_members(
     data: Container,
     adata: AnnData,
     members: Sequence[FittedModel],
+    patients: np.ndarray,
     image: Any,
     progress: bool,
     *,
@@ -233,24 +234,23 @@ def _predict_members(
     import torch
 
     from stpredict._device import resolve_device
-    from stpredict.models import get_model
     from stpredict.models._heads import class_probabilities
     from stpredict.training import predict_arrays
 
     total, squares, std = np.zeros(()), np.zeros(()), None
     arrays = None
     for part in members:
-        needs = get_model(part.model).cls.needs
         if arrays is None:
-            patch = tuple(part.training["patch"]) if "patches" in needs else None
-            inputs = Inputs(
-                list(part.features["slots"]), part.features["scaling"], patch, image, "bag" in needs, "grid" in needs
+            network = part.network
+            inputs = inputs_of(
+                network, list(part.features["slots"]), part.features["scaling"], config=network.config, image=image
             )
             arrays = collect(
                 data, adata, np.ones(adata.n_obs, dtype=bool), inputs,
                 panel=None, layer=None, sample_key=sample_key, patient_key=None,
-                progress=progress and patch is not None,
+                progress=progress and inputs.patch is not None,
             )  # fmt: skip
+        arrays.patient = patient_codes(patients, part.training["patients"])
         mean, std = predict_arrays(
             part.network, arrays, batch_size=batch_size, device=resolve_device(device),
             progress=progress,

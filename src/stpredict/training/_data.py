@@ -41,6 +41,8 @@ class ArraySet:
         (n, 2) int64 row and column in the grid of the section, or `None`.
     target
         (n, n_genes) float32, or `None` where nothing was measured.
+    counts, size_factor
+        (n, n_genes) float32 raw counts and (n,) float32 total counts relative to their median, or `None`.
     label, n_classes
         (n,) int64 classes, -1 where they are not known, and their number; or `None` and 0.
     time, event
@@ -56,6 +58,8 @@ class ArraySet:
     bag_size: np.ndarray | None = None
     cell: np.ndarray | None = None
     target: np.ndarray | None = None
+    counts: np.ndarray | None = None
+    size_factor: np.ndarray | None = None
     label: np.ndarray | None = None
     n_classes: int = 0
     time: np.ndarray | None = None
@@ -101,8 +105,8 @@ class ArraySet:
             for code in np.unique(self.section):
                 rows = np.flatnonzero(self.section == code)
                 order[rows] = rng.permutation(rows)
-        target = None if self.target is None else self.target[order]
-        return replace(self, target=target, label=None if self.label is None else self.label[order])
+        measured = {name: getattr(self, name) for name in ("target", "counts", "size_factor", "label")}
+        return replace(self, **{name: values[order] for name, values in measured.items() if values is not None})
 
     def batch(self, index: np.ndarray, needs: frozenset[str] | None = None) -> Batch:
         """Tensors of some rows; only what is in `needs`, or everything."""
@@ -127,6 +131,8 @@ class ArraySet:
             bag_size=tensor("bag_size") if needs is None or "bag" in needs else None,
             cell=tensor("cell") if needs is None or "grid" in needs else None,
             target=tensor("target"),
+            counts=tensor("counts") if needs is None or "counts" in needs else None,
+            size_factor=tensor("size_factor") if needs is None or "counts" in needs else None,
             label=tensor("label"),
             time=tensor("time"),
             event=tensor("event"),

@@ -51,6 +51,10 @@ _OUTCOME_DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
+#: Bags or sections of grids per step without gradients; 512 rows otherwise.
+_PER_STEP = {"bag": 64, "grid": 1}
+
+
 def train_config(model: str, changes: Mapping[str, Any] | None = None, *, outcome: bool = False) -> TrainConfig:
     """Training settings of a model: the loop's defaults, the network's own, those for outcomes, then the changes."""
     own = TrainConfig().updated(get_model(model).cls.training_defaults)
@@ -107,7 +111,7 @@ def fit_arrays(
 
     device = device or torch.device("cpu")
     config = config or train_config(model)
-    needs = get_model(model).cls.needs
+    needs = get_model(model).reads(dict(hyperparameters or {}))
 
     def build() -> Predictor:
         network = build_network(model, hyperparameters or {}, data.n_outputs, data.n_features(needs), seed)
@@ -118,7 +122,7 @@ def fit_arrays(
     network = build()
     if network.closed_form:
         network.prepare(summarize(data, needs))
-        network.finish(data.batch(np.arange(len(data)), network.needs))
+        network.finish([data.batch(np.arange(len(data)), needs)])
         return Fit(network.eval(), pd.DataFrame(), "none" if model == "mean" else "grouped folds", 0)
 
     mend_torchvision()
@@ -155,9 +159,19 @@ def fit_arrays(
             histories.append(history.assign(phase=phase))
             if phase == "inner" and config.refit and validation is not None:
                 phases.append(("refit", data, None, config.updated({"max_epochs": n_epochs, "patience": 0})))
-        if type(network).finish is not Predictor.finish:  # spare the others a batch of everything
-            network.finish(data.batch(np.arange(len(data)), network.needs))
+        _finish(network, data, device)
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, n_epochs)
+
+
+def _finish(network: Predictor, data: ArraySet, device: torch.device) -> None:
+    """Show a trained network the training set once more, where it has something to remember of it."""
+    if type(network).finish is Predictor.finish:
+        return
+    network.eval().to(device)
+    with torch.no_grad():
+        groups = row_groups(data, network.unit, _PER_STEP.get(network.unit, 512))
+        network.finish(data.batch(index, network.needs).to(device) for index in groups)
+    network.to("cpu")
 
 
 def untrained(model: str, data: ArraySet, *, hyperparameters: Mapping[str, Any], seed: int) -> Fit:
@@ -167,7 +181,7 @@ def untrained(model: str, data: ArraySet, *, hyperparameters: Mapping[str, Any],
     """
     import pandas as pd
 
-    needs = get_model(model).cls.needs
+    needs = get_model(model).reads(dict(hyperparameters))
     network = build_network(model, hyperparameters, data.n_outputs, data.n_features(needs), seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -175,6 +189,7 @@ def untrained(model: str, data: ArraySet, *, hyperparameters: Mapping[str, Any],
             if name.split(".")[0] == "head" and isinstance(module, torch.nn.Linear):
                 module.reset_parameters()
     network.prepare(summarize(data, needs))
+    _finish(network, data, torch.device("cpu"))
     return Fit(network.eval(), pd.DataFrame(), "none", 0)
 
 
@@ -191,7 +206,7 @@ def _digest(
         json.dumps([model, dict(hyperparameters), asdict(config), seed], sort_keys=True, default=str).encode()
     )
     arrays = [data.section, data.patient, data.positions, data.target, data.features, data.bag, data.bag_size]
-    arrays += [data.time, data.event]
+    arrays += [data.time, data.event, data.counts, data.size_factor]
     if init is not None:
         arrays += [tensor.numpy() for _, tensor in sorted(init.state_dict().items())]
     for values in arrays:
@@ -231,7 +246,7 @@ def predict_arrays(
     network.eval().to(device)
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
-    groups: Any = row_groups(data, network.unit, batch_size or {"bag": 64, "grid": 1}.get(network.unit, 512))
+    groups: Any = row_groups(data, network.unit, batch_size or _PER_STEP.get(network.unit, 512))
     if progress and len(groups) > 1:
         from tqdm.auto import tqdm
 
@@ -239,7 +254,7 @@ def predict_arrays(
     with torch.inference_mode():
         for index in groups:
             batch: Batch = data.batch(index, network.needs).to(device)
-            batch.target = batch.time = batch.event = None
+            batch.target = batch.counts = batch.size_factor = batch.time = batch.event = None
             prediction: Prediction = network(batch)
             if mean is None:
                 mean = np.empty((len(data), prediction.mean.shape[1]), dtype=np.float32)

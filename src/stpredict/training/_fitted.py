@@ -164,6 +164,7 @@ class FittedModel:
         panel = (path / "panel.tsv").read_text().splitlines()[1:]
         network = build_network(config["model"], config["hyperparameters"], len(panel), config["n_features"], 0)
         state = read_weights(path / "weights.safetensors")
+        network.make_room(state)
         wanted = network.state_dict()
         differing = sorted(
             key
