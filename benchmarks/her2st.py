@@ -1,6 +1,6 @@
 """Predict the 785 genes of the HGGEP line of work on real sections, under splits that leak and splits that do not.
 
-    python benchmarks/her2st.py --data ../shared/data/her2st [--quick] [--stnet] [--hist] [--out out/her2st]
+    python benchmarks/her2st.py --data ../shared/data/her2st [--groups main hist sections] [--quick] [--out out/her2st]
 
 Sections B4 (one patient) and C2 to C5 (another) of the HER2-positive breast cohort. Two conventions of the size factors:
 `panel` (counts of the 785 genes only, as published) and `all` (every gene). Three tests:
@@ -11,7 +11,9 @@ Sections B4 (one patient) and C2 to C5 (another) of the HER2-positive breast coh
 Each line is the mean over genes of Pearson's r within a section, then over sections; in brackets that mean over the mean
 noise ceiling; after the bar the mean partial correlation given the depth of the spot (the logarithm of its total counts).
 `depth of the spot` is no model: it correlates the measured genes with that depth, which no picture was needed for. `sd` is
-over three seeds where a model draws random numbers. Results of each part are kept in `--out` and not computed again.
+over three seeds where a model draws random numbers. `s/epoch` and `GB` are the processor seconds of an epoch and the memory
+above what was in use before, when fitting C2 to C4. Results of each part are kept in `--out` and not computed again.
+`--quick` runs one seed, one convention and three epochs, in a folder of its own: it shows that everything runs, and no more.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import pandas as pd
@@ -70,11 +73,11 @@ STNET = {
         "training": {"max_epochs": 5, "patience": 0},
     }
 }
-# Two levels instead of five, for sections of 30 x 30 spots; 40 epochs, chosen on synthetic sections.
+# Two levels instead of five, for sections of 30 x 30 spots; as many epochs as the inner validation finds best.
 _HIST = {
     "model": "hist",
     "hyperparameters": {"width": 32, "levels": 2, "mixer_depth": 0},
-    "training": {"max_epochs": 40, "patience": 0, "batch_size": 1, "weight_decay": 1e-2},
+    "training": {"max_epochs": 200, "patience": 20, "batch_size": 1, "weight_decay": 1e-2},
     **SECTION,
 }
 HIST = {
@@ -85,7 +88,12 @@ HIST = {
     "hist, shuffled, per section": _HIST
     | {"features": PLAIN, "hyperparameters": _HIST["hyperparameters"] | {"shuffle": True}},
 }
-RANDOM = {"mlp", "stnet", "hist"}
+SECTION_LEVEL: dict[str, dict] = {}
+GROUPS = {"main": MODELS, "stnet": STNET, "hist": HIST, "sections": SECTION_LEVEL, "tried": TRIED}
+CLOSED_FORM = {"mean", "ridge"}
+ONE_SEED = {*CLOSED_FORM, "color", "stnet"}
+# What looks up training spots: within one patient there are no others to look up.
+RETRIEVAL = {"bleep", "mclstexp", "egn"}
 DIRECTIONS = ("within C (leaky)", "C to B4", "B4 to C")
 
 
@@ -122,27 +130,75 @@ def validate(adata: AnnData, panel: list[str], label: str, spec: dict, size_fact
     options = {
         "panel": panel, "metrics": ["pearson", "pearson_given_depth"], "baselines": False, "seed": seed, "progress": False,
     }  # fmt: skip
-    leaky = stp.tl.cross_validate(inside, {label: spec}, "section", allow_leakage=True, **options)
-    apart = stp.tl.cross_validate(adata, {label: spec}, "patient", **options)
-    leaky["direction"] = DIRECTIONS[0]
-    apart["direction"] = np.where(apart["patient"] == "B", DIRECTIONS[1], DIRECTIONS[2])
-    return pd.concat([leaky, apart]).assign(seed=seed, size_factors=size_factors)
+    within = spec
+    if spec["model"] in RETRIEVAL:
+        within = spec | {"hyperparameters": spec["hyperparameters"] | {"same_patient": True}}
+    tables = [stp.tl.cross_validate(inside, {label: within}, "section", allow_leakage=True, **options)]
+    tables[0]["direction"] = DIRECTIONS[0]
+    for fold in stp.cohorts.leave_one_patient_out(adata):
+        direction = DIRECTIONS[1] if fold.name == "B" else DIRECTIONS[2]
+        try:
+            table = stp.tl.cross_validate(adata, {label: spec}, [fold], **options)
+        except ValueError as error:  # a network that needs several sections cannot learn from B4 alone
+            print(f"{label}, {direction}: {error}", file=sys.stderr)
+            continue
+        tables.append(table[table["sample"].isin(adata.obs["sample"][fold.test])].assign(direction=direction))
+    return pd.concat(tables).assign(seed=seed, size_factors=size_factors)
 
 
-def run(adata: AnnData, panel: list[str], models: dict, out: Path, seeds: int) -> pd.DataFrame:
-    """Scores of several models, both conventions, all seeds; parts that are in `out` are read."""
+def cost(adata: AnnData, panel: list[str], spec: dict) -> dict[str, float]:
+    """Processor seconds of an epoch on C2 to C4 (of the whole fit in closed form), and the memory it takes in GB."""
+    stp.pp.normalize(adata)
+    train = adata.obs["sample"].isin(["C2", "C3", "C4"]).to_numpy()
+    options = {name: spec[name] for name in ("features", "feature_scaling", "hyperparameters") if name in spec}
+    seconds, memory = [], float("nan")
+    for epochs in (1, 3):
+        before = resident("VmRSS", reset=True)
+        start = process_time()
+        stp.tl.fit(
+            adata, spec["model"], train, panel=panel, baselines=(), progress=False,
+            training=spec.get("training", {}) | {"max_epochs": epochs, "patience": 0}, **options,
+        )  # fmt: skip
+        seconds.append(process_time() - start)
+        memory = resident("VmHWM") - before
+    epoch = seconds[0] if spec["model"] in CLOSED_FORM else (seconds[1] - seconds[0]) / 2
+    return {"s/epoch": epoch, "GB": memory}
+
+
+def resident(name: str, *, reset: bool = False) -> float:
+    """Resident memory of this process in GB, now (`VmRSS`) or at most (`VmHWM`) since the last reset; Linux only."""
+    if not Path("/proc/self/status").is_file():
+        return float("nan")
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1e6
+
+
+def run(adata: AnnData, panel: list[str], models: dict, out: Path, *, seeds: int, quick: bool) -> pd.DataFrame:
+    """Scores of several models, both conventions, all seeds, and what a fit costs; parts that are in `out` are read."""
+
+    def part(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        path = out / ("".join(c if c.isalnum() else "_" for c in name) + ".csv")
+        if not path.is_file():
+            start = perf_counter()
+            compute().assign(seconds=perf_counter() - start).to_csv(path, index=False)
+        return pd.read_csv(path)
+
     tables = []
     for label, spec in models.items():
-        for size_factors in ("panel", "all"):
-            for seed in range(seeds if spec["model"] in RANDOM else 1):
-                name = "".join(c if c.isalnum() else "_" for c in f"{label}-{size_factors}-{seed}")
-                path = out / f"{name}.csv"
-                if not path.is_file():
-                    start = perf_counter()
-                    table = validate(adata, panel, label, spec, size_factors, seed)
-                    table["seconds"] = perf_counter() - start
-                    table.to_csv(path, index=False)
-                tables.append(pd.read_csv(path))
+        if quick:
+            spec = spec | {"training": spec.get("training", {}) | {"max_epochs": 3}}
+        price = part(f"cost-{label}", lambda spec=spec: pd.DataFrame([cost(adata, panel, spec)]))
+        for size_factors in ("panel",) if quick else ("panel", "all"):
+            for seed in range(1 if spec["model"] in ONE_SEED else seeds):
+                table = part(
+                    f"{label}-{size_factors}-{seed}",
+                    lambda *args, spec=spec, label=label, size_factors=size_factors, seed=seed: validate(
+                        adata, panel, label, spec, size_factors, seed
+                    ),
+                )
+                tables.append(table.assign(**{name: price[name].iloc[0] for name in ("s/epoch", "GB")}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -163,6 +219,7 @@ def tabulate(scores: pd.DataFrame) -> pd.DataFrame:
             cell = f"{r.mean():.3f} [{ratio.mean():.2f}] | {partial.mean():.3f}{spread}"
             row[direction] = "undefined" if undefined else cell
         row["s"] = f"{part.groupby('seed')['seconds'].first().mean():.0f}"
+        row |= {name: f"{part[name].iloc[0]:.2f}" for name in ("s/epoch", "GB")}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -191,44 +248,39 @@ def published(data: Path) -> pd.DataFrame:
     return pd.DataFrame({"HGGEP, published": means})
 
 
+def beside_published(scores: pd.DataFrame, data: Path) -> pd.DataFrame:
+    """Mean r by section of the ridge with context, in the split that leaks and with patients apart."""
+    chosen = scores[(scores["size_factors"] == "panel") & (scores["model"] == "ridge, context, per section")]
+    leaky = chosen["direction"] == DIRECTIONS[0]
+    parts = {"ridge, leaky split": chosen[leaky], "ridge, patients apart": chosen[~leaky]}
+    ours = pd.DataFrame({name: part.groupby("sample")["pearson"].mean() for name, part in parts.items()})
+    return published(data).join(ours).round(3)
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/her2st"))
     parser.add_argument("--out", type=Path, default=Path("out/her2st"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="the main models, one seed")
-    parser.add_argument("--stnet", action="store_true", help="add the end-to-end network (about an hour on two cores)")
-    parser.add_argument("--hist", action="store_true", help="add the network on grids (about an hour on two cores)")
+    parser.add_argument("--groups", nargs="+", choices=[*GROUPS, "all"], default=["main", "tried"])
+    parser.add_argument("--quick", action="store_true", help="one seed, one convention, three epochs")
     options = parser.parse_args()
     stp.settings.progress = sys.stderr.isatty()
-    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out / "quick" if options.quick else options.out
+    out.mkdir(parents=True, exist_ok=True)
     adata, panel = read(options.data)
     seeds = 1 if options.quick else options.seeds
-    scores = run(adata, panel, MODELS, options.out, seeds)
-    print(tabulate(scores).to_string(index=False))
-    per_section = scores[(scores["size_factors"] == "panel") & (scores["seed"] == 0)]
-    within = per_section[per_section["direction"] == DIRECTIONS[0]]
-    apart = per_section[per_section["direction"] != DIRECTIONS[0]]
-    ours = pd.DataFrame(
-        {
-            name: part[part["model"] == "ridge, context, per section"].groupby("sample")["pearson"].mean()
-            for name, part in (("ridge, leaky split", within), ("ridge, patients apart", apart))
-        }
-    )
-    print("\ndepth of the spot: mean r of the measured genes with it, and its median")
-    print(depth_of_the_spot(adata, panel).to_string())
-    print("\nridge with context against the published numbers, panel size factors, mean r by section")
-    print(published(options.data).join(ours).round(3).to_string())
-    if options.stnet:
-        print("\nend to end")
-        print(tabulate(run(adata, panel, STNET, options.out, 1)).to_string(index=False))
-    if options.hist:
-        print("\non grids")
-        print(tabulate(run(adata, panel, HIST, options.out, seeds)).to_string(index=False))
-    if not options.quick:
-        print("\nalso tried")
-        print(tabulate(run(adata, panel, TRIED, options.out, seeds)).to_string(index=False))
+    groups = list(GROUPS) if "all" in options.groups else options.groups
+    for group in groups:
+        scores = run(adata, panel, GROUPS[group], out, seeds=seeds, quick=options.quick)
+        print(f"\n{group}")
+        print(tabulate(scores).to_string(index=False))
+        if group == "main":
+            print("\ndepth of the spot: mean r of the measured genes with it, and its median")
+            print(depth_of_the_spot(adata, panel).to_string())
+            print("\nridge with context against the published numbers, panel size factors, mean r by section")
+            print(beside_published(scores, options.data).to_string())
 
 
 if __name__ == "__main__":
