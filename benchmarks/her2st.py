@@ -73,11 +73,11 @@ STNET = {
         "training": {"max_epochs": 5, "patience": 0},
     }
 }
-# Two levels instead of five, for sections of 30 x 30 spots; as many epochs as the inner validation finds best.
+# Two levels instead of five, for sections of 30 x 30 spots; one section per step, as there are four at most.
 _HIST = {
     "model": "hist",
     "hyperparameters": {"width": 32, "levels": 2, "mixer_depth": 0},
-    "training": {"max_epochs": 200, "patience": 20, "batch_size": 1, "weight_decay": 1e-2},
+    "training": {"batch_size": 1},
     **SECTION,
 }
 HIST = {

@@ -13,7 +13,7 @@ from stpredict._cells import symmetries
 from stpredict.models._base import Batch, Prediction, Predictor, Summary
 from stpredict.models._heads import RegressionHead
 
-_HEAD_STD = 0.05
+_HEAD_STD = 0.005
 
 
 @dataclass(frozen=True)
