@@ -141,6 +141,10 @@ class Predictor(nn.Module):
     closed_form: ClassVar[bool] = False
     #: Departures from the default training configuration, see :class:`stpredict.training.TrainConfig`.
     training_defaults: ClassVar[dict[str, Any]] = {}
+    #: What the number of epochs may be chosen by, see `monitor` of :class:`stpredict.training.TrainConfig`.
+    monitors: ClassVar[tuple[str, ...]] = ("loss", "correlation", "loss_then_correlation")
+    #: Beginnings of the names of tensors that depend on the genes or the training set: not what another fit starts from.
+    own_tensors: ClassVar[tuple[str, ...]] = _HEAD
 
     target_mean: Tensor
     target_std: Tensor
@@ -190,7 +194,9 @@ class Predictor(nn.Module):
         ValueError
             When kind or sizes differ.
         """
-        own, given = ({k: v for k, v in n.state_dict().items() if not k.startswith(_HEAD)} for n in (self, other))
+        own, given = (
+            {k: v for k, v in n.state_dict().items() if not k.startswith(self.own_tensors)} for n in (self, other)
+        )
         differing = sorted(
             k for k in own.keys() | given.keys() if k not in own or k not in given or own[k].shape != given[k].shape
         )

@@ -58,7 +58,19 @@ _PER_STEP = {"bag": 64, "grid": 1}
 def train_config(model: str, changes: Mapping[str, Any] | None = None, *, outcome: bool = False) -> TrainConfig:
     """Training settings of a model: the loop's defaults, the network's own, those for outcomes, then the changes."""
     own = TrainConfig().updated(get_model(model).cls.training_defaults)
-    return own.updated(_OUTCOME_DEFAULTS if outcome else {}).updated(changes or {})
+    config = own.updated(_OUTCOME_DEFAULTS if outcome else {}).updated(changes or {})
+    _check_monitor(model, config)
+    return config
+
+
+def _check_monitor(model: str, config: TrainConfig) -> None:
+    """Raise where the epoch would be chosen by something that the network has no value of before it is trained."""
+    known = get_model(model).cls.monitors
+    if config.monitor not in known:
+        raise ValueError(
+            f"expected monitor={' or '.join(map(repr, known))} for model {model!r}, which predicts nothing until its "
+            f"training has ended; found {config.monitor!r}"
+        )
 
 
 def build_network(
@@ -111,6 +123,7 @@ def fit_arrays(
 
     device = device or torch.device("cpu")
     config = config or train_config(model)
+    _check_monitor(model, config)
     needs = get_model(model).reads(dict(hyperparameters or {}))
 
     def build() -> Predictor:
