@@ -79,13 +79,41 @@ def test_reference_of_the_same_section(tumor) -> None:
 
 
 @needs_infercnvpy
-def test_positions_of_the_example(tumor) -> None:
-    human = ["EGFR", "MYC", "NOC2L", "SDF4"]
-    tumor.var = tumor.var[[]].set_axis(human + list(tumor.var_names[4:]))
+def test_default_positions_are_those_of_human_genes(tumor) -> None:
+    human = ["EGFR", "MYC", "WISP1", "MT-CO1", "CD99", "Y_RNA", "ENSG00000146648"]
+    tumor.var = tumor.var[[]].set_axis(human + list(tumor.var_names[7:]))
     found, source = gene_positions(tumor, None)
-    assert found.loc["EGFR"].tolist() == ["chr7", 55086714, 55324313]
-    assert found["chromosome"].notna().sum() == 4
-    assert "hg19" in source
+    assert found.loc["EGFR"].tolist() == ["chr7", 55019017, 55211628]
+    assert found.loc["WISP1"].tolist() == ["chr8", 133191039, 133231690]  # the former name of CCN4
+    assert found.loc[["MT-CO1", "CD99"], "chromosome"].tolist() == ["chrM", "chrX"]
+    assert found.iloc[5:7].isna().all(axis=None)  # a name of many places, and an identifier
+    assert "hg38" in source
+
+
+@needs_infercnvpy
+def test_default_positions_agree_with_those_of_infercnvpy() -> None:
+    import warnings
+
+    import infercnvpy
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the file is of an early AnnData
+        theirs = infercnvpy.datasets.oligodendroglioma().var
+    ours = gene_positions(ad.AnnData(np.ones((1, len(theirs))), var=pd.DataFrame(index=theirs.index)), None)[0]
+    both = (theirs["chromosome"].notna() & ours["chromosome"].notna()).to_numpy()
+    assert both.mean() > 0.99
+    same = theirs["chromosome"].astype(str).eq(ours["chromosome"])
+    assert same[both].mean() > 0.999  # four genes moved between the assemblies
+    both &= same.to_numpy()
+    order = pd.DataFrame({"theirs": theirs["start"].astype(float), "ours": ours["start"].astype(float)})[both]
+    for _, genes in order.groupby(ours.loc[both, "chromosome"]):
+        assert genes.corr(method="spearman").iloc[0, 1] > 0.999  # another assembly, the same order
+
+
+def test_mitochondrial_genes_are_left_out_under_either_name() -> None:
+    adata = ad.AnnData(np.ones((1, 2)), var=pd.DataFrame(index=["a", "b"]))
+    table = pd.DataFrame({"chromosome": ["MT", "chrM"], "start": 1, "end": 2}, index=["a", "b"])
+    assert gene_positions(adata, table)[0]["chromosome"].tolist() == ["chrM", "chrM"]
 
 
 GTF = """#!genome-build toy
@@ -165,9 +193,14 @@ def test_fractions_are_no_counts_and_few_normal_spots_no_reference(tumor) -> Non
         stp.tl.cnv(tumor, "label", "normal")
 
 
-@pytest.mark.skipif(find_spec("infercnvpy") is not None, reason="infercnvpy is installed")
-def test_missing_package_names_the_extra(tumor) -> None:
-    with pytest.raises(ImportError, match=r"stpredict-histology\[cnv\]"):
+def test_missing_packages_name_the_extra(tumor, monkeypatch) -> None:
+    import sys
+
+    from stpredict.tl import _gene_positions
+
+    monkeypatch.setitem(sys.modules, "infercnvpy", None)
+    monkeypatch.setattr(_gene_positions, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs infercnvpy.*stpredict-histology\[cnv\]"):
         stp.tl.cnv(tumor, "label", "normal")
-    with pytest.raises(ImportError, match=r"stpredict-histology\[cnv\]"):
+    with pytest.raises(ImportError, match=r"needs hgfind.*stpredict-histology\[cnv\]"):
         gene_positions(ad.AnnData(np.ones((1, 1))), None)

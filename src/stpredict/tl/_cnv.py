@@ -71,8 +71,9 @@ def cnv(
     positions
         Chromosome, start and end of genes: a DataFrame with these columns indexed by gene, a GTF file, or a file of
         comma- or tab-separated values. By default the columns `chromosome`, `start` and `end` of `var` where they
-        exist, and otherwise those of the 9,450 human genes (hg19) in the example that comes with infercnvpy: the order
-        of genes is what matters here, but a table for your own annotation covers more of them.
+        exist, and otherwise the table of human genes that comes with the package hgfind (MIT license): Ensembl's
+        positions on hg38 as of August 2021, 39,319 gene names and 51,077 synonyms. Genes of other species, Ensembl
+        identifiers and newer names are not in it; pass the GTF file of your own annotation for these.
     layer
         Layer with raw counts.
     by
@@ -124,7 +125,7 @@ def cnv(
     ValueError
         When counts are none, no gene has a position, or no section has enough normal spots.
     ImportError
-        When infercnvpy is not installed.
+        When infercnvpy, or hgfind where it gives the positions, is not installed.
 
     Examples
     --------

@@ -1,19 +1,25 @@
-"""Where genes lie on chromosomes: from a table, a GTF file, the variables of an object, or infercnvpy's example."""
+"""Where genes lie on chromosomes: from a table, a GTF file, the variables of an object, or the table of hgfind."""
 
 from __future__ import annotations
 
 import re
-import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from stpredict._optional import optional_import
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
 COLUMNS = ("chromosome", "start", "end")
+_BIOMART = {
+    "Gene name": "gene",
+    "Gene Synonym": "synonym",
+    "Chromosome/scaffold name": "chromosome",
+    "Gene start (bp)": "start",
+    "Gene end (bp)": "end",
+}
+_CHROMOSOMES = [*map(str, range(1, 23)), "X", "Y", "MT"]
 _LINES = 200_000  # of a GTF file at once; it has millions, of which few are genes
 
 
@@ -24,7 +30,7 @@ def gene_positions(adata: AnnData, positions: pd.DataFrame | str | Path | None) 
     if positions is None and set(COLUMNS) <= set(adata.var.columns):
         table, source = adata.var[list(COLUMNS)], "var"
     elif positions is None:
-        table, source = _example(), "infercnvpy example (human, hg19)"
+        table, source = _ensembl(), "hgfind (human, hg38, Ensembl)"
     elif isinstance(positions, pd.DataFrame):
         table, source = positions, "table"
     else:
@@ -37,7 +43,7 @@ def gene_positions(adata: AnnData, positions: pd.DataFrame | str | Path | None) 
     table = table[list(COLUMNS)].dropna()
     table = table[~table.index.duplicated()]  # a gene on both sex chromosomes counts where it comes first
     chromosome = table["chromosome"].astype(str)
-    chromosome = chromosome.where(chromosome.str.startswith("chr"), "chr" + chromosome)
+    chromosome = chromosome.where(chromosome.str.startswith("chr"), "chr" + chromosome).replace("chrMT", "chrM")
     table = pd.DataFrame({"chromosome": chromosome, "start": table["start"], "end": table["end"]})
     found = table.reindex(adata.var_names)
     if found["chromosome"].notna().sum() == 0:
@@ -87,9 +93,26 @@ def _read(path: Path) -> pd.DataFrame:
     return table.set_axis(table.index.astype(str))
 
 
-def _example() -> pd.DataFrame:
-    """Positions of the 9,450 genes in the example that comes with infercnvpy."""
-    infercnvpy = optional_import("infercnvpy", "cnv")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the file is of an early AnnData
-        return infercnvpy.datasets.oligodendroglioma().var
+def _ensembl() -> pd.DataFrame:
+    """Positions on hg38 of the human genes in the table that comes with hgfind, by name and by unambiguous synonym."""
+    import pandas as pd
+
+    package = find_spec("hgfind")
+    if package is None or package.origin is None:
+        raise ImportError("this needs hgfind; install it with: pip install 'stpredict-histology[cnv]'")
+    # The file is read where it lies: the functions of the package give one gene at a time.
+    path = Path(package.origin).with_name("biomart-gene-coordinates.txt")
+    table = pd.read_csv(
+        path, sep="\t", usecols=list(_BIOMART), dtype={"Chromosome/scaffold name": str}, keep_default_na=False
+    ).rename(columns=_BIOMART)
+    table = table[table["chromosome"].isin(_CHROMOSOMES) & (table["gene"] != "")]
+    table["chromosome"] = pd.Categorical(table["chromosome"], categories=_CHROMOSOMES)
+    genes = table.drop_duplicates(["gene", *COLUMNS]).sort_values(["chromosome", "start"])
+    # A gene of both sex chromosomes lies on X; names of families such as Y_RNA stand for hundreds of places.
+    places = genes[genes["chromosome"] != "Y"].groupby("gene").size()
+    genes = genes[~genes["gene"].isin(places.index[places > 1])]
+    other = table[(table["synonym"] != "") & ~table["synonym"].isin(table["gene"])]
+    other = other.drop_duplicates(["gene", "synonym"]).drop_duplicates("synonym", keep=False)
+    genes = genes.drop_duplicates("gene").set_index("gene")[list(COLUMNS)].astype({"chromosome": str})
+    other = other[other["gene"].isin(genes.index)]
+    return pd.concat([genes, genes.loc[other["gene"]].set_axis(other["synonym"])])
