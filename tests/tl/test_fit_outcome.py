@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import stpredict as stp
-from stpredict.tl._fit_outcome import stratified_folds
+from stpredict.tl._outcome_cohort import stratified_folds
 
 pytest.importorskip("lifelines")
 
@@ -97,13 +97,19 @@ def test_survival_writes_what_the_tools_read(survival) -> None:
     assert row["logrank_p"] == pytest.approx(ours["logrank_p"])
     record = slides.uns["stpredict"]["risk"]
     assert (record["model"], record["n_folds"]) == ("convnext", 3)
-    assert set(result.history["fold"]) == {0, 1, 2}
-    assert set(result.history["inner"]) == {-1, 0, 1}
+    assert set(result.history["fold"]) == {-1, 0, 1, 2}
+    history = result.history.query("fold >= 0")
+    assert set(history["inner"]) == {-1, 0, 1}
     # The final fit takes as many epochs as the median of the best inner ones.
-    best = result.history.query("inner >= 0").groupby(["fold", "inner"])["validation_loss"]
+    best = history.query("inner >= 0").groupby(["fold", "inner"])["validation_loss"]
     chosen = (best.apply(lambda v: v.to_numpy().argmin()) + 1).groupby("fold").median().astype(int)
-    final = result.history.query("inner < 0").groupby("fold").size()
+    final = history.query("inner < 0").groupby("fold").size()
     assert (chosen - final).abs().max() <= 2  # improvements below `min_delta` do not count
+    # That on all patients takes the median over all of them, and held out nobody.
+    last = result.history.query("fold < 0")
+    assert len(last) == result.model.training["n_epochs"]
+    assert abs(best.apply(lambda v: v.to_numpy().argmin() + 1).median() - len(last)) <= 2
+    assert last["validation_loss"].isna().all()
 
 
 def test_test_side_is_read_only_to_be_predicted(survival) -> None:
@@ -231,7 +237,7 @@ def test_errors() -> None:
     fails(ValueError, "found response of the outcome", "response", clinical=["response"])
     fails(ValueError, "one of 'survival', 'response'", "cure")
     fails(KeyError, r"obs\['stage'\]", clinical="stage")
-    fails(TypeError, "depths, dims, drop_path; found mask", hyperparameters={"mask": True})
+    fails(TypeError, "depths, dims, drop_path, augment; found mask", hyperparameters={"mask": True})
     fails(ValueError, "as many depths as dims", hyperparameters={"dims": (3,)})
     fails(TypeError, "training settings among", training={"epochs": 3})
     fails(ValueError, "n_inner=1", n_inner=1)

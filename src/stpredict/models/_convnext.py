@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,11 @@ class ConvNeXtConfig:
         Rate of dropped blocks, linear from 0 to this.
     class_weights
         Weight of each of two classes in the cross-entropy; 1 each when empty.
+    augment
+        In training, show the maps in mirror images and turns, so that the network learns the arrangement and not the
+        place of what it sees.
+    lattice
+        `"square"` or `"hex"`: which mirror images and turns there are.
     """
 
     shape: tuple[int, int]
@@ -41,6 +46,25 @@ class ConvNeXtConfig:
     dims: tuple[int, ...] = (3, 4, 5, 6)
     drop_path: float = 0.4
     class_weights: tuple[float, ...] = ()
+    augment: bool = True
+    lattice: Literal["square", "hex"] = "square"
+
+
+def turned(maps: Tensor, lattice: str) -> Tensor:
+    """Mirror each of several maps (b, c, h, w) at random, and on a square lattice exchange rows and columns of all.
+
+    Neighbors stay neighbors. On a hexagonal lattice, whose odd rows lie half a step to the right, the maps get a row
+    more, and a mirror image starts in the other one of the first two.
+    """
+    across, down = torch.rand(2, len(maps), 1, 1, 1, device=maps.device) < 0.5
+    if lattice == "square":
+        maps = torch.where(across, maps.flip(3), maps)
+        maps = torch.where(down, maps.flip(2), maps)
+        return maps.transpose(2, 3) if torch.rand(()) < 0.5 else maps
+    if maps.shape[2] % 2 == 0:  # with an odd number of rows, upside down leaves every row its parity
+        maps = F.pad(maps, (0, 0, 0, 1))
+    maps = torch.where(down, maps.flip(2), maps)
+    return torch.where(across, F.pad(maps.flip(3), (0, 0, 1, 0)), F.pad(maps, (0, 0, 0, 1)))
 
 
 class _Norm(nn.LayerNorm):
@@ -207,8 +231,10 @@ class ConvNeXt(Predictor):
         n = len(batch)
         tissue = (batch.bag_size > 0).float().reshape(n, 1, *self.config.shape)
         maps = ((batch.bag - self.center) / self.scale).movedim(2, 1).reshape(n, -1, *self.config.shape) * tissue
-        if self.config.mask:
-            maps = torch.cat([maps, tissue], dim=1)
+        both = torch.cat([maps, tissue], dim=1)
+        if self.training and self.config.augment:
+            both = turned(both, self.config.lattice)
+        maps, tissue = both if self.config.mask else both[:, :-1], both[:, -1:]
         clinical = batch.features if self.config.n_clinical else None
         return Prediction(self.network(maps, tissue, clinical))
 

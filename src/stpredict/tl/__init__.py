@@ -15,6 +15,7 @@ from stpredict.tl._fit_folds import fit_folds
 from stpredict.tl._fit_outcome import fit_outcome
 from stpredict.tl._noise_ceiling import noise_ceiling
 from stpredict.tl._predict import predict
+from stpredict.tl._predict_outcome import predict_outcome
 from stpredict.tl._pseudobulk import pseudobulk
 from stpredict.tl._pseudobulk_agreement import pseudobulk_agreement
 from stpredict.tl._segmentation import segmentation
@@ -38,6 +39,7 @@ __all__ = [
     "fit_outcome",
     "noise_ceiling",
     "predict",
+    "predict_outcome",
     "pseudobulk",
     "pseudobulk_agreement",
     "segmentation",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._validate import _few
+from stpredict._validate import _few, check_obs
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
 _FEWEST = 10  # patients below which a perfect relation says little
 _SAME_ORDER = 0.99  # rank correlation with the follow-up time above which a covariate is that time
@@ -28,6 +29,7 @@ class ClinicalEncoder:
     """
 
     def __init__(self, frame: pd.DataFrame) -> None:
+        self.columns: list[str] = list(frame.columns)
         self.numeric: dict[str, tuple[float, float]] = {}
         self.categories: dict[str, list[str]] = {}
         for name in frame.columns:
@@ -39,10 +41,45 @@ class ClinicalEncoder:
             else:
                 self.categories[name] = sorted(column.astype(str).unique())
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a configuration file."""
+        return {
+            "columns": list(self.columns),
+            "numeric": {name: list(scale) for name, scale in self.numeric.items()},
+            "categories": {name: list(levels) for name, levels in self.categories.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClinicalEncoder:
+        """Return the encoder that :meth:`to_dict` described."""
+        encoder = cls.__new__(cls)
+        encoder.columns = list(values["columns"])
+        encoder.numeric = {name: (mean, std) for name, (mean, std) in values["numeric"].items()}
+        encoder.categories = {name: list(levels) for name, levels in values["categories"].items()}
+        return encoder
+
+    def read(self, adata: AnnData) -> np.ndarray:
+        """Covariates (n_obs, n_columns) float32 of other patients; an error where these are coded otherwise."""
+        for name in self.columns:
+            check_obs(adata, name, f"the outcome model reads {_few(self.columns)}")
+            column = adata.obs[name]
+            if name in self.numeric and not is_number(column):
+                raise ValueError(
+                    f"expected numbers in obs[{name!r}], as in the training cohort; found {column.dtype}; convert them"
+                )
+            levels = self.categories.get(name)
+            unknown = [] if levels is None else sorted(set(column.dropna().astype(str)) - set(levels))
+            if unknown:
+                raise ValueError(
+                    f"expected the categories of the training cohort in obs[{name!r}], {_few(levels or ())}; found "
+                    f"{_few(unknown)}; recode them, or set them to missing"
+                )
+        return self(adata.obs[self.columns])
+
     def __call__(self, frame: pd.DataFrame) -> np.ndarray:
         """Covariates (n, n_columns) float32."""
         columns = []
-        for name in frame.columns:
+        for name in self.columns:
             if name in self.numeric:
                 mean, std = self.numeric[name]
                 columns.append(np.nan_to_num((frame[name].to_numpy(np.float64, na_value=np.nan) - mean) / std))

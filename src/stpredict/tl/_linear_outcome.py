@@ -74,6 +74,11 @@ class LinearOutcome:
         """Coefficients (d,) per unit of each column."""
         return self.rotation.T @ self.weight / self.std
 
+    @property
+    def intercept(self) -> float:
+        """Log risk, or logit, where all columns are 0."""
+        return self.bias - float(self.mean @ self.coefficients)
+
 
 def outcome_loss(score: Tensor, time: Tensor | None, event: Tensor | None, label: Tensor | None) -> Tensor:
     """Cox loss, or cross-entropy in which both classes weigh the same."""
