@@ -213,6 +213,9 @@ class Predictor(nn.Module):
         self.target_mean.copy_(summary.target_mean)
         self.target_std.copy_(summary.target_std)
 
+    def remember(self, batches: Iterable[Batch]) -> None:
+        """Take the rows to be trained on once before the gradient steps; the inner validation is not among them."""
+
     def finish(self, batches: Iterable[Batch]) -> None:
         """Take the training set once after (or instead of) the gradient steps; networks in closed form get one batch."""
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -158,6 +158,7 @@ def fit_arrays(
             if init is None:
                 network.load_initial_weights()
             network.prepare(summarize(train, needs))
+            _show(network, "remember", train, device)
             history, n_epochs = run_epochs(
                 network,
                 train,
@@ -172,19 +173,20 @@ def fit_arrays(
             histories.append(history.assign(phase=phase))
             if phase == "inner" and config.refit and validation is not None:
                 phases.append(("refit", data, None, config.updated({"max_epochs": n_epochs, "patience": 0})))
-        _finish(network, data, device)
+        _show(network, "finish", data, device)
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, n_epochs)
 
 
-def _finish(network: Predictor, data: ArraySet, device: torch.device) -> None:
-    """Show a trained network the training set once more, where it has something to remember of it."""
-    if type(network).finish is Predictor.finish:
+def _show(network: Predictor, step: Literal["remember", "finish"], data: ArraySet, device: torch.device) -> None:
+    """Let a network look at training rows in a step that it defines: before the gradient steps, or after them."""
+    if getattr(type(network), step) is getattr(Predictor, step):
         return
+    mode = network.training
     network.eval().to(device)
     with torch.no_grad():
         groups = row_groups(data, network.unit, _PER_STEP.get(network.unit, 512))
-        network.finish(data.batch(index, network.needs).to(device) for index in groups)
-    network.to("cpu")
+        getattr(network, step)(data.batch(index, network.needs).to(device) for index in groups)
+    network.train(mode).to("cpu")
 
 
 def untrained(model: str, data: ArraySet, *, hyperparameters: Mapping[str, Any], seed: int) -> Fit:
@@ -202,7 +204,8 @@ def untrained(model: str, data: ArraySet, *, hyperparameters: Mapping[str, Any],
             if name.split(".")[0] == "head" and isinstance(module, torch.nn.Linear):
                 module.reset_parameters()
     network.prepare(summarize(data, needs))
-    _finish(network, data, torch.device("cpu"))
+    _show(network, "remember", data, torch.device("cpu"))
+    _show(network, "finish", data, torch.device("cpu"))
     return Fit(network.eval(), pd.DataFrame(), "none", 0)
 
 

@@ -1,0 +1,135 @@
+"""What a network looks at before the gradient steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stpredict.models import Batch, Prediction, Predictor, get_model, register
+from stpredict.models._registry import _MODELS
+from stpredict.training import ArraySet, fit_arrays, train_config, untrained
+
+
+@dataclass(frozen=True)
+class Config:
+    pass
+
+
+class Watching(Predictor):
+    """A bias per gene; notes what it is shown, in which order."""
+
+    unit = "section"
+    needs = frozenset({"features", "counts"})
+    log: list[tuple[Any, ...]] = []
+
+    def __init__(self, config: Config, n_genes: int, n_features: int = 0) -> None:
+        super().__init__(config, n_genes, n_features)
+        self.bias = torch.nn.Parameter(torch.zeros(n_genes))
+
+    def forward(self, batch: Batch) -> Prediction:
+        kind = "step" if self.training else "validate"
+        self.log.append((kind, *batch.section.unique().tolist()))
+        return Prediction(self.bias.expand(len(batch), -1))
+
+    def remember(self, batches: Iterable[Batch]) -> None:
+        self.note("remember", batches)
+
+    def finish(self, batches: Iterable[Batch]) -> None:
+        self.note("finish", batches)
+
+    def note(self, kind: str, batches: Iterable[Batch]) -> None:
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        rows = list(batches)
+        assert all(len(batch.section.unique()) == 1 for batch in rows)
+        assert all(batch.target is not None and batch.features is not None for batch in rows)
+        assert all(batch.counts is not None for batch in rows)
+        assert self.target_mean.abs().sum() > 0  # the scales of the training set are known
+        self.log.append((kind, *(int(batch.section[0]) for batch in rows)))
+
+
+class Forgetful(Watching):
+    """One that has nothing to remember."""
+
+    remember = Predictor.remember
+    finish = Predictor.finish
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    register("watching", config=Config, description="for these tests")(Watching)
+    register("forgetful", config=Config, description="for these tests")(Forgetful)
+    Watching.log.clear()
+    yield
+    del _MODELS["watching"], _MODELS["forgetful"]
+
+
+def make(n: int = 24) -> ArraySet:
+    """Three patients of two sections each."""
+    rng = np.random.default_rng(0)
+    section = np.arange(n) * 6 // n
+    return ArraySet(
+        section,
+        section // 2,
+        features=rng.normal(size=(n, 3)).astype(np.float32),
+        target=rng.normal(size=(n, 2)).astype(np.float32),
+        counts=np.ones((n, 2), dtype=np.float32),
+        size_factor=np.ones(n, dtype=np.float32),
+    )
+
+
+def events(kind: str) -> list[tuple[Any, ...]]:
+    return [entry[1:] for entry in Watching.log if entry[0] == kind]
+
+
+def test_the_inner_phase_remembers_no_row_of_the_validation() -> None:
+    config = train_config("mlp", {"max_epochs": 2, "patience": 2, "refit": True})
+    fit = fit_arrays("watching", make(), config=config)
+    assert fit.validated_on == "patient"
+    inner, refit = events("remember")
+    held_out = {section for entry in events("validate") for section in entry}
+    assert len(held_out) == 2
+    assert set(inner) == set(range(6)) - held_out
+    assert set(refit) == set(range(6))
+    assert set(events("finish")[0]) == set(range(6))
+
+
+def test_remembering_comes_before_the_first_step_of_each_phase() -> None:
+    config = train_config("mlp", {"max_epochs": 2, "patience": 2, "refit": True})
+    fit_arrays("watching", make(), config=config)
+    order = [entry[0] for entry in Watching.log if entry[0] != "validate"]
+    first, second = (i for i, kind in enumerate(order) if kind == "remember")
+    assert first == 0
+    assert order[1] == "step"
+    assert order[second + 1] == "step"
+    assert order[-1] == "finish"
+    assert order.count("finish") == 1
+
+
+def test_the_network_trains_after_it_has_looked() -> None:
+    fit_arrays("watching", make(), config=train_config("mlp", {"max_epochs": 1, "patience": 0}))
+    assert len(events("step")) == 6
+    assert events("validate") == []
+
+
+def test_an_untrained_network_remembers_too() -> None:
+    untrained("watching", make(), hyperparameters={}, seed=0)
+    assert [entry[0] for entry in Watching.log] == ["remember", "finish"]
+    assert events("remember") == [(0, 1, 2, 3, 4, 5)]
+
+
+def test_networks_without_memory_are_shown_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(ArraySet, "batch", lambda *args, batch=ArraySet.batch: calls.append(1) or batch(*args))
+    fit_arrays("forgetful", make(), config=train_config("mlp", {"max_epochs": 1, "patience": 0}))
+    assert len(calls) == 6  # the steps of the epoch
+    assert events("remember") == []
+
+
+def test_registered_networks_remember_only_where_they_say_so() -> None:
+    assert get_model("mlp").cls.remember is Predictor.remember
