@@ -1,9 +1,12 @@
 """Networks: tensors in, tensors out."""
 
 from stpredict.models._base import Batch, Prediction, Predictor, Summary
+from stpredict.models._bleep import BLEEP
 from stpredict.models._color import Color
 from stpredict.models._he2rna import HE2RNA
+from stpredict.models._hggep import HGGEP
 from stpredict.models._hist import Hist
+from stpredict.models._mclstexp import MclSTExp
 from stpredict.models._mean import Mean
 from stpredict.models._mlp import MLP
 from stpredict.models._published import load_published
@@ -14,11 +17,14 @@ from stpredict.models._slide_transformer import SlideTransformer
 from stpredict.models._stnet import STNet
 
 __all__ = [
+    "BLEEP",
     "HE2RNA",
+    "HGGEP",
     "MLP",
     "Batch",
     "Color",
     "Hist",
+    "MclSTExp",
     "Mean",
     "ModelInfo",
     "Prediction",

@@ -1,0 +1,95 @@
+"""BLEEP: the image of a spot and its expression in one space; a prediction is the mean of the nearest training spots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from stpredict.models._base import Batch
+from stpredict.models._registry import register
+from stpredict.models._retrieval import ProjectionHead, RetrievalPredictor
+
+
+@dataclass(frozen=True)
+class BLEEPConfig:
+    """Hyperparameters of `bleep`.
+
+    Attributes
+    ----------
+    image_encoder
+        `"resnet50"` or `"densenet121"` on patches, end to end, or `"features"`: image features as they are.
+    weights
+        File with torchvision's ImageNet weights of the image encoder; `None` starts from random weights.
+    patch_um
+        Side of the patch in µm.
+    patch_px
+        Side of the patch in pixels after resampling.
+    symmetries
+        Draw one of the eight right-angle rotations and reflections for each patch in training.
+    stain_jitter
+        Largest relative change of the optical density of each stain in training.
+    chunk
+        Patches per step of the image encoder; where a batch has more, training computes activations twice instead of
+        keeping them.
+    n_embedding
+        Width of the common space.
+    dropout
+        Of the projection heads.
+    temperature
+        What products of embeddings are divided by in the loss, and in the weights by similarity. `None` is 0.1 for
+        embeddings of length 1, and the published 1 for embeddings as they are.
+    k
+        Training spots that a prediction averages.
+    weighting
+        `"mean"`: all alike. `"similarity"`: softmax of the logits. `"inverse_distance"`: the inverse square.
+    normalize
+        Embeddings of length 1: one metric in loss, retrieval and weights. `False` has three, as published.
+    same_patient
+        Also look up spots of the query's own patient, where these were in training.
+    """
+
+    image_encoder: Literal["resnet50", "densenet121", "features"] = "resnet50"
+    weights: str | None = None
+    patch_um: float = 112.0
+    patch_px: int = 224
+    symmetries: bool = True
+    stain_jitter: float = 0.05
+    chunk: int = 64
+    n_embedding: int = 256
+    dropout: float = 0.1
+    temperature: float | None = None
+    k: int = 50
+    weighting: Literal["inverse_distance", "similarity", "mean"] = "mean"
+    normalize: bool = True
+    same_patient: bool = False
+
+
+@register(
+    "bleep",
+    config=BLEEPConfig,
+    description="Contrastive embedding of images and expression; the mean of the nearest training spots",
+    paper="xie2023",
+    license_of_reference="Apache-2.0",
+)
+class BLEEP(RetrievalPredictor):
+    """Image encoder and projection head against a projection head on expression, with targets as soft as the batch."""
+
+    soft_targets = True
+    training_defaults = {
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-3,
+        "batch_size": 256,
+        "max_epochs": 100,
+        "patience": 10,
+    }
+
+    def __init__(self, config: BLEEPConfig, n_genes: int, n_features: int = 0) -> None:
+        super().__init__(config, n_genes, n_features)
+        self.spot_projection = ProjectionHead(n_genes, config.n_embedding, config.dropout)
+
+    def embed_expression(self, batch: Batch, expression: Tensor) -> Tensor:
+        """Project the expression (n, n_genes) of each spot on its own."""
+        return self.spot_projection(expression)
