@@ -5,22 +5,9 @@ import pytest
 import torch
 
 from stpredict.models import Batch, Prediction
+from stpredict.models._augment import standardized, symmetry
 from stpredict.models._heads import RegressionHead
-from stpredict.models._stnet import STNet, STNetConfig, symmetry
-
-
-def test_eight_symmetries() -> None:
-    square = torch.arange(9.0).reshape(1, 1, 3, 3)
-    views = [symmetry(square, number) for number in range(8)]
-    assert torch.equal(views[0], square)
-    assert len({tuple(view.flatten().tolist()) for view in views}) == 8
-    # The group of the square: closed under composition, and distances to the center are kept.
-    known = {tuple(view.flatten().tolist()) for view in views}
-    for first in range(8):
-        for second in range(8):
-            assert tuple(symmetry(symmetry(square, first), second).flatten().tolist()) in known
-    assert all(view[0, 0, 1, 1] == 4 for view in views)
-    assert torch.equal(symmetry(square, 4), square.flip(3))
+from stpredict.models._stnet import STNet, STNetConfig
 
 
 class _Corner(torch.nn.Module):
@@ -52,7 +39,7 @@ def batch() -> Batch:
 
 def test_prediction_is_the_mean_over_views(batch: Batch) -> None:
     network = corner_network()
-    pixels = (batch.patches.float() / 255 - network.mean) / network.std
+    pixels = standardized(batch.patches)
     mean_view = torch.stack([symmetry(pixels, i)[:, 0, 0, 1] for i in range(8)]).mean(dim=0)
     with torch.no_grad():
         torch.testing.assert_close(network(batch).mean[:, 0], mean_view)
@@ -64,7 +51,7 @@ def test_prediction_is_the_mean_over_views(batch: Batch) -> None:
 
 def test_spread_is_the_root_mean_variance_of_the_views(batch: Batch) -> None:
     network = corner_network(heteroscedastic=True)
-    pixels = (batch.patches.float() / 255 - network.mean) / network.std
+    pixels = standardized(batch.patches)
     with torch.no_grad():
         std = network(batch).std
         views = [symmetry(pixels, i)[:, :1, 0, 1] for i in range(8)]
@@ -74,7 +61,7 @@ def test_spread_is_the_root_mean_variance_of_the_views(batch: Batch) -> None:
 
 def test_training_draws_one_view(batch: Batch) -> None:
     network = corner_network().train()
-    pixels = (batch.patches.float() / 255 - network.mean) / network.std
+    pixels = standardized(batch.patches)
     possible = {tuple(symmetry(pixels, i)[:, 0, 0, 1].tolist()) for i in range(8)}
     torch.manual_seed(0)
     drawn = {tuple(network(batch).mean[:, 0].tolist()) for _ in range(30)}

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from stpredict.models._augment import standardized, symmetry
 from stpredict.models._base import Batch, Prediction, Predictor
 from stpredict.models._densenet import DenseNet121
 from stpredict.models._heads import RegressionHead
 from stpredict.models._registry import register
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, which the weights were trained with
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,10 @@ class STNet(Predictor):
         "patience": 8,
     }
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, config: STNetConfig, n_genes: int, n_features: int = 0) -> None:
         super().__init__(config, n_genes, n_features)
         self.body = DenseNet121()
         self.head = RegressionHead(self.body.n_outputs, n_genes, heteroscedastic=config.heteroscedastic)
-        self.register_buffer("mean", torch.tensor(_MEAN).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).reshape(3, 1, 1), persistent=False)
 
     def load_initial_weights(self) -> None:
         """Start the convolutions from `config.weights`."""
@@ -79,7 +72,7 @@ class STNet(Predictor):
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch."""
         assert batch.patches is not None
-        images = (batch.patches.float() / 255 - self.mean) / self.std
+        images = standardized(batch.patches)
         if self.training:
             if self.config.symmetries:
                 images = symmetry(images, int(torch.randint(8, ())))
@@ -89,9 +82,3 @@ class STNet(Predictor):
         mean = torch.stack([p.mean for p in predictions]).mean(dim=0)
         spreads = [p.std.square() for p in predictions if p.std is not None]
         return Prediction(mean, std=torch.stack(spreads).mean(dim=0).sqrt() if spreads else None)
-
-
-def symmetry(images: Tensor, number: int) -> Tensor:
-    """One of the eight symmetries of the square, `number` 0–7, of (n, c, h, w) images; 0 leaves them as they are."""
-    turned = torch.rot90(images, number % 4, dims=(2, 3))
-    return turned.flip(3) if number >= 4 else turned
