@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 # What a truncated or foreign file makes zipfile and the restricted unpickler raise.
 _DAMAGED = (
@@ -57,3 +57,31 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"expected a state dictionary of tensors in {path}; found {type(state).__name__}")
     return state
+
+
+def load_into(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Give a network the tensors of its names; a state may hold others, and leave out the counters of batch norms.
+
+    Parameters
+    ----------
+    network
+        What to fill.
+    state
+        Tensors by name.
+    what
+        What they ought to be and where they are from, for the error.
+
+    Raises
+    ------
+    ValueError
+        When a tensor is missing or has another shape; the network is left as it was.
+    """
+    wanted = network.state_dict()
+    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    wrong = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    if missing or wrong:
+        raise ValueError(
+            f"expected the weights of {what}; "
+            f"found {len(missing)} tensors missing and {len(wrong)} of another shape (first: {(missing + wrong)[0]})"
+        )
+    network.load_state_dict({k: state[k] for k in wanted if k in state}, strict=False)

@@ -73,15 +73,7 @@ class DenseNet121(nn.Module):
         ValueError
             When the file is damaged or holds another network.
         """
-        from stpredict._weights import read_weights
+        from stpredict._weights import load_into, read_weights
 
         state = {_OLD_NAME.sub(r"\1\2", key): value for key, value in read_weights(path).items()}
-        wanted = self.state_dict()
-        missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
-        wrong = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
-        if missing or wrong:
-            raise ValueError(
-                f"expected the weights of torchvision's densenet121 in {path}; "
-                f"found {len(missing)} tensors missing and {len(wrong)} of another shape (first: {(missing + wrong)[0]})"
-            )
-        self.load_state_dict({k: state[k] for k in wanted if k in state}, strict=False)
+        load_into(self, state, f"torchvision's densenet121 in {path}")
