@@ -76,9 +76,9 @@ def test_jitter_changes_the_color_of_each_patch_by_its_own_draw() -> None:
     assert len(torch.unique(images[:, 0, 0, 0])) > 15
     assert (images - standardized(one)).abs().amax(dim=(1, 2, 3)).min() > 0.01
     # Where a stain lies does not change: light and dark keep their places.
-    after = pixels(augmented(one, symmetries=False)).mean(dim=1).flatten(1)
+    after = pixels(augmented(one, symmetries=False, stain_jitter=0.05)).mean(dim=1).flatten(1)
     light = torch.cat([pixels(standardized(one[:1])).mean(dim=1).flatten(1), after])
-    assert torch.corrcoef(light)[0].min() > 0.98
+    assert torch.corrcoef(light)[0].min() > 0.95
 
 
 def test_jitter_is_what_unmixing_by_hand_gives() -> None:
