@@ -58,12 +58,17 @@ def registered() -> Iterator[None]:
     del _MODELS["spy"]
 
 
-@pytest.fixture
-def adata():
+@pytest.fixture(scope="module")
+def cohort():
     data = stp.datasets.synthetic_cohort(n_patients=3, n_sections=2, n_spots=40, n_genes=12)
     data.var_names = [f"G{i:04d}" for i in range(12)]
     stp.pp.normalize(data)
     return data
+
+
+@pytest.fixture
+def adata(cohort):
+    return cohort.copy()
 
 
 def fit(adata, train=None, **options):
