@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stpredict.models import Batch, Summary
-from stpredict.models._convnext import ConvNeXt, ConvNeXtConfig, ConvNeXtV2
+from stpredict.models._convnext import ConvNeXt, ConvNeXtConfig, ConvNeXtV2, turned
 from stpredict.models._cox import cox_loss
 
 
@@ -154,3 +154,47 @@ def test_losses() -> None:
 def test_depths_must_fit_dims() -> None:
     with pytest.raises(ValueError, match="as many depths as dims"):
         ConvNeXtV2(3, depths=(1, 2), dims=(3,))
+
+
+def neighbors(maps: torch.Tensor, lattice: str) -> set[frozenset[int]]:
+    """Pairs of values of a map (h, w), 0 being empty, that lie beside each other."""
+    cells = {(r, c): int(v) for r, row in enumerate(maps.tolist()) for c, v in enumerate(row) if v}
+    pairs = set()
+    for (r, c), value in cells.items():
+        below = (c, c + (1 if r % 2 else -1)) if lattice == "hex" else (c,)
+        around = [(r, c + 1), *((r + 1, col) for col in below)]
+        pairs |= {frozenset((value, cells[cell])) for cell in around if cell in cells}
+    return pairs
+
+
+@pytest.mark.parametrize("lattice", ["square", "hex"])
+@pytest.mark.parametrize("n_rows", [4, 5])
+def test_turned_maps_keep_their_neighbors(lattice, n_rows) -> None:
+    values = torch.arange(1.0, n_rows * 3 + 1).reshape(n_rows, 3)
+    wanted = neighbors(values, lattice)
+    maps = values.expand(6, 2, -1, -1)
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(12):
+        found = turned(maps, lattice)
+        assert torch.equal(found[:, 0], found[:, 1])
+        for one in found[:, 0]:
+            assert neighbors(one, lattice) == wanted
+            seen.add(tuple(one.flatten().tolist()) + tuple(one.shape))
+        assert len({tuple(one.flatten().tolist()) for one in found[:, 0]}) > 1
+    assert len(seen) == (8 if lattice == "square" else 4)
+
+
+def test_maps_are_turned_in_training_only() -> None:
+    batch = bags()
+    network = ConvNeXt(ConvNeXtConfig(shape=(8, 6), n_clinical=2, drop_path=0.0), 1, 3).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    wanted = network(batch).mean
+    torch.testing.assert_close(network(batch).mean, wanted, rtol=0, atol=0)
+    torch.manual_seed(0)
+    assert (network.train()(batch).mean - wanted).abs().max() > 1e-3
+    fixed = ConvNeXt(ConvNeXtConfig(shape=(8, 6), n_clinical=2, drop_path=0.0, augment=False), 1, 3)
+    fixed.load_state_dict(network.state_dict())
+    torch.testing.assert_close(fixed.train()(batch).mean, wanted)

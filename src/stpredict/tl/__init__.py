@@ -14,16 +14,19 @@ from stpredict.tl._fit import fit
 from stpredict.tl._fit_folds import fit_folds
 from stpredict.tl._fit_outcome import fit_outcome
 from stpredict.tl._noise_ceiling import noise_ceiling
+from stpredict.tl._outcome_result import OutcomeResult
 from stpredict.tl._predict import predict
 from stpredict.tl._predict_outcome import predict_outcome
 from stpredict.tl._pseudobulk import pseudobulk
 from stpredict.tl._pseudobulk_agreement import pseudobulk_agreement
+from stpredict.tl._retrieval_bank import retrieval_bank
 from stpredict.tl._segmentation import segmentation
 from stpredict.tl._summarize import summarize
 from stpredict.tl._survival import survival
 from stpredict.tl._well_predicted import well_predicted
 
 __all__ = [
+    "OutcomeResult",
     "attribution",
     "cluster_agreement",
     "cnv",
@@ -42,6 +45,7 @@ __all__ = [
     "predict_outcome",
     "pseudobulk",
     "pseudobulk_agreement",
+    "retrieval_bank",
     "segmentation",
     "summarize",
     "survival",

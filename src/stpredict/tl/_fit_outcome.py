@@ -116,12 +116,12 @@ def fit_outcome(
 
     Returns
     -------
-    Scores, out-of-fold predictions of all models, the training history, and the models fitted on all patients: an
-    `OutcomeResult` with `scores`, `predictions`, `history` and `model`. Its method `save(directory)` writes it, and
-    :func:`stpredict.tl.predict_outcome` takes either, or the directory. The scores of survival are those of :func:`stpredict.tl.survival`. Those of a response are, over patients, with intervals `_low`
-    and `_high`: `auroc`, `auprc` (the share of responders for a model that knows nothing), `balanced_accuracy` at 0.5,
-    and `accuracy`, `auroc_folds` (over pairs of one fold) and `prevalence`, which is the accuracy of knowing nothing
-    when it is subtracted from 1.
+    Scores, out-of-fold predictions of all models, the training history, and the models fitted on all patients, see
+    :class:`stpredict.tl.OutcomeResult`, whose method `save` writes it to a directory. The scores of survival are those of
+    :func:`stpredict.tl.survival`. Those of a response are, over patients, with intervals `_low` and `_high`: `auroc`,
+    `auprc` (the share of responders for a model that knows nothing), `balanced_accuracy` at 0.5, and `accuracy`,
+    `auroc_folds` (over pairs of one fold) and `prevalence`, which is the accuracy of knowing nothing when it is
+    subtracted from 1.
 
     Writes the predictions of the network: `obs["risk"]` (log hazard relative to the mean of the training side) and
     `obs["risk_group"]` (`"high"` above the median of the training side), or `obs["response_probability"]`; and, with
