@@ -205,3 +205,43 @@ def test_microns_per_pixel_given_stored_unknown():
         microns_per_pixel(adata, "S2")
     with pytest.raises(ValueError, match="positive"):
         microns_per_pixel(adata, "S1", -1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        (lambda p: np.moveaxis(p, -1, 0), ValueError, "np.moveaxis"),
+        (lambda p: np.dstack([p, p]), ValueError, "three of its channels"),
+        (lambda p: p.astype(np.int32), TypeError, "int32"),
+        (lambda p: p > 100, TypeError, "bool"),
+    ],
+)
+def test_arrays_that_are_no_image_are_refused_at_once(pixels, change, error, match):
+    with pytest.raises(error, match=match):
+        SectionImage(change(pixels))
+
+
+@pytest.mark.parametrize("values", [np.array([0.0, 200.0]), np.array([-1.0, 0.5]), np.array([0.5, np.nan])])
+def test_floats_beyond_one_are_refused(values):
+    picture = np.resize(values, (4, 4, 3))
+    with pytest.raises(ValueError, match="floats in 0–1; found floats from"):
+        SectionImage(picture).band(0, 4)
+
+
+def test_channels_of_an_element(pixels):
+    import xarray as xr
+
+    many = xr.DataArray(np.moveaxis(np.dstack([pixels, pixels]), -1, 0), dims=("c", "y", "x"))
+    with pytest.raises(ValueError, match="three of its channels"):
+        SectionImage(many)
+
+
+def test_files_of_sixteen_bits_keep_their_gray(tmp_path):
+    gray = np.arange(60 * 80, dtype=np.uint16).reshape(60, 80) * 13
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    image = SectionImage(tmp_path / "gray.png")
+    np.testing.assert_array_equal(image.thumbnail(1000)[0][..., 1], gray >> 8)
+    np.testing.assert_array_equal(image.band(0, 60)[..., 2], gray >> 8)
+    Image.fromarray(gray.astype(np.float32)).save(tmp_path / "floats.tif")
+    with pytest.raises(ValueError, match="mode 'F'"):
+        SectionImage(tmp_path / "floats.tif").band(0, 60)

@@ -20,18 +20,53 @@ if TYPE_CHECKING:
 _MAX_PIXELS = 2**31  # beyond this PIL's own arrays overflow; such images belong in a pyramid
 
 
+_MAX_CHANNELS = 4
+_ROUNDING = 0.01  # floats that were resampled may leave 0–1 by little
+
+
+def _check_array(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise unless an array holds an image: gray, or channels last, of a depth that is known."""
+    if len(shape) not in (2, 3):
+        raise ValueError(f"expected an image of shape (height, width, 3); found {shape}")
+    if len(shape) == 3 and not 1 <= shape[2] <= _MAX_CHANNELS:
+        call = "pass three of its channels as red, green and blue"
+        if 1 <= shape[0] <= _MAX_CHANNELS:
+            call = "channels come first: pass np.moveaxis(image, 0, -1)"
+        raise ValueError(f"expected an image of shape (height, width, 3); found {shape}; {call}")
+    if dtype not in (np.uint8, np.uint16) and dtype.kind != "f":
+        raise TypeError(f"expected an image of uint8, uint16 or floats in 0–1; found {dtype}")
+
+
 def _as_uint8(values: np.ndarray) -> np.ndarray:
-    """RGB uint8 (h, w, 3) from gray, RGB or RGBA in uint8, or floats in 0–1."""
+    """RGB uint8 (h, w, 3) from gray, RGB or RGBA in uint8 or uint16, or floats in 0–1."""
     if values.ndim == 2:
         values = np.repeat(values[:, :, None], 3, axis=2)
     values = values[:, :, :3] if values.shape[2] >= 3 else np.repeat(values[:, :, :1], 3, axis=2)
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "f":
+        if values.size and not (values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING):
+            raise ValueError(
+                f"expected an image of uint8, uint16 or floats in 0–1; found floats from {values.min():g} to "
+                f"{values.max():g}; scale them, or pass uint8"
+            )
         return np.clip(np.round(values * 255), 0, 255).astype(np.uint8)
     if values.dtype == np.uint16:
         return (values >> 8).astype(np.uint8)
     raise TypeError(f"expected an image of uint8, uint16 or floats in 0–1; found {values.dtype}")
+
+
+def _rgb(image: Any) -> Any:
+    """Pillow image in RGB; it would clip 16 bits to 8 itself, and floats."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        from PIL import Image
+
+        return Image.fromarray(_as_uint8(np.asarray(image)))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"expected an image of 8 or 16 bits per channel; found mode {image.mode!r}; convert it first")
+    return image.convert("RGB")
 
 
 class SectionImage:
@@ -59,11 +94,10 @@ class SectionImage:
             if set(source.dims) != {"c", "y", "x"}:
                 raise ValueError(f"expected an image element with dimensions c, y, x; found {tuple(source.dims)}")
             self._array = source.transpose("y", "x", "c")
-            self.height, self.width = self._array.sizes["y"], self._array.sizes["x"]
         else:
             self._array = np.asarray(source)
-            if self._array.ndim not in (2, 3):
-                raise ValueError(f"expected an image of shape (height, width, 3); found {self._array.shape}")
+        if self._array is not None:
+            _check_array(self._array.shape, self._array.dtype)
             self.height, self.width = self._array.shape[:2]
 
     def _open(self) -> Any:
@@ -90,7 +124,7 @@ class SectionImage:
                 raise ValueError(
                     f"expected a complete image at {self._path}; found a truncated or damaged file ({error}); copy it again"
                 ) from error
-            self._pil = image if image.mode == "RGB" else image.convert("RGB")
+            self._pil = _rgb(image)
         return self._pil
 
     def band(self, top: int, bottom: int) -> np.ndarray:
@@ -148,7 +182,7 @@ class SectionImage:
             image = self._open()
             image.draft("RGB", size)
             try:
-                small = image.convert("RGB").resize(size, Image.Resampling.BOX)
+                small = _rgb(image).resize(size, Image.Resampling.BOX)
             except (OSError, SyntaxError) as error:
                 raise ValueError(
                     f"expected a complete image at {self._path}; found a truncated or damaged file ({error}); copy it again"

@@ -6,6 +6,7 @@ from stpredict.pp._grid import grid
 from stpredict.pp._image_features import image_features
 from stpredict.pp._log_vmr import log_vmr
 from stpredict.pp._normalize import normalize
+from stpredict.pp._patches import patches
 from stpredict.pp._select_genes import select_genes
 from stpredict.pp._spatially_variable import spatially_variable
 from stpredict.pp._tiles import tiles
@@ -18,6 +19,7 @@ __all__ = [
     "image_features",
     "log_vmr",
     "normalize",
+    "patches",
     "select_genes",
     "spatially_variable",
     "tiles",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -334,16 +334,24 @@ def _encode(
     features = np.empty((len(section.rows), encoder.dim * len(section.sides)), dtype=np.float32)
     for part, side in enumerate(section.sides):
         columns = slice(part * encoder.dim, (part + 1) * encoder.dim)
-        fitting = max(1, min(batch_size, _BATCH_BYTES // (3 * side**2)))
-        # Few spots on a wide image would make the rows between the first and the last of a batch most of the image.
-        stripe = section.positions[:, 1] // max(side, _BAND_BYTES // (3 * picture.width))
-        for number in np.unique(stripe):
-            rows = np.flatnonzero(stripe == number)
-            for index, windows in picture.windows(section.positions[rows], side, fitting):
-                tiles = resized(windows, encoder.tile_px, encoder.device)
-                features[rows[index], columns] = encoder(tiles).cpu().numpy()
-                done(len(index))
+        for rows, windows in windows_around(picture, section.positions, side, batch_size):
+            tiles = resized(windows, encoder.tile_px, encoder.device)
+            features[rows, columns] = encoder(tiles).cpu().numpy()
+            done(len(rows))
     return features
+
+
+def windows_around(
+    picture: SectionImage, positions: np.ndarray, side: int, batch_size: int = 256
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of the positions (b,) and the windows around them, uint8 (b, side, side, 3), in batches of bounded memory."""
+    fitting = max(1, min(batch_size, _BATCH_BYTES // (3 * side**2)))
+    # Few spots on a wide image would make the rows between the first and the last of a batch most of the image.
+    stripe = positions[:, 1] // max(side, _BAND_BYTES // (3 * picture.width))
+    for number in np.unique(stripe):
+        rows = np.flatnonzero(stripe == number)
+        for index, windows in picture.windows(positions[rows], side, fitting):
+            yield rows[index], windows
 
 
 def resized(windows: np.ndarray, tile_px: int, device: torch.device) -> torch.Tensor:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import shutil
 import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +17,116 @@ import numpy as np
 
 from stpredict._keys import Key
 from stpredict._settings import settings
-from stpredict._validate import check_obsm
+from stpredict._validate import check_obs, check_obsm, check_positive
 from stpredict.io._image import SectionImage, check_positions, microns_per_pixel, section_image
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from stpredict._container import Container
 
-_VERSION = 1
+_VERSION = 1  # raised when stored patches would no longer equal newly cut ones
+_MANY_PADDED = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+def patches(
+    data: Container,
+    patch_um: float,
+    patch_px: int,
+    *,
+    image: Any = None,
+    sample_key: str = Key.SAMPLE,
+    progress: bool | None = None,
+    table_key: str = Key.TABLE,
+) -> pd.DataFrame:
+    """Cut the patches of every section ahead of training, and keep them in the cache.
+
+    Networks that read pixels find them there: :func:`stpredict.tl.fit` and :func:`stpredict.tl.predict` cut what is
+    missing themselves, so that this is for doing it elsewhere, for example on a node without an accelerator, with the
+    sizes of the network's configuration. Patches lie in one uint8 file per section under
+    `settings.cache_dir / "patches"`, `3 * patch_px**2` bytes each, named after what they were cut from: the image, the
+    positions, and both sizes. What lies beyond the border of the image is filled by reflection, and counted.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with `obsm["spatial"]` (x, y in full-resolution pixels), `obs[sample_key]` and µm per pixel
+        in `uns["spatial"]`.
+    patch_um
+        Side of a patch in µm.
+    patch_px
+        Side in pixels after resampling (bilinear, antialiased).
+    image
+        Images that the object does not record: a path, an array, or a mapping from section to either.
+    sample_key
+        Column of `obs` that names the section.
+    progress
+        Show a progress bar; `settings.progress` when `None`.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    One row per section: `sample`, `n_patches`, `n_padded` (patches that reach beyond the image), `side_px` (side in
+    full-resolution pixels), `patch_um`, `patch_px`, `path`. Nothing is written to `data`.
+
+    Raises
+    ------
+    KeyError
+        When positions, sections or an image are missing.
+    ValueError
+        When µm per pixel is not known, positions lie outside the image or do not fit it, a patch is larger than the
+        image, or the image is damaged.
+    TypeError
+        When an image holds neither uint8, uint16 nor floats.
+    OSError
+        When the cache has too little room.
+
+    Warns
+    -----
+    UserWarning
+        When more than 5 % of a section's patches reach beyond the image.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(n_patients=1, n_sections=1, n_spots=30, n_genes=5)
+    >>> table = stp.pp.patches(adata, 112, 32, progress=False)
+    >>> table[["n_patches", "n_padded"]].values.tolist()
+    [[30, 0]]
+    """
+    import pandas as pd
+
+    from stpredict._container import get_table
+
+    adata = get_table(data, table_key)
+    stack = patch_stack(
+        data,
+        adata,
+        np.ones(adata.n_obs, dtype=bool),
+        patch_um=patch_um,
+        patch_px=patch_px,
+        image=image,
+        sample_key=sample_key,
+        progress=settings.progress if progress is None else progress,
+    )
+    return pd.DataFrame(stack.cut)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Patches of one section: where they are, and which of them (n,) reach beyond the image."""
+
+    sample: str
+    picture: SectionImage
+    xy: np.ndarray
+    side: int
+    patch_px: int
+    padded: np.ndarray
+    path: Path
 
 
 class PatchStack:
@@ -32,10 +138,22 @@ class PatchStack:
         Array or memory map (n_section, px, px, 3) uint8 of each section.
     part, row
         (n,) which part and which row of it each observation is.
+    cut
+        What was cut, one entry per section: `sample`, `n_patches`, `n_padded`, `side_px`, `patch_um`, `patch_px`, `path`.
+    padded
+        Number of patches that reach beyond the image, by section, among the observations of the stack.
     """
 
-    def __init__(self, parts: list[np.ndarray], part: np.ndarray, row: np.ndarray) -> None:
-        self.parts, self.part, self.row = parts, part, row
+    def __init__(
+        self,
+        parts: list[np.ndarray],
+        part: np.ndarray,
+        row: np.ndarray,
+        *,
+        cut: list[dict[str, Any]],
+        padded: dict[str, int],
+    ) -> None:
+        self.parts, self.part, self.row, self.cut, self.padded = parts, part, row, cut, padded
 
     def __len__(self) -> int:
         return len(self.part)
@@ -63,6 +181,9 @@ def patch_stack(
 ) -> PatchStack:
     """Cut the patches of some observations, or find them in the cache.
 
+    Every section is checked before the first is cut. Warns where more than a few percent of a section's patches reach
+    beyond the image and are filled by reflection.
+
     Parameters
     ----------
     data, adata
@@ -78,55 +199,108 @@ def patch_stack(
     progress
         Show a progress bar.
     """
+    from tqdm.auto import tqdm
+
+    check_positive(patch_um, "patch_um")
+    if int(patch_px) != patch_px or patch_px < 1:
+        raise ValueError(f"expected patch_px to be a positive whole number; found {patch_px!r}")
     check_obsm(adata, Key.SPATIAL, "read the data with stp.io, or set x, y in full-resolution pixels")
+    check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     sample = adata.obs[sample_key].astype(str).to_numpy()
     names = np.unique(sample[rows])
+    if not len(names):
+        raise ValueError("expected at least one observation; found none")
+    if image is not None and not isinstance(image, Mapping) and len(names) > 1:
+        raise ValueError(
+            f"expected `image=` as a mapping by section for {len(names)} sections; found {type(image).__name__}"
+        )
     index = np.flatnonzero(rows)
     part, row = np.empty(len(index), dtype=np.int64), np.empty(len(index), dtype=np.int64)
-    jobs: Any = []
+    jobs, padded, cut = [], {}, []
     for number, name in enumerate(names):
         here = sample[index] == name
         # The whole section is cut, so that a split of its spots finds the same file.
         whole = np.flatnonzero(sample == name)
         part[here], row[here] = number, np.searchsorted(whole, index[here])
-        picture = section_image(data, adata, name, image)
-        xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[whole]
-        check_positions(xy, picture, name)
-        jobs.append((picture, xy, max(1, round(patch_um / microns_per_pixel(adata, name)))))
-    if progress:
-        from tqdm.auto import tqdm
+        xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=np.float64)[whole]
+        side = max(1, round(patch_um / microns_per_pixel(adata, name)))
+        job = _job(section_image(data, adata, name, image), name, xy, side, int(patch_px))
+        jobs.append(job)
+        cut.append(
+            {
+                "sample": name,
+                "n_patches": len(xy),
+                "n_padded": int(job.padded.sum()),
+                "side_px": side,
+                "patch_um": float(patch_um),
+                "patch_px": int(patch_px),
+                "path": str(job.path),
+            }
+        )
+        padded[name] = int(job.padded[row[here]].sum())
+        if padded[name] > _MANY_PADDED * here.sum():
+            warnings.warn(
+                f"{padded[name]} of {here.sum()} patches of section {name!r} reach beyond the image and are filled by "
+                "reflection; a smaller patch, or an image with a margin, avoids it",
+                stacklevel=2,
+            )
+    with tqdm(total=sum(len(job.xy) for job in jobs), desc="patches", unit="patch", disable=not progress) as bar:
+        parts = [_section_patches(job, bar.update) for job in jobs]
+    return PatchStack(parts, part, row, cut=cut, padded=padded)
 
-        jobs = tqdm(jobs, desc="patches", unit="section")
-    return PatchStack([_section_patches(picture, xy, side, patch_px) for picture, xy, side in jobs], part, row)
+
+def _job(picture: SectionImage, name: str, xy: np.ndarray, side: int, patch_px: int) -> _Job:
+    """Check a section, and name its file after its contents."""
+    if xy.ndim != 2 or xy.shape[1] != 2:
+        raise ValueError(f"expected obsm['spatial'] of shape (n_obs, 2); found {xy.shape}")
+    check_positions(xy, picture, name)
+    if side > min(picture.height, picture.width):
+        raise ValueError(
+            f"expected patches smaller than the image of section {name!r} ({picture.width} x {picture.height} px); found "
+            f"a side of {side} px; check its µm per pixel, or take a smaller patch_um"
+        )
+    digest = hashlib.sha256(f"{_VERSION} {picture.fingerprint()} {side} {patch_px} {len(xy)}".encode())
+    digest.update(np.ascontiguousarray(xy).tobytes())
+    path = settings.cache_dir / "patches" / f"{digest.hexdigest()}.npy"
+    corner = np.round(xy - side / 2)
+    padded = np.any((corner < 0) | (corner + side > [picture.width, picture.height]), axis=1)
+    return _Job(name, picture, xy, side, patch_px, padded, path)
 
 
-def _section_patches(picture: SectionImage, xy: np.ndarray, side: int, patch_px: int) -> np.ndarray:
-    """Memory map (n, patch_px, patch_px, 3) of a section's patches, written under a name made of its contents."""
+def _section_patches(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
+    """Memory map (n, patch_px, patch_px, 3) of a section's patches; cut where there is no whole file of them."""
     import torch
 
-    from stpredict.pp._image_features import resized
+    from stpredict.pp._image_features import resized, windows_around
 
-    digest = hashlib.sha256(f"{_VERSION} {picture.fingerprint()} {side} {patch_px} {len(xy)}".encode())
-    digest.update(np.ascontiguousarray(xy, dtype=np.float64).tobytes())
-    path: Path = settings.cache_dir / "patches" / f"{digest.hexdigest()}.npy"
-    shape = (len(xy), patch_px, patch_px, 3)
-    if path.is_file():
+    shape = (len(job.xy), job.patch_px, job.patch_px, 3)
+    if job.path.is_file():
         try:
-            found = np.load(path, mmap_mode="r")
+            found = np.load(job.path, mmap_mode="r")
             if found.shape == shape and found.dtype == np.uint8:
+                done(len(found))
                 return found
         except (ValueError, OSError, EOFError):
-            pass  # damaged: cut again
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.npy")
+            pass
+        logger.warning("patches at %s are damaged; they are cut again", job.path)
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    # Writing to a memory map on a full disk ends the process without a word.
+    free = shutil.disk_usage(job.path.parent).free
+    if free < np.prod(shape):
+        raise OSError(
+            f"expected {np.prod(shape) / 2**30:.2f} GiB for the patches of section {job.sample!r} in {job.path.parent}; "
+            f"found {free / 2**30:.2f} GiB free; set stp.settings.cache_dir to a larger disk"
+        )
+    fresh = job.path.with_name(f".{job.path.stem}.{uuid.uuid4().hex[:8]}.npy")
     try:
         store = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.uint8, shape=shape)
-        for index, windows in picture.windows(xy, side):
-            store[index] = resized(windows, patch_px, torch.device("cpu")).permute(0, 2, 3, 1).numpy()
+        for rows, windows in windows_around(job.picture, job.xy, job.side):
+            store[rows] = resized(windows, job.patch_px, torch.device("cpu")).permute(0, 2, 3, 1).numpy()
+            done(len(rows))
         store.flush()
         del store
-        os.replace(fresh, path)
+        os.replace(fresh, job.path)
     finally:
         fresh.unlink(missing_ok=True)
-        picture.close()
-    return np.load(path, mmap_mode="r")
+        job.picture.close()
+    return np.load(job.path, mmap_mode="r")

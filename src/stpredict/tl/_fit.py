@@ -232,6 +232,7 @@ def fit(
         "panel_patients": strangers,
         "pretraining_patients": [] if start is None else patients_seen(start),
         "patch": None if inputs.patch is None else list(inputs.patch),
+        "padded_patches": getattr(arrays.patches, "padded", None),
     }
     device_ = resolve_device(device)
 
