@@ -101,14 +101,14 @@ def test_survival_writes_what_the_tools_read(survival) -> None:
     history = result.history.query("fold >= 0")
     assert set(history["inner"]) == {-1, 0, 1}
     # The final fit takes as many epochs as the median of the best inner ones.
-    best = history.query("inner >= 0").groupby(["fold", "inner"])["validation_loss"]
-    chosen = (best.apply(lambda v: v.to_numpy().argmin()) + 1).groupby("fold").median().astype(int)
+    best = history.query("inner >= 0").groupby(["fold", "inner"])["validation_concordance"]
+    chosen = (best.apply(lambda v: v.to_numpy().argmax()) + 1).groupby("fold").median().astype(int)
     final = history.query("inner < 0").groupby("fold").size()
-    assert (chosen - final).abs().max() <= 2  # improvements below `min_delta` do not count
+    assert (chosen - final).abs().max() == 0
     # That on all patients takes the median over all of them, and held out nobody.
     last = result.history.query("fold < 0")
     assert len(last) == result.model.training["n_epochs"]
-    assert abs(best.apply(lambda v: v.to_numpy().argmin() + 1).median() - len(last)) <= 2
+    assert len(last) == int(best.apply(lambda v: v.to_numpy().argmax() + 1).median())
     assert last["validation_loss"].isna().all()
 
 
