@@ -17,8 +17,8 @@ def convolution(n_kernels=4):
 
 def test_dynamic_convolution_equals_one_kernel_per_image_built_by_hand():
     net = convolution()
-    images = torch.randn(6, 3, 18, 21)
-    squeezed = net.squeeze(images.mean(dim=(2, 3)))
+    images = torch.randn(6, 3, 18, 21)  # two rows and a column are left over
+    squeezed = net.squeeze(images)
     kernels, filters = net.kernels(squeezed).softmax(dim=1), net.filters(squeezed).sigmoid()
     channels, positions = net.channels(squeezed).sigmoid(), net.positions(squeezed).sigmoid()
     expected = []
@@ -34,8 +34,9 @@ def test_dynamic_convolution_equals_one_kernel_per_image_built_by_hand():
     torch.testing.assert_close(net(images), torch.cat(expected), atol=1e-5, rtol=1e-5)
 
 
-def test_dynamic_convolution_treats_each_image_on_its_own_also_in_training():
-    net = convolution().train()
+@torch.no_grad()
+def test_dynamic_convolution_treats_each_image_on_its_own():
+    net = convolution()
     images = torch.randn(6, 3, 16, 16)
     alone = torch.cat([net(image) for image in images.split(1)])
     torch.testing.assert_close(net(images), alone, atol=1e-5, rtol=1e-5)
@@ -76,9 +77,9 @@ def test_routing_equals_the_formula_written_out():
     capsules = torch.randn(7, 4, 3)
     with torch.no_grad():
         output = net(capsules).numpy()
-    weight, prior, below = net.weight.detach().numpy(), net.prior.detach().numpy(), capsules.numpy()
+    weight, prior, below = net.weight.detach().numpy(), net.prior.detach().numpy()[:, 0].T, capsules.numpy()
     for n in range(7):
-        votes = np.array([[below[n, i] @ weight[j, i] for i in range(4)] for j in range(5)])  # (j, i, d)
+        votes = np.array([[below[n, i] @ weight[i, :, j] for i in range(4)] for j in range(5)])  # (j, i, d)
         pairs = np.array([votes[j] @ votes[j].T for j in range(5)]) / np.sqrt(6)  # (j, i, k)
         coupling = np.exp(pairs.sum(axis=2))
         coupling = coupling / coupling.sum(axis=0) + prior
@@ -97,11 +98,21 @@ def test_published_sizes():
         "stem.3.weight": (64, 32, 3, 3),
         "stem.6.weight": (64, 64, 3, 3),
         "stem.9.weight": (128, 64, 3, 3),
-        "whole.weight": (128, 1, 9, 9),
-        "routing.weight": (20, 16, 8, 64),
-        "routing.prior": (20, 16),
+        "whole": (128, 9, 9),
+        "routing.weight": (16, 8, 20, 64),
+        "routing.prior": (16, 1, 20),
     }
     assert output.shape == (3, 20, 64)
+
+
+@torch.no_grad()
+def test_weighted_sum_is_the_depth_wise_convolution_over_the_whole_map():
+    torch.manual_seed(0)
+    net = CapsuleEncoder(2, 16, 3, 4).eval()
+    torch.nn.init.normal_(net.offset)
+    images = torch.randn(5, 2, 16, 16)
+    primary = F.conv2d(net.stem(images), net.whole[:, None], net.offset, groups=128).reshape(5, 16, 8)
+    torch.testing.assert_close(net(images), net.routing(squash(primary)), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 10, 11, 12, 16, 31])
@@ -116,9 +127,20 @@ def test_maps_of_any_side(side):
     assert all(p.grad.abs().sum() > 0 for p in net.parameters())
 
 
-def test_capsules_of_an_image_do_not_depend_on_the_others_also_in_training():
+@torch.no_grad()
+def test_capsules_of_an_image_do_not_depend_on_the_others():
     torch.manual_seed(0)
-    net = CapsuleEncoder(2, 14, 3, 4).train()
+    net = CapsuleEncoder(2, 14, 3, 4)
+    net(torch.randn(20, 2, 14, 14) + 1)  # statistics of training
+    net.eval()
     images = torch.randn(5, 2, 14, 14)
     alone = torch.cat([net(image) for image in images.split(1)])
     torch.testing.assert_close(net(images), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_single_image_trains():
+    torch.manual_seed(0)
+    convolve, net = convolution().train(), CapsuleEncoder(5, 3, 3, 4)
+    net(convolve(torch.randn(1, 3, 12, 12))).square().sum().backward()
+    for module in (convolve, net):
+        assert all(torch.isfinite(p.grad).all() for p in module.parameters())

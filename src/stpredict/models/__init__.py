@@ -6,6 +6,7 @@ from stpredict.models._color import Color
 from stpredict.models._he2rna import HE2RNA
 from stpredict.models._hggep import HGGEP
 from stpredict.models._hist import Hist
+from stpredict.models._histogene import HisToGene
 from stpredict.models._mclstexp import MclSTExp
 from stpredict.models._mean import Mean
 from stpredict.models._mlp import MLP
@@ -15,6 +16,7 @@ from stpredict.models._ridge import Ridge
 from stpredict.models._sequoia import Sequoia
 from stpredict.models._slide_transformer import SlideTransformer
 from stpredict.models._stnet import STNet
+from stpredict.models._thitogene import THItoGene
 
 __all__ = [
     "BLEEP",
@@ -23,6 +25,7 @@ __all__ = [
     "MLP",
     "Batch",
     "Color",
+    "HisToGene",
     "Hist",
     "MclSTExp",
     "Mean",
@@ -34,6 +37,7 @@ __all__ = [
     "Sequoia",
     "SlideTransformer",
     "Summary",
+    "THItoGene",
     "get_model",
     "list_models",
     "load_published",

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stpredict.models._shufflenet import BatchNorm2d
+
 _EPS = 1e-12
 _STEM = ((32, 5, 1), (64, 3, 1), (64, 3, 1), (128, 3, 2))  # channels, kernel, stride
 _LEAST = 11  # side of the smallest map of which these leave something without padding
@@ -43,9 +45,9 @@ class DynamicConv2d(nn.Module):
         self.stride, self.kernel = stride, kernel
         self.weight = nn.Parameter(torch.empty(n_kernels, n_outputs, n_inputs, kernel, kernel))
         nn.init.normal_(self.weight, std=math.sqrt(2 / (n_inputs * kernel**2)))
-        # Normalized per image: over a batch, the weights of a spot would depend on the others.
         self.squeeze = nn.Sequential(
-            nn.Linear(n_inputs, n_squeezed, bias=False), nn.LayerNorm(n_squeezed), nn.ReLU()
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(n_inputs, n_squeezed, 1, bias=False), BatchNorm2d(n_squeezed), nn.ReLU(),
+            nn.Flatten(),
         )  # fmt: skip
         self.kernels = nn.Linear(n_squeezed, n_kernels)
         self.filters = nn.Linear(n_squeezed, n_outputs)
@@ -54,16 +56,15 @@ class DynamicConv2d(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Convolve (n, n_inputs, h, w) without padding."""
-        n = len(images)
-        squeezed = self.squeeze(images.mean(dim=(2, 3)))
-        weight = torch.einsum("nm,mfckl->nfckl", self.kernels(squeezed).softmax(dim=1), self.weight)
-        weight = weight * self.positions(squeezed).sigmoid().view(n, 1, 1, self.kernel, self.kernel)
-        images = images * self.channels(squeezed).sigmoid()[:, :, None, None]
-        # One group per image.
-        result = F.conv2d(
-            images.flatten(0, 1).unsqueeze(0), weight.flatten(0, 1).to(images.dtype), None, self.stride, groups=n
-        )
-        return result.squeeze(0).unflatten(0, (n, -1)) * self.filters(squeezed).sigmoid()[:, :, None, None]
+        n, size = len(images), [(side - self.kernel) // self.stride + 1 for side in images.shape[2:]]
+        squeezed = self.squeeze(images)
+        # (n, n_outputs, n_inputs, kernel²): one product per image is faster than one group per image.
+        weight = torch.einsum("nm,mfcp->nfcp", self.kernels(squeezed).softmax(dim=1), self.weight.flatten(3))
+        weight = weight * self.filters(squeezed).sigmoid()[:, :, None, None]
+        weight = weight * self.channels(squeezed).sigmoid()[:, None, :, None]
+        weight = weight * self.positions(squeezed).sigmoid()[:, None, None, :]
+        patches = F.unfold(images, self.kernel, stride=self.stride)
+        return torch.bmm(weight.flatten(2).to(patches.dtype), patches).view(n, -1, *size)
 
 
 def squash(vectors: Tensor) -> Tensor:
@@ -93,16 +94,17 @@ class RoutedCapsules(nn.Module):
 
     def __init__(self, n_inputs: int, dim_inputs: int, n_capsules: int, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_capsules, n_inputs, dim_inputs, dim) / math.sqrt(dim_inputs))
-        self.prior = nn.Parameter(torch.zeros(n_capsules, n_inputs))
+        self.weight = nn.Parameter(torch.randn(n_inputs, dim_inputs, n_capsules, dim) / math.sqrt(dim_inputs))
+        self.prior = nn.Parameter(torch.zeros(n_inputs, 1, n_capsules))
 
     def forward(self, capsules: Tensor) -> Tensor:
         """Map (n, n_inputs, dim_inputs) to (n, n_capsules, dim)."""
-        votes = torch.einsum("nip,jipd->njid", capsules, self.weight)
+        votes = torch.bmm(capsules.transpose(0, 1), self.weight.flatten(2))
+        votes = votes.unflatten(2, self.weight.shape[2:])  # (n_inputs, n, n_capsules, dim)
         # The sum over all others is taken before the product: no matrix of pairs.
-        agreement = (votes * votes.sum(dim=2, keepdim=True)).sum(dim=3) / math.sqrt(votes.shape[3])
-        coupling = agreement.softmax(dim=1) + self.prior
-        return squash(torch.einsum("nji,njid->njd", coupling, votes))
+        agreement = (votes * votes.sum(dim=0)).sum(dim=3) / math.sqrt(votes.shape[3])
+        coupling = agreement.softmax(dim=2) + self.prior
+        return squash((coupling.unsqueeze(3) * votes).sum(dim=0))
 
 
 class CapsuleEncoder(nn.Module):
@@ -124,17 +126,18 @@ class CapsuleEncoder(nn.Module):
         layers: list[nn.Module] = []
         for n_outputs, kernel, stride in _STEM:
             padding = kernel // 2 if pad else 0
-            # Normalized per image: over a batch, the capsules of a spot would depend on the others.
-            layers += [nn.Conv2d(n_inputs, n_outputs, kernel, stride, padding), nn.GroupNorm(1, n_outputs), nn.ReLU()]
+            convolution = nn.Conv2d(n_inputs, n_outputs, kernel, stride, padding, bias=False)
+            nn.init.kaiming_normal_(convolution.weight)
+            layers += [convolution, BatchNorm2d(n_outputs), nn.ReLU()]
             n_inputs, side = n_outputs, (side + 2 * padding - kernel) // stride + 1
         self.stem = nn.Sequential(*layers)
-        for layer in self.stem:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight)
-        self.whole = nn.Conv2d(n_inputs, n_inputs, side, groups=n_inputs)
+        # A depth-wise convolution that leaves one position is a weighted sum of each channel.
+        self.whole = nn.Parameter(torch.empty(n_inputs, side, side).uniform_(-1 / side, 1 / side))
+        self.offset = nn.Parameter(torch.zeros(n_inputs))
         self.routing = RoutedCapsules(_CAPSULES, _CAPSULE_DIM, n_capsules, dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (n, n_inputs, side, side) to capsules (n, n_capsules, dim)."""
-        primary = self.whole(self.stem(images)).flatten(1).unflatten(1, (_CAPSULES, _CAPSULE_DIM))
+        primary = (self.stem(images) * self.whole).sum(dim=(2, 3)) + self.offset
+        primary = primary.unflatten(1, (_CAPSULES, _CAPSULE_DIM))
         return self.routing(squash(primary))
