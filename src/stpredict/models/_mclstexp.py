@@ -15,7 +15,7 @@ from stpredict.models._registry import register
 from stpredict.models._retrieval import ProjectionHead, RetrievalPredictor, in_chunks
 from stpredict.models._section import PositionEmbedding, TransformerBlock
 
-_REACH = 3.0  # pitches of the array: beyond the second ring of neighbors, short of the other side of a hole
+_REACH = 2.0  # pitches of the array: the two nearest rings, and nothing from the other side of a hole
 _NEIGHBORHOODS = 512  # that go through the transformer at once
 
 
