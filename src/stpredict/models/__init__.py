@@ -3,9 +3,11 @@
 from stpredict.models._base import Batch, Prediction, Predictor, Summary
 from stpredict.models._bleep import BLEEP
 from stpredict.models._color import Color
+from stpredict.models._egn import EGN
 from stpredict.models._he2rna import HE2RNA
 from stpredict.models._hggep import HGGEP
 from stpredict.models._hist import Hist
+from stpredict.models._hist2st import Hist2ST
 from stpredict.models._histogene import HisToGene
 from stpredict.models._mclstexp import MclSTExp
 from stpredict.models._mean import Mean
@@ -20,6 +22,7 @@ from stpredict.models._thitogene import THItoGene
 
 __all__ = [
     "BLEEP",
+    "EGN",
     "HE2RNA",
     "HGGEP",
     "MLP",
@@ -27,6 +30,7 @@ __all__ = [
     "Color",
     "HisToGene",
     "Hist",
+    "Hist2ST",
     "MclSTExp",
     "Mean",
     "ModelInfo",
