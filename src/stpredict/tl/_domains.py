@@ -128,7 +128,7 @@ def domains(
         if value is not None and value < 1:
             raise ValueError(f"expected {name} to be at least 1; found {value}")
     container, adata = begin(data, copy, table_key)
-    matrix, names = _expression(adata, key, use, genes, layer)
+    matrix, names = expression_matrix(adata, key, use, genes, layer)
     stored = matrix.data if hasattr(matrix, "toarray") else matrix
     check_finite(np.atleast_1d(stored), f"{use} expression", "leave out observations without it: adata[mask]")
     if label_key is not None:
@@ -150,7 +150,7 @@ def domains(
     components = np.full((adata.n_obs, min(n_pcs, matrix.shape[1] - 1)), np.nan, dtype=np.float32)
     resolutions, found = [], []
     for index, rows in enumerate(groups):
-        pca, label, used = _cluster(matrix[rows], n_domains, resolution, n_pcs, n_neighbors, seed)
+        pca, label, used = cluster(matrix[rows], n_domains, resolution, n_pcs, n_neighbors, seed)
         assigned[rows] = [f"{samples[index]}:{name}" for name in label] if per_sample else label
         components[rows, : pca.shape[1]] = pca
         resolutions.append(used)
@@ -190,7 +190,7 @@ def domains(
     return container if copy else None
 
 
-def _expression(
+def expression_matrix(
     adata: AnnData, key: str, use: str, genes: Sequence[str] | None, layer: str | None
 ) -> tuple[Any, list[str]]:
     """Matrix to cluster (n_obs, n_genes) and its genes."""
@@ -202,7 +202,7 @@ def _expression(
     return measured_matrix(adata, list(genes), layer=layer), list(genes)
 
 
-def _cluster(
+def cluster(
     matrix: Any, n_domains: int | None, resolution: float, n_pcs: int, n_neighbors: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Principal components, labels and the resolution that was used."""
@@ -247,17 +247,23 @@ def _search(leiden: Any, n_domains: int) -> tuple[np.ndarray, float]:
     return best[1], best[2]
 
 
+def region_labels(adata: AnnData, label_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Label of each observation (n_obs,) and which have one: neither missing nor `"undetermined"`."""
+    column = adata.obs[label_key]
+    text = column.astype(str).str.strip()
+    labeled = column.notna() & (text != "") & (text.str.lower() != "undetermined")
+    return text.to_numpy().astype(str), labeled.to_numpy()
+
+
 def _agreement(adata: AnnData, assigned: np.ndarray, label_key: str, groups: list[np.ndarray]) -> dict[str, Any]:
     """Adjusted Rand index and normalized mutual information with annotated regions, per group of observations."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    column = adata.obs[label_key]
-    text = column.astype(str).str.strip()
-    labeled = (column.notna() & (text != "") & (text.str.lower() != "undetermined")).to_numpy()
+    text, labeled = region_labels(adata, label_key)
     ari, nmi = [], []
     for rows in groups:
         kept = rows[labeled[rows]]
-        known, ours = text.to_numpy()[kept].astype(str), assigned[kept].astype(str)
+        known, ours = text[kept], assigned[kept].astype(str)
         ari.append(float(adjusted_rand_score(known, ours)) if len(kept) else float("nan"))
         nmi.append(float(normalized_mutual_info_score(known, ours)) if len(kept) else float("nan"))
     return {"ari": ari, "nmi": nmi, "n_unlabeled": int((~labeled).sum())}
