@@ -7,6 +7,7 @@ from stpredict.tl._compare_to_st import compare_to_st
 from stpredict.tl._conformal import conformal
 from stpredict.tl._cross_validate import cross_validate
 from stpredict.tl._de_overlap import de_overlap
+from stpredict.tl._domain_agreement import domain_agreement
 from stpredict.tl._domains import domains
 from stpredict.tl._emd import emd
 from stpredict.tl._evaluate import evaluate
@@ -33,6 +34,7 @@ __all__ = [
     "conformal",
     "cross_validate",
     "de_overlap",
+    "domain_agreement",
     "domains",
     "emd",
     "evaluate",
