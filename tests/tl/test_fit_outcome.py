@@ -124,6 +124,33 @@ def test_test_side_is_read_only_to_be_predicted(survival) -> None:
     assert not np.allclose(again.predictions["mean map"][~rows], result.predictions["mean map"][~rows])
 
 
+def test_slides_of_the_test_side_do_not_scale_each_other() -> None:
+    """Another map and age of one slide leave the predictions of the others on its test side as they were."""
+    slides, maps = make(1, n=24, maps=1.5)
+    fast = QUICK | {"n_folds": 2, "training": {"max_epochs": 2}}
+    wanted = stp.tl.fit_outcome(slides, maps=maps, clinical="age", **fast)
+    row = int(np.flatnonzero(slides.obs["risk_fold"] == 0)[0])
+    others = (slides.obs["risk_fold"] == 0).to_numpy() & (np.arange(24) != row)
+    changed, name = slides.copy(), slides.obs_names[row]
+    changed.obs.loc[name, "age"] = 1000.0
+    found = stp.tl.fit_outcome(changed, maps=maps | {name: 50 * maps[name]}, clinical="age", **fast)
+    np.testing.assert_array_equal(changed.obs["risk_fold"], slides.obs["risk_fold"])
+    pd.testing.assert_frame_equal(found.predictions[others], wanted.predictions[others])
+    assert not np.allclose(found.predictions.loc[name, "convnext"], wanted.predictions.loc[name, "convnext"])
+
+
+def test_risks_and_groups_are_relative_to_the_training_side(survival) -> None:
+    """A test side need be neither of mean 0 nor half of high risk."""
+    _, slides, _, result = survival
+    by_fold = result.predictions.groupby(slides.obs["risk_fold"].to_numpy())
+    assert (by_fold["mean map"].mean().abs() > 1e-3).all()
+    high = (slides.obs["risk_group"] == "high").groupby(slides.obs["risk_fold"]).sum()
+    assert (high != 10).any()
+    for _, part in slides.obs.groupby("risk_fold"):
+        high = part["risk_group"] == "high"
+        assert part["risk"][high].min() > part["risk"][~high].max()
+
+
 @pytest.mark.parametrize("outcome", ["survival", "response"])
 def test_clinical_signal_is_found_without_maps(outcome) -> None:
     slides, maps = make(2, clinical=1.5)

@@ -118,6 +118,17 @@ def test_response_of_another_cohort(response, others) -> None:
     assert not [name for name in copy.obs if "baseline" in name]
 
 
+def test_network_on_all_patients(response) -> None:
+    slides, _, result = response
+    config = result.model.network.config
+    n = slides.obs["response"].value_counts()
+    assert config.class_weights == pytest.approx((24 / n["yes"], 24 / n["no"]))
+    assert config.lattice == "hex"
+    assert not result.model.network.training
+    assert result.model.training["n_epochs"] == len(result.history.query("fold < 0"))
+    assert result.model.training["patients"] == sorted(slides.obs["patient"])
+
+
 def test_risk_is_relative_to_the_training_slides(survival) -> None:
     slides, maps, result = survival
     copy = stp.tl.predict_outcome(slides, result, maps=maps, copy=True)
