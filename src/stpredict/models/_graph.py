@@ -101,7 +101,7 @@ def hypergraph(features: Tensor, positions: Tensor, k: int, *, chunk: int = _CHU
     of_features, of_positions = mean(feature_distances), mean(lambda rows: _planar(positions, rows))
 
     def both(rows: Tensor) -> Tensor:
-        return feature_distances(rows) / of_features + _planar(positions, rows) / of_positions
+        return _planar(positions, rows).div_(of_positions).add_(feature_distances(rows).div_(of_features))
 
     index, _ = _smallest(both, features, k, chunk)
     return torch.cat([torch.arange(n, device=index.device)[:, None], index], dim=1)
@@ -143,10 +143,10 @@ def _distances(points: Tensor, others: Tensor) -> Tensor:
 
 def _planar(positions: Tensor, rows: Tensor) -> Tensor:
     """Distances (m, n) in the plane, those of equally near spots set apart by their direction."""
-    difference = positions.double().unsqueeze(0) - positions[rows].double().unsqueeze(1)
-    distance = difference.square().sum(dim=2).sqrt()
-    along = difference @ difference.new_tensor(_DIRECTION)
-    return distance + _TIE * along
+    x, y = positions.double().unbind(dim=1)
+    right, down = x - x[rows, None], y - y[rows, None]
+    distance = torch.hypot(right, down)
+    return distance.add_(right, alpha=_TIE * _DIRECTION[0]).add_(down, alpha=_TIE * _DIRECTION[1])
 
 
 @torch.no_grad()

@@ -177,8 +177,8 @@ class _Stage(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         if self.side == 1:
             maps = maps.amax(dim=(2, 3), keepdim=True)
-        maps = self.norm(self.gate(maps))
-        return self.project(F.adaptive_avg_pool2d(maps, self.side)).flatten(1)
+        maps = self.project(self.norm(self.gate(maps)))
+        return F.adaptive_avg_pool2d(maps, self.side).flatten(1)
 
 
 class _HypergraphNet(nn.Module):
