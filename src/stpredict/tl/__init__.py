@@ -20,6 +20,7 @@ from stpredict.tl._predict import predict
 from stpredict.tl._predict_outcome import predict_outcome
 from stpredict.tl._pseudobulk import pseudobulk
 from stpredict.tl._pseudobulk_agreement import pseudobulk_agreement
+from stpredict.tl._retrieval_bank import retrieval_bank
 from stpredict.tl._segmentation import segmentation
 from stpredict.tl._summarize import summarize
 from stpredict.tl._survival import survival
@@ -46,6 +47,7 @@ __all__ = [
     "predict_outcome",
     "pseudobulk",
     "pseudobulk_agreement",
+    "retrieval_bank",
     "segmentation",
     "summarize",
     "survival",
