@@ -160,7 +160,7 @@ class _Mixer(nn.Module):
             layer
             for _ in range(2)
             for layer in (
-                nn.Conv2d(channels, channels, kernel, padding="same", groups=channels),
+                nn.Conv2d(channels, channels, kernel, padding="same", groups=channels, bias=False),
                 nn.BatchNorm2d(channels),
                 nn.GELU(),
             )
