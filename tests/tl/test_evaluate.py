@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -257,3 +259,55 @@ def test_unmeasured_and_unpredicted_slides_do_not_count(compared: ad.AnnData) ->
     compared.obs["measured"] = False
     with pytest.raises(KeyError, match="at least one predicted slide"):
         stp.tl.evaluate(compared)
+
+
+@pytest.fixture
+def squares():
+    """Three sections of 8 by 8 spots with a noisy prediction of four genes."""
+    rng = np.random.default_rng(0)
+    row, col = np.divmod(np.tile(np.arange(64), 3), 8)
+    obs = pd.DataFrame({"array_row": row, "array_col": col}, index=[f"o{i}" for i in range(192)])
+    obs["sample"] = obs["patient"] = np.repeat(["s1", "s2", "s3"], 64)
+    adata = ad.AnnData(rng.normal(size=(192, 4)), obs=obs, var=pd.DataFrame(index=list("ABCD")))
+    adata.obsm["predicted"] = pd.DataFrame(adata.X + rng.normal(size=(192, 4)), adata.obs_names, list("DCBA"))
+    adata.uns["log1p"] = {}
+    return adata[rng.permutation(192)].copy()
+
+
+SSIM = {"metrics": ["pearson", "ssim"], "baselines": False, "ceiling": False}
+
+
+def test_ssim_is_that_of_the_maps_of_a_section(squares) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = stp.tl.evaluate(squares, **SSIM)
+    assert list(table.columns) == ["model", "sample", "patient", "gene", "pearson", "ssim", "n_obs", "leaky"]
+    here = squares[squares.obs["sample"] == "s3"]
+    genes = list("ABCD")
+    expected = stp.metrics.ssim(
+        here[:, genes].X, here.obsm["predicted"][genes].to_numpy(), here.obs["array_row"], here.obs["array_col"]
+    )
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(table[table["sample"] == "s3"].set_index("gene")["ssim"][genes], expected)
+
+
+@pytest.mark.parametrize("absent", [np.nan, 0.5, 0.0, "none"])
+def test_ssim_is_undefined_off_the_lattice_and_said(squares, absent) -> None:
+    """Positions that are missing, no whole numbers, shared by several spots, or text, in one of the sections."""
+    plain = stp.tl.evaluate(squares, **SSIM)
+    assert plain["ssim"].notna().all()
+    column = squares.obs["array_row"].astype(object if isinstance(absent, str) else float)
+    column[squares.obs["sample"] == "s3"] = absent
+    squares.obs["array_row"] = column
+    with pytest.warns(UserWarning, match=r"undefined \(NaN\) in 1 sections.*: s3$"):
+        table = stp.tl.evaluate(squares, **SSIM)
+    off = (table["sample"] == "s3").to_numpy()
+    assert table.loc[off, "ssim"].isna().all()
+    pd.testing.assert_frame_equal(table[~off], plain[~off])
+    assert table.loc[off, "pearson"].equals(plain.loc[off, "pearson"])
+    del squares.obs["array_row"]
+    with pytest.warns(UserWarning, match="in 3 sections"):
+        assert stp.tl.evaluate(squares, **SSIM)["ssim"].isna().all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stp.tl.evaluate(squares, **SSIM | {"metrics": ["pearson"]})

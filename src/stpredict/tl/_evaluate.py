@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from stpredict import _provenance
 from stpredict._container import get_table
 from stpredict._keys import Key
 from stpredict._slots import in_tissue, measured_matrix, prediction_frame, to_dense
-from stpredict._validate import check_choice, check_genes, check_patients
+from stpredict._validate import _few, check_choice, check_genes, check_patients
 from stpredict.pp._normalize import measured_rows
 from stpredict.pp._spatially_variable import matrix_of
 from stpredict.tl._collect import is_slide_level
@@ -67,12 +68,14 @@ def evaluate(
         Layer with the measured target instead of `X`.
     metrics
         Among `"pearson"`, `"pearson_given_depth"` (after regressing the logarithm of the spot's total counts out of
-        both sides: what is predicted beyond depth; needs `layers["counts"]`), `"spearman"`, `"rmse"`, `"rmse_iqr"` (RMSE over the interquartile range of the truth),
-        `"variance_ratio"` (predicted over measured), `"ssim"` (needs lattice positions) and `"emd"` (earth mover's
-        distance of percentile maps, sliced). Not by default `"pearson_with_background"`, the published correlation of
-        dense maps with the empty slide counted as zeros: a prediction that is constant on tissue scores high on it,
-        see :func:`stpredict.metrics.pearson_with_background`; needs the grid of :func:`stpredict.pp.grid`, whose sides
-        are rounded up to multiples of 16 as published, and is `NaN` without.
+        both sides: what is predicted beyond depth; needs `layers["counts"]`), `"spearman"`, `"rmse"`, `"rmse_iqr"`
+        (RMSE over the interquartile range of the truth), `"variance_ratio"` (predicted over measured), `"ssim"`
+        (structural similarity of the maps on the array, over tissue; `NaN` in sections without a lattice in
+        `obs["array_row"]` and `obs["array_col"]`) and `"emd"` (earth mover's distance of percentile maps, sliced). Not
+        by default `"pearson_with_background"`, the published correlation of dense maps with the empty slide counted as
+        zeros: a prediction that is constant on tissue scores high on it, see
+        :func:`stpredict.metrics.pearson_with_background`; needs the grid of :func:`stpredict.pp.grid`, whose sides are
+        rounded up to multiples of 16 as published, and is `NaN` without.
     ceiling
         Add the noise ceiling of each gene and section, the correlation that a perfect model would reach given the
         counting noise; needs `layers["counts"]`.
@@ -95,6 +98,11 @@ def evaluate(
     ------
     KeyError
         When there is no prediction or no measured value.
+
+    Warns
+    -----
+    UserWarning
+        When `"ssim"` is undefined because sections have no lattice.
 
     Examples
     --------
@@ -138,11 +146,13 @@ def evaluate(
         truth = to_dense(measured_matrix(adata, every, layer=layer)).astype(np.float64)
         return _score_patients(shown, truth, every, patient, measured, metrics)
     tissue = in_tissue(adata)
-    tables = []
+    tables, off_lattice = [], []
     for name in np.unique(sample):
         rows = np.flatnonzero((sample == name) & tissue & measured)
         if not len(rows):
             continue  # an unmeasured section
+        if "ssim" in metrics and _lattice_positions(adata, rows) is None:
+            off_lattice.append(str(name))
         patient = str(adata.obs[patient_key].iloc[rows[0]])
         truth = to_dense(measured_matrix(adata, every, rows, layer)).astype(np.float64)
         top = _ceilings(adata, rows, every, seed) if ceiling and Key.COUNTS in adata.layers and layer is None else None
@@ -171,6 +181,12 @@ def evaluate(
             tables.append(table)
     if not tables:
         raise KeyError("expected measured expression of at least one predicted section; found none")
+    if off_lattice:
+        warnings.warn(
+            f"ssim is undefined (NaN) in {len(off_lattice)} sections, whose obs[{Key.ARRAY_ROW!r}] and "
+            f"obs[{Key.ARRAY_COL!r}] are no lattice with one observation per position: {_few(off_lattice)}",
+            stacklevel=2,
+        )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -270,9 +286,8 @@ def _score(
             depth = _log_depth(adata, rows)
             columns[metric] = undefined if depth is None else m.partial_pearson(truth, predicted, depth)
         elif metric == "ssim":
-            on_lattice = {Key.ARRAY_ROW, Key.ARRAY_COL} <= set(adata.obs.columns) and len(rows) > 1
-            position = (adata.obs[k].to_numpy()[rows] for k in (Key.ARRAY_ROW, Key.ARRAY_COL)) if on_lattice else ()
-            columns[metric] = m.ssim(truth, predicted, *position) if on_lattice else undefined
+            position = _lattice_positions(adata, rows)
+            columns[metric] = undefined if position is None else m.ssim(truth, predicted, *position)
         elif metric == "emd":
             xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows]
             # Sliced at any size: hundreds of genes in a second; stp.tl.emd solves the exact problem.
@@ -283,6 +298,19 @@ def _score(
         else:
             columns[metric] = getattr(m, metric)(truth, predicted)
     return pd.DataFrame(columns)
+
+
+def _lattice_positions(adata: AnnData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Row and column of observations on the array; `None` where these are no lattice with one of them per position."""
+    if not {Key.ARRAY_ROW, Key.ARRAY_COL} <= set(adata.obs.columns):
+        return None
+    import pandas as pd
+
+    columns = (pd.to_numeric(adata.obs[key].iloc[rows], errors="coerce") for key in (Key.ARRAY_ROW, Key.ARRAY_COL))
+    row, col = (column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns)
+    both = np.column_stack([row, col])
+    whole = np.isfinite(both).all() and (both == np.round(both)).all()
+    return (row, col) if whole and len(np.unique(both, axis=0)) == len(both) else None
 
 
 def _n_background(adata: AnnData, rows: np.ndarray, sample_key: str) -> int | None:
