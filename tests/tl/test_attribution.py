@@ -148,9 +148,13 @@ def test_gradcam_by_hand(toy_grid, sections) -> None:
     assert sections.uns["stpredict"]["attribution_A"]["level"] == "fine"
 
 
-def test_gradcam_default_level_is_the_coarsest(toy_grid, sections) -> None:
+def test_gradcam_default_level_is_the_first(toy_grid, sections) -> None:
     stp.tl.attribution(sections, fitted(sections), "A")
-    assert sections.uns["stpredict"]["attribution_A"]["level"] == "coarse"
+    assert sections.uns["stpredict"]["attribution_A"]["level"] == "fine"
+
+
+def test_gradcam_of_a_coarse_level(toy_grid, sections) -> None:
+    stp.tl.attribution(sections, fitted(sections), "A", level="coarse")
     obs = sections.obs
     source = (obs["grid_col"].between(4, 5)) & (obs["grid_row"] < 6)
     assert obs.loc[source, "attribution_A"].mean() > 0.6
@@ -160,7 +164,8 @@ def test_gradcam_default_level_is_the_coarsest(toy_grid, sections) -> None:
 
 
 def test_gradcam_keeps_only_what_raises_the_output(toy_grid, sections) -> None:
-    stp.tl.attribution(sections, fitted(sections), "B", level="act")
+    with pytest.warns(UserWarning, match=r"level 'act' .* 'B' .* section 's1' \(2 in all\).*integrated_gradients"):
+        stp.tl.attribution(sections, fitted(sections), "B", level="act")
     assert (sections.obs["attribution_B"] == 0).all()
 
 
@@ -183,7 +188,7 @@ def test_sections_do_not_depend_on_each_other(toy_grid, sections) -> None:
 def test_networks_on_spots(sections, model: str, monkeypatch) -> None:
     import torch
 
-    from stpredict.tl import _attribution
+    from stpredict.tl import _integrated_gradients
 
     torch.manual_seed(0)
     made = fitted(sections, model)
@@ -191,7 +196,7 @@ def test_networks_on_spots(sections, model: str, monkeypatch) -> None:
         for value in (*made.network.parameters(), *made.network.buffers()):
             if value.ndim == 2:
                 value.normal_()
-    monkeypatch.setattr(_attribution, "_CHUNK", 50)
+    monkeypatch.setattr(_integrated_gradients, "_CHUNK", 50)
     stp.tl.attribution(sections, made, "B", method="integrated_gradients", steps=128, baseline="zero")
     stp.tl.predict(sections, made, baselines=False)
     zero = sections.copy()
@@ -224,11 +229,6 @@ def test_few_steps_are_reported(toy_grid, sections) -> None:
 
 
 def test_hist(sections) -> None:
-    pytest.importorskip("stpredict.models._hist")
-    from stpredict.models import list_models
-
-    if "hist" not in set(list_models()["model"]):
-        pytest.skip("hist is not registered")
     import torch
 
     torch.manual_seed(0)
@@ -236,11 +236,81 @@ def test_hist(sections) -> None:
     with torch.no_grad():
         model.network.head.mean.weight.normal_()
     stp.tl.attribution(sections, model, "A")
-    assert sections.uns["stpredict"]["attribution_A"]["level"].startswith("bottleneck")
-    stp.tl.attribution(sections, model, "A", level="decoder.0", key_added="fine")
-    assert sections.obs["fine"].between(0, 1).all()
+    assert sections.uns["stpredict"]["attribution_A"]["level"] == "encoder.0"
     stp.tl.attribution(sections, model, "A", method="integrated_gradients", steps=200, key_added="ig")
     assert max(sections.uns["stpredict"]["ig"]["completeness_error"].values()) < 0.05
+
+
+def test_gradcam_of_the_last_level_is_the_prediction_but_for_a_constant(sections) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    model = fitted(sections, "hist", width=4, levels=3, mixer_depth=1)
+    with torch.no_grad():
+        model.network.head.mean.weight[0] = torch.tensor([1.0, -1, 2, 1])
+    stp.tl.attribution(sections, model, "A", level="decoder.0")
+    stp.tl.predict(sections, model, baselines=False)
+    values, weight = sections.obsm["predicted"]["A"], model.network.head.mean
+    for _, rows in sections.obs.groupby("sample"):
+        above = np.maximum(values[rows.index] - float(weight.bias.detach()[0]), 0)
+        np.testing.assert_allclose(rows["attribution_A"], (above - above.min()) / np.ptp(above), atol=1e-4)
+
+
+def test_shuffled_cells_are_refused(sections, frozen) -> None:
+    model = fitted(sections, "hist", width=4, levels=3, mixer_depth=1, shuffle=True)
+    before = frozen(sections)
+    for method in ("gradcam", "integrated_gradients"):
+        with pytest.raises(ValueError, match=r"'hist' fitted with shuffle=True.*fit it with shuffle=False"):
+            stp.tl.attribution(sections, model, "A", method=method)
+    assert frozen(sections) == before
+
+
+@pytest.fixture
+def discs() -> ad.AnnData:
+    """Four sections of 20 x 18 cells; feature i is raised in one disc, and gene i is its mean over 3 x 3 cells."""
+    from scipy.ndimage import uniform_filter
+
+    rng = np.random.default_rng(0)
+    row, col = np.mgrid[:20, :18]
+    features, genes, inside, obs = [], [], [], []
+    for name in ("s0", "s1", "s2", "s3"):
+        center = rng.uniform(4, (15, 13), (2, 2))
+        disc = np.stack([(row - r) ** 2 + (col - c) ** 2 < 4**2 for r, c in center], axis=-1)
+        values = rng.normal(0, 0.7, disc.shape) + 2 * disc
+        features.append(values.reshape(-1, 2))
+        genes.append((uniform_filter(values, (3, 3, 0)) * [1, -1]).reshape(-1, 2))
+        inside.append(disc.reshape(-1, 2))
+        obs.append(pd.DataFrame({"sample": name, "patient": name, "array_row": row.ravel(), "array_col": col.ravel()}))
+    table = pd.concat(obs, ignore_index=True).rename(index="o{}".format)
+    adata = ad.AnnData(np.concatenate(genes).astype(np.float32), obs=table, var=pd.DataFrame(index=["up", "down"]))
+    adata.obsm["X_toy"] = np.concatenate(features).astype(np.float32)
+    adata.obsm["spatial"] = table[["array_col", "array_row"]].to_numpy() * 100.0
+    adata.obsm["inside"] = np.concatenate(inside)
+    adata.uns["stpredict"] = {"X_toy": {"encoder": "toy", "dim": 2}, "normalize": {"method": "log1p"}}
+    stp.pp.grid(adata)
+    return adata
+
+
+def test_trained_network_is_explained_by_the_tissue_that_counts(discs) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    model = stp.tl.fit(
+        discs, "hist", discs.obs["sample"] != "s0", baselines=(), progress=False,
+        hyperparameters={"width": 8, "levels": 4, "mixer_depth": 1},
+        training={"max_epochs": 30, "patience": 0, "batch_size": 1, "learning_rate": 3e-3},
+    )  # fmt: skip
+    held_out = (discs.obs["sample"] == "s0").to_numpy()
+    for gene in ("up", "down"):
+        stp.tl.attribution(discs, model, gene, sample="s0")
+        stp.tl.attribution(
+            discs, model, gene, method="integrated_gradients", sample="s0", steps=16, key_added=f"ig_{gene}"
+        )
+    disc = discs.obsm["inside"][held_out]
+    values = discs.obs[held_out]
+    assert roc_auc_score(disc[:, 0], values["attribution_up"]) > 0.8
+    assert roc_auc_score(disc[:, 1], values["attribution_down"]) < 0.4  # the gene is lower there
+    assert roc_auc_score(disc[:, 0], values["ig_up"]) > 0.75
+    assert roc_auc_score(disc[:, 1], values["ig_down"]) < 0.25
 
 
 def test_network_is_left_as_it_was(toy_grid, sections) -> None:
