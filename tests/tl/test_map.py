@@ -15,8 +15,9 @@ from stpredict.io import read_map
 from stpredict.models import get_model
 from stpredict.models._bag import BagPredictor
 from stpredict.models._base import Batch
-from stpredict.tl._map import Mapper, gene_chunks, map_table, predict_map
+from stpredict.tl._map import gene_chunks, map_table, predict_map
 from stpredict.tl._map_store import MapStore
+from stpredict.tl._mapper import Mapper
 from stpredict.tl._windows import lay_windows
 
 
@@ -249,7 +250,7 @@ class StoppedError(Exception):
 
 @pytest.mark.parametrize("moment", ["windows", "genes", "last step"])
 def test_interrupted_call_goes_on(tiles, tmp_path, monkeypatch, moment):
-    monkeypatch.setattr("stpredict.tl._map._BLOCK", 8)
+    monkeypatch.setattr("stpredict.tl._mapper._BLOCK", 8)
     network, path = build("mean"), tmp_path / "m.zarr"
     options = {"store": path, "gene_chunk": 1, "batch_size": 4}
     expected = map_table(tiles, [model(network)], "X_toy")[0]
