@@ -44,6 +44,16 @@ def test_domains_take_the_color_of_their_label(adata):
     assert left.get_title().endswith("1.00")
 
 
+def test_domains_of_single_sections_take_the_colors_of_their_own_labels(adata):
+    number = np.where((adata.obs["label"] == "tumor") == (adata.obs["sample"] == "s1"), "0", "1")
+    adata.obs["domain"] = pd.Categorical(adata.obs["sample"].astype(str) + ":" + number)
+    shown = [pl.domains(adata, sample=name, label_key="label") for name in ("s1", "s2")]
+    for left, right in shown:
+        assert colors(left) == colors(right)
+        assert left.get_title().endswith("1.00")
+    assert [entries(left) for left, _ in shown] == [["s1:0", "s1:1"], ["s2:0", "s2:1"]]
+
+
 def test_more_domains_than_labels(adata):
     adata.obs["domain"] = pd.Categorical(np.arange(50) % 3)
     left, right = pl.domains(adata, label_key="label")

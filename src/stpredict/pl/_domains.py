@@ -75,8 +75,8 @@ def domains(
     -------
     The axes; with `label_key` an array of two, and in the title the adjusted Rand index :cite:p:`hubert1985` between
     domains and labels over the labeled spots of this section, and each domain has the color of the label that it shares
-    most spots with over all sections, one to one. Colors are the same in every section. Spots
-    without a domain, and those without a label or labeled `"undetermined"`, are gray.
+    most spots with over all sections, one to one (within each section, where domains were found section by section).
+    Colors are the same in every section. Spots without a domain, and those without a label or labeled `"undetermined"`, are gray.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def domains(
     panels = [key] if label_key is None else [key, label_key]
     given = _given_axes(ax, len(panels))
     title = _title(adata, key, label_key, section)
-    colors = _colors(adata, key, label_key)
+    colors = _colors(adata, key, label_key, sample_key)
 
     with style():
         if given is None:
@@ -133,25 +133,48 @@ def _new_axes(section: Section, n: int) -> list[Axes]:
     return list(axes[0])
 
 
-def _colors(adata: AnnData, key: str, label_key: str | None) -> dict[str, dict[str, str]]:
+def _colors(adata: AnnData, key: str, label_key: str | None, sample_key: str) -> dict[str, dict[str, str]]:
     """Color of every category of each panel; domains take those of the labels that they match."""
     found, domains_ = _categories(adata.obs[key])
     if label_key is None:
         return {key: dict(zip(domains_, category_colors(len(domains_)), strict=True))}
-    from scipy.optimize import linear_sum_assignment
-
     known, labels = _categories(adata.obs[label_key])
     palette = category_colors(len(domains_) + len(labels))
     shared = np.zeros((len(domains_), len(labels)))
     both = (found != _MISSING) & (known != _MISSING)
     at = {name: i for i, name in enumerate(domains_)}, {name: i for i, name in enumerate(labels)}
     np.add.at(shared, ([at[0][name] for name in found[both]], [at[1][name] for name in known[both]]), 1)
-    matched = dict(zip(*linear_sum_assignment(-shared), strict=True))
+    matched = _matched(shared, _home(adata, found, domains_, sample_key))
     others = iter(palette[len(labels) :])
     return {
         label_key: dict(zip(labels, palette, strict=False)),
         key: {name: palette[matched[i]] if i in matched else next(others) for i, name in enumerate(domains_)},
     }
+
+
+def _home(adata: AnnData, found: np.ndarray, domains_: list[str], sample_key: str) -> np.ndarray:
+    """Section of each domain where every domain lies in one section; otherwise the same for all."""
+    import pandas as pd
+
+    if sample_key not in adata.obs:
+        return np.zeros(len(domains_), dtype=np.int64)
+    code = pd.factorize(adata.obs[sample_key].astype(str))[0]
+    pairs = pd.DataFrame({"domain": found, "section": code})[found != _MISSING].drop_duplicates()
+    if pairs["domain"].duplicated().any():
+        return np.zeros(len(domains_), dtype=np.int64)
+    return pairs.set_index("domain")["section"][domains_].to_numpy()
+
+
+def _matched(shared: np.ndarray, home: np.ndarray) -> dict[int, int]:
+    """Label of each domain: one to one, by most shared spots, among the domains that have the same home."""
+    from scipy.optimize import linear_sum_assignment
+
+    matched: dict[int, int] = {}
+    for place in np.unique(home):
+        rows = np.flatnonzero(home == place)
+        first, second = linear_sum_assignment(-shared[rows])
+        matched |= dict(zip(rows[first].tolist(), second.tolist(), strict=True))
+    return matched
 
 
 def _draw(ax: Axes, adata: AnnData, column: str, palette: dict[str, str], section: Section, alpha: float) -> None:
