@@ -151,6 +151,44 @@ def test_risks_and_groups_are_relative_to_the_training_side(survival) -> None:
         assert part["risk"][high].min() > part["risk"][~high].max()
 
 
+def test_baseline_is_the_linear_model_of_each_training_side(survival) -> None:
+    from stpredict.tl._linear_outcome import fit_linear_outcome
+
+    before, slides, maps, result = survival
+    x = np.stack([np.nanmean(array, axis=(1, 2)) for array in maps.values()])
+    time, event = before.obs["time"].to_numpy(np.float32), before.obs["event"].to_numpy(np.float32)
+    patient = before.obs["patient"].to_numpy()
+    for number in range(3):
+        train = (slides.obs["risk_fold"] != number).to_numpy()
+        inner = stratified_folds(patient[train], event[train].astype(int), 2, seed=0)
+        model = fit_linear_outcome(x[train], inner, time=time[train], event=event[train])
+        wanted = model(x[~train]) - model(x[train]).mean()
+        np.testing.assert_allclose(result.predictions["mean map"][~train], wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_epochs_are_chosen_on_patients_who_are_not_trained_on(monkeypatch) -> None:
+    from stpredict.training import _loop
+
+    calls, run_epochs = [], _loop.run_epochs
+
+    def watched(network, train, validation, config, **kwargs):
+        calls.append((set(train.section), None if validation is None else set(validation.section)))
+        return run_epochs(network, train, validation, config, **kwargs)
+
+    monkeypatch.setattr(_loop, "run_epochs", watched)
+    slides, maps = make(0, n=24)
+    stp.tl.fit_outcome(slides, maps=maps, **QUICK | {"n_folds": 2, "training": {"max_epochs": 1}})
+    *folds, (everybody, nobody) = calls
+    assert (everybody, nobody) == (set(range(24)), None)
+    assert len(folds) == 6
+    for number in range(2):
+        side = set(np.flatnonzero(slides.obs["risk_fold"] != number))
+        *inner, (whole, none) = folds[3 * number : 3 * number + 3]
+        assert (whole, none) == (side, None)
+        assert all(train | held == side and not train & held for train, held in inner)
+        assert inner[0][1] == inner[1][0]
+
+
 @pytest.mark.parametrize("outcome", ["survival", "response"])
 def test_clinical_signal_is_found_without_maps(outcome) -> None:
     slides, maps = make(2, clinical=1.5)
