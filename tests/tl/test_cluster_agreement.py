@@ -63,6 +63,11 @@ def test_rotation_tells_agreement_from_smoothness(maps) -> None:
     assert (table.loc["same", "value"] > table.loc["same", "null_high"]).all()
 
 
+def test_p_counts_the_map_itself(maps) -> None:
+    table = stp.tl.cluster_agreement(maps, null="shuffle", n_permutations=9)
+    assert table.set_index("sample").loc["same", "p"] == pytest.approx(0.1)
+
+
 def test_smooth_maps_that_overlap_by_accident_pass_a_shuffle_only(maps) -> None:
     x, y = maps.obsm["spatial"].T
     maps.obs["cnv_score"] = y + 0.3 * x  # a gradient across the halves, which a little of it follows

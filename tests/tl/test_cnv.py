@@ -79,6 +79,42 @@ def test_reference_of_the_same_section(tumor) -> None:
 
 
 @needs_infercnvpy
+@pytest.mark.parametrize("column", ["in_tissue", "measured"])
+def test_observations_off_tissue_and_unmeasured_ones_change_nothing(tumor, column: str) -> None:
+    order = np.random.default_rng(0).permutation(160)
+    outside = tumor[:40].copy()
+    outside.obs_names = "x" + outside.obs_names
+    outside.obs["label"] = "normal"
+    outside.layers["counts"] *= 5
+    both = ad.concat([tumor, outside], merge="same")[order].copy()
+    both.obs[column] = ~both.obs_names.str.startswith("x")
+    stp.tl.cnv(tumor, "label", "normal", window=20)
+    stp.tl.cnv(both, "label", "normal", window=20)
+    inside = both[tumor.obs_names]
+    np.testing.assert_allclose(inside.obsm["X_cnv"], tumor.obsm["X_cnv"], atol=1e-6)
+    assert both.obs["cnv_score"].isna().equals(~both.obs[column])
+    assert both.uns["stpredict"]["cnv"]["n_reference"] == 60
+
+
+@needs_infercnvpy
+def test_chromosomes_left_out_and_clipped_differences(tumor) -> None:
+    stp.tl.cnv(tumor, "label", "normal", window=20, exclude=("chr3",), dynamic_threshold=None)
+    assert list(tumor.uns["cnv"]["chr_pos"]) == ["chr1", "chr2", "chr4", "chr5", "chr6"]
+    assert tumor.uns["stpredict"]["cnv"]["n_genes"] == 300
+    assert np.abs(tumor.obsm["X_cnv"]).max() > 0.2
+    stp.tl.cnv(tumor, "label", "normal", window=20, clip=0.1, dynamic_threshold=None)
+    assert np.abs(tumor.obsm["X_cnv"]).max() < 0.2  # within 0.1 of zero, before the median of a spot is taken off
+
+
+@needs_infercnvpy
+def test_the_first_cluster_is_the_largest(tumor) -> None:
+    most = tumor[np.r_[:30, 30:40, 60:90, 90:100]].copy()
+    for data, largest in ((most, "normal"), (tumor[np.r_[:10, 30:60, 60:70, 90:120]].copy(), "tumor")):
+        stp.tl.cnv(data, "label", "normal", window=20, n_clusters=2)
+        assert data.obs.loc[data.obs["cnv_cluster"] == "0", "label"].mode()[0] == largest
+
+
+@needs_infercnvpy
 def test_default_positions_are_those_of_human_genes(tumor) -> None:
     human = ["EGFR", "MYC", "WISP1", "MT-CO1", "CD99", "Y_RNA", "ENSG00000146648"]
     tumor.var = tumor.var[[]].set_axis(human + list(tumor.var_names[7:]))

@@ -13,6 +13,7 @@ from stpredict.tl._de_overlap import enrichment, read_gmt
 
 N_SETS, SIZE = 12, 10
 SETS = {f"term{i}": [f"g{j}" for j in range(i * SIZE, (i + 1) * SIZE)] for i in range(N_SETS)}
+LOOSE = {"check_names": False, "rtol": 1e-9}
 
 
 @pytest.fixture
@@ -85,6 +86,31 @@ def test_null_takes_as_many_genes(maps) -> None:
     """With every gene chosen nothing is enriched; `n_top` keeps the sets apart."""
     found = stp.tl.de_overlap(maps, "domain", "a", gene_sets=SETS, n_top=10, n_permutations=20).overlap
     assert found["n_genes_predicted"].tolist() == [10, 10]
+
+
+@pytest.mark.parametrize("null", ["rotation", "shuffle"])
+def test_down_in_a_group_is_up_in_the_others(maps, null: str) -> None:
+    maps.obs["tumor"] = np.where(maps.obs["domain"] == "a", "yes", "no")
+    options = {"gene_sets": SETS, "n_permutations": 20, "null": null, "n_top": 10}
+    one = stp.tl.de_overlap(maps, "tumor", "yes", reference="no", **options).overlap.set_index("direction")
+    two = stp.tl.de_overlap(maps, "tumor", "no", reference="yes", **options).overlap.set_index("direction")
+    # The turned map of a section does not depend on what the labels are called.
+    pd.testing.assert_frame_equal(one.loc[["down", "up"]], two.loc[["up", "down"]].set_axis(["down", "up"]), **LOOSE)
+
+
+def test_genes_are_chosen_by_their_false_discovery_rate(maps) -> None:
+    found = stp.tl.de_overlap(maps, "domain", "a", gene_sets=SETS, alpha=0.2, n_permutations=3)
+    genes, counts = found.genes, found.overlap.set_index("direction")["n_genes_measured"]
+    assert ((genes["p_measured"] < 0.2) & (genes["q_measured"] >= 0.2)).sum() > 3
+    assert counts["up"] == ((genes["q_measured"] < 0.2) & (genes["t_measured"] > 0)).sum()
+    assert counts["down"] == ((genes["q_measured"] < 0.2) & (genes["t_measured"] < 0)).sum()
+
+
+def test_bounds_of_sizes_are_within(maps) -> None:
+    options = {"gene_sets": SETS | {"big": list(maps.var_names[:11])}, "n_permutations": 1}
+    for sizes, terms in (((10, 10), 12), ((10, 11), 13), ((11, 11), 1)):
+        found = stp.tl.de_overlap(maps, "domain", "a", min_size=sizes[0], max_size=sizes[1], **options)
+        assert found.overlap["n_terms"].eq(terms).all()
 
 
 def test_no_term_is_undefined(maps) -> None:

@@ -52,6 +52,27 @@ def test_linear_scale(predicted) -> None:
     assert (bulk.layers["measured"][:, :5] >= stp.tl.pseudobulk(predicted, by="sample").layers["measured"][:, :5]).all()
 
 
+def test_slides_of_a_patient_are_averaged_as_they_are_on_either_scale(predicted) -> None:
+    for scale in ("log", "linear"):
+        slides = stp.tl.pseudobulk(predicted, by="sample", scale=scale)
+        people = stp.tl.pseudobulk(predicted, scale=scale)
+        np.testing.assert_allclose(people.X, slides.X.reshape(3, 2, 6).mean(axis=1))
+
+
+def test_linear_scale_of_another_logarithm(predicted) -> None:
+    del predicted.uns["stpredict"]["normalize"]
+    predicted.uns["log1p"] = {"base": 2}
+    bulk = stp.tl.pseudobulk(predicted, by="sample", scale="linear")
+    values = predicted.obsm["predicted"].to_numpy()[:12]
+    np.testing.assert_allclose(bulk.X[0], np.log2(1 + (2**values - 1).mean(axis=0)))
+
+
+def test_one_leaky_observation_makes_a_slide_leaky(predicted) -> None:
+    predicted.obs["predicted_leaky"] = np.arange(72) == 13
+    assert stp.tl.pseudobulk(predicted, by="sample").obs["leaky"].tolist() == [False, True] + [False] * 4
+    assert stp.tl.pseudobulk(predicted).obs["leaky"].tolist() == [True, False, False]
+
+
 @pytest.mark.parametrize("scale", ["log", "linear"])
 def test_sparse_is_dense(predicted, scale: str) -> None:
     dense = stp.tl.pseudobulk(predicted, scale=scale)

@@ -99,6 +99,19 @@ def test_gaps_and_undefined_values(bulk) -> None:
     assert people.set_index("patient")["leaky"].sum() == 1
 
 
+def test_baseline_of_the_other_patients_with_gaps(bulk) -> None:
+    y = bulk.layers["measured"]
+    y[2:, :5] = np.nan  # measured in one patient alone: there are no others to tell from
+    y[8:, 10:25] = np.nan
+    _, people = parts(stp.tl.pseudobulk_agreement(bulk))
+    y = y[::2]
+    for i in range(12):
+        others = np.delete(y, i, axis=0)
+        known = np.isfinite(y[i]) & np.isfinite(others).any(axis=0)
+        expected = pearsonr(y[i, known], np.nanmean(others[:, known], axis=0))[0]
+        assert people["baseline"].iloc[i] == pytest.approx(expected)
+
+
 def test_two_patients_have_no_p(bulk) -> None:
     genes, _ = parts(stp.tl.pseudobulk_agreement(bulk[:4].copy()))
     assert genes["r"].abs().round(9).eq(1).all()

@@ -67,6 +67,28 @@ def test_majority_of_the_other_patients(sections) -> None:
     assert not table["leaky"].any()
 
 
+def test_majority_is_blind_to_every_section_of_the_patient(sections) -> None:
+    """The other section of a patient would give the majority away."""
+    patient = sections.obs["patient"]
+    sections.obs["tumor"] = patient == "a"
+    table = stp.tl.segmentation(sections).query("model == 'majority'").set_index("sample")
+    assert (table.loc[["a1", "a2"], "accuracy"] == 0).all()
+
+
+def test_a_probability_at_the_threshold_is_outside(sections) -> None:
+    sections.obs["tumor_probability"] = 0.25
+    for threshold, sensitivity in ((0.25, 0), (0.24, 1)):
+        table = stp.tl.segmentation(sections, threshold=threshold, baselines=False).set_index("sample")
+        assert table.loc["a1", "sensitivity"] == sensitivity
+
+
+def test_columns_of_classes_may_come_in_any_order(sections) -> None:
+    before = stp.tl.segmentation(sections, "region")
+    frame = sections.obsm["region_probability"]
+    sections.obsm["region_probability"] = frame[frame.columns[::-1]].assign(other=0.0)
+    pd.testing.assert_frame_equal(stp.tl.segmentation(sections, "region"), before)
+
+
 def test_only_tissue_with_both_is_judged(sections) -> None:
     before = stp.tl.segmentation(sections)
     more = sections.copy()
