@@ -86,7 +86,7 @@ def map_arrays(maps: DenseMaps, covariates: np.ndarray, patient: np.ndarray, **o
     from stpredict.training import ArraySet
 
     return ArraySet(
-        section=np.arange(len(patient)),
+        section=np.zeros(len(patient), dtype=np.int64),  # slides are compared with each other
         patient=np.unique(patient, return_inverse=True)[1],
         features=covariates,
         bag=maps.values,
