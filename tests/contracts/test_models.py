@@ -28,6 +28,8 @@ def toy_set(n: int = 24, n_genes: int = 5, seed: int = 0) -> ArraySet:
         patches=patches,
         cell=np.stack(np.divmod(np.arange(n) % (n // 4), 3), axis=1),
         target=target.astype(np.float32),
+        counts=rng.poisson(np.exp(target - target.max() + 2)).astype(np.float32),
+        size_factor=rng.uniform(0.5, 2, n).astype(np.float32),
     )
 
 
@@ -59,6 +61,14 @@ def hyperparameters(model: str) -> dict:
     small = {"patch_px": PX, "stride": 2, "dropout": 0.0, "symmetries": False, "hidden": 64}
     small |= {"width": 16, "levels": 2, "mixer_depth": 1, "augment": False}
     small |= {"depth": 2, "heads": 2, "d_head": 16, "d_hidden": 32} if get_model(model).cls.unit == "bag" else {}
+    if get_model(model).cls.unit == "section":
+        small |= {"dim": 64, "depth": 1, "heads": 2, "dim_head": 16, "mlp": 64, "mlp_dim": 64, "lstm_layers": 1}
+        small |= {"graph_depth": 2, "graph_heads": 2, "graph_dim": 32, "graph_outputs": 32, "layers": 2}
+        small |= {"capsules": 4, "dim_capsule": 16, "hypergraph_hidden": 32, "hypergraph_dropout": 0.0}
+        small |= {"side": 4, "mixers": 1, "views": 0, "stain_jitter": 0.0}
+    if model == "thitogene":
+        small["neighbors"] = 0  # its graph attention has no way around it: random spots with neighbors come out alike
+    small |= {"image_encoder": "features", "k": 3, "same_patient": True}
     return {name: value for name, value in small.items() if name in known}
 
 
@@ -138,16 +148,23 @@ def test_same_seed_same_result(model):
 def test_gradients_reach_every_parameter(model):
     data = toy(model)
     info = get_model(model)
-    network = info.cls(info.configure(hyperparameters(model)), n_genes=5, n_features=6)
+    options = hyperparameters(model)
+    if "views" in options:
+        options |= {"views": 2, "stain_jitter": 0.3}
+    if options.pop("neighbors", None) == 0:
+        options["neighbors"] = 4
+    network = info.cls(info.configure(options), n_genes=5, n_features=6)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     batch = data.batch(np.arange(8))
+    network.remember([data.batch(np.arange(len(data)))])
     network.train()
     network.loss(network(batch), batch)["total"].backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert idle == []
+    # A bias common to all views changes no share of theirs.
+    assert [name for name in idle if name != "view_weight.2.bias"] == []
 
 
 @pytest.mark.parametrize("model", MODELS)
