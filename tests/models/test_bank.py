@@ -113,6 +113,7 @@ def test_contents_are_kept_and_do_not_follow_what_they_came_from():
     assert not other.keys.requires_grad
     assert len(other) == 3
     assert (other.section == -1).all()
+    assert other.nearest(queries, 2, section=torch.full((4,), -1))[1].isfinite().all()  # -1 is nobody's number
     with torch.no_grad():
         keys += 1
     assert not torch.equal(other.keys, keys)

@@ -384,6 +384,15 @@ def test_correlation_loss_leaves_out_genes_that_do_not_vary():
     assert torch.isfinite(flat.grad).all()
 
 
+def test_mixed_precision_changes_little():
+    net, part = network(), cohort()[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = net(part)
+        net.loss(mixed, part)["total"].backward()
+    torch.testing.assert_close(mixed.mean, net(part).mean, atol=0.05, rtol=0.05)
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
 @pytest.mark.parametrize(("changes", "found"), [({"hidden": 18}, "hidden=18"), ({"exemplars": 0}, "exemplars=0")])
 def test_sizes_that_do_not_fit_are_named(changes, found):
     with pytest.raises(ValueError, match=f"expected .*found {found}"):

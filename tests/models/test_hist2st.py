@@ -171,6 +171,15 @@ def test_prediction_draws_nothing():
 
 
 @torch.no_grad()
+def test_mixed_precision_changes_little():
+    net = network().eval()
+    plain = net(batch()).mean
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = net(batch()).mean
+    torch.testing.assert_close(mixed.float(), plain, atol=0.1, rtol=0.1)
+
+
+@torch.no_grad()
 def test_chunks_predict_the_same():
     data = batch()
     whole, parts = (network(chunk=chunk).eval()(data).mean for chunk in (100, 5))

@@ -298,9 +298,14 @@ class _Bridge(nn.Module):
 
         told_spots = _gated(to_spot, there, measured, here).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
         messages = _gated(to_exemplar, here, there, measured).flatten(0, 1)
-        total = torch.zeros_like(exemplars).index_add(0, refer.flatten(), messages.to(exemplars.dtype))
-        degree = torch.zeros_like(exemplars[:, :1]).index_add(0, refer.flatten(), weight.flatten(0, 1))
+        total = _sum_by(refer.flatten(), messages, len(exemplars))
+        degree = _sum_by(refer.flatten(), weight.flatten(0, 1), len(exemplars))
         return self.to_spot(told_spots), self.to_exemplar(total / degree.clamp_min(1))
+
+
+def _sum_by(index: Tensor, values: Tensor, n: int) -> Tensor:
+    """Sum the rows of values (m, d) with the same index, in full precision: (n, d)."""
+    return values.new_zeros(n, values.shape[1], dtype=torch.float32).index_add(0, index, values.float())
 
 
 def _gated(gate: Tensor, *parts: Tensor) -> Tensor:
