@@ -256,6 +256,39 @@ def test_gradcam_of_the_last_level_is_the_prediction_but_for_a_constant(sections
         np.testing.assert_allclose(rows["attribution_A"], (above - above.min()) / np.ptp(above), atol=1e-4)
 
 
+def test_gradients_off_tissue_do_not_count(sections) -> None:
+    """Weights of channels are means over tissue, in proportion to it where a coarse cell covers both."""
+    import torch
+
+    torch.manual_seed(5)
+    model = fitted(sections, "hist", width=4, levels=3, mixer_depth=1)
+    with torch.no_grad():
+        model.network.head.mean.weight.normal_()
+    alone = sections[sections.obs["sample"] == "s1"].copy()
+    alone = alone[(alone.obs["grid_row"] < 7) | (alone.obs["grid_col"] > 6)].copy()
+    stp.tl.attribution(alone, model, "B", level="encoder.1")
+    from stpredict.models import Batch
+
+    network, cell = model.network.eval(), torch.tensor(alone.obs[["grid_row", "grid_col"]].to_numpy())
+    first = torch.zeros(len(cell), dtype=torch.long)
+    kept = []
+    handle = network.encoder[1].register_forward_hook(lambda *args: kept.append(args[2]))
+    output = network(Batch(first, first, features=torch.tensor(alone.obsm["X_toy"]), cell=cell)).mean[:, 1].mean()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(output, kept[0])
+    tissue = torch.zeros(6, 6)  # 12 x 10 cells are padded to 12 x 12, a column on either side
+    for row, col in cell:
+        tissue[row // 2, (col + 1) // 2] += 1
+    weight = (gradient[0] * tissue).sum(dim=(1, 2))
+    coarse = (weight[:, None, None] * kept[0][0]).sum(dim=0).clamp(min=0)[None, None]
+    fine = torch.nn.functional.interpolate(coarse, size=(12, 12), mode="bilinear")[0, 0].detach().numpy()
+    values = fine[cell[:, 0], cell[:, 1] + 1]
+    np.testing.assert_allclose(alone.obs["attribution_B"], (values - values.min()) / np.ptp(values), atol=1e-4)
+    plain = (gradient[0].sum(dim=(1, 2))[:, None, None] * kept[0][0]).sum(dim=0).clamp(min=0)[None, None]
+    plain = torch.nn.functional.interpolate(plain, size=(12, 12), mode="bilinear")[0, 0].detach().numpy()
+    assert np.abs((plain / plain.max() - fine / fine.max())[cell[:, 0], cell[:, 1] + 1]).max() > 0.01
+
+
 def test_shuffled_cells_are_refused(sections, frozen) -> None:
     model = fitted(sections, "hist", width=4, levels=3, mixer_depth=1, shuffle=True)
     before = frozen(sections)

@@ -124,6 +124,9 @@ def test_default_positions_are_those_of_human_genes(tumor) -> None:
     assert found.loc[["MT-CO1", "CD99"], "chromosome"].tolist() == ["chrM", "chrX"]
     assert found.iloc[5:7].isna().all(axis=None)  # a name of many places, and an identifier
     assert "hg38" in source
+    from stpredict.tl._gene_positions import _ensembl
+
+    assert _ensembl().index.is_unique
 
 
 @needs_infercnvpy

@@ -72,7 +72,7 @@ def cnv(
         Chromosome, start and end of genes: a DataFrame with these columns indexed by gene, a GTF file, or a file of
         comma- or tab-separated values. By default the columns `chromosome`, `start` and `end` of `var` where they
         exist, and otherwise the table of human genes that comes with the package hgfind (MIT license): Ensembl's
-        positions on hg38 as of August 2021, 39,319 gene names and 51,077 synonyms. Genes of other species, Ensembl
+        positions on hg38 as of August 2021, 39,319 gene names and 51,082 synonyms. Genes of other species, Ensembl
         identifiers and newer names are not in it; pass the GTF file of your own annotation for these.
     layer
         Layer with raw counts.

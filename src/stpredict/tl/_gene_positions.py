@@ -106,13 +106,8 @@ def _ensembl() -> pd.DataFrame:
         path, sep="\t", usecols=list(_BIOMART), dtype={"Chromosome/scaffold name": str}, keep_default_na=False
     ).rename(columns=_BIOMART)
     table = table[table["chromosome"].isin(_CHROMOSOMES) & (table["gene"] != "")]
-    table["chromosome"] = pd.Categorical(table["chromosome"], categories=_CHROMOSOMES)
-    genes = table.drop_duplicates(["gene", *COLUMNS]).sort_values(["chromosome", "start"])
-    # A gene of both sex chromosomes lies on X; names of families such as Y_RNA stand for hundreds of places.
-    places = genes[genes["chromosome"] != "Y"].groupby("gene").size()
-    genes = genes[~genes["gene"].isin(places.index[places > 1])]
-    other = table[(table["synonym"] != "") & ~table["synonym"].isin(table["gene"])]
-    other = other.drop_duplicates(["gene", "synonym"]).drop_duplicates("synonym", keep=False)
-    genes = genes.drop_duplicates("gene").set_index("gene")[list(COLUMNS)].astype({"chromosome": str})
-    other = other[other["gene"].isin(genes.index)]
-    return pd.concat([genes, genes.loc[other["gene"]].set_axis(other["synonym"])])
+    # Names of families such as Y_RNA stand for hundreds of places, and some synonyms for several genes.
+    genes = table.drop_duplicates(["gene", *COLUMNS]).drop_duplicates("gene", keep=False).set_index("gene")
+    other = table[(table["synonym"] != "") & ~table["synonym"].isin(table["gene"]) & table["gene"].isin(genes.index)]
+    other = other.drop_duplicates(["gene", "synonym"]).drop_duplicates("synonym", keep=False).set_index("synonym")
+    return pd.concat([genes, other])[list(COLUMNS)]
