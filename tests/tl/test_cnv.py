@@ -97,6 +97,14 @@ def test_observations_off_tissue_and_unmeasured_ones_change_nothing(tumor, colum
 
 
 @needs_infercnvpy
+def test_normal_observations_off_tissue_are_no_reference(tumor) -> None:
+    tumor.obs["in_tissue"] = (tumor.obs["sample"] == "s1") | (tumor.obs["label"] == "tumor")
+    with pytest.warns(UserWarning, match="fewer than 5 normal observations in s2"):
+        stp.tl.cnv(tumor, "label", "normal", window=20)
+    assert tumor.obs["cnv_score"].isna().to_numpy().tolist() == [False] * 60 + [True] * 60
+
+
+@needs_infercnvpy
 def test_chromosomes_left_out_and_clipped_differences(tumor) -> None:
     stp.tl.cnv(tumor, "label", "normal", window=20, exclude=("chr3",), dynamic_threshold=None)
     assert list(tumor.uns["cnv"]["chr_pos"]) == ["chr1", "chr2", "chr4", "chr5", "chr6"]

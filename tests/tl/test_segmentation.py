@@ -69,9 +69,9 @@ def test_majority_of_the_other_patients(sections) -> None:
 
 def test_majority_is_blind_to_every_section_of_the_patient(sections) -> None:
     """The other section of a patient would give the majority away."""
-    patient = sections.obs["patient"]
-    sections.obs["tumor"] = patient == "a"
-    table = stp.tl.segmentation(sections).query("model == 'majority'").set_index("sample")
+    few = sections[:100].copy()  # the whole of patient a, and half of the section of b
+    few.obs["tumor"] = few.obs["patient"] == "a"
+    table = stp.tl.segmentation(few).query("model == 'majority'").set_index("sample")
     assert (table.loc[["a1", "a2"], "accuracy"] == 0).all()
 
 
