@@ -36,7 +36,7 @@ from stpredict.models._section import TransformerBlock
 
 GENES = 785
 LIMIT_GB = 16
-QUICK = {"dim": 64, "heads": 2, "depth": 1, "mlp": 64, "hypergraph_hidden": 32, "lstm_layers": 1, "patch_px": 32}
+QUICK = {"dim": 64, "heads": 2, "depth": 1, "mlp_dim": 64, "hypergraph_hidden": 32, "lstm_layers": 1, "patch_px": 32}
 
 
 def section(n: int, px: int, seed: int = 0) -> Batch:

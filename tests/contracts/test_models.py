@@ -62,7 +62,7 @@ def hyperparameters(model: str) -> dict:
     small |= {"width": 16, "levels": 2, "mixer_depth": 1, "augment": False}
     small |= {"depth": 2, "heads": 2, "d_head": 16, "d_hidden": 32} if get_model(model).cls.unit == "bag" else {}
     if get_model(model).cls.unit == "section":
-        small |= {"dim": 64, "depth": 1, "heads": 2, "dim_head": 16, "mlp": 64, "mlp_dim": 64, "lstm_layers": 1}
+        small |= {"dim": 64, "depth": 1, "heads": 2, "dim_head": 16, "mlp_dim": 64, "lstm_layers": 1}
         small |= {"graph_depth": 2, "graph_heads": 2, "graph_dim": 32, "graph_outputs": 32, "layers": 2}
         small |= {"capsules": 4, "dim_capsule": 16, "hypergraph_hidden": 32, "hypergraph_dropout": 0.0}
         small |= {"side": 4, "mixers": 1, "views": 0, "stain_jitter": 0.0}

@@ -14,7 +14,7 @@ from stpredict.models._hggep import HGGEP, HGGEPConfig
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
 
 SMALL = HGGEPConfig(
-    dim=64, heads=2, depth=1, mlp=64, hypergraph_hidden=32, lstm_layers=2, patch_px=24, views=0, stain_jitter=0.05
+    dim=64, heads=2, depth=1, mlp_dim=64, hypergraph_hidden=32, lstm_layers=2, patch_px=24, views=0, stain_jitter=0.05
 )
 GENES = 4
 
@@ -53,7 +53,7 @@ def predict(net, batch):
 
 def test_published_sizes():
     config = HGGEPConfig()
-    assert (config.dim, config.heads, config.depth, config.mlp, config.dropout) == (1024, 8, 4, 1024, 0.2)
+    assert (config.dim, config.heads, config.depth, config.mlp_dim, config.dropout) == (1024, 8, 4, 1024, 0.2)
     assert (config.neighbors, config.hypergraph_hidden, config.lstm_layers, config.theta) == (3, 512, 4, 0.7)
     assert (config.zinb, config.views, config.distill, config.patch_px) == (0.25, 5, 0.5, 112)
     with torch.device("meta"):

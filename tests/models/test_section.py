@@ -112,6 +112,18 @@ def test_chunks_in_training_keep_no_activations(monkeypatch):
     assert sorted(calls[3:]) == [3, 4, 4]  # computed once more on the way back
 
 
+def test_batch_norms_count_every_chunk_once():
+    net = network(chunk=4).train()
+    net.norm2d = nn.BatchNorm2d(3)
+    net.encode = lambda images: net.color(net.norm2d(images).mean(dim=(2, 3)))
+    prediction = net(batch())
+    once = net.norm2d.running_mean.clone()
+    net.loss(prediction, batch())["total"].backward()
+    assert once.abs().sum() > 0
+    torch.testing.assert_close(net.norm2d.running_mean, once, atol=0, rtol=0)
+    assert net.norm2d.momentum == 0.1
+
+
 def test_same_augmentation_on_the_way_back():
     """Draws are repeated when activations are computed again, or gradients would belong to other pictures."""
     gradients = []

@@ -32,7 +32,7 @@ class HGGEPConfig:
         Heads of each attention; a head is `dim / heads` wide.
     depth
         Attention blocks of each branch.
-    mlp
+    mlp_dim
         Width of the feed-forward layer of a block.
     dropout
         Dropout in the attention blocks.
@@ -73,7 +73,7 @@ class HGGEPConfig:
     dim: int = 1024
     heads: int = 8
     depth: int = 4
-    mlp: int = 1024
+    mlp_dim: int = 1024
     dropout: float = 0.2
     neighbors: int = 3
     hypergraph_hidden: int = 512
@@ -129,7 +129,7 @@ class HGGEP(SectionPredictor):
             _Stage(self.backbone.n_outputs[number], side, config.dim) for number, side in _STAGES[config.stages]
         )
         self.place = PositionEmbedding(config.dim)
-        block = (config.dim, config.heads, config.dim // config.heads, config.mlp, config.dropout)
+        block = (config.dim, config.heads, config.dim // config.heads, config.mlp_dim, config.dropout)
         self.attention = nn.ModuleList(
             nn.Sequential(*(TransformerBlock(*block) for _ in range(config.depth))) for _ in self.stages
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -170,10 +172,26 @@ class SectionPredictor(Predictor):
         return self.head(hidden, self.target_mean, self.target_std)
 
     def _encode_all(self, patches: Tensor) -> Tensor:
-        parts = patches.split(self.config.chunk)
+        parts = patches.tensor_split(
+            -(-len(patches) // self.config.chunk)
+        )  # alike in size, for the sake of batch norms
         if len(parts) == 1 or not (self.training and torch.is_grad_enabled()):
             return torch.cat([self._encode(part) for part in parts])
-        return torch.cat([checkpoint(self._encode, part, use_reentrant=False) for part in parts])
+        contexts = lambda: (nullcontext(), self._norms_at_rest())
+        return torch.cat([checkpoint(self._encode, part, use_reentrant=False, context_fn=contexts) for part in parts])
+
+    @contextmanager
+    def _norms_at_rest(self) -> Iterator[None]:
+        """Leave running statistics as they are: activations that are computed again are no further step."""
+        norms = [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
     def _encode(self, patches: Tensor) -> Tensor:
         if self.training:
