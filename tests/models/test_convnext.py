@@ -68,6 +68,20 @@ def test_what_is_off_the_tissue_leaves_no_trace(maps) -> None:
     assert (network(values, 1 - tissue) - wanted).abs().min() > 1e-4
 
 
+def test_tiles_count_by_their_share_of_tissue(maps) -> None:
+    values, tissue = maps
+    torch.manual_seed(0)
+    network = ConvNeXtV2(5, 1, depths=(1,), dims=(4,), drop_path=0.0).eval()
+    tissue[:, :, :, 5:] = 0
+    tissue[:, :, ::3] = 0
+    share = torch.nn.functional.avg_pool2d(tissue, 4)
+    inside = (share > 0).float()
+    x = network.stages[0][0](network.downsample_layers[0](values * tissue) * inside, inside)
+    mean = (x * share).sum(dim=(2, 3)) / share.sum(dim=(2, 3))
+    torch.testing.assert_close(network.pool(values, tissue), network.norm(mean))
+    assert len(share.unique()) > 3
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 33), (80, 64)])
 def test_any_size_of_grid(shape) -> None:
     network = drawn()

@@ -272,6 +272,7 @@ def test_folds_are_of_patients_and_balanced() -> None:
 LEAKS = {
     "months": lambda obs: obs["time"] / 30,
     "days_to_death": lambda obs: obs["time"].where(obs["event"]),
+    "autopsy": lambda obs: pd.Series(np.arange(len(obs)) * 7 % 13 / 13, obs.index).where(obs["event"]),
     "status": lambda obs: np.where(obs["event"], "dead", "alive"),
     "era": lambda obs: pd.qcut(obs["time"], 4).astype(str),
     "score": lambda obs: obs["event"] * 10 + np.arange(len(obs)) / 100,
