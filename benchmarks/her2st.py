@@ -272,10 +272,11 @@ def tabulate(scores: pd.DataFrame) -> pd.DataFrame:
             ]
             columns = ("pearson", "r_over_ceiling", "pearson_given_depth")
             r, ratio, partial = (np.array([s[c] for s in by_seed], dtype=float) for c in columns)
-            undefined = np.isnan(r).all()
-            spread = f" sd {r.std(ddof=1):.3f}" if len(r) > 1 and not undefined else ""
-            cell = f"{r.mean():.3f} [{ratio.mean():.2f}] | {partial.mean():.3f}{spread}"
-            row[direction] = "undefined" if undefined else cell
+            if np.isnan(r).all():  # a constant prediction, or none
+                row[direction] = "undefined"
+                continue
+            spread = f" sd {r.std(ddof=1):.3f}" if len(r) > 1 else ""
+            row[direction] = f"{r.mean():.3f} [{ratio.mean():.2f}] | {partial.mean():.3f}{spread}"
         row["s"] = f"{part.groupby('seed')['seconds'].first().mean():.0f}"
         row |= {name: f"{part[name].iloc[0]:.2f}" for name in ("s/epoch", "GB")}
         rows.append(row)
