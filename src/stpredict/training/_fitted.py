@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stpredict._atomic import write_directory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,32 +78,14 @@ class FittedModel:
         FileExistsError
             When the directory holds files but no model.
         """
-        path = Path(path)
-        if path.exists() and not (path / "config.json").is_file() and (path.is_file() or any(path.iterdir())):
-            raise FileExistsError(
-                f"expected a new or empty directory, or one with a model; found other files in {path}"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        token = uuid.uuid4().hex[:8]
-        fresh, old = path.with_name(f".{path.name}.{token}.new"), path.with_name(f".{path.name}.{token}.old")
-        try:
-            self._write(fresh)
-            if path.exists():
-                os.replace(path, old)
-            os.replace(fresh, path)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-            if old.exists() and not path.exists():
-                os.replace(old, path)
-            shutil.rmtree(old, ignore_errors=True)
-        return path
+        return write_directory(Path(path), "config.json", self._write)
 
     def _write(self, directory: Path) -> None:
         from safetensors.torch import save_file
 
         from stpredict import __version__
 
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         save_file(
             {k: v.contiguous().clone() for k, v in self.network.state_dict().items()}, directory / "weights.safetensors"
         )
