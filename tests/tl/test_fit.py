@@ -234,7 +234,7 @@ BAD = {
     "repeated_gene": (None, {"panel": ["G1", "G1"]}, ValueError, r"unique genes in the panel; found G1"),
     "empty_panel": (None, {"panel": []}, ValueError, r"at least one gene; found an empty one.*select_genes"),
     "missing_column": (None, {"panel": "mine"}, KeyError, r"var\['mine'\].*select_genes"),
-    "unknown_model": (None, {"model": "hisT"}, KeyError, r"color, .*mean, mlp, ridge, .*stnet; found 'hisT'.*list_models"),
+    "unknown_model": (None, {"model": "hisT"}, KeyError, r"color, .*mean, mlp, ridge, .*stnet, .*; found 'hisT'.*list_models"),
     "unknown_hyperparameter": (None, {"hyperparameters": {"alfa": 1}}, TypeError, r"'ridge' \(.*alpha.*; found alfa"),
     "unknown_setting": (None, {"training": {"epochs": 1}}, TypeError, r"max_epochs.*found epochs"),
     "no_patient": (lambda a: a.obs.drop(columns="patient", inplace=True), {}, KeyError, r"obs\['patient'\]; found"),

@@ -7,7 +7,7 @@ import torch
 
 from stpredict.models._heads import class_probabilities, classification_loss, one_hot
 from stpredict.training import ArraySet, Loader, fit_arrays, train_config
-from stpredict.training._data import row_groups
+from stpredict.training._data import row_groups, summarize
 
 
 def make(n: int = 60) -> ArraySet:
@@ -55,3 +55,14 @@ def test_grids_come_as_several_whole_sections() -> None:
     assert all(sorted(sum(order, [])) == list(range(6)) for order in orders)
     assert orders[0] != orders[1] or orders[1] != orders[2]
     assert all(len(batch) == 10 * len(batch.section.unique()) for batch in loader)
+
+
+def test_networks_start_from_the_shares_of_the_classes() -> None:
+    data = make()
+    share = (np.bincount(data.label[data.label >= 0]) + 0.5) / ((data.label >= 0).sum() + 1)
+    start = summarize(data).target_mean
+    torch.testing.assert_close(torch.sigmoid(start), torch.tensor(share[1:]).float())
+    data.n_classes = 3  # the third one is not there
+    start = torch.softmax(summarize(data).target_mean, dim=0)
+    torch.testing.assert_close(start[1] / start[0], torch.tensor(share[1] / share[0]).float())
+    assert 0 < start[2] < 0.02

@@ -208,7 +208,7 @@ class GridPredictor(Predictor):
                     f"expected two classes for loss_area='all', where cells off tissue are in the negative one; found "
                     f"{self.n_genes}; fit with loss_area='tissue'"
                 )
-            return F.softplus(F.linear(hidden, weight, bias)).sum()
+            return F.softplus(F.linear(hidden, weight, bias + self.target_mean)).sum()
         shift = bias + self.target_mean / self.target_std
         squares = (weight @ (hidden.T @ hidden) * weight).sum()
         mixed = 2 * (shift @ (weight @ hidden.sum(dim=0)))

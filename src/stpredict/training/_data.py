@@ -232,7 +232,8 @@ def _whole_sections(data: ArraySet, sections: np.ndarray, per_batch: int) -> lis
 def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -> Summary:
     """Means and standard deviations of what a network reads and of the target; constant columns get an SD of 1.
 
-    Of bags, those over all tokens that are not padding. Of outcomes and classes, mean 0 and standard deviation 1.
+    Of bags, those over all tokens that are not padding. Of outcomes, mean 0 and standard deviation 1; of classes, the
+    logits of their shares, so that a network starts from these as it starts from the mean of a gene.
     """
 
     def moments(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -240,8 +241,13 @@ def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -
         std[std <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1.0
         return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
-    if data.time is not None or data.label is not None:
+    if data.time is not None:
         target_mean, target_std = torch.zeros(data.n_outputs), torch.ones(data.n_outputs)
+    elif data.label is not None:
+        share = np.bincount(data.label[data.label >= 0], minlength=data.n_classes) + 0.5
+        logit = torch.from_numpy(np.log(share / share.sum())).float()
+        target_mean = logit[1:] - logit[:1] if data.n_classes == 2 else logit
+        target_std = torch.ones(data.n_outputs)
     elif data.target is None:
         raise ValueError("expected a measured target to train on; found none")
     else:
