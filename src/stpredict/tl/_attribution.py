@@ -13,7 +13,7 @@ from stpredict._container import begin, get_table
 from stpredict._keys import Key
 from stpredict._slots import in_tissue
 from stpredict._validate import check_choice, check_obs
-from stpredict.tl._collect import Inputs, check_features, collect
+from stpredict.tl._collect import check_features, collect, inputs_of
 from stpredict.tl._gradcam import check_grids, default_level, gradcam
 from stpredict.tl._integrated_gradients import check_baseline, integrated_gradients
 from stpredict.tl._predict import _find_models
@@ -162,7 +162,8 @@ def attribution(
     errors: dict[str, float] = {}
     differences: dict[str, float] = {}
     empty: list[str] = []
-    inputs = Inputs(list(fitted.features["slots"]), fitted.features["scaling"], None, grid="grid" in network.needs)
+    slots, scaling = list(fitted.features["slots"]), fitted.features["scaling"]
+    inputs = inputs_of(network, slots, scaling, config=network.config)
     was_training = network.training
     where = resolve_device(device)
     try:

@@ -16,21 +16,9 @@ from stpredict._validate import check_choice, check_patients
 from stpredict.cohorts import Fold, assert_disjoint, grouped_k_fold, leave_one_patient_out, leave_one_section_out
 from stpredict.pp._normalize import measured_rows
 from stpredict.pp._spatially_variable import matrix_of
-from stpredict.tl._collect import (
-    MIN_OBSERVATIONS,
-    Inputs,
-    Panel,
-    Scaling,
-    choose_panel,
-    collect,
-    feature_keys,
-    inputs_of,
-    panel_strangers,
-    read_measured,
-    read_normalization,
-    with_lattice,
-)
+from stpredict.tl._collect import MIN_OBSERVATIONS, Inputs, Scaling, collect, feature_keys, inputs_of, with_lattice
 from stpredict.tl._evaluate import _METRICS, KNOWN_METRICS, evaluate
+from stpredict.tl._targets import Panel, choose_panel, panel_strangers, read_measured, read_normalization
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,19 +21,15 @@ from stpredict.pp._normalize import measured_rows
 from stpredict.pp._spatially_variable import matrix_of
 from stpredict.tl._collect import (
     MIN_OBSERVATIONS,
-    Panel,
     Scaling,
     check_features,
-    choose_panel,
     collect,
     describe_features,
     feature_keys,
     inputs_of,
-    panel_strangers,
-    read_classes,
-    read_normalization,
     with_lattice,
 )
+from stpredict.tl._targets import Panel, choose_panel, panel_strangers, read_classes, read_normalization
 
 if TYPE_CHECKING:
     from anndata import AnnData

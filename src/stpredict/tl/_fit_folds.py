@@ -16,9 +16,9 @@ from stpredict._validate import check_patients
 from stpredict.cohorts import grouped_k_fold
 from stpredict.pp._normalize import measured_rows
 from stpredict.pp._spatially_variable import matrix_of
-from stpredict.tl._collect import Panel
 from stpredict.tl._fit import fit
 from stpredict.tl._predict import predict
+from stpredict.tl._targets import Panel
 
 if TYPE_CHECKING:
     from stpredict._container import Container

@@ -13,9 +13,10 @@ from stpredict._container import get_table
 from stpredict._keys import Key
 from stpredict._settings import settings
 from stpredict._validate import _few, as_mask, check_patients
-from stpredict.tl._collect import check_features, collect, inputs_of, read_normalization
+from stpredict.tl._collect import check_features, collect, inputs_of
 from stpredict.tl._fit import _check_measured, patients_seen
 from stpredict.tl._predict import check_normalization
+from stpredict.tl._targets import read_normalization
 
 if TYPE_CHECKING:
     from stpredict._container import Container

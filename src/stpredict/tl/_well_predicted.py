@@ -17,7 +17,7 @@ from stpredict.metrics._pairs import center, check_matrix, dense, gene_blocks
 from stpredict.metrics._pearson import correlation
 from stpredict.pp._normalize import measured_rows
 from stpredict.pp._spatially_variable import matrix_of
-from stpredict.tl._collect import read_normalization
+from stpredict.tl._targets import read_normalization
 
 if TYPE_CHECKING:
     import pandas as pd
