@@ -135,6 +135,7 @@ SECTION_LEVEL = {
     },
 }
 GROUPS = {"main": MODELS, "stnet": STNET, "hist": HIST, "sections": SECTION_LEVEL, "tried": TRIED}
+BESIDE = ("mean", "ridge", "ridge, per section", "ridge, context, per section")  # in the table of every other group
 CLOSED_FORM = {"mean", "ridge"}
 ONE_SEED = {*CLOSED_FORM, "color", "stnet"}
 # What looks up training spots: within one patient there are no others to look up.
@@ -338,7 +339,8 @@ def main() -> None:
     seeds = 1 if options.quick else options.seeds
     groups = list(GROUPS) if "all" in options.groups else options.groups
     for group in groups:
-        scores = run(adata, panel, GROUPS[group], options.data, out, seeds=seeds, quick=options.quick)
+        beside = {} if group in ("main", "tried") else {label: MODELS[label] for label in BESIDE}
+        scores = run(adata, panel, beside | GROUPS[group], options.data, out, seeds=seeds, quick=options.quick)
         print(f"\n{group}")
         print(tabulate(scores).to_string(index=False))
         if group == "main":

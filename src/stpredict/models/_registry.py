@@ -109,7 +109,7 @@ def list_models() -> pd.DataFrame:
         {
             "model": info.name,
             "unit": info.cls.unit,
-            "needs": ", ".join(sorted(info.cls.needs)),
+            "needs": ", ".join(sorted(info.reads({}))),
             "description": info.description,
             "paper": info.paper,
             "license_of_reference": info.license_of_reference,
