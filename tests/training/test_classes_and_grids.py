@@ -8,6 +8,7 @@ import torch
 from stpredict.models._heads import class_probabilities, classification_loss, one_hot
 from stpredict.training import ArraySet, Loader, fit_arrays, train_config
 from stpredict.training._data import row_groups, summarize
+from stpredict.training._fit_arrays import _digest
 
 
 def make(n: int = 60) -> ArraySet:
@@ -66,3 +67,9 @@ def test_networks_start_from_the_shares_of_the_classes() -> None:
     start = torch.softmax(summarize(data).target_mean, dim=0)
     torch.testing.assert_close(start[1] / start[0], torch.tensor(share[1] / share[0]).float())
     assert 0 < start[2] < 0.02
+
+
+def test_other_classes_are_another_fit_to_continue() -> None:
+    config, data = train_config("mlp"), make()
+    digests = [_digest("mlp", {}, config, 0, part, None) for part in (data, make(), data.permuted(0))]
+    assert digests[0] == digests[1] != digests[2]

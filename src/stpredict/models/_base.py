@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 
 Unit = Literal["spot", "section", "grid", "bag"]
-_HEAD = (
-    "head.",
-    "count_head.",
-    "target_mean",
-    "target_std",
-)  # what depends on the genes; networks call their last layer `head`
+# What depends on the genes; networks call their last layer `head`.
+_HEAD = ("head.", "count_head.", "target_mean", "target_std")
 
 
 @dataclass

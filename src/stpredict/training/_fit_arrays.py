@@ -222,7 +222,7 @@ def _digest(
         json.dumps([model, dict(hyperparameters), asdict(config), seed], sort_keys=True, default=str).encode()
     )
     arrays = [data.section, data.patient, data.positions, data.target, data.features, data.bag, data.bag_size]
-    arrays += [data.time, data.event, data.counts, data.size_factor]
+    arrays += [data.time, data.event, data.counts, data.size_factor, data.label, data.cell]
     if init is not None:
         arrays += [tensor.numpy() for _, tensor in sorted(init.state_dict().items())]
     for values in arrays:
