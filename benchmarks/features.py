@@ -85,7 +85,7 @@ def main() -> None:
 
     import torch
 
-    from stpredict._optional import import_torchvision
+    from stpredict.core._optional import import_torchvision
     from stpredict.encoders import get_encoder
     from stpredict.pp._image_features import image_features
 

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stpredict.models import Batch
-from stpredict.models._graph import hypergraph
 from stpredict.models._hggep import HGGEP, HGGEPConfig
-from stpredict.models._hggep_blocks import CrossDifferenceConv
-from stpredict.models._section import TransformerBlock
+from stpredict.models.base._section import TransformerBlock
+from stpredict.models.nn._graph import hypergraph
+from stpredict.models.nn._hggep_blocks import CrossDifferenceConv
 
 GENES = 785
 LIMIT_GB = 16

@@ -54,10 +54,10 @@ def make_slide(folder: str, side: int):
 def map_ratio(options: argparse.Namespace, device: torch.device) -> list[tuple[str, float, str]]:
     """Map at stride 1 against the naive way, on one slide."""
     import stpredict as stp
-    from stpredict._optional import import_torchvision
+    from stpredict.core._optional import import_torchvision
     from stpredict.encoders import get_encoder
     from stpredict.io._slide import slide_reader
-    from stpredict.tl._map import map_table
+    from stpredict.tl.maps._map import map_table
 
     # Processor time: others on the machine slow both ways down, but not equally.
     clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -88,7 +88,7 @@ def map_ratio(options: argparse.Namespace, device: torch.device) -> list[tuple[s
         frame, *_ = map_table(table, [fitted], "X_vit", device=str(device))
         fast = clock() - start
 
-        from stpredict.tl._windows import lay_windows
+        from stpredict.tl.maps._windows import lay_windows
 
         windows = lay_windows(table.obs["array_row"], table.obs["array_col"])
         chosen = np.random.default_rng(0).choice(len(windows), min(options.windows, len(windows)), replace=False)
@@ -124,7 +124,7 @@ def _resized(pixels: np.ndarray, side: int, device: torch.device) -> torch.Tenso
 
 def box(options: argparse.Namespace, device: torch.device) -> list[tuple[str, float, str]]:
     """Mean over the windows of each of 4,000 tiles, 1,024 values each."""
-    from stpredict.tl._windows import lay_windows
+    from stpredict.tl.maps._windows import lay_windows
 
     rows = []
     for stride in (1, 3):
@@ -193,7 +193,7 @@ def measure_memory(n_genes: int, stride: int) -> None:
     import pandas as pd
     import psutil
 
-    from stpredict.tl._map import map_table
+    from stpredict.tl.maps._map import map_table
 
     row, col = _round_tissue()
     rng = np.random.default_rng(0)

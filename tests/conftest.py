@@ -96,7 +96,7 @@ def frozen() -> Callable[[ad.AnnData], dict[str, Any]]:
 @pytest.fixture
 def slides() -> ad.AnnData:
     """Twelve patients with two slides each: bags of up to 6 tokens of 5 features, 7 genes, follow-up; recorded."""
-    from stpredict import _provenance
+    from stpredict.slots._provenance import write_record
 
     rng = np.random.default_rng(0)
     n, n_tokens, d, n_genes = 24, 6, 5, 7
@@ -124,7 +124,7 @@ def slides() -> ad.AnnData:
     adata.obsm["X_toy"] = mean
     adata.obsm["X_toy_bag"] = bag
     adata.obsm["X_toy_bag_size"] = size
-    _provenance.write(adata, "X_toy", {"encoder": "toy", "fingerprint": "f", "dim": d, "tile_um": 128.0})
-    _provenance.write(adata, "X_toy_bag", {"n_tokens": n_tokens})
-    _provenance.write(adata, "normalize", {"method": "log2p1", "unit": "fpkm-uq"})
+    write_record(adata, "X_toy", {"encoder": "toy", "fingerprint": "f", "dim": d, "tile_um": 128.0})
+    write_record(adata, "X_toy_bag", {"n_tokens": n_tokens})
+    write_record(adata, "normalize", {"method": "log2p1", "unit": "fpkm-uq"})
     return adata

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stpredict import cohorts, datasets, encoders, get, io, metrics, models, pl, pp, tl, training
-    from stpredict._settings import settings
+    from stpredict.core._settings import settings
 
 __version__ = "0.1.0"
 
@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Any:
     if name in _NAMESPACES:
         return importlib.import_module(f"stpredict.{name}")
     if name == "settings":
-        return importlib.import_module("stpredict._settings").settings
+        return importlib.import_module("stpredict.core._settings").settings
     raise AttributeError(f"module 'stpredict' has no attribute {name!r}; the namespaces are {', '.join(_NAMESPACES)}")
 
 

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        from stpredict._demo import run_demo
+        from stpredict.demo._demo import run_demo
 
         run_demo(options.data, options.out, n_jobs=options.jobs, seed=options.seed)
     except (FileNotFoundError, KeyError, ValueError) as error:

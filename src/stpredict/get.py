@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._cells import Shape, gather, scatter
-from stpredict._container import get_table
-from stpredict._keys import Key
-from stpredict._slots import in_tissue, measured_matrix, prediction_frame, to_dense
-from stpredict._validate import _few, check_obs, check_unique
+from stpredict.core._cells import Shape, gather, scatter
+from stpredict.core._validate import check_unique, few
+from stpredict.slots._checks import check_obs
+from stpredict.slots._container import get_table
+from stpredict.slots._expression import in_tissue, measured_matrix, to_dense
+from stpredict.slots._keys import Key
+from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 __all__ = ["from_grid", "predicted", "to_grid"]
 
@@ -225,13 +227,13 @@ def _cells_of(table: AnnData, sample: str | None, sample_key: str) -> tuple[np.n
     names = list(dict.fromkeys(samples.tolist()))
     if sample is None:
         if len(names) != 1:
-            raise ValueError(f"expected the name of a section, `sample=`; found {len(names)} sections: {_few(names)}")
+            raise ValueError(f"expected the name of a section, `sample=`; found {len(names)} sections: {few(names)}")
         sample = names[0]
     if sample not in names:
-        raise KeyError(f"expected a section among {_few(names)}; found {sample!r}")
+        raise KeyError(f"expected a section among {few(names)}; found {sample!r}")
     rows = np.flatnonzero(samples == sample)
     cell = table.obs[[Key.GRID_ROW, Key.GRID_COL]].to_numpy(dtype=np.int64)[rows]
-    shape = ((_provenance.read(table, Key.GRID) or {}).get("shape") or {}).get(sample)
+    shape = ((read_record(table, Key.GRID) or {}).get("shape") or {}).get(sample)
     if shape is None:
         raise KeyError(f"expected the shape of section {sample!r} in uns['stpredict']['grid']; found none; {call}")
     if (cell < 0).any() or (cell >= shape).any():
@@ -248,17 +250,15 @@ def _rows_of(table: AnnData, values: Any, rows: np.ndarray, layer: str | None) -
         names = [values] if isinstance(values, str) else list(values)
         check_unique(names, "names of values")
         if layer is None and names and all(name in table.obs for name in names):
-            found, what = table.obs[names].iloc[rows], f"obs {_few(names)}"
+            found, what = table.obs[names].iloc[rows], f"obs {few(names)}"
             if any(dtype.kind not in "iufb" for dtype in found.dtypes):
-                raise TypeError(
-                    f"expected numbers or booleans in {what}; found {_few(found.dtypes)}; encode them first"
-                )
+                raise TypeError(f"expected numbers or booleans in {what}; found {few(found.dtypes)}; encode them first")
             return found.to_numpy(dtype=np.float32)
         unknown = [name for name in names if name not in table.var_names]
         if unknown or not names:
             raise KeyError(
-                f"expected a key of obsm ({_few(sorted(table.obsm))}), columns of obs ({_few(table.obs.columns)}) or genes; "
-                f"found {_few(unknown) or 'an empty list'}"
+                f"expected a key of obsm ({few(sorted(table.obsm))}), columns of obs ({few(table.obs.columns)}) or genes; "
+                f"found {few(unknown) or 'an empty list'}"
             )
         return to_dense(measured_matrix(table, names, rows, layer))
     else:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import stpredict as stp
+from stpredict.core._validate import check_counts
 from stpredict.io._image import SectionImage, check_positions, microns_per_pixel, section_image
 
 CLASSES = ["tumor", "stroma", "immune", "fat"]
@@ -43,7 +44,7 @@ def test_contract(cohort):
     assert (cohort.obs["label"].astype(str) == cohort.obs[CLASSES].idxmax(axis=1)).all()
     assert set(cohort.obs["label"].unique()) == set(CLASSES)
     counts = cohort.layers["counts"]
-    stp._validate.check_counts(counts)
+    check_counts(counts)
     assert (counts != cohort.X).nnz == 0
     assert cohort.uns["stpredict"]["synthetic_cohort"]["pitch_um"] == 200
     for sample in sections(cohort):

@@ -9,6 +9,7 @@ import pytest
 import stpredict as stp
 from stpredict.datasets import _bulk, _mixture, _pyramid
 from stpredict.datasets._tissue import plan_slide, tissue_mask
+from stpredict.slots._checks import check_patients
 
 tifffile = pytest.importorskip("tifffile")
 CLASSES = ["tumor", "stroma", "immune", "fat"]
@@ -59,7 +60,7 @@ def test_contract(slides):
     for values in (slides.X, slides.layers["expected"]):
         assert (values[::2] == values[1::2]).all()
     assert slides.uns["stpredict"]["synthetic_slides"]["microns_per_pixel"] == 2
-    stp._validate.check_patients(slides)
+    check_patients(slides)
 
 
 def test_genes(slides):

@@ -39,7 +39,7 @@ def environment(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     import stpredict as stp
     from stpredict.encoders import _registry as encoders
-    from stpredict.models import _registry as models
+    from stpredict.models.base import _registry as models
 
     encoders.list_encoders()  # fills the registry, which is then copied
     monkeypatch.setattr(encoders, "_entries", dict(encoders._entries))

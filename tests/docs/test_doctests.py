@@ -28,7 +28,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import matplotlib.pyplot as plt
 
     from stpredict.encoders import _registry as encoders
-    from stpredict.models import _registry as models
+    from stpredict.models.base import _registry as models
 
     encoders.list_encoders()  # fills the registry, which is then copied
     monkeypatch.setattr(encoders, "_entries", dict(encoders._entries))

@@ -15,7 +15,7 @@ from stpredict.encoders._torchvision import headless
 @pytest.fixture(scope="module")
 def small():
     """State dictionary of a small torchvision network with its classifier, and the network's name."""
-    from stpredict._optional import import_torchvision
+    from stpredict.core._optional import import_torchvision
 
     torch.manual_seed(0)
     return import_torchvision("torchvision.models").get_model("mobilenet_v2", weights=None).eval()
@@ -42,7 +42,7 @@ def test_half_precision_torch_file_without_classifier(small, tmp_path):
 
 
 def test_timm_weights_from_file(tmp_path):
-    from stpredict._optional import import_torchvision
+    from stpredict.core._optional import import_torchvision
 
     timm = import_torchvision("timm")
     network = timm.create_model("resnet10t", pretrained=False, num_classes=7).eval()

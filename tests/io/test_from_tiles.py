@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import stpredict as stp
-from stpredict import _provenance
 from stpredict.io._from_tiles import from_tiles
+from stpredict.slots._provenance import read_record
 
 SIDE = 56
 
@@ -40,7 +40,7 @@ def test_slots(folder: Path, tmp_path: Path) -> None:
     assert tiles.obs[["array_row", "array_col"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 1], [0, 0], [2, 0]]
     assert tiles.obsm["spatial"][3].tolist() == [1148.0, 588.0]
     assert tiles.obsm["X_color-texture"].dtype == np.float32
-    record = _provenance.read(tiles, "X_color-texture")
+    record = read_record(tiles, "X_color-texture")
     assert (record["tile_um"], record["dim"], record["context"]) == (28.0, 153, [1.0])
     assert record["microns_per_pixel"] == {"S-1-A": 0.5, "S-2-A": 0.5}
     scale = tiles.uns["spatial"]["S-1-A"]["scalefactors"]
@@ -64,7 +64,7 @@ def test_features_are_those_of_the_section_the_tiles_were_cut_from(tmp_path: Pat
     section.obsm["spatial"] = np.array(corners) + SIDE / 2
     stp.pp.image_features(section, image=image, microns_per_pixel=2.0, cache=False)
     np.testing.assert_allclose(tiles.obsm["X_color-texture"], section.obsm["X_color-texture"], rtol=1e-5, atol=1e-5)
-    theirs, ours = (_provenance.read(a, "X_color-texture") for a in (section, tiles))
+    theirs, ours = (read_record(a, "X_color-texture") for a in (section, tiles))
     assert {**theirs, "microns_per_pixel": 0} == {**ours, "microns_per_pixel": 0}
     np.testing.assert_array_equal(tiles.uns["spatial"]["slide"]["images"]["hires"], image)
 
@@ -74,7 +74,7 @@ def test_tiles_saved_at_a_lower_resolution(tmp_path: Path) -> None:
     tiles = from_tiles(tmp_path / "s", microns_per_pixel=0.25, downsample=2, thumbnail_px=168)
     assert tiles.obs[["array_row", "array_col"]].to_numpy().tolist() == [[0, 0], [1, 0], [1, 2]]
     assert tiles.obsm["spatial"][0].tolist() == [56.0, 56.0]
-    assert _provenance.read(tiles, "X_color-texture")["tile_um"] == 28.0
+    assert read_record(tiles, "X_color-texture")["tile_um"] == 28.0
     picture = tiles.uns["spatial"]["s"]["images"]["hires"]
     assert picture.shape == (112, 168, 3)
     assert (picture[:56, 56:] == 255).all()

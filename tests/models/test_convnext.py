@@ -7,7 +7,7 @@ import torch
 
 from stpredict.models import Batch, Summary
 from stpredict.models._convnext import ConvNeXt, ConvNeXtConfig, ConvNeXtV2, turned
-from stpredict.models._cox import cox_loss
+from stpredict.models.nn._cox import cox_loss
 
 
 def n_parameters(network: torch.nn.Module) -> int:

@@ -260,7 +260,7 @@ def test_equals_a_loop_over_spots_and_exemplars():
     expression = net.expression(values)
     joined = torch.cat([features, values], dim=1)
     refers = [[members.index(j) for j in row] for row in index.tolist()]
-    from stpredict.models._graph import spatial_neighbors
+    from stpredict.models.nn._graph import spatial_neighbors
 
     near, valid = spatial_neighbors(part.positions, 5, reach=2**0.5)
     between = torch.cdist(part.positions, part.positions)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from stpredict.metrics import pearson
 from stpredict.models._hist import Hist, HistConfig
-from stpredict.models._unet_blocks import Gate, MixerLayer, Upsample
+from stpredict.models.nn._unet_blocks import Gate, MixerLayer, Upsample
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
 
 SMALL = {"width": 8, "levels": 3, "mixer_depth": 1}

@@ -123,7 +123,7 @@ def test_equals_its_layers_one_by_one():
 
 def neighbors_of(spot, positions, adjacent, reached):
     """Four nearest on the lattice; `spatial_neighbors` says which of equally far ones count."""
-    from stpredict.models._graph import spatial_neighbors
+    from stpredict.models.nn._graph import spatial_neighbors
 
     index, valid = spatial_neighbors(positions, 4)
     chosen = index[spot][valid[spot]]

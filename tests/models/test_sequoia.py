@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from stpredict.models import Batch, Summary, get_model
-from stpredict.models._bag_layers import masked_mean
 from stpredict.models._sequoia import Sequoia, SequoiaConfig, SummaryMixing
+from stpredict.models.nn._bag_layers import masked_mean
 
 D, GENES = 12, 5
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from stpredict.models import Batch, Prediction
-from stpredict.models._augment import standardized, symmetry
-from stpredict.models._heads import RegressionHead
 from stpredict.models._stnet import STNet, STNetConfig
+from stpredict.models.nn._augment import standardized, symmetry
+from stpredict.models.nn._heads import RegressionHead
 
 
 class _Corner(torch.nn.Module):

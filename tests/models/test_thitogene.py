@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from stpredict.models import Batch, get_model
-from stpredict.models._graph import spatial_neighbors
 from stpredict.models._thitogene import THItoGene, THItoGeneConfig
+from stpredict.models.nn._graph import spatial_neighbors
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
 
 PX, GENES = 16, 4

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
-from stpredict import _provenance
 from stpredict.pp import _bag, _slide_tiles
 from stpredict.pp._bag import bag
 from stpredict.pp._tokens import kmeans_tokens, tile_order
+from stpredict.slots._provenance import read_record, write_record
 
 DIM = 6
 RECORD = {"encoder": "toy", "fingerprint": "abc", "dim": DIM, "tile_um": 128.0, "tile_px": 256, "context": (1.0,)}
@@ -32,7 +32,7 @@ def tile_table(name: str, n: int = 40, seed: int = 0, patient: str | None = "P",
         obs["patient"] = patient + name
     table = ad.AnnData(features, obs=obs.set_axis(obs["tile_id"].astype(str).tolist()))
     table.obsm["spatial"] = np.column_stack([col, row]) * 512.0 + 256
-    _provenance.write(table, "X_toy", RECORD | {"microns_per_pixel": {name: 0.25}} | record)
+    write_record(table, "X_toy", RECORD | {"microns_per_pixel": {name: 0.25}} | record)
     return table
 
 
@@ -66,7 +66,7 @@ def one_table(slides: dict[str, ad.AnnData]) -> ad.AnnData:
     adata = ad.AnnData(obs=obs.set_axis([f"t{i}" for i in range(len(obs))]))
     adata.obsm["X_toy"] = np.concatenate([table.X for table in slides.values()])
     adata.obsm["spatial"] = np.concatenate([table.obsm["spatial"] for table in slides.values()])
-    _provenance.write(adata, "X_toy", RECORD | {"microns_per_pixel": dict.fromkeys(slides, 0.25)})
+    write_record(adata, "X_toy", RECORD | {"microns_per_pixel": dict.fromkeys(slides, 0.25)})
     return adata
 
 
@@ -108,7 +108,7 @@ def test_few_tiles_are_tokens_and_the_rest_is_padding() -> None:
     np.testing.assert_array_equal(tokens[:3][np.argsort(tokens[:3, 0])], small.X[np.argsort(small.X[:, 0])])
     assert not tokens[3:].any()
     assert adata.obsm["X_toy_bag_size"].sum(axis=1).tolist() == [3, 30]
-    assert _provenance.read(adata, "X_toy_bag")["n_padded"] == 1
+    assert read_record(adata, "X_toy_bag")["n_padded"] == 1
 
 
 def test_repeated_features_share_a_token_without_warnings() -> None:
@@ -187,11 +187,11 @@ def test_every_form_of_slides_gives_the_same(form: str, tmp_path: Path) -> None:
     adata = bag(given, "toy", n_tokens=6)
     assert_same(adata, expected)
     assert adata.obs["patient"].tolist() == ["Pa", "Pb"]
-    record = _provenance.read(adata, "X_toy")
+    record = read_record(adata, "X_toy")
     assert record["fingerprint"] == "abc"
     assert record["tile_um"] == 128.0
     assert record["microns_per_pixel"] == {"a": 0.25, "b": 0.25}
-    made = _provenance.read(adata, "X_toy_bag")
+    made = read_record(adata, "X_toy_bag")
     assert (made["method"], made["n_tokens"], made["seed"]) == ("kmeans", 6, 0)
 
 
@@ -203,7 +203,7 @@ def test_patient_of_a_slide_from_its_attributes_and_names_from_files(tmp_path: P
     adata = bag([tmp_path / "TCGA-1.h5ad"], n_tokens=3, patient={"TCGA-1": "me"})
     assert adata.obs_names.tolist() == ["TCGA-1"]
     assert adata.obs["patient"].tolist() == ["me"]
-    assert _provenance.read(adata, "X_toy")["microns_per_pixel"] == {"TCGA-1": 0.25}
+    assert read_record(adata, "X_toy")["microns_per_pixel"] == {"TCGA-1": 0.25}
     with pytest.raises(ValueError, match="expected the name of a slide"):
         bag([table], n_tokens=3)
 
@@ -267,7 +267,7 @@ def test_columns_and_layers_of_an_anndata_come_along(tmp_path: Path) -> None:
     assert adata.obs["event"].tolist()[1:] == [False, True]
     assert adata.obs[["time", "event", "stage"]].iloc[0].isna().all()
     np.testing.assert_allclose(adata["a"].layers["fpkm_uq"], table["a"].layers["fpkm_uq"], rtol=1e-6)
-    assert _provenance.read(adata, "normalize")["method"] == "log2p1"
+    assert read_record(adata, "normalize")["method"] == "log2p1"
     adata.write_h5ad(tmp_path / "bags.h5ad")
     back = ad.read_h5ad(tmp_path / "bags.h5ad")
     assert_same(back, adata)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from stpredict import _provenance
 from stpredict.pp._filter_genes import filter_genes
+from stpredict.slots._provenance import read_record
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_genes_of_the_types_are_kept_in_place(bulk: ad.AnnData) -> None:
     assert bulk.var_names.tolist() == ["code", "micro", "low", "off"]
     pd.testing.assert_frame_equal(bulk.to_df(), before[["code", "micro", "low", "off"]])
     assert bulk.varm["m"].shape == (4, 2)
-    record = _provenance.read(bulk, "filter_genes")
+    record = read_record(bulk, "filter_genes")
     assert record["gene_types"] == ["protein_coding", "miRNA", "lncRNA"]
     assert (record["dropped"], record["n_genes"]) == ({"gene_types": 2}, 4)
     assert "patients" not in record  # biotypes look at no one
@@ -58,7 +58,7 @@ def test_median_over_training_patients(bulk: ad.AnnData) -> None:
     train = np.array([True, True, True, False, False, False])
     filter_genes(bulk, min_median=0, train=train)
     assert bulk.var_names.tolist() == ["code", "micro", "low"]
-    record = _provenance.read(bulk, "filter_genes")
+    record = read_record(bulk, "filter_genes")
     assert record["patients"] == ["A", "B", "C"]
     assert record["samples"] == ["a", "b", "c"]
     assert record["dropped"] == {"gene_types": 2, "min_median": 1}
@@ -81,7 +81,7 @@ def test_unmeasured_slides_are_ignored_and_sparse_is_dense(bulk: ad.AnnData) -> 
     bulk.X[3:] = np.nan
     filter_genes(bulk, min_median=0)
     assert bulk.var_names.tolist() == ["code", "micro", "low"]
-    assert _provenance.read(bulk, "filter_genes")["patients"] == ["A", "B", "C"]
+    assert read_record(bulk, "filter_genes")["patients"] == ["A", "B", "C"]
     bulk.X[:] = np.nan
     with pytest.raises(ValueError, match="found none; see `train=`"):
         filter_genes(bulk, min_median=0)
@@ -92,14 +92,14 @@ def test_marking_instead_of_removing(bulk: ad.AnnData) -> None:
     filter_genes(bulk, gene_types=None, min_median=0, layer="linear", key_added="selected")
     assert bulk.n_vars == 6
     assert bulk.var["selected"].all()
-    record = _provenance.read(bulk, "selected")
+    record = read_record(bulk, "selected")
     assert record["patients"] == list("ABCDE")
     assert record["layer"] == "linear"
     assert record["n_genes"] == 6
 
 
 def test_a_panel_that_saw_test_patients_is_refused(bulk: ad.AnnData) -> None:
-    from stpredict.tl._targets import panel_strangers
+    from stpredict.tl.learn._targets import panel_strangers
 
     filter_genes(bulk, min_median=0, key_added="selected")
     assert panel_strangers(bulk, None, np.arange(6) < 3, "patient") == ["D", "E"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stpredict as stp
-from stpredict import _provenance
+from stpredict.slots._provenance import read_record
 
 PITCH = 37.3
 
@@ -67,7 +67,7 @@ def test_neighbors_stay_within_one_cell(with_pixels: bool, drawn: tuple[np.ndarr
     xy = pixels(steps, lattice)
     adata = section(steps, xy if with_pixels else None)
     stp.pp.grid(adata)
-    record = _provenance.read(adata, "grid")
+    record = read_record(adata, "grid")
     assert record["lattice"]["A"] == lattice
     assert record["source"]["A"] == "array"
     cell = cells(adata)
@@ -104,8 +104,8 @@ def test_pixels_give_the_cells_of_the_array(
     adata, derived = section(steps), section(None, xy)
     stp.pp.grid(adata)
     stp.pp.grid(derived)
-    assert _provenance.read(derived, "grid")["source"]["A"] == "spatial"
-    assert _provenance.read(derived, "grid")["lattice"]["A"] == lattice
+    assert read_record(derived, "grid")["source"]["A"] == "spatial"
+    assert read_record(derived, "grid")["lattice"]["A"] == lattice
     np.testing.assert_array_equal(cells(derived), cells(adata))
 
 
@@ -119,7 +119,7 @@ def test_full_arrays_from_pixels(shape: tuple[int, int], tilt: float) -> None:
     stp.pp.grid(adata)
     row, col = np.indices(shape).reshape(2, -1)
     np.testing.assert_array_equal(cells(adata), np.column_stack([row, col]))
-    assert _provenance.read(adata, "grid")["shape"]["A"] == list(shape)
+    assert read_record(adata, "grid")["shape"]["A"] == list(shape)
 
 
 def test_gaps_of_the_lattice_stay() -> None:
@@ -139,7 +139,7 @@ def test_sections_of_different_platforms() -> None:
     adata = ad.concat(parts, join="outer")
     adata = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
     assert stp.pp.grid(adata) is None
-    record = _provenance.read(adata, "grid")
+    record = read_record(adata, "grid")
     assert record["lattice"] == {"V": "hex", "S": "square", "L": record["lattice"]["L"], "N": "square"}
     assert record["source"] == {"V": "array", "S": "array", "L": "array", "N": "spatial"}
     assert record["shape"] == {"V": [5, 4], "S": [4, 6], "L": [1, 1], "N": [4, 6]}
@@ -152,7 +152,7 @@ def test_the_first_row_is_the_one_that_needs_fewer_columns() -> None:
         adata = section(shifted)
         stp.pp.grid(adata)
         assert adata.obs["grid_row"].min() == first
-        assert _provenance.read(adata, "grid")["shape"]["A"] == shape
+        assert read_record(adata, "grid")["shape"]["A"] == shape
 
 
 def test_even_rows_that_lie_to_the_right_become_odd_ones() -> None:
@@ -169,7 +169,7 @@ def test_copy_and_storage(tmp_path: Any) -> None:
     assert not adata.uns
     changed.write_h5ad(tmp_path / "a.h5ad")
     back = ad.read_h5ad(tmp_path / "a.h5ad")
-    assert _provenance.read(back, "grid") == _provenance.read(changed, "grid")
+    assert read_record(back, "grid") == read_record(changed, "grid")
     np.testing.assert_array_equal(cells(back), cells(changed))
 
 

@@ -8,8 +8,8 @@ import scanpy as sc
 from scipy import sparse
 
 import stpredict as stp
-from stpredict import _provenance
 from stpredict.pp import _log_vmr
+from stpredict.slots._provenance import read_record
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_formula_of_seurat(adata) -> None:
             )
     assert np.isnan(adata.var["log_vmr"].iloc[0])
     assert adata.var["log_vmr"].iloc[1:].notna().all()
-    assert _provenance.read(adata, "log_vmr")["sections"] == ["A", "B"]
+    assert read_record(adata, "log_vmr")["sections"] == ["A", "B"]
 
 
 def test_dispersion_of_scanpy(adata) -> None:

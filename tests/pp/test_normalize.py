@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import sparse
 
-from stpredict import _provenance
 from stpredict.pp._normalize import normalize
+from stpredict.slots._provenance import read_record, write_record
 
 
 def counts_table(dense: bool = True) -> ad.AnnData:
@@ -33,7 +33,7 @@ def test_matches_scanpy() -> None:
     np.testing.assert_allclose(adata.X, reference.X, rtol=1e-5)
     np.testing.assert_array_equal(adata.layers["counts"], original)
     assert adata.X.dtype == np.float32
-    record = _provenance.read(adata, "normalize")
+    record = read_record(adata, "normalize")
     assert record is not None
     assert (record["method"], record["size_factors"], record["target_sum"], record["n_empty"]) == (
         "log1p",
@@ -62,7 +62,7 @@ def test_panel_size_factors() -> None:
     totals = counts[:, [1, 4, 5]].sum(axis=1, keepdims=True)
     expected = np.log1p(np.divide(counts * 100, totals, out=np.zeros_like(counts), where=totals > 0))
     np.testing.assert_allclose(adata.X, expected, rtol=1e-5)
-    assert _provenance.read(adata, "normalize")["panel"] == ["G1", "G4", "G5"]
+    assert read_record(adata, "normalize")["panel"] == ["G1", "G4", "G5"]
 
 
 def test_repeating_starts_from_the_counts() -> None:
@@ -92,7 +92,7 @@ def test_empty_observations_are_zero_and_warned_about() -> None:
     with pytest.warns(UserWarning, match="1 of 12 observations have no counts"):
         normalize(adata)
     assert (adata.X[3] == 0).all()
-    assert _provenance.read(adata, "normalize")["n_empty"] == 1
+    assert read_record(adata, "normalize")["n_empty"] == 1
 
 
 def test_unmeasured_observations_stay_as_they_are() -> None:
@@ -175,7 +175,7 @@ def test_log2_of_bulk_expression(unit: str, layer: str, thin: bool) -> None:
     np.testing.assert_allclose(values, np.log2(linear.astype(float) + 1), rtol=1e-6)
     kept = adata.layers[layer].toarray() if thin else adata.layers[layer]
     np.testing.assert_array_equal(kept, linear)
-    record = _provenance.read(adata, "normalize")
+    record = read_record(adata, "normalize")
     assert (record["method"], record["unit"], record["n_empty"]) == ("log2p1", unit, 0)
     assert not {"size_factors", "target_sum", "panel"} & set(record)
     normalize(adata, unit=unit)  # starts from the layer
@@ -201,7 +201,7 @@ def test_bulk_from_a_named_layer_and_unmeasured_slides() -> None:
         (lambda a: a.X.__setitem__((2, 1), -0.5), "non-negative FPKM-UQ values on the linear scale; found -0.5"),
         (lambda a: a.X.__setitem__((2, 1), np.nan), r"found NaN or infinity in 1 rows \(first: 2\)"),
         (lambda a: a.X.__setitem__((2, 1), np.inf), "found NaN or infinity"),
-        (lambda a: _provenance.write(a, "normalize", {"method": "log1p"}), r"layers\['fpkm_uq'\].*\(log1p, counts\)"),
+        (lambda a: write_record(a, "normalize", {"method": "log1p"}), r"layers\['fpkm_uq'\].*\(log1p, counts\)"),
     ],
 )
 def test_bulk_that_cannot_be(change: object, message: str, frozen: object) -> None:
@@ -237,12 +237,12 @@ def test_bulk_warnings() -> None:
 def test_a_model_of_bulk_expression_refuses_counts() -> None:
     from types import SimpleNamespace
 
-    from stpredict.tl._predict import check_normalization
+    from stpredict.tl.learn._predict import check_normalization
 
     bulk, counts = bulk_table(), counts_table()
     normalize(bulk, unit="fpkm-uq")
     normalize(counts)
-    fitted = SimpleNamespace(normalization=_provenance.read(bulk, "normalize"))
+    fitted = SimpleNamespace(normalization=read_record(bulk, "normalize"))
     check_normalization(bulk, fitted)
     with pytest.raises(ValueError, match="'method': 'log2p1'.*'method': 'log1p'"):
         check_normalization(counts, fitted)

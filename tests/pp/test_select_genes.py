@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from stpredict import _provenance
 from stpredict.pp._select_genes import select_genes, select_panel
+from stpredict.slots._provenance import genes_digest, read_record
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def test_moran(adata) -> None:
     assert select_genes(adata, "moran", train="train") is None
     assert panel(adata) == STRUCTURED
     assert list(adata.varm["moran_i"].columns) == ["A", "B"]
-    record = _provenance.read(adata, "selected")
+    record = read_record(adata, "selected")
     assert record["method"] == "moran"
     assert record["samples"] == ["A", "B"]
     assert record["patients"] == ["p1", "p2"]
-    assert record["digest"] == _provenance.genes_digest(STRUCTURED)
+    assert record["digest"] == genes_digest(STRUCTURED)
     assert record["dropped"]["drop_ribosomal"] == 2
     assert record["dropped"]["drop_mitochondrial"] == 2
     assert record["dropped"]["min_fraction"] == 1
@@ -111,13 +111,13 @@ def test_spatial_hvg(adata) -> None:
     tested = adata.varm["moran_i"].dropna()
     assert set(tested.index) == set(variable)
     assert set(panel(adata)) == set(tested.median(axis=1).nlargest(6).index)
-    assert _provenance.read(adata, "selected")["dropped"]["spatial_hvg"] == 27 - 12
+    assert read_record(adata, "selected")["dropped"]["spatial_hvg"] == 27 - 12
 
 
 def test_given_list(adata) -> None:
     select_genes(adata, ["N3", "MT-CO1"], train="train")
     assert set(panel(adata)) == {"N3", "MT-CO1"}
-    record = _provenance.read(adata, "selected")
+    record = read_record(adata, "selected")
     assert record["method"] == "given"
     assert "patients" not in record
     assert select_panel(adata, ["N3", "MT-CO1"]) == ["N3", "MT-CO1"]
@@ -138,7 +138,7 @@ def test_unmeasured_observations_are_left_out(adata) -> None:
     adata.X[(~adata.obs["train"]).to_numpy()] = np.nan
     select_genes(adata, "moran")
     assert panel(adata) == expected
-    assert _provenance.read(adata, "selected")["patients"] == ["p1", "p2"]
+    assert read_record(adata, "selected")["patients"] == ["p1", "p2"]
 
 
 @pytest.mark.parametrize(
@@ -167,10 +167,10 @@ def test_errors_leave_the_object(adata, method, options, error, match) -> None:
 def test_some_genes_are_always_in_the_panel(adata) -> None:
     select_genes(adata, train="train", always=["N3", "MT-CO1", "S0"])
     assert panel(adata) == [*STRUCTURED, "N3", "MT-CO1"]
-    record = _provenance.read(adata, "selected")
+    record = read_record(adata, "selected")
     assert record["added"] == ["N3", "MT-CO1"]
     assert record["n_genes"] == 8
-    assert record["digest"] == _provenance.genes_digest(panel(adata))
+    assert record["digest"] == genes_digest(panel(adata))
     assert sum(record["dropped"].values()) + 6 == adata.n_vars
     assert select_panel(adata, "moran", "train", always=["N3", "MT-CO1", "S0"]) == panel(adata)
     best = select_panel(adata, "moran", "train", n_genes=2)
@@ -180,7 +180,7 @@ def test_some_genes_are_always_in_the_panel(adata) -> None:
     select_genes(adata, ["N5", "N1"], always=["N1", "N0"], key_added="given")
     assert panel(adata, "given") == ["N0", "N1", "N5"]
     assert select_panel(adata, ["N5", "N1"], always=["N1", "N0"]) == ["N5", "N1", "N0"]
-    assert "added" not in _provenance.read(select_genes(adata, copy=True), "selected")
+    assert "added" not in read_record(select_genes(adata, copy=True), "selected")
 
 
 def test_genes_that_are_always_wanted_must_be_there(adata) -> None:
@@ -201,7 +201,7 @@ def test_rule_of_hist(adata) -> None:
     expected = (p < 0.01).all(axis=1) & (i.median(axis=1) > 0.4) & ~ribosomal
     assert 0 < expected.sum() < adata.n_vars
     assert panel(adata, "hist") == list(names[expected])
-    assert _provenance.read(adata, "hist")["min_i"] == 0.4
+    assert read_record(adata, "hist")["min_i"] == 0.4
 
 
 def test_ribosomal_proteins_by_name() -> None:

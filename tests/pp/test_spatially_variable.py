@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from stpredict import _provenance
 from stpredict.metrics._morans_i import morans_i
 from stpredict.pp._spatial_graph import spatial_weights
 from stpredict.pp._spatially_variable import spatially_variable
+from stpredict.slots._provenance import read_record
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_each_section_alone(adata) -> None:
         np.testing.assert_allclose(adata.varm["moran_p"][section], expected["p"])
     assert list(adata.varm["moran_i"].columns) == ["B", "A"]
     assert (adata.varm["moran_p"].iloc[0] < 1e-6).all()
-    assert _provenance.read(adata, "spatially_variable")["sections"] == ["B", "A"]
+    assert read_record(adata, "spatially_variable")["sections"] == ["B", "A"]
 
 
 def test_scale_of_the_positions_does_not_matter(adata) -> None:

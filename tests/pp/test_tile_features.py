@@ -13,6 +13,8 @@ import torch
 
 import stpredict as stp
 from stpredict.io._slide import Windows, slide_thumbnail, windows_of
+from stpredict.slots._features import feature_matrix
+from stpredict.slots._provenance import read_record
 
 KEY, TABLE = "X_color-texture", "color-texture_tiles"
 
@@ -64,11 +66,11 @@ def test_table_follows_the_contract(tiled: Any) -> None:
     assert factors["spot_diameter_fullres"] == 64
     picture = table.uns["spatial"]["slide"]["images"]["hires"]
     assert picture.shape[1] / factors["tissue_hires_scalef"] == pytest.approx(1400, abs=2)
-    record = stp._provenance.read(table, KEY)
+    record = read_record(table, KEY)
     assert record["encoder"] == "color-texture"
     assert (record["tile_um"], record["tile_px"], record["context"]) == (64, 112, [1.0])
     assert record["microns_per_pixel"] == {"slide": 1.0}
-    assert stp._slots.feature_matrix(table, KEY) is table.X
+    assert feature_matrix(table, KEY) is table.X
 
 
 def test_slide_survives_a_round_trip_through_zarr(tiled: Any, tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_slide_survives_a_round_trip_through_zarr(tiled: Any, tmp_path: Path) ->
     again = sd.read_zarr(tmp_path / "slide.zarr")
     assert not hasattr(again, "reader")
     np.testing.assert_array_equal(again.tables[TABLE].X, tiled.tables[TABLE].X)
-    assert stp._provenance.read(again.tables[TABLE], KEY) == stp._provenance.read(tiled.tables[TABLE], KEY)
+    assert read_record(again.tables[TABLE], KEY) == stp._provenance.read(tiled.tables[TABLE], KEY)
     stp.pp.tissue(again)
     stp.pp.tiles(again, tile_um=64, tile_px=64)
     stp.pp.image_features(again, key_added="X_again", cache=False)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
-from stpredict import _provenance
+from stpredict.slots._provenance import read_record
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "brca_tiles"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="brca_tiles is not in ../shared/data")
@@ -44,7 +44,7 @@ def test_tiles_on_their_lattice(tiles: ad.AnnData) -> None:
         assert sorted(group["array_row"]) == list(range(len(group)))
     features = tiles.obsm["X_color-texture"]
     assert features.shape == (25, 153)
-    assert _provenance.read(tiles, "X_color-texture")["tile_um"] == 56.0
+    assert read_record(tiles, "X_color-texture")["tile_um"] == 56.0
     assert len(np.unique(features, axis=0)) == 25
     # Tiles resemble their own slide more than the others.
     scaled = (features - features.mean(axis=0)) / np.where(features.std(axis=0) > 0, features.std(axis=0), 1)

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import scanpy as sc
 
-from stpredict import _provenance, metrics
-from stpredict.tl._domains import domains
-from stpredict.tl._emd import emd
+from stpredict import metrics
+from stpredict.slots._provenance import read_record
+from stpredict.tl.biology._domains import domains
+from stpredict.tl.judge._emd import emd
 
 ROOT = Path(__file__).parents[3] / "shared" / "data" / "her2st"
 pytestmark = pytest.mark.skipif(not ROOT.exists(), reason="needs ../shared/data/her2st")
@@ -67,7 +68,7 @@ def test_emd_of_spatial_genes_beats_the_uniform_map(section):
 def test_domains_of_measured_expression_agree_with_the_pathologist(section):
     n_labels = section.obs["label"][section.obs["label"] != "undetermined"].nunique()
     changed = domains(section, use="measured", n_domains=n_labels, label_key="label", copy=True)
-    record = _provenance.read(changed, "domain")
+    record = read_record(changed, "domain")
     assert record["n_found"] == n_labels
     assert record["n_unlabeled"] == (section.obs["label"] == "undetermined").sum()
     assert record["ari"] > 0.15

@@ -15,7 +15,7 @@ def test_selection_and_ceiling() -> None:
     from stpredict.io import read_her2st
     from stpredict.pp._normalize import normalize
     from stpredict.pp._select_genes import select_genes
-    from stpredict.tl._noise_ceiling import noise_ceiling
+    from stpredict.tl.judge._noise_ceiling import noise_ceiling
 
     adata = read_her2st(HER2ST, sections=["B1", "C1", "G2"])
     normalize(adata)

@@ -54,8 +54,8 @@ def test_mobilenet_behaves_like_an_imagenet_classifier():
     """With its classifier, the network is sure of plain patterns far beyond chance, and tells them apart."""
     import torch
 
-    from stpredict._optional import import_torchvision
-    from stpredict._weights import read_weights
+    from stpredict.core._optional import import_torchvision
+    from stpredict.core._read_weights import read_weights
 
     network = import_torchvision("torchvision.models").get_model("mobilenet_v2", weights=None).eval()
     state = {key: value.float() for key, value in read_weights(DATA / "encoders" / "mobilenet_v2.safetensors").items()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stpredict.metrics import concordance, pearson
-from stpredict.models._cox import cox_loss
+from stpredict.models.nn._cox import cox_loss
 from stpredict.training import ArraySet, Loader, fit_arrays, predict_arrays, train_config, untrained
 from stpredict.training._data import summarize
 from stpredict.training._fit_arrays import _digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from stpredict.models._heads import class_probabilities, classification_loss, one_hot
+from stpredict.models.nn._heads import class_probabilities, classification_loss, one_hot
 from stpredict.training import ArraySet, Loader, fit_arrays, train_config
 from stpredict.training._data import row_groups, summarize
 from stpredict.training._fit_arrays import _digest

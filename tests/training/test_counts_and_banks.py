@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from stpredict.models import Batch, Prediction, Predictor, register
-from stpredict.models._registry import _MODELS
+from stpredict.models.base._registry import _MODELS
 from stpredict.training import ArraySet, FittedModel, Loader, fit_arrays, predict_arrays, train_config
 
 

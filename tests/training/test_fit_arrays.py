@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stpredict._optional import mend_torchvision
+from stpredict.core._optional import mend_torchvision
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
 from stpredict.training._validation import inner_split
 

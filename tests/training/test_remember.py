@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stpredict.models import Batch, Prediction, Predictor, get_model, register
-from stpredict.models._registry import _MODELS
+from stpredict.models.base._registry import _MODELS
 from stpredict.training import ArraySet, fit_arrays, train_config, untrained
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict._keys import Key
-from stpredict._validate import check_obs, check_patients
+from stpredict.slots._checks import check_obs, check_patients
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from anndata import AnnData

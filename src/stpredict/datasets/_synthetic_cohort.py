@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._keys import Key
-from stpredict._validate import check_choice, check_positive
+from stpredict.core._validate import check_choice, check_positive
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -128,19 +128,19 @@ def synthetic_cohort(
     >>> adata.obs["patient"].cat.categories.tolist()
     ['P1', 'P2']
     """
-    n_patients, n_sections = _count(n_patients, "n_patients"), _count(n_sections, "n_sections")
-    n_genes, n_spots = _count(n_genes, "n_genes"), _count(n_spots, "n_spots")
-    seed = _count(seed, "seed", lowest=0)
+    n_patients, n_sections = check_count(n_patients, "n_patients"), check_count(n_sections, "n_sections")
+    n_genes, n_spots = check_count(n_genes, "n_genes"), check_count(n_spots, "n_spots")
+    seed = check_count(seed, "seed", lowest=0)
     check_choice(lattice, tuple(_PITCH_UM), "lattice")
     counts_per_spot = check_positive(counts_per_spot, "counts_per_spot")
     mpp = check_positive(microns_per_pixel, "microns_per_pixel")
     pitch_um = _PITCH_UM[lattice] if pitch_um is None else check_positive(pitch_um, "pitch_um")
-    signal_fraction = _in_range(signal_fraction, "signal_fraction", 1)
-    dispersion = _in_range(dispersion, "dispersion")
-    depth_dispersion = _in_range(depth_dispersion, "depth_dispersion")
-    neighborhood = _in_range(neighborhood, "neighborhood")
-    batch = _in_range(batch, "batch")
-    stain_shift = _in_range(stain_shift, "stain_shift", 1)
+    signal_fraction = check_range(signal_fraction, "signal_fraction", 1)
+    dispersion = check_range(dispersion, "dispersion")
+    depth_dispersion = check_range(depth_dispersion, "depth_dispersion")
+    neighborhood = check_range(neighborhood, "neighborhood")
+    batch = check_range(batch, "batch")
+    stain_shift = check_range(stain_shift, "stain_shift", 1)
     directory = None if image_dir is None else Path(image_dir)
     if directory is not None:
         if directory.exists() and not directory.is_dir():
@@ -151,18 +151,18 @@ def synthetic_cohort(
     from anndata import AnnData
     from scipy import sparse
 
-    from stpredict.datasets import _expression
+    from stpredict.datasets._expression import FLAT, draw_counts, draw_genes, shares
     from stpredict.datasets._histology import draw_stain
     from stpredict.datasets._tissue import CLASSES
 
-    genes = _expression.draw_genes(n_genes, signal_fraction, neighborhood, _generator(seed, _GENES))
+    genes = draw_genes(n_genes, signal_fraction, neighborhood, generator(seed, _GENES))
     obs, positions, counts, expected, morphology = [], [], [], [], []
     spatial: dict[str, dict[str, Any]] = {}
     for patient in range(n_patients):
-        person = _generator(seed, _PATIENT, patient, 0)
+        person = generator(seed, _PATIENT, patient, 0)
         stain = draw_stain(stain_shift, person)
         bias = person.normal(0, 0.25, len(CLASSES))
-        offset = _generator(seed, _PATIENT, patient, 1).normal(0, 1, n_genes) * batch
+        offset = generator(seed, _PATIENT, patient, 1).normal(0, 1, n_genes) * batch
         for section in range(n_sections):
             stream = (seed, _SECTION, patient, section)
             sample = f"P{patient + 1}_S{section + 1}"
@@ -172,12 +172,12 @@ def synthetic_cohort(
                 pitch_um,
                 mpp,
                 bias,
-                draw_stain(stain_shift / 3, _generator(*stream, 0), stain),
+                draw_stain(stain_shift / 3, generator(*stream, 0), stain),
                 stream,
             )
-            share = _expression.shares(genes, table[list(CLASSES)].to_numpy(), surroundings, offset)
-            drawn, rate, efficiency = _expression.draw_counts(
-                share * counts_per_spot, genes.signal, dispersion, depth_dispersion, _generator(*stream, 3)
+            share = shares(genes, table[list(CLASSES)].to_numpy(), surroundings, offset)
+            drawn, rate, efficiency = draw_counts(
+                share * counts_per_spot, genes.signal, dispersion, depth_dispersion, generator(*stream, 3)
             )
             table.insert(0, Key.SAMPLE, sample)
             table.insert(1, Key.PATIENT, f"P{patient + 1}")
@@ -196,7 +196,7 @@ def synthetic_cohort(
     table[Key.LABEL] = pd.Categorical(table[Key.LABEL], categories=list(CLASSES))
     stacked = sparse.vstack(counts, format="csr")
     var = pd.DataFrame(
-        {"program": pd.Categorical(genes.program, categories=[*CLASSES, _expression.FLAT]), "signal": genes.signal},
+        {"program": pd.Categorical(genes.program, categories=[*CLASSES, FLAT]), "signal": genes.signal},
         index=genes.names,
     )
     adata = AnnData(
@@ -212,7 +212,7 @@ def synthetic_cohort(
         },
         uns={"spatial": spatial},
     )
-    _provenance.write(
+    write_record(
         adata,
         "synthetic_cohort",
         {
@@ -236,11 +236,11 @@ def synthetic_cohort(
     return adata
 
 
-def _generator(seed: int, *stream: int) -> np.random.Generator:
+def generator(seed: int, *stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
 
 
-def _count(value: int, name: str, lowest: int = 1) -> int:
+def check_count(value: int, name: str, lowest: int = 1) -> int:
     try:
         number = operator.index(value)
     except TypeError as error:
@@ -250,7 +250,7 @@ def _count(value: int, name: str, lowest: int = 1) -> int:
     return number
 
 
-def _in_range(value: Any, name: str, highest: float = np.inf) -> float:
+def check_range(value: Any, name: str, highest: float = np.inf) -> float:
     number = float(value) if isinstance(value, (int, float, np.integer, np.floating)) else np.nan
     if not (np.isfinite(number) and 0 <= number <= highest):
         limit = "a number of at least 0" if np.isinf(highest) else f"a number between 0 and {highest:g}"
@@ -268,7 +268,7 @@ def _section(
     from stpredict.datasets._tissue import CLASSES, composition_at, plan_section, plan_tissue
 
     diameter_um = _SPOT_DIAMETER_UM[lattice]
-    rng = _generator(*stream, 1)
+    rng = generator(*stream, 1)
     layout = plan_section(n_spots, lattice, pitch_um, diameter_um, rng)
     plan = plan_tissue(layout, max(_GRID_UM, mpp), bias, rng)
     step = plan.step_um
@@ -280,7 +280,7 @@ def _section(
     table = pd.DataFrame({Key.ARRAY_ROW: layout.row, Key.ARRAY_COL: layout.column, Key.IN_TISSUE: True})
     table[Key.LABEL] = np.array(CLASSES)[composition.argmax(axis=1)]
     table[list(CLASSES)] = composition
-    return table, layout.xy_um / mpp, surroundings, render(plan, layout.size_um, mpp, stain, _generator(*stream, 2))
+    return table, layout.xy_um / mpp, surroundings, render(plan, layout.size_um, mpp, stain, generator(*stream, 2))
 
 
 def _spatial_entry(

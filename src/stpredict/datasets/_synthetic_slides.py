@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._keys import Key
-from stpredict._validate import check_choice, check_positive
-from stpredict.datasets._synthetic_cohort import _count, _generator, _in_range
+from stpredict.core._validate import check_choice, check_positive
+from stpredict.datasets._synthetic_cohort import check_count, check_range, generator
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -143,19 +143,19 @@ def synthetic_slides(
     """
     from stpredict.datasets._mixture import GRADIENTS, TILE_UM
 
-    n_patients, n_slides = _count(n_patients, "n_patients"), _count(slides_per_patient, "slides_per_patient")
-    n_genes, seed = _count(n_genes, "n_genes"), _count(seed, "seed", lowest=0)
+    n_patients, n_slides = check_count(n_patients, "n_patients"), check_count(slides_per_patient, "slides_per_patient")
+    n_genes, seed = check_count(n_genes, "n_genes"), check_count(seed, "seed", lowest=0)
     slide_um = check_positive(slide_um, "slide_um")
     if slide_um < 2 * TILE_UM:
         raise ValueError(f"expected slide_um to be at least {2 * TILE_UM:g}, two tiles; found {slide_um:g}")
-    margin_um = _in_range(margin_um, "margin_um")
+    margin_um = check_range(margin_um, "margin_um")
     mpp = check_positive(microns_per_pixel, "microns_per_pixel")
-    signal_fraction = _in_range(signal_fraction, "signal_fraction", 1)
-    interaction = _in_range(interaction, "interaction")
-    noise, batch = _in_range(noise, "noise"), _in_range(batch, "batch")
-    stain_shift = _in_range(stain_shift, "stain_shift", 1)
+    signal_fraction = check_range(signal_fraction, "signal_fraction", 1)
+    interaction = check_range(interaction, "interaction")
+    noise, batch = check_range(noise, "noise"), check_range(batch, "batch")
+    stain_shift = check_range(stain_shift, "stain_shift", 1)
     effects = _effects(hazard)
-    censoring = _in_range(censoring, "censoring", 1)
+    censoring = check_range(censoring, "censoring", 1)
     if censoring == 1:
         raise ValueError("expected censoring to be below 1; found 1, with which no event would be seen")
     if gradient is not None:
@@ -164,20 +164,29 @@ def synthetic_slides(
     import pandas as pd
     from anndata import AnnData
 
-    from stpredict.datasets import _bulk
+    from stpredict.datasets._bulk import (
+        COVARIATES,
+        FLAT,
+        PROGRAMS,
+        bulk_expression,
+        draw_bulk,
+        draw_bulk_genes,
+        draw_survival,
+        log_hazard,
+    )
     from stpredict.datasets._histology import draw_stain
     from stpredict.datasets._mixture import contact_of_slide, core_of_tiles, draw_habit, vary_habit
     from stpredict.datasets._pyramid import write_pyramid
     from stpredict.datasets._tissue import CLASSES
 
     paths = _slide_paths(image_dir, n_patients, n_slides)
-    genes = _bulk.draw_bulk_genes(n_genes, signal_fraction, interaction, _generator(seed, _GENES))
-    loading = _generator(seed, _GENES, 1).normal(0, 1, n_genes)
+    genes = draw_bulk_genes(n_genes, signal_fraction, interaction, generator(seed, _GENES))
+    loading = generator(seed, _GENES, 1).normal(0, 1, n_genes)
     rows: list[dict[str, Any]] = []
     measured, expected = (np.empty((len(paths), n_genes), np.float32) for _ in range(2))
     composition: dict[str, np.ndarray] = {}
     for patient in range(n_patients):
-        person = _generator(seed, _PATIENT, patient, 0)
+        person = generator(seed, _PATIENT, patient, 0)
         stain = draw_stain(stain_shift, person)
         habit = draw_habit(person)
         own: list[dict[str, Any]] = []
@@ -188,9 +197,9 @@ def synthetic_slides(
                 slide_um,
                 margin_um,
                 mpp,
-                vary_habit(habit, _generator(*stream, 0)),
+                vary_habit(habit, generator(*stream, 0)),
                 gradient,
-                draw_stain(stain_shift / 3, _generator(*stream, 1), stain),
+                draw_stain(stain_shift / 3, generator(*stream, 1), stain),
                 stream,
             )
             write_pyramid(path, image, mpp)
@@ -211,13 +220,13 @@ def synthetic_slides(
         area = np.array([row["tissue_mm2"] for row in own])
         weight = area / area.sum()
         here = slice(patient * n_slides, (patient + 1) * n_slides)
-        mixture = weight @ np.stack([_bulk.bulk_expression(composition[row[Key.SAMPLE]], genes) for row in own])
+        mixture = weight @ np.stack([bulk_expression(composition[row[Key.SAMPLE]], genes) for row in own])
         expected[here] = mixture
-        measured[here] = _bulk.draw_bulk(mixture, noise, batch, loading, _generator(seed, _PATIENT, patient, 1))
-        covariates = weight @ np.array([[row[name] for name in _bulk.COVARIATES] for row in own])
-        log_hazard = _bulk.log_hazard(covariates, effects)
-        time, event = _bulk.draw_survival(log_hazard, effects, censoring, _generator(seed, _PATIENT, patient, 2))
-        rows += [{**row, "log_hazard": log_hazard, Key.TIME: time, Key.EVENT: event} for row in own]
+        measured[here] = draw_bulk(mixture, noise, batch, loading, generator(seed, _PATIENT, patient, 1))
+        covariates = weight @ np.array([[row[name] for name in COVARIATES] for row in own])
+        log_risk = log_hazard(covariates, effects)
+        time, event = draw_survival(log_risk, effects, censoring, generator(seed, _PATIENT, patient, 2))
+        rows += [{**row, "log_hazard": log_risk, Key.TIME: time, Key.EVENT: event} for row in own]
 
     obs = pd.DataFrame(rows)
     obs.index = pd.Index(obs[Key.SAMPLE].to_numpy(), dtype=object)
@@ -226,7 +235,7 @@ def synthetic_slides(
     var = pd.DataFrame(
         {
             "gene_type": pd.Categorical(genes.gene_type),
-            "program": pd.Categorical(genes.program, categories=[*_bulk.PROGRAMS, _bulk.FLAT]),
+            "program": pd.Categorical(genes.program, categories=[*PROGRAMS, FLAT]),
             "signal": genes.signal,
         },
         index=pd.Index(genes.names, dtype=object),
@@ -242,7 +251,7 @@ def synthetic_slides(
         layers={Key.EXPECTED: expected},
         uns={"synthetic_slides": {"composition": composition, "tile_um": TILE_UM}},
     )
-    _provenance.write(
+    write_record(
         adata,
         "synthetic_slides",
         {
@@ -305,8 +314,8 @@ def _slide(
     from stpredict.datasets._mixture import arrange, composition_of_tiles
     from stpredict.datasets._tissue import fill_classes, plan_slide, tissue_mask
 
-    rng, step = _generator(*stream, 2), max(_GRID_UM, mpp)
+    rng, step = generator(*stream, 2), max(_GRID_UM, mpp)
     layout = plan_slide(slide_um, margin_um, rng)
     classes = arrange(tissue_mask(layout, step, rng), step, slide_um, habit, rng, gradient)
     tiles = composition_of_tiles(classes, step, layout.size_um)
-    return tiles, render(fill_classes(classes, step, rng), layout.size_um, mpp, stain, _generator(*stream, 3))
+    return tiles, render(fill_classes(classes, step, rng), layout.size_um, mpp, stain, generator(*stream, 3))

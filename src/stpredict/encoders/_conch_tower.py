@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stpredict._optional import import_torchvision
+from stpredict.core._optional import import_torchvision
 
 
 class QueryPooling(nn.Module):

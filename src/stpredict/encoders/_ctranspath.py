@@ -51,7 +51,7 @@ def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 )
 def ctranspath() -> nn.Module:
     """Build CTransPath: Swin-T with a convolutional stem; mean of the last tokens."""
-    from stpredict._optional import import_torchvision
+    from stpredict.core._optional import import_torchvision
 
     network = import_torchvision("timm").create_model(
         "swin_tiny_patch4_window7_224", pretrained=False, num_classes=0, global_pool="avg"

@@ -90,8 +90,8 @@ class Encoder:
     ) -> None:
         import torch
 
-        from stpredict._device import resolve_device
-        from stpredict._validate import check_positive
+        from stpredict.core._device import resolve_device
+        from stpredict.core._validate import check_positive
 
         if isinstance(tile_px, bool) or int(tile_px) != tile_px or tile_px <= 0:
             raise ValueError(f"expected tile_px to be a positive whole number; found {tile_px!r}")

@@ -13,7 +13,7 @@ _BIOPTIMUS: dict[str, Any] = {"mean": (0.707223, 0.578729, 0.703617), "std": (0.
 
 
 def _transformer(name: str, **kwargs: Any) -> nn.Module:
-    from stpredict._optional import import_torchvision
+    from stpredict.core._optional import import_torchvision
 
     return import_torchvision("timm").create_model(name, pretrained=False, num_classes=0, img_size=224, **kwargs)
 
@@ -22,7 +22,7 @@ def _gated_mlp() -> dict[str, Any]:
     """Feed-forward layers gated by SiLU, with both halves in one matrix."""
     from torch import nn
 
-    from stpredict._optional import import_torchvision
+    from stpredict.core._optional import import_torchvision
 
     return {"mlp_layer": import_torchvision("timm.layers").SwiGLUPacked, "act_layer": nn.SiLU}
 

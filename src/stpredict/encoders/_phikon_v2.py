@@ -73,7 +73,7 @@ def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 )
 def phikon_v2() -> nn.Module:
     """Build Phikon-v2: ViT-L/16, class token after the last normalization."""
-    from stpredict._optional import import_torchvision
+    from stpredict.core._optional import import_torchvision
 
     return import_torchvision("timm").create_model(
         "vit_large_patch16_224", pretrained=False, num_classes=0, init_values=1.0, dynamic_img_size=True

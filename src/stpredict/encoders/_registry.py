@@ -253,7 +253,7 @@ def _from_callable(
 
 
 def _from_registry(name: str, weights: str | Path | None, device: Any, kwargs: dict[str, Any]) -> Encoder:
-    from stpredict._weights import read_weights
+    from stpredict.core._read_weights import read_weights
     from stpredict.encoders._weights import download_weights, load_weights
 
     entry = registered(name)

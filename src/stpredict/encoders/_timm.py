@@ -24,8 +24,8 @@ def timm_encoder(
     **kwargs: Any,
 ) -> Encoder:
     """Build an encoder from `"timm:NAME"`, `"timm:hf-hub:OWNER/NAME"` or `"hf-hub:OWNER/NAME"`."""
-    from stpredict._optional import import_torchvision, optional_import
-    from stpredict._weights import read_weights
+    from stpredict.core._optional import import_torchvision, optional_import
+    from stpredict.core._read_weights import read_weights
     from stpredict.encoders._weights import load_weights
 
     timm = import_torchvision("timm")

@@ -16,7 +16,7 @@ def headless(name: str, **kwargs: Any) -> tuple[nn.Module, str, int]:
     """Return a torchvision classification network without its last linear layer, that layer's name, and the dimension."""
     from torch import nn
 
-    from stpredict._optional import import_torchvision
+    from stpredict.core._optional import import_torchvision
 
     models = import_torchvision("torchvision.models")
     try:
@@ -47,8 +47,8 @@ def torchvision_encoder(
     **kwargs: Any,
 ) -> Encoder:
     """Build an encoder from `"torchvision:NAME"`."""
-    from stpredict._optional import import_torchvision
-    from stpredict._weights import read_weights
+    from stpredict.core._optional import import_torchvision
+    from stpredict.core._read_weights import read_weights
     from stpredict.encoders._encoder import IMAGENET_MEAN, IMAGENET_STD
     from stpredict.encoders._weights import load_weights
 

@@ -21,7 +21,7 @@ def download_weights(repository: str, filename: str, name: str) -> Path:
     FileNotFoundError
         When it cannot be reached (offline, `HF_HUB_OFFLINE=1`) and is not in the cache, or has no such file.
     """
-    from stpredict._optional import optional_import
+    from stpredict.core._optional import optional_import
 
     hub = optional_import("huggingface_hub", "encoders")
     errors = optional_import("huggingface_hub.errors", "encoders")
@@ -47,7 +47,7 @@ def download_weights(repository: str, filename: str, name: str) -> Path:
         ) from error
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")
 
 
@@ -92,8 +92,8 @@ def load_weights(
     if missing or extra:
         raise ValueError(
             f"expected the {len(wanted)} tensors of encoder {name!r}; found {len(given)}"
-            + (f"; missing {_few(missing)}" if missing else "")
-            + (f"; not part of it {_few(extra)}" if extra else "")
+            + (f"; missing {few(missing)}" if missing else "")
+            + (f"; not part of it {few(extra)}" if extra else "")
             + "; these weights belong to another network"
         )
     shared = {key: value for key, value in given.items() if key in wanted}
@@ -104,12 +104,12 @@ def load_weights(
     ]
     if [key for key in shapes if not (spare and key.startswith(spare))]:
         raise ValueError(
-            f"expected, for encoder {name!r}, weights of shape {_few(shapes)}; these belong to another size"
+            f"expected, for encoder {name!r}, weights of shape {few(shapes)}; these belong to another size"
         )
     shared = {key: value for key, value in shared.items() if value.shape == wanted[key].shape}
     broken = [key for key, value in shared.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
-        raise ValueError(f"expected finite weights for encoder {name!r}; found NaN or infinity in {_few(broken)}")
+        raise ValueError(f"expected finite weights for encoder {name!r}; found NaN or infinity in {few(broken)}")
     network.load_state_dict(
         {key: value.float() if value.is_floating_point() else value for key, value in shared.items()},
         strict=False,

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._container import get_table
-from stpredict._keys import Key
-from stpredict._validate import _few, check_obs, check_positive
+from stpredict.core._validate import check_positive, few
 from stpredict.io._image import element_scale
-from stpredict.io._to_spatialdata import _ATTRS, SPOTS
+from stpredict.io._to_spatialdata import ATTRS, SPOTS
+from stpredict.slots._checks import check_obs
+from stpredict.slots._container import get_table
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -81,9 +82,9 @@ def from_spatialdata(
     if not isinstance(sdata, SpatialData):
         raise TypeError(f"expected a SpatialData; found {type(sdata).__name__}")
     adata = get_table(sdata, table_key).copy()
-    attrs = adata.uns.pop(_ATTRS, None)
+    attrs = adata.uns.pop(ATTRS, None)
     if attrs is None:
-        raise ValueError(f"expected a table that annotates shapes; found no uns[{_ATTRS!r}] in table {table_key!r}")
+        raise ValueError(f"expected a table that annotates shapes; found no uns[{ATTRS!r}] in table {table_key!r}")
     check_obs(adata, attrs["region_key"])
     check_obs(adata, attrs["instance_key"])
     regions = adata.obs[attrs["region_key"]].astype(str).to_numpy()
@@ -99,7 +100,7 @@ def from_spatialdata(
         by_sample = patient if isinstance(patient, Mapping) else dict.fromkeys(samples, patient)
         missing = [name for name in dict.fromkeys(samples) if name not in by_sample]
         if missing:
-            raise KeyError(f"expected a patient of every section; missing {_few(missing)}; add them to `patient=`")
+            raise KeyError(f"expected a patient of every section; missing {few(missing)}; add them to `patient=`")
         adata.obs[patient_key] = pd.Categorical(samples.map(by_sample))
     adata.obsm[Key.SPATIAL] = xy
 
@@ -128,7 +129,7 @@ def _centroids(
         place = shapes.index.get_indexer(instances[rows])
         if (place < 0).any():
             raise ValueError(
-                f"expected a shape in {region!r} for every row of the table; found none for {_few(instances[rows][place < 0])}"
+                f"expected a shape in {region!r} for every row of the table; found none for {few(instances[rows][place < 0])}"
             )
         centers = shapes.geometry.centroid
         xy[rows] = np.column_stack([centers.x, centers.y])[place]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict._keys import Key
-from stpredict._validate import _few, check_positive, check_unique
+from stpredict.core._validate import check_positive, check_unique, few
 from stpredict.io._lattice import Lattice, pitch_px
 from stpredict.io._section import THUMBNAIL_PX, build_section, record_reading
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +102,7 @@ def from_tables(
     if missing:
         raise KeyError(
             f"expected the columns x and y (pixels) in positions; missing {', '.join(missing)}; "
-            f"found {_few(positions.columns, 8)}"
+            f"found {few(positions.columns, 8)}"
         )
     arrays = [name for name in (Key.ARRAY_ROW, Key.ARRAY_COL) if name in positions]
     for name in ["x", "y", *arrays]:
@@ -110,7 +110,7 @@ def from_tables(
             raise ValueError(f"expected numbers in positions[{name!r}]; found {positions[name].dtype}")
     if positions[["x", "y", *arrays]].isna().to_numpy().any():
         bad = positions.index[positions[["x", "y", *arrays]].isna().any(axis=1)]
-        raise ValueError(f"expected positions without gaps; found NaN for {_few(bad)}; drop these spots")
+        raise ValueError(f"expected positions without gaps; found NaN for {few(bad)}; drop these spots")
     check_unique(positions.index, "barcodes in positions")
 
     if counts is None:
@@ -121,7 +121,7 @@ def from_tables(
     elif isinstance(counts, pd.DataFrame):
         text = [name for name, dtype in counts.dtypes.items() if dtype.kind not in "iufb"]
         if text:
-            raise ValueError(f"expected numbers in counts; found other values in the columns {_few(text)}")
+            raise ValueError(f"expected numbers in counts; found other values in the columns {few(text)}")
         values, var, obs = counts.to_numpy(), pd.DataFrame(index=counts.columns), pd.DataFrame(index=counts.index)
     else:
         raise TypeError(f"expected counts as a DataFrame, an AnnData or None; found {type(counts).__name__}")
@@ -135,7 +135,7 @@ def from_tables(
     if len(keep) == 0:
         raise ValueError(
             f"expected barcodes that occur in counts and positions; found none in common: counts have "
-            f"{_few(obs.index, 3) or 'no barcodes'}; positions have {_few(positions.index, 3) or 'no barcodes'}"
+            f"{few(obs.index, 3) or 'no barcodes'}; positions have {few(positions.index, 3) or 'no barcodes'}"
         )
     obs, table = obs.iloc[keep].copy(), positions.iloc[place[keep]]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._keys import Key
-from stpredict._validate import _few, check_finite, check_positive, check_unique
+from stpredict.core._validate import check_finite, check_positive, check_unique, few
 from stpredict.io._section import THUMBNAIL_PX, check_folder, record_reading
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +155,7 @@ def from_tiles(
         }
         for name, (picture, factor) in pictures.items()
     }
-    _provenance.write(
+    write_record(
         adata,
         key,
         {
@@ -188,7 +188,7 @@ def _listed(source: str | Path, pattern: str) -> pd.DataFrame:
     strange = [path.name for path, match in zip(paths, found, strict=True) if match is None]
     if strange:
         raise ValueError(
-            f"expected file names like x1024_y512.png, matching {pattern!r}; found {_few(strange)}; pass `pattern=`, or a "
+            f"expected file names like x1024_y512.png, matching {pattern!r}; found {few(strange)}; pass `pattern=`, or a "
             "DataFrame with the columns path, sample, x, y"
         )
     rows = [(path, path.parent.name, int(match["x"]), int(match["y"])) for path, match in zip(paths, found, strict=True) if match]  # fmt: skip
@@ -217,7 +217,7 @@ def _patients(samples: pd.Series, patient: Mapping[str, str] | Callable[[str], s
     if isinstance(patient, Mapping):
         missing = [name for name in names if name not in patient]
         if missing:
-            raise KeyError(f"expected the patient of every slide in `patient=`; missing {_few(missing)}")
+            raise KeyError(f"expected the patient of every slide in `patient=`; missing {few(missing)}")
         return samples.map({name: str(patient[name]) for name in names})
     return samples.map({name: str(patient(name)) for name in names})
 
@@ -245,8 +245,8 @@ def _encode(
     from PIL import Image
     from tqdm.auto import tqdm
 
-    from stpredict._settings import settings
-    from stpredict.pp._image_features import resized
+    from stpredict.core._settings import settings
+    from stpredict.encoders._resize import resized
 
     pictures: dict[str, tuple[np.ndarray, float]] = {}
     for name, group in table.groupby(Key.SAMPLE, sort=False):

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from stpredict._container import is_spatialdata
-from stpredict._keys import Key
+from stpredict.slots._container import is_spatialdata
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _MAX_PIXELS = 2**31  # beyond this PIL's own arrays overflow; such images belong in a pyramid
 
@@ -261,7 +261,7 @@ def element_scale(element: Any, sample: str) -> float:
 
 def microns_per_pixel(adata: AnnData, sample: str, given: float | Mapping[str, float] | None = None) -> float:
     """µm per full-resolution pixel of a section: given, or read from its scale factors; an error when unknown."""
-    from stpredict._validate import check_positive
+    from stpredict.core._validate import check_positive
 
     if isinstance(given, Mapping):
         given = given.get(sample)
@@ -285,7 +285,7 @@ def check_positions(xy: np.ndarray, image: SectionImage, sample: str) -> None:
     xy
         (n, 2) x and y in full-resolution pixels.
     """
-    from stpredict._validate import check_finite
+    from stpredict.core._validate import check_finite
 
     check_finite(xy, f"positions of section {sample!r}", f"correct obsm[{Key.SPATIAL!r}]")
     size = np.array([image.width, image.height])

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from stpredict._validate import check_choice
+from stpredict.core._validate import check_choice
 
 Lattice = Literal["square", "hexagonal"]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._keys import Key
-from stpredict._optional import optional_import
+from stpredict.core._optional import optional_import
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -69,7 +69,7 @@ def open_slide(
     >>> slide.attrs["slide_properties"]["mpp"], slide.attrs["stpredict"]["sample"]
     (0.5, 'slide')
     """
-    from stpredict._validate import check_positive
+    from stpredict.core._validate import check_positive
 
     if microns_per_pixel is not None:
         microns_per_pixel = check_positive(microns_per_pixel, "microns_per_pixel")
@@ -170,7 +170,7 @@ def _check_complete(path: Path) -> None:
 
 def _probe(reader: Any) -> None:
     """Read the first, middle and last pixels of every level; `ValueError` when one cannot be read."""
-    from stpredict.io._slide import read_level
+    from stpredict.io._read_level import read_level
 
     for level, (height, width) in enumerate(reader.properties.level_shape):
         w, h = min(_PROBE_PX, width), min(_PROBE_PX, height)

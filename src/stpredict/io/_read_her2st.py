@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._keys import Key
-from stpredict._validate import _few, check_positive, check_unique
+from stpredict.core._validate import check_positive, check_unique, few
 from stpredict.io._lattice import pitch_px
 from stpredict.io._section import THUMBNAIL_PX, build_section, check_folder, join_sections, record_reading
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ def read_her2st(
         if folders[what] is None:
             raise FileNotFoundError(
                 f"expected a folder {' or '.join(map(repr, _FOLDERS[what]))} in {root}; "
-                f"found {_few(sorted(item.name for item in root.iterdir()))}; pass the folder that holds them"
+                f"found {few(sorted(item.name for item in root.iterdir()))}; pass the folder that holds them"
             )
     if isinstance(images, (str, Path)):
         folders["images"] = check_folder(images, "pass the folder of the images")
@@ -109,8 +109,8 @@ def read_her2st(
     missing = [name for name in wanted if name not in counts or name not in spots]
     if missing or not wanted:
         raise FileNotFoundError(
-            f"expected counts and spots of {_few(missing) or 'at least one section'}; found counts of "
-            f"{_few(counts, 12) or 'none'} and spots of {_few(spots, 12) or 'none'} in {root}"
+            f"expected counts and spots of {few(missing) or 'at least one section'}; found counts of "
+            f"{few(counts, 12) or 'none'} and spots of {few(spots, 12) or 'none'} in {root}"
         )
     if isinstance(images, Mapping):
         pictures: dict[str, Any] = {name: images.get(name) for name in wanted}
@@ -159,7 +159,7 @@ def _read_section(
     if len(shared) == 0:
         raise ValueError(
             f"expected spots that occur in {counts_path.name} and {spots_path.name}; found none in common: "
-            f"{_few(counts.index, 3)} and {_few(table.index, 3)}"
+            f"{few(counts.index, 3)} and {few(table.index, 3)}"
         )
     keep = table.index.get_indexer(shared)
     obs = pd.DataFrame({Key.ARRAY_ROW: row.to_numpy()[keep], Key.ARRAY_COL: col.to_numpy()[keep]})
@@ -199,7 +199,7 @@ def _read_counts(path: Path) -> pd.DataFrame:
     counts.columns = pd.Index(genes[-counts.shape[1] :])
     if not all(dtype.kind in "iuf" for dtype in counts.dtypes.unique()):
         text = counts.columns[[dtype.kind not in "iuf" for dtype in counts.dtypes]]
-        raise ValueError(f"expected numbers in {path}; found text in the columns {_few(text)}")
+        raise ValueError(f"expected numbers in {path}; found text in the columns {few(text)}")
     counts.index = counts.index.astype(str)
     check_unique(counts.index, f"spots in {path.name}")
     return counts
@@ -212,7 +212,7 @@ def _read_labels(path: Path, spots: pd.DataFrame) -> Any:
     table = _read_table(path, ("x", "y", "label")).dropna(subset=["x", "y", "label"])
     missing = [name for name in ("new_x", "new_y") if name not in spots]
     if missing:
-        raise ValueError(f"expected the columns new_x and new_y to join {path.name}; the spots lack {_few(missing)}")
+        raise ValueError(f"expected the columns new_x and new_y to join {path.name}; the spots lack {few(missing)}")
     keys = pd.MultiIndex.from_arrays([_thousandths(table["x"]), _thousandths(table["y"])])
     table = table[~keys.duplicated()]
     keys = keys[~keys.duplicated()]
@@ -269,7 +269,7 @@ def _find_image(folder: Path | None, name: str) -> Path | None:
             found = sorted(item for item in inner.iterdir() if item.suffix.lower() in _IMAGES)
             if len(found) > 1:
                 raise ValueError(
-                    f"expected one image in {inner}; found {_few(item.name for item in found)}; "
+                    f"expected one image in {inner}; found {few(item.name for item in found)}; "
                     f"pass `images={{{name!r}: …}}`"
                 )
             if found:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._keys import Key
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._keys import Key
-from stpredict._validate import _few, check_unique
+from stpredict.core._validate import check_unique, few
 from stpredict.io._lattice import Lattice, pitch_px
 from stpredict.io._section import THUMBNAIL_PX, build_section, check_folder, record_reading
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,8 +108,8 @@ def read_visium(
     keep = place >= 0
     if not keep.any():
         raise ValueError(
-            f"expected barcodes of the counts among the positions; found none: {_few(counts.obs_names, 3)} and "
-            f"{_few(positions.index, 3)}; check that counts and positions belong to the same capture area"
+            f"expected barcodes of the counts among the positions; found none: {few(counts.obs_names, 3)} and "
+            f"{few(positions.index, 3)}; check that counts and positions belong to the same capture area"
         )
     if in_tissue_only:
         keep &= positions[Key.IN_TISSUE].to_numpy()[place] == 1
@@ -152,7 +152,7 @@ def _read_positions(folder: Path) -> pd.DataFrame:
     if path is None:
         raise FileNotFoundError(
             f"expected {', '.join(_POSITIONS[:-1])} or {_POSITIONS[-1]} in {folder}; "
-            f"found {_few(sorted(item.name for item in folder.iterdir()), 8) or 'an empty folder'}"
+            f"found {few(sorted(item.name for item in folder.iterdir()), 8) or 'an empty folder'}"
         )
     if path.suffix == ".parquet":
         table = pd.read_parquet(path)
@@ -171,7 +171,7 @@ def _read_positions(folder: Path) -> pd.DataFrame:
         raise ValueError(f"expected the columns {', '.join(_COLUMNS)} in {path}; missing {', '.join(missing)}")
     text = [name for name in _COLUMNS[1:] if table[name].dtype.kind not in "iufb"]
     if text or table[_COLUMNS[1:]].isna().to_numpy().any():
-        raise ValueError(f"expected numbers without gaps in {path}; found text or gaps ({_few(text) or 'NaN'})")
+        raise ValueError(f"expected numbers without gaps in {path}; found text or gaps ({few(text) or 'NaN'})")
     check_unique(table["barcode"], f"barcodes in {path.name}")
     return table[_COLUMNS].set_index("barcode")
 
@@ -208,7 +208,7 @@ def _find_counts(root: Path, count_file: str | Path | None) -> Path:
     found = [root / name for name in _COUNTS if (root / name).exists()]
     if not found:
         raise FileNotFoundError(
-            f"expected {' or '.join(_COUNTS)} in {root}; found {_few(sorted(item.name for item in root.iterdir()), 8)}; "
+            f"expected {' or '.join(_COUNTS)} in {root}; found {few(sorted(item.name for item in root.iterdir()), 8)}; "
             "pass `count_file=`"
         )
     return found[0]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._keys import Key
-from stpredict._validate import check_counts, check_finite, check_positive, check_unique
+from stpredict.core._validate import check_counts, check_finite, check_positive, check_unique
 from stpredict.io._image import SectionImage, check_positions
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +115,7 @@ def join_sections(sections: Sequence[AnnData]) -> AnnData:
 
 def record_reading(adata: AnnData, reader: str, **entry: Any) -> None:
     """Note in `uns["stpredict"]["read"]` which reader made the object and what it assumed."""
-    _provenance.write(adata, READ, {"reader": reader, **entry})
+    write_record(adata, READ, {"reader": reader, **entry})
 
 
 def check_folder(path: str | Path, call: str) -> Path:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._container import is_spatialdata
-from stpredict._keys import Key
+from stpredict.io._read_level import read_level
+from stpredict.slots._container import is_spatialdata
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -40,7 +41,7 @@ def check_slide(data: Any) -> SpatialData:
 
 def slide_microns_per_pixel(sdata: SpatialData) -> float:
     """µm per pixel of level 0; an error when unknown."""
-    from stpredict._validate import check_positive
+    from stpredict.core._validate import check_positive
 
     value = sdata.attrs[_PROPERTIES].get("mpp")
     if value is None:
@@ -174,20 +175,6 @@ def sufficient_level(reader: Any, downsample: float) -> int:
     known = np.array([1.0 if value is None else float(value) for value in reader.properties.level_downsample])
     fitting = np.flatnonzero(known <= downsample * 1.01)
     return int(fitting[np.argmax(known[fitting])]) if len(fitting) else 0
-
-
-def read_level(reader: Any, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-    """Read a region within the bounds of a level, in its pixels, as uint8 (height, width, 3)."""
-    scale = float(reader.properties.level_downsample[level])
-    try:
-        region = reader.get_region(round(x * scale), round(y * scale), width, height, level=level)
-    except Exception as error:
-        # Each reader library raises exceptions of its own for a damaged file.
-        raise ValueError(
-            f"expected a complete slide at {reader.file}; found that {width} x {height} px at ({x}, {y}) of level "
-            f"{level} cannot be read ({type(error).__name__}: {error}); copy the file again, or convert it to 8-bit RGB"
-        ) from error
-    return np.ascontiguousarray(region[..., :3])
 
 
 @dataclass(frozen=True)

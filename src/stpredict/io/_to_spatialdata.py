@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._keys import Key
-from stpredict._validate import _few, check_finite, check_obs, check_obsm, check_positive, check_unique
+from stpredict.core._validate import check_finite, check_positive, check_unique, few
 from stpredict.io._image import SectionImage, section_image
+from stpredict.slots._checks import check_obs, check_obsm
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 SPOTS, IMAGE = "_spots", "_image"
 _REGION, _INSTANCE = "region", "spot_id"
-_ATTRS = "spatialdata_attrs"
+ATTRS = "spatialdata_attrs"
 _CHUNK_PX = 2048
 
 
@@ -93,7 +94,7 @@ def to_spatialdata(
     sections = {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names)}
     if odd := [name for name in sections if not re.fullmatch(r"[\w.-]+", name) or name.startswith("__")]:
         raise ValueError(
-            f"expected names of sections made of letters, digits, '_', '-' and '.'; found {_few(map(repr, odd))}; "
+            f"expected names of sections made of letters, digits, '_', '-' and '.'; found {few(map(repr, odd))}; "
             f"rename them in obs[{sample_key!r}] and uns['spatial']"
         )
     radii = {name: _radius(adata, name, radius_px) for name in sections}
@@ -111,7 +112,7 @@ def to_spatialdata(
         if element is not None:
             pictures[name + IMAGE] = element
     table = adata.copy()
-    table.uns.pop(_ATTRS, None)
+    table.uns.pop(ATTRS, None)
     table.obs[_REGION] = pd.Categorical([f"{name}{SPOTS}" for name in names])
     table.obs[_INSTANCE] = adata.obs_names.to_numpy(dtype=object)
     table = TableModel.parse(table, region=list(shapes), region_key=_REGION, instance_key=_INSTANCE)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stpredict._validate import check_choice
+from stpredict.core._validate import check_choice
 
 Alternative = Literal["greater", "less", "two-sided"]
 _IMPOSSIBLE = -1e-6  # determinant of the correlation matrix; what rounding of single precision cannot explain

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stpredict._validate import check_choice, check_finite
+from stpredict.core._validate import check_choice, check_finite
 from stpredict.metrics._pairs import check_matrix, check_pair, dense, gene_blocks
 
 Scaling = Literal["percentile", "mass"]

@@ -85,7 +85,7 @@ def noise_ceiling(
     """
     from scipy import sparse
 
-    from stpredict._validate import check_counts, check_positive
+    from stpredict.core._validate import check_counts, check_positive
 
     target_sum = check_positive(target_sum, "target_sum")
     if n_repeats < 1:

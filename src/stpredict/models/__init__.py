@@ -1,6 +1,5 @@
 """Networks: tensors in, tensors out."""
 
-from stpredict.models._base import Batch, Prediction, Predictor, Summary
 from stpredict.models._bleep import BLEEP
 from stpredict.models._color import Color
 from stpredict.models._egn import EGN
@@ -12,13 +11,14 @@ from stpredict.models._histogene import HisToGene
 from stpredict.models._mclstexp import MclSTExp
 from stpredict.models._mean import Mean
 from stpredict.models._mlp import MLP
-from stpredict.models._published import load_published
-from stpredict.models._registry import ModelInfo, get_model, list_models, register
 from stpredict.models._ridge import Ridge
 from stpredict.models._sequoia import Sequoia
 from stpredict.models._slide_transformer import SlideTransformer
 from stpredict.models._stnet import STNet
 from stpredict.models._thitogene import THItoGene
+from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._registry import ModelInfo, get_model, list_models, register
 
 __all__ = [
     "BLEEP",
@@ -44,6 +44,5 @@ __all__ = [
     "THItoGene",
     "get_model",
     "list_models",
-    "load_published",
     "register",
 ]

@@ -7,9 +7,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from stpredict.models._base import Batch
-from stpredict.models._registry import register
-from stpredict.models._retrieval import ProjectionHead, RetrievalPredictor
+from stpredict.models.base._batch import Batch
+from stpredict.models.base._registry import register
+from stpredict.models.base._retrieval import ProjectionHead, RetrievalPredictor
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stpredict.models._base import Batch, Prediction, Predictor, Summary
-from stpredict.models._registry import register
+from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._registry import register
 
 _HEMATOXYLIN_EOSIN = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105))  # Ruifrok and Johnston's absorbance vectors
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stpredict.models._base import Batch, Prediction, Predictor, Summary
+from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._predictor import Predictor
 
 _EPS = 1e-6
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models._bank import Bank
-from stpredict.models._base import Batch, Prediction, Predictor, Summary
-from stpredict.models._graph import mean_of_neighbors, spatial_neighbors
-from stpredict.models._heads import RegressionHead, regression_loss
-from stpredict.models._registry import register
+from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._registry import register
+from stpredict.models.nn._bank import Bank
+from stpredict.models.nn._graph import mean_of_neighbors, spatial_neighbors
+from stpredict.models.nn._heads import RegressionHead, regression_loss
 
 _SLOPE = 0.2
 _REACH = math.sqrt(2)  # pitches: the eight spots around one on a square array

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stpredict.models._bag_layers import StandardizedBag
-from stpredict.models._heads import RegressionHead
-from stpredict.models._registry import register
+from stpredict.models.base._registry import register
+from stpredict.models.nn._bag_layers import StandardizedBag
+from stpredict.models.nn._heads import RegressionHead
 
 _CHUNK = 2**25  # scores of genes and tokens that are sorted at a time
 

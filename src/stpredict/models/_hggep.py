@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models._graph import HypergraphConv, hypergraph
-from stpredict.models._hggep_blocks import CBAM, GradientEnhancement
-from stpredict.models._registry import register
-from stpredict.models._section import PositionEmbedding, SectionPredictor, TransformerBlock
-from stpredict.models._shufflenet import BatchNorm2d, ShuffleNet
+from stpredict.models.base._registry import register
+from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
+from stpredict.models.nn._graph import HypergraphConv, hypergraph
+from stpredict.models.nn._hggep_blocks import CBAM, GradientEnhancement
+from stpredict.models.nn._shufflenet import BatchNorm2d, ShuffleNet
 
 # Of each stage that is read: its number among those of the backbone, and the side of its maps at 112 pixels.
 _STAGES = {"paper": ((0, 8), (1, 4), (2, 4)), "code": ((1, 4), (2, 4), (2, 1))}

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict._validate import check_choice
-from stpredict.models._grid import GridPredictor
-from stpredict.models._registry import register
-from stpredict.models._unet_blocks import ConvBlock, Gate, MixerLayer, Upsample
+from stpredict.core._validate import check_choice
+from stpredict.models.base._grid import GridPredictor
+from stpredict.models.base._registry import register
+from stpredict.models.nn._unet_blocks import ConvBlock, Gate, MixerLayer, Upsample
 
 
 @dataclass(frozen=True)

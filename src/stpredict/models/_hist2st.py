@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models._graph import mean_of_neighbors, spatial_neighbors
-from stpredict.models._registry import register
-from stpredict.models._section import PositionEmbedding, SectionPredictor, TransformerBlock
+from stpredict.models.base._registry import register
+from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
+from stpredict.models.nn._graph import mean_of_neighbors, spatial_neighbors
 
 _CELL = 7  # pixels of the side of a square that the first convolution maps to one point
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from stpredict.models._registry import register
-from stpredict.models._section import PositionEmbedding, SectionPredictor, TransformerBlock
+from stpredict.models.base._registry import register
+from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
 
 
 @dataclass(frozen=True)

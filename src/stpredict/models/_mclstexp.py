@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stpredict._validate import check_positive
-from stpredict.models._base import Batch
-from stpredict.models._graph import spatial_neighbors
-from stpredict.models._registry import register
-from stpredict.models._retrieval import ProjectionHead, RetrievalPredictor, in_chunks
-from stpredict.models._section import PositionEmbedding, TransformerBlock
+from stpredict.core._validate import check_positive
+from stpredict.models.base._batch import Batch
+from stpredict.models.base._registry import register
+from stpredict.models.base._retrieval import ProjectionHead, RetrievalPredictor, in_chunks
+from stpredict.models.base._section import PositionEmbedding, TransformerBlock
+from stpredict.models.nn._graph import spatial_neighbors
 
 _REACH = 2.0  # pitches of the array: the two nearest rings, and nothing from the other side of a hole
 _NEIGHBORHOODS = 512  # that go through the transformer at once

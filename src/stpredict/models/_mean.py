@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stpredict.models._base import Batch, Prediction, Predictor
-from stpredict.models._registry import register
+from stpredict.models.base._batch import Batch, Prediction
+from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._registry import register
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stpredict.models._base import Batch, Prediction, Predictor, Summary
-from stpredict.models._heads import RegressionHead
-from stpredict.models._registry import register
+from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._registry import register
+from stpredict.models.nn._heads import RegressionHead
 
 
 @dataclass(frozen=True)

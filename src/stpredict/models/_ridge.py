@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stpredict.models._base import Batch, Prediction, Predictor
-from stpredict.models._registry import register
+from stpredict.models.base._batch import Batch, Prediction
+from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._registry import register
 
 _MAX_GROUPS = 10
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models._bag_layers import ResidualBag, feed_forward, masked_mean
-from stpredict.models._registry import register
+from stpredict.models.base._registry import register
+from stpredict.models.nn._bag_layers import ResidualBag, feed_forward, masked_mean
 
 
 @dataclass(frozen=True)

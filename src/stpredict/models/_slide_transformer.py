@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models._bag_layers import ResidualBag, feed_forward
-from stpredict.models._registry import register
+from stpredict.models.base._registry import register
+from stpredict.models.nn._bag_layers import ResidualBag, feed_forward
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from stpredict.models._augment import standardized, symmetry
-from stpredict.models._base import Batch, Prediction, Predictor
-from stpredict.models._densenet import DenseNet121
-from stpredict.models._heads import RegressionHead
-from stpredict.models._registry import register
+from stpredict.models.base._batch import Batch, Prediction
+from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._registry import register
+from stpredict.models.nn._augment import standardized, symmetry
+from stpredict.models.nn._densenet import DenseNet121
+from stpredict.models.nn._heads import RegressionHead
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models._capsules import CapsuleEncoder, DynamicConv2d
-from stpredict.models._graph import spatial_neighbors
-from stpredict.models._graph_attention import GraphAttention
 from stpredict.models._histogene import check_side
-from stpredict.models._registry import register
-from stpredict.models._section import PositionEmbedding, SectionPredictor, TransformerBlock
+from stpredict.models.base._registry import register
+from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
+from stpredict.models.nn._capsules import CapsuleEncoder, DynamicConv2d
+from stpredict.models.nn._graph import spatial_neighbors
+from stpredict.models.nn._graph_attention import GraphAttention
 
 _CHANNELS, _STRIDE = 16, 4
 

@@ -6,24 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._container import get_table
-from stpredict._keys import Key
-from stpredict._validate import check_obs
-from stpredict.pl._style import (
-    ERROR_CMAP,
-    VALUE_CMAP,
-    draw_spots,
-    find_section,
-    frame_section,
-    one_panel,
-    style,
-)
+from stpredict.pl._style import ERROR_CMAP, VALUE_CMAP, draw_spots, find_section, frame_section, one_panel, style
+from stpredict.slots._checks import check_obs
+from stpredict.slots._container import get_table
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _PANEL = 3.0  # inches
 _EXTREME = 0.99  # quantile that ends a signed scale, so that a few spots do not bleach the rest
@@ -102,7 +94,7 @@ def attribution(
             f"expected an attribution in section {section.name!r}; found none; run "
             f"stp.tl.attribution(adata, model, {gene!r}, sample={section.name!r})"
         )
-    record = _provenance.read(adata, key) or {}
+    record = read_record(adata, key) or {}
     signed = record.get("method") == "integrated_gradients" or np.nanmin(values) < 0
     if signed:
         end = float(np.nanquantile(np.abs(values), _EXTREME)) or float(np.nanmax(np.abs(values))) or 1.0

@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._container import get_table
-from stpredict._keys import Key
-from stpredict._validate import check_obs
 from stpredict.pl._style import (
     LIGHT_GRAY,
     Section,
@@ -22,13 +19,16 @@ from stpredict.pl._style import (
     one_panel,
     style,
 )
+from stpredict.slots._checks import check_obs
+from stpredict.slots._container import get_table
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _PANEL = 3.0  # inches
 _PICTURE = 0.55  # opacity of the picture, so that the colors of the spots stand out

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from stpredict._container import get_table
-from stpredict._keys import Key
-from stpredict._validate import check_choice, check_finite, check_obs
+from stpredict.core._validate import check_choice, check_finite
 from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, category_colors, category_legend, one_panel, style
+from stpredict.slots._checks import check_obs
+from stpredict.slots._container import get_table
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _N_PCS = 50
 _RASTERIZE_FROM = 5000
@@ -72,7 +73,7 @@ def features(
     >>> stp.pp.image_features(adata, progress=False)
     >>> ax = stp.pl.features(adata, color="patient")
     """
-    from stpredict.tl._collect import feature_keys
+    from stpredict.tl.learn._collect import feature_keys
 
     check_choice(method, ("pca", "umap"), "method")
     adata = get_table(data, table_key)

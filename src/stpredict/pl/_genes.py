@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._container import get_table
-from stpredict._keys import Key
-from stpredict._slots import measured_matrix, prediction_frame, to_dense
-from stpredict._validate import check_choice, check_unique
+from stpredict.core._validate import check_choice, check_unique
 from stpredict.pl._style import (
     ERROR_CMAP,
     VALUE_CMAP,
@@ -21,11 +18,15 @@ from stpredict.pl._style import (
     style,
     value_label,
 )
+from stpredict.slots._container import get_table
+from stpredict.slots._expression import measured_matrix, to_dense
+from stpredict.slots._keys import Key
+from stpredict.slots._prediction import prediction_frame
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _COLUMNS = ("image", "measured", "predicted", "error")
 _TITLES = {"image": "H&E", "measured": "measured", "predicted": "predicted", "error": "predicted − measured"}
@@ -151,7 +152,7 @@ def genes(
 
 def _measured(adata: AnnData, names: Sequence[str], rows: np.ndarray, layer: str | None) -> np.ndarray:
     """Measured values (n, n_genes), NaN for genes and observations without."""
-    from stpredict.pp._normalize import measured_rows
+    from stpredict.slots._expression import measured_rows
 
     check_unique(adata.var_names, "var_names")
     values = np.full((len(rows), len(names)), np.nan)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._validate import check_choice
+from stpredict.core._validate import check_choice
 from stpredict.pl._style import BLUE, INK, VERMILION, one_panel, style
 
 if TYPE_CHECKING:

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._container import get_table
-from stpredict._keys import Key
-from stpredict._slots import prediction_frame
-from stpredict._validate import check_unique
+from stpredict.core._validate import check_unique
 from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, Section, find_section, frame_section, style
-from stpredict.tl._compare_to_st import MEASURED_ST, find_table, percentiles
+from stpredict.slots._container import get_table
+from stpredict.slots._keys import Key
+from stpredict.slots._prediction import prediction_frame
+from stpredict.tl.judge._compare_to_st import MEASURED_ST, find_table, percentiles
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.collections import PolyCollection
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _PANEL = 2.1  # inches
 _MAX_EXACT = 1500  # tiles up to which a title is worth an exact distance
@@ -163,7 +163,7 @@ def _scores(
     scores: pd.DataFrame | None, section: Section, names: list[str], measured: np.ndarray, predicted: np.ndarray
 ) -> list[tuple[float, float, float]]:
     """Correlation, distance and distance of a uniform map of each gene."""
-    from stpredict.tl._compare_to_st import score_maps
+    from stpredict.tl.judge._compare_to_st import score_maps
 
     wanted = ["pearson", "emd", "emd_uniform"]
     if scores is not None:

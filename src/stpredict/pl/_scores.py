@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._validate import check_unique
+from stpredict.core._validate import check_unique
 from stpredict.pl._style import BLUE, GRAY, INK, ORANGE, check_scores, gene_means, is_baseline, one_panel, style
 
 if TYPE_CHECKING:
@@ -104,11 +104,11 @@ def scores(
         labels, notes = [], []
         for position, name in enumerate(shown):
             defined = values[name].dropna().to_numpy()
-            _violin(ax, position, defined, GRAY if name in plain else BLUE, hatched=name in leaky)
+            violin(ax, position, defined, GRAY if name in plain else BLUE, hatched=name in leaky)
             labels.append(name.replace(" ", "\n") + ("\nleaky" if name in leaky else ""))
             notes.append(_note(table[table[by] == name], metric, len(values[name]) - len(defined)))
         if len(top):
-            _violin(ax, len(shown), top, ORANGE)
+            violin(ax, len(shown), top, ORANGE)
             ax.axhline(float(np.median(top)), color=ORANGE, lw=1, ls=(0, (4, 3)), zorder=0)
             labels.append("noise\nceiling")
             notes.append("")
@@ -149,7 +149,7 @@ def _ceiling(table: pd.DataFrame) -> np.ndarray:
     return gene_means(once.assign(all="ceiling"), "ceiling", ["all"]).dropna().to_numpy()
 
 
-def _violin(ax: Axes, position: int, values: np.ndarray, color: str, *, hatched: bool = False) -> None:
+def violin(ax: Axes, position: int, values: np.ndarray, color: str, *, hatched: bool = False) -> None:
     """Violin with its median and middle half; points where there are too few values for a density."""
     if not len(values):
         return

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._keys import Key
 from stpredict.pl._style import (
     INK,
     LIGHT_GRAY,
@@ -19,6 +18,7 @@ from stpredict.pl._style import (
     one_panel,
     style,
 )
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._container import get_table
-from stpredict._keys import Key
-from stpredict._validate import check_genes
 from stpredict.pl._style import BLUE, GRAY, VERMILION, one_panel, style
+from stpredict.slots._checks import check_genes
+from stpredict.slots._container import get_table
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _KEY = "moran_i"
 
@@ -127,5 +127,5 @@ def spatially_variable(
 
 def _threshold(adata: AnnData, key: str) -> float | None:
     """Smallest Moran's I of a selected gene, where the selection had such a threshold."""
-    record = _provenance.read(adata, key) or {}
+    record = read_record(adata, key) or {}
     return float(record["min_i"]) if record.get("method") == "moran" and "min_i" in record else None

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._container import get_table, is_spatialdata
-from stpredict._keys import Key
-from stpredict._slots import in_tissue
-from stpredict._validate import check_finite, check_obs, check_obsm, check_positive
+from stpredict.core._validate import check_finite, check_positive
+from stpredict.slots._checks import check_obs, check_obsm
+from stpredict.slots._container import get_table, is_spatialdata
+from stpredict.slots._expression import in_tissue
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import EllipseCollection
     from matplotlib.colors import Normalize
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 # Okabe and Ito: told apart with every common form of color blindness. Wine stands in for their yellow, weak on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000")
@@ -97,11 +98,11 @@ def category_colors(n: int) -> list[str]:
 
 def value_label(adata: AnnData, layer: str | None) -> str:
     """Unit of the measured and predicted values, for a colorbar."""
-    from stpredict import _provenance
+    from stpredict.slots._provenance import read_record
 
     if layer is not None:
         return layer
-    record = _provenance.read(adata, "normalize")
+    record = read_record(adata, "normalize")
     if record is not None and record.get("method") == "log2p1":
         return f"log2({record['unit'].upper()} + 1)"
     if record is None or record.get("method") != "log1p":

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._container import get_table
-from stpredict._keys import Key
-from stpredict._optional import optional_import
-from stpredict._outcome import patient_outcomes
+from stpredict.core._optional import optional_import
 from stpredict.pl._style import BLUE, INK, VERMILION, one_panel, style
-from stpredict.tl._survival import check_group, logrank_p, read_risk
+from stpredict.slots._container import get_table
+from stpredict.slots._keys import Key
+from stpredict.slots._outcome import patient_outcomes
+from stpredict.tl.outcomes._survival import check_group, logrank_p, read_risk
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _LINE = 11  # points between rows of the table
 _TICKS = 6  # columns of the table, about

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.pl._scores import _violin
+from stpredict.pl._scores import violin
 from stpredict.pl._style import BLUE, INK, LIGHT_GRAY, one_panel, style
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def well_predicted(
             leaky = "leaky" in part and bool(part["leaky"].astype(bool).any())
             if all_genes:
                 _background(ax, position, defined)
-            _violin(ax, position, called, BLUE, hatched=leaky)
+            violin(ax, position, called, BLUE, hatched=leaky)
             labels.append(label.replace(" ", "\n") + ("\nleaky" if leaky else ""))
             shown = defined if all_genes else called
             tops.append(float(shown.max()) if len(shown) else 0.0)

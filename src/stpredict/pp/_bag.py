@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._keys import Key
-from stpredict._validate import _few, check_choice, check_unique
+from stpredict.core._validate import check_choice, check_unique, few
 from stpredict.pp._bulk import Bulk, as_bulk, check_join, check_shared, join_bulk
 from stpredict.pp._slide_tiles import SlideTiles, Source, list_sources, read_slide
 from stpredict.pp._tokens import kmeans_tokens, tile_order
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _COMPARED = ("encoder", "fingerprint", "dim", "tile_um", "tile_px", "context")
 
@@ -184,7 +184,7 @@ def _summarize(
     from threadpoolctl import threadpool_limits
     from tqdm.auto import tqdm
 
-    from stpredict._settings import settings
+    from stpredict.core._settings import settings
 
     def work(source: Source) -> _Bag:
         slide = read_slide(source, encoder, sample_key, patient_key)
@@ -247,7 +247,7 @@ def _patients(
             unknown.append(name)
     if unknown:
         raise ValueError(
-            f"expected the patient of every slide; found none for {_few(unknown)}; set obs[{patient_key!r}] of the tile "
+            f"expected the patient of every slide; found none for {few(unknown)}; set obs[{patient_key!r}] of the tile "
             "tables, or pass `patient=` as a mapping from slide to patient: splits have to be by patient"
         )
     return patients
@@ -278,7 +278,7 @@ def _assemble(
     for made in bags:
         for what, value in made.slide.own.items():
             by_slide.setdefault(what, {})[made.slide.name] = value
-    _provenance.write(adata, slide.key, {**slide.record, **by_slide})
+    write_record(adata, slide.key, {**slide.record, **by_slide})
     entry = {"method": method, "n_tokens": n_tokens, "seed": seed, "features": slide.key}
-    _provenance.write(adata, Key.bag(slide.key), {**entry, "n_padded": int((size[:, -1] == 0).sum())})
+    write_record(adata, Key.bag(slide.key), {**entry, "n_padded": int((size[:, -1] == 0).sum())})
     return adata

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._keys import Key
-from stpredict._validate import _few, check_unique
+from stpredict.core._validate import check_unique, few
 from stpredict.io._section import MEASURED
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ def as_bulk(expression: Any) -> Bulk:
         text = [str(name) for name, dtype in expression.dtypes.items() if dtype.kind not in "iufb"]
         if text:
             raise ValueError(
-                f"expected numbers in every column of expression; found other values in {_few(text)}; set the names of "
+                f"expected numbers in every column of expression; found other values in {few(text)}; set the names of "
                 "slides or patients as the index, and pass an AnnData to bring further columns along"
             )
         values, var, obs = expression.to_numpy(np.float32), pd.DataFrame(index=expression.columns), pd.DataFrame()
@@ -80,13 +80,13 @@ def check_join(bulk: Bulk, units: list[str], by: str, join: str) -> None:
     other = f"join on the other name with by={'patient' if by == 'slide' else 'slide'!r}"
     if len(missing) == len(set(units)):
         raise ValueError(
-            f"expected the rows of expression to be named after the {by}s ({_few(units, 3)}); found none in common: "
-            f"{_few(bulk.names, 3) or 'no rows'}; set the names as its index, or {other}"
+            f"expected the rows of expression to be named after the {by}s ({few(units, 3)}); found none in common: "
+            f"{few(bulk.names, 3) or 'no rows'}; set the names as its index, or {other}"
         )
     if join == "left" or not (len(extra) or missing):
         return
-    found = [f"unknown {by}s {_few(extra)}"] if len(extra) else []
-    found += [f"no row for {_few(missing)}"] if missing else []
+    found = [f"unknown {by}s {few(extra)}"] if len(extra) else []
+    found += [f"no row for {few(missing)}"] if missing else []
     shared = f"expression.loc[[{', '.join(map(repr, [u for u in dict.fromkeys(units) if u in bulk.names][:2]))}, …]]"
     hint = f"take the rows at hand, {shared}, or " if len(extra) else ""
     raise ValueError(
@@ -126,7 +126,7 @@ def check_shared(values: np.ndarray, measured: np.ndarray, patient: np.ndarray, 
         rows = np.flatnonzero(measured & (patient == name))
         same = np.isclose(values[rows[1:]], values[rows[0]], rtol=1e-5, atol=0, equal_nan=True).all(axis=1)
         if not same.all():
-            several = _few(np.array(slides)[rows])
+            several = few(np.array(slides)[rows])
             raise ValueError(
                 f"expected slides of one patient to have the same bulk expression; found different values for patient "
                 f"{name!r} (slides {several}); correct the table, join one row per patient with by='patient', or pass "

@@ -87,7 +87,7 @@ class FeatureCache:
 
     def __init__(self, directory: str | Path | None = None) -> None:
         if directory is None:
-            from stpredict._settings import settings
+            from stpredict.core._settings import settings
 
             directory = settings.cache_dir / "features"
         self.directory = Path(directory)

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._container import begin
-from stpredict._keys import Key
-from stpredict._validate import _few, as_mask, check_finite
-from stpredict.pp._normalize import measured_rows
+from stpredict.core._validate import check_finite, few
+from stpredict.slots._checks import as_mask
+from stpredict.slots._container import begin
+from stpredict.slots._expression import measured_rows
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import genes_digest, write_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 SEQUOIA_TYPES = ("protein_coding", "miRNA", "lncRNA")
 _SYNONYMS = {"microrna": "mirna", "longnoncodingrna": "lncrna"}
@@ -105,7 +106,7 @@ def filter_genes(
         if not kept.any():
             found = adata.var[gene_type_key].dropna().astype(str).value_counts().index
             raise ValueError(
-                f"expected genes of the types {_few(wanted)} in var[{gene_type_key!r}]; found {_few(found) or 'no types'}"
+                f"expected genes of the types {few(wanted)} in var[{gene_type_key!r}]; found {few(found) or 'no types'}"
             )
     if min_median is not None:
         rows = as_mask(adata, train)
@@ -127,12 +128,12 @@ def filter_genes(
         entry["n_observations"] = int(rows.sum())
 
     genes = adata.var_names[kept]
-    entry |= {"dropped": dropped, "n_genes": len(genes), "digest": _provenance.genes_digest(map(str, genes))}
+    entry |= {"dropped": dropped, "n_genes": len(genes), "digest": genes_digest(map(str, genes))}
     if key_added is None:
         adata._inplace_subset_var(kept)  # what scanpy's filters call
     else:
         adata.var[key_added] = kept
-    _provenance.write(adata, key_added or "filter_genes", entry)
+    write_record(adata, key_added or "filter_genes", entry)
     return container if copy else None
 
 
@@ -155,7 +156,7 @@ def _plain(name: str) -> str:
 
 
 def _matrix(adata: AnnData, layer: str | None) -> Any:
-    from stpredict._validate import check_layer
+    from stpredict.slots._checks import check_layer
 
     if layer is not None:
         check_layer(adata, layer, "name the layer with the expression, or none to use X")

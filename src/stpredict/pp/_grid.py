@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._cells import LATTICES
-from stpredict._container import begin
-from stpredict._keys import Key
-from stpredict._slots import is_tile_table
-from stpredict._validate import _few, check_choice, check_obs
+from stpredict.core._cells import LATTICES
+from stpredict.core._validate import check_choice, few
 from stpredict.io._lattice import ANISOTROPY, fit_lattice
+from stpredict.slots._checks import check_obs
+from stpredict.slots._container import begin
+from stpredict.slots._features import is_tile_table
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _NAMES: dict[str, Literal["hexagonal", "square"]] = {"hex": "hexagonal", "square": "square"}
 _STEP = {"hex": np.array([0.5, np.sqrt(3) / 2]), "square": np.array([1.0, 1.0])}  # along x and y, of the pitch
@@ -133,7 +134,7 @@ def grid(
         others = [found for name, found in record["lattice"].items() if name not in lonely]
         record["lattice"][sample] = lattice if lattice != "auto" else (others or ["square"])[0]
     adata.obs[Key.GRID_ROW], adata.obs[Key.GRID_COL] = cell[:, 0], cell[:, 1]
-    _provenance.write(adata, Key.GRID, record)
+    write_record(adata, Key.GRID, record)
     return container if copy else None
 
 
@@ -176,7 +177,7 @@ class _Section:
         if missing.any():
             raise ValueError(
                 f"expected array positions of all observations of section {self.name!r}; found none for "
-                f"{_few(self.obs_names[missing])}; fill them, or drop these observations"
+                f"{few(self.obs_names[missing])}; fill them, or drop these observations"
             )
         steps = np.round(index)
         off = float(np.abs(index - steps).mean())
@@ -264,7 +265,7 @@ class _Section:
             bad = self.obs_names if xy is None else self.obs_names[~np.isfinite(xy).all(axis=1)]
             raise ValueError(
                 f"expected positions of all observations of section {self.name!r}; found neither array positions nor "
-                f"pixels for {_few(bad)}; fill them, or drop these observations"
+                f"pixels for {few(bad)}; fill them, or drop these observations"
             )
         orders, pitch = self._orders()
         found = lattice if lattice != "auto" else max(("square", "hex"), key=lambda name: round(abs(orders[name]), 6))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from stpredict._keys import Key
+from stpredict.encoders._resize import resized
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from stpredict._container import Container
     from stpredict.encoders import Encoder
     from stpredict.io._image import SectionImage
+    from stpredict.slots._container import Container
 
 _BATCH_BYTES = 64 * 2**20  # windows at full resolution that are held at once
 _BAND_BYTES = 16 * 2**20  # rows of the image that are copied out of it at once, short of one window's height
@@ -143,9 +144,9 @@ def image_features(
     >>> adata.obsm["X_color-texture"].shape
     (2, 153)
     """
-    from stpredict import _provenance
-    from stpredict._container import begin, get_table
-    from stpredict._validate import check_positive
+    from stpredict.core._validate import check_positive
+    from stpredict.slots._container import begin, get_table
+    from stpredict.slots._provenance import write_record
 
     scales = tuple(check_positive(scale, "every value of context") for scale in context)
     if not scales or len(set(scales)) != len(scales):
@@ -179,7 +180,7 @@ def image_features(
 
     container, adata = begin(data, copy, table_key)
     adata.obsm[key] = features
-    _provenance.write(
+    write_record(
         adata,
         key,
         {
@@ -231,8 +232,8 @@ def _sections(
     """Check every section against its image, and say what is to be cut from it."""
     from functools import partial
 
-    from stpredict._validate import check_obs, check_obsm
     from stpredict.io._image import check_positions, microns_per_pixel, section_image
+    from stpredict.slots._checks import check_obs, check_obsm
 
     check_obsm(
         adata, Key.SPATIAL, "read the data with stp.io, or set obsm['spatial'] to x, y in full-resolution pixels"
@@ -281,8 +282,8 @@ def _compute(
 ) -> np.ndarray:
     from tqdm.auto import tqdm
 
-    from stpredict._settings import settings
-    from stpredict._validate import check_finite
+    from stpredict.core._settings import settings
+    from stpredict.core._validate import check_finite
     from stpredict.pp._cache import FeatureCache, cache_key
 
     store = FeatureCache() if cache and encoder.reproducible else None
@@ -352,18 +353,3 @@ def windows_around(
         rows = np.flatnonzero(stripe == number)
         for index, windows in picture.windows(positions[rows], side, fitting):
             yield rows[index], windows
-
-
-def resized(windows: np.ndarray, tile_px: int, device: torch.device) -> torch.Tensor:
-    """Resize windows uint8 (b, side, side, 3) to uint8 tiles (b, 3, tile_px, tile_px), bilinear with antialiasing."""
-    import torch
-
-    tiles = torch.from_numpy(windows).permute(0, 3, 1, 2)
-    if windows.shape[1] == tile_px:
-        return tiles.contiguous().to(device)
-    if device.type == "cpu":  # integer arithmetic, several times faster; accelerators have it for floats only
-        return torch.nn.functional.interpolate(tiles, size=(tile_px, tile_px), mode="bilinear", antialias=True)
-    tiles = torch.nn.functional.interpolate(
-        tiles.to(device).float(), size=(tile_px, tile_px), mode="bilinear", antialias=True
-    )
-    return tiles.round_().clamp_(0, 255).to(torch.uint8)

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._container import begin
-from stpredict._keys import Key
-from stpredict._validate import as_mask, check_obs
-from stpredict.pp._spatially_variable import matrix_of, usable_rows
+from stpredict.slots._checks import as_mask, check_obs
+from stpredict.slots._container import begin
+from stpredict.slots._expression import matrix_of, usable_rows
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import read_record, write_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _KEY = "log_vmr"
 _LARGEST = 30.0  # log1p of more counts than a spot can have
@@ -97,7 +97,7 @@ def log_vmr(
     pooled = within[0] if len(sections) == 1 else grouped_log_vmr(values, np.zeros(len(rows), dtype=np.int64), 1)[0]
     adata.var[key] = pooled
     adata.varm[key] = pd.DataFrame(within.T, index=adata.var_names, columns=list(sections))
-    _provenance.write(adata, key, {"layer": layer, "sections": list(sections)})
+    write_record(adata, key, {"layer": layer, "sections": list(sections)})
     return container if copy else None
 
 
@@ -140,7 +140,7 @@ def _moments(values: Any, group: np.ndarray, n_groups: int) -> tuple[np.ndarray,
 
 
 def _check_logarithms(adata: AnnData, values: Any, layer: str | None) -> None:
-    record = _provenance.read(adata, "normalize") or {}
+    record = read_record(adata, "normalize") or {}
     method = record.get("method", "log1p")
     if layer is None and method != "log1p":
         raise ValueError(

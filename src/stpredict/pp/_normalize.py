@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._container import begin
-from stpredict._keys import Key
-from stpredict._validate import check_choice, check_counts, check_finite, check_genes, check_layer, check_positive
+from stpredict.core._validate import check_choice, check_counts, check_finite, check_positive
 from stpredict.metrics._log_normalize import log_normalize
+from stpredict.slots._checks import check_genes, check_layer
+from stpredict.slots._container import begin
+from stpredict.slots._expression import measured_rows
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import read_record, write_record
 
 _TARGET_SUM = 1e4
 _BULK = ("fpkm-uq", "tpm")
@@ -21,7 +23,7 @@ _LOG_RANGE = 30.0  # log2 of the largest values, some 10^7, is 23; on the linear
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 
 def normalize(
@@ -128,7 +130,7 @@ def normalize(
     adata.layers[Key.COUNTS] = counts
     adata.X = values
     entry: dict[str, Any] = {"method": "log1p", "size_factors": size_factors, "target_sum": target_sum}
-    _provenance.write(adata, "normalize", {**entry, "panel": panel, "n_empty": n_empty})
+    write_record(adata, "normalize", {**entry, "panel": panel, "n_empty": n_empty})
     if n_empty:
         genes = "" if panel is None else " in the genes of the panel"
         warnings.warn(
@@ -150,7 +152,7 @@ def _normalize_bulk(adata: AnnData, unit: str, layer: str | None) -> None:
         linear = adata.layers[layer]
     elif kept in adata.layers:
         linear = adata.layers[kept]
-    elif (record := _provenance.read(adata, "normalize")) is not None:
+    elif (record := read_record(adata, "normalize")) is not None:
         raise ValueError(
             f"expected {unit.upper()} values in layers[{kept!r}] of an object that was normalized before "
             f"({record.get('method')}, {record.get('unit', 'counts')}); found none; pass their layer as `layer=`"
@@ -189,7 +191,7 @@ def _normalize_bulk(adata: AnnData, unit: str, layer: str | None) -> None:
     adata.layers[kept] = linear
     adata.X = result
     n_empty = int((np.asarray(rows.sum(axis=1)).ravel() == 0).sum())
-    _provenance.write(adata, "normalize", {"method": "log2p1", "unit": unit, "n_empty": n_empty})
+    write_record(adata, "normalize", {"method": "log2p1", "unit": unit, "n_empty": n_empty})
     if n_empty:
         warnings.warn(
             f"{n_empty} of {int(measured.sum())} observations have no expression in any gene; consider dropping them",
@@ -207,15 +209,3 @@ def _counts(adata: AnnData, layer: str | None) -> Any:
     if counts is None:
         raise ValueError("expected raw counts in layers['counts'] or X; found neither; set one of them")
     return counts
-
-
-def measured_rows(adata: AnnData, values: Any) -> np.ndarray:
-    """Mask (n_obs,) of observations with a measurement: not marked as unmeasured, and not NaN throughout."""
-    from scipy import sparse
-
-    marked = adata.obs["measured"].to_numpy() if "measured" in adata.obs else np.ones(adata.n_obs, dtype=bool)
-    if marked.dtype != bool:
-        raise TypeError(f"expected obs['measured'] to be boolean; found {marked.dtype}")
-    if sparse.issparse(values) or values.dtype.kind != "f":
-        return marked
-    return marked & ~np.isnan(values).all(axis=1)

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._keys import Key
-from stpredict._settings import settings
-from stpredict._validate import check_obs, check_obsm, check_positive
+from stpredict.core._settings import settings
+from stpredict.core._validate import check_positive
 from stpredict.io._image import SectionImage, check_positions, microns_per_pixel, section_image
+from stpredict.slots._checks import check_obs, check_obsm
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _VERSION = 1  # raised when stored patches would no longer equal newly cut ones
 _MANY_PADDED = 0.05
@@ -100,7 +101,7 @@ def patches(
     """
     import pandas as pd
 
-    from stpredict._container import get_table
+    from stpredict.slots._container import get_table
 
     adata = get_table(data, table_key)
     stack = patch_stack(
@@ -271,7 +272,8 @@ def _section_patches(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
     """Memory map (n, patch_px, patch_px, 3) of a section's patches; cut where there is no whole file of them."""
     import torch
 
-    from stpredict.pp._image_features import resized, windows_around
+    from stpredict.encoders._resize import resized
+    from stpredict.pp._image_features import windows_around
 
     shape = (len(job.xy), job.patch_px, job.patch_px, 3)
     if job.path.is_file():

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._container import begin
-from stpredict._keys import Key
-from stpredict._validate import as_mask, check_choice, check_genes, check_obs, check_unique
-from stpredict.pp._spatially_variable import matrix_of, section_morans_i, usable_rows, write_moran
+from stpredict.core._validate import check_choice, check_unique
+from stpredict.pp._spatially_variable import section_morans_i, write_moran
+from stpredict.slots._checks import as_mask, check_genes, check_obs
+from stpredict.slots._container import begin
+from stpredict.slots._expression import matrix_of, usable_rows
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import genes_digest, write_record
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _METHODS = ("moran", "spatial_hvg", "mean")
 # RPL3, RPS27A, RPLP0 and RPSA, but neither the kinases RPS6KA1 … nor RPS19BP1, which only bind to ribosomal proteins
@@ -153,7 +155,7 @@ def select_genes(
         )
 
     entry: dict[str, Any] = {"method": "given" if given else method, "n_genes": len(chosen.genes)}
-    entry["digest"] = _provenance.genes_digest(chosen.genes)
+    entry["digest"] = genes_digest(chosen.genes)
     if not given:
         entry |= {"min_fraction": min_fraction, "drop_ribosomal": drop_ribosomal, "layer": layer}
         entry |= {"drop_mitochondrial": drop_mitochondrial, "dropped": chosen.dropped}
@@ -168,7 +170,7 @@ def select_genes(
         entry["n_neighbors"] = n_neighbors
         write_moran(adata, chosen.moran_i, chosen.moran_p)
     adata.var[key] = adata.var_names.isin(chosen.genes)
-    _provenance.write(adata, key, entry)
+    write_record(adata, key, entry)
     return container if copy else None
 
 

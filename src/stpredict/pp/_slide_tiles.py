@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._container import is_spatialdata
-from stpredict._keys import Key
-from stpredict._slots import feature_matrix
-from stpredict._validate import _few, check_finite, check_obs
+from stpredict.core._validate import check_finite, few
+from stpredict.slots._checks import check_obs
+from stpredict.slots._container import is_spatialdata
+from stpredict.slots._features import feature_matrix
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -123,7 +124,7 @@ def read_slide(source: Source, encoder: str | None, sample_key: str, patient_key
         raise ValueError(f"expected features (n_tiles, d) in {key!r} of slide {name!r}; found shape {features.shape}")
     check_finite(features, f"features {key!r} of slide {name!r}", "run stp.pp.image_features again for this slide")
 
-    record = _provenance.read(table, key) or {}
+    record = read_record(table, key) or {}
     record.pop("stpredict_version", None)
     own = {what: _of_section(record.pop(what, None), sample, name) for what in _PER_SECTION}
     return SlideTiles(
@@ -168,13 +169,13 @@ def feature_key(table: AnnData, encoder: str | None, where: str) -> str:
     found = [
         key
         for key in dict.fromkeys([*table.obsm, *records])
-        if key.startswith("X_") and _provenance.read(table, key) and feature_matrix(table, key) is not None
+        if key.startswith("X_") and read_record(table, key) and feature_matrix(table, key) is not None
     ]
     if encoder is None:
         if len(found) == 1:
             return found[0]
         what = (
-            f"several ({_few(sorted(found))}); name one with `encoder=`"
+            f"several ({few(sorted(found))}); name one with `encoder=`"
             if found
             else f"none; run stp.pp.image_features, or name a slot of your own among {sorted(table.obsm)} with `encoder=`"
         )
@@ -213,7 +214,7 @@ def _single(table: AnnData, column: str, rows: np.ndarray, source: Source) -> st
     values = table.obs[column].iloc[rows].dropna().astype(str).unique()
     if len(values) > 1:
         raise ValueError(
-            f"expected one value of obs[{column!r}] in {source}; found {_few(values)}; pass a table of several slides by "
+            f"expected one value of obs[{column!r}] in {source}; found {few(values)}; pass a table of several slides by "
             "itself, not in a mapping or sequence"
         )
     return str(values[0]) if len(values) else None

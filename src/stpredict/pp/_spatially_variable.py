@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict import _provenance
-from stpredict._container import begin
-from stpredict._keys import Key
-from stpredict._validate import as_mask, check_genes, check_layer, check_obs, check_obsm
 from stpredict.metrics._morans_i import morans_i
-from stpredict.pp._normalize import measured_rows
 from stpredict.pp._spatial_graph import spatial_weights
+from stpredict.slots._checks import as_mask, check_genes, check_obs, check_obsm
+from stpredict.slots._container import begin
+from stpredict.slots._expression import matrix_of, usable_rows
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from stpredict._container import Container
+    from stpredict.slots._container import Container
 
 _MIN_OBSERVATIONS = 4  # fewer have no variance under randomization
 
@@ -93,26 +93,8 @@ def spatially_variable(
     moran_i, moran_p = section_morans_i(adata, rows, names, n_neighbors=n_neighbors, layer=layer, sample_key=sample_key)
     write_moran(adata, moran_i, moran_p)
     entry = {"n_neighbors": n_neighbors, "layer": layer, "sections": list(moran_i.columns)}
-    _provenance.write(adata, "spatially_variable", entry)
+    write_record(adata, "spatially_variable", entry)
     return container if copy else None
-
-
-def matrix_of(adata: AnnData, layer: str | None) -> Any:
-    """`X`, or the layer named."""
-    if layer is not None:
-        check_layer(adata, layer, "pass a layer with normalized values, or none to use X")
-        return adata.layers[layer]
-    if adata.X is None:
-        raise ValueError("expected normalized values in X; found none; run stp.pp.normalize, or pass `layer=`")
-    return adata.X
-
-
-def usable_rows(adata: AnnData, rows: np.ndarray, layer: str | None) -> np.ndarray:
-    """Of a mask (n_obs,), the observations with a measurement."""
-    usable = rows & measured_rows(adata, matrix_of(adata, layer))
-    if not usable.any():
-        raise ValueError("expected at least one measured observation; found none among those chosen by `train`")
-    return usable
 
 
 def section_morans_i(

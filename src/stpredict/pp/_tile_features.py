@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict._keys import Key
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -108,8 +108,8 @@ def _compute(
 ) -> np.ndarray:
     from tqdm.auto import tqdm
 
-    from stpredict._settings import settings
-    from stpredict._validate import check_finite
+    from stpredict.core._settings import settings
+    from stpredict.core._validate import check_finite
     from stpredict.io._slide import slide_fingerprint
     from stpredict.pp._cache import FeatureCache, cache_key
 
@@ -155,7 +155,7 @@ def _encode(
     """Features (m, dim) of some windows, in their order."""
     import torch
 
-    from stpredict.pp._image_features import resized
+    from stpredict.encoders._resize import resized
 
     place = np.empty(int(rows.max()) + 1, dtype=np.int64)
     place[rows] = np.arange(len(rows))
@@ -246,10 +246,10 @@ def _table(
 
 
 def _record(table: AnnData, key: str, encoder: Encoder, tile_um: float, mpp: float, padded: int) -> None:
-    from stpredict import _provenance
+    from stpredict.slots._provenance import write_record
 
     sample = str(table.obs[Key.SAMPLE].iloc[0])
-    _provenance.write(
+    write_record(
         table,
         key,
         {

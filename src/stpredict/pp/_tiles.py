@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from stpredict._keys import Key
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -117,7 +117,7 @@ def tiles(
     >>> len(slide.shapes["tiles"])
     16
     """
-    from stpredict._validate import check_positive
+    from stpredict.core._validate import check_positive
     from stpredict.io._slide import (
         check_slide,
         shallow_copy,

@@ -80,7 +80,7 @@ def tissue(
     >>> len(slide.shapes["tissues"]), round(float(slide.shapes["tissues"].area.iloc[0]) / 1024**2, 2)
     (1, 1.0)
     """
-    from stpredict._validate import check_choice, check_positive
+    from stpredict.core._validate import check_choice, check_positive
     from stpredict.io._slide import (
         check_slide,
         shallow_copy,

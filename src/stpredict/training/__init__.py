@@ -4,6 +4,7 @@ from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader
 from stpredict.training._fit_arrays import Fit, fit_arrays, predict_arrays, train_config, untrained
 from stpredict.training._fitted import FittedModel
+from stpredict.training._published import load_published
 
 __all__ = [
     "ArraySet",
@@ -12,6 +13,7 @@ __all__ = [
     "Loader",
     "TrainConfig",
     "fit_arrays",
+    "load_published",
     "predict_arrays",
     "train_config",
     "untrained",

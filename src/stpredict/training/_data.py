@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stpredict.models import Batch, Summary
-from stpredict.models._base import Unit
+from stpredict.models.base._batch import Unit
 
 
 class PatchSource(Protocol):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from stpredict._optional import mend_torchvision
+from stpredict.core._optional import mend_torchvision
 from stpredict.models import Batch, Prediction, Predictor, get_model
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, row_groups, summarize
@@ -158,7 +158,7 @@ def fit_arrays(
             if init is None:
                 network.load_initial_weights()
             network.prepare(summarize(train, needs))
-            _show(network, "remember", train, device)
+            show_rows(network, "remember", train, device)
             history, n_epochs = run_epochs(
                 network,
                 train,
@@ -173,11 +173,11 @@ def fit_arrays(
             histories.append(history.assign(phase=phase))
             if phase == "inner" and config.refit and validation is not None:
                 phases.append(("refit", data, None, config.updated({"max_epochs": n_epochs, "patience": 0})))
-        _show(network, "finish", data, device)
+        show_rows(network, "finish", data, device)
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, n_epochs)
 
 
-def _show(network: Predictor, step: Literal["remember", "finish"], data: ArraySet, device: torch.device) -> None:
+def show_rows(network: Predictor, step: Literal["remember", "finish"], data: ArraySet, device: torch.device) -> None:
     """Let a network look at training rows in a step that it defines: before the gradient steps, or after them."""
     if getattr(type(network), step) is getattr(Predictor, step):
         return
@@ -204,8 +204,8 @@ def untrained(model: str, data: ArraySet, *, hyperparameters: Mapping[str, Any],
             if name.split(".")[0] == "head" and isinstance(module, torch.nn.Linear):
                 module.reset_parameters()
     network.prepare(summarize(data, needs))
-    _show(network, "remember", data, torch.device("cpu"))
-    _show(network, "finish", data, torch.device("cpu"))
+    show_rows(network, "remember", data, torch.device("cpu"))
+    show_rows(network, "finish", data, torch.device("cpu"))
     return Fit(network.eval(), pd.DataFrame(), "none", 0)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stpredict._atomic import write_directory
+from stpredict.core._atomic import write_directory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +124,7 @@ class FittedModel:
         """
         import pandas as pd
 
-        from stpredict._weights import read_weights
+        from stpredict.core._read_weights import read_weights
         from stpredict.training._fit_arrays import build_network
 
         path = Path(path)

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 
 from stpredict.metrics import concordance, pearson
 from stpredict.models import Batch, Prediction, Predictor
-from stpredict.models._heads import class_probabilities, one_hot
+from stpredict.models.nn._heads import class_probabilities, one_hot
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader
 from stpredict.training._two_phase import TwoPhaseRule

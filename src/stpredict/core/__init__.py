@@ -1,0 +1,1 @@
+"""Checks, settings, devices, files: nothing here knows a container or a network."""

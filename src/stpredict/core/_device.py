@@ -1,0 +1,22 @@
+"""Which device work runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the device asked for, or the accelerator where there is one (`settings.device` is the default)."""
+    import torch
+
+    from stpredict.core._settings import settings
+
+    name = str(device or settings.device)
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")

@@ -1,0 +1,177 @@
+"""The main job from end to end, as a user would write it: read, featurize, cross-validate, judge, look."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+_CONTEXT = "color-texture-context"
+_MODELS: dict[str, Any] = {
+    "color": "color",
+    "mlp": {"model": "mlp", "features": _CONTEXT, "feature_scaling": "section"},
+    "ridge + context": {"model": "ridge", "features": _CONTEXT, "feature_scaling": "section"},
+}
+_PANEL: dict[str, Any] = {"method": "moran", "min_i": 0.05, "n_genes": 200}
+_SHOWN = (
+    "model",
+    "pearson",
+    "low",
+    "high",
+    "r_over_ceiling",
+    "pearson_given_depth",
+    "spearman",
+    "rmse_iqr",
+    "ssim",
+    "emd",
+    "n_undefined",
+    "leaky",
+)
+
+
+def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) -> pd.DataFrame:
+    """Run the demonstration and write `predicted.h5ad`, `scores.csv`, figures and `report.html`.
+
+    Parameters
+    ----------
+    data
+        Folder in the her2st layout, or `None` for a synthetic cohort.
+    out
+        Folder for the results.
+    n_jobs
+        Processes for the cross-validation.
+    seed
+        Of everything random.
+
+    Returns
+    -------
+    The summary table.
+    """
+    import stpredict as stp
+    from stpredict.demo._report import write_report
+
+    started = time.perf_counter()
+    adata = _read(data, out, seed)
+    print(
+        f"{adata.n_obs} spots of {adata.obs['sample'].nunique()} sections and {adata.obs['patient'].nunique()} patients"
+    )
+    # Two views of each spot: its own 112 µm, and these beside a surrounding three times as wide.
+    stp.pp.image_features(adata)
+    stp.pp.image_features(adata, context=(1, 3), key_added=_CONTEXT)
+    stp.pp.normalize(adata)
+
+    # Genes, scalers, penalties and epochs are chosen inside each fold; no patient is on both sides of one.
+    scores = stp.tl.cross_validate(adata, _MODELS, features="color-texture", panel=_PANEL, n_jobs=n_jobs, seed=seed)
+    summary = stp.tl.summarize(scores, seed=seed)
+    best = next(model for model in summary["model"] if model in {*_MODELS, "ridge"})
+
+    # Domains on what the best model predicted without having seen the patient.
+    key = f"predicted_{best}"
+    frame = adata.obsm[key].dropna(axis=1)
+    n_domains = 4 if "label" not in adata.obs else max(2, adata.obs["label"].nunique())
+    stp.tl.domains(
+        adata, key, genes=list(frame.columns), n_domains=n_domains, seed=seed,
+        label_key="label" if "label" in adata.obs else None,
+    )  # fmt: skip
+    stp.pp.spatially_variable(adata, genes=list(frame.columns))
+
+    out.mkdir(parents=True, exist_ok=True)
+    adata.write_h5ad(out / "predicted.h5ad")
+    scores.to_csv(out / "scores.csv", index=False)
+    summary.to_csv(out / "summary.csv", index=False)
+    figures = _figures(adata, scores, best, out, seed)
+    shown = summary[[column for column in _SHOWN if column in summary]]
+    print("\n" + shown.round(3).to_string(index=False))
+    if best_domains := adata.uns["stpredict"]["domain"].get("ari"):
+        print(f"\ndomains on out-of-fold predictions against the labels: ARI {float(best_domains):.2f}")
+    facts = {
+        "Data": "synthetic cohort" if data is None else str(data),
+        "Sections": ", ".join(sorted(map(str, adata.obs["sample"].unique()))),
+        "Patients": ", ".join(sorted(map(str, adata.obs["patient"].unique()))),
+        "Genes": f"{scores['gene'].nunique()} in all, selected by Moran's I inside each fold",
+        "Split": "leave one patient out",
+        "Interval": f"95 % bootstrap over {summary['interval_over'].iloc[0]}",
+    }
+    path = write_report(out / "report.html", facts, shown, figures)
+    print(f"\nreport: {path} ({time.perf_counter() - started:.0f} s)")
+    return summary
+
+
+def _read(data: Path | None, out: Path, seed: int) -> AnnData:
+    import stpredict as stp
+
+    if data is None:
+        return stp.datasets.synthetic_cohort(
+            n_patients=4, n_sections=2, n_genes=120, n_spots=150, seed=seed, image_dir=out / "images"
+        )
+    adata = stp.io.read_her2st(data)
+    pictured = [
+        name for name, entry in adata.uns["spatial"].items() if entry.get("metadata", {}).get("source_image_path")
+    ]
+    if not pictured:
+        raise FileNotFoundError(f"expected images of the sections in {data}; found none; add them under images/")
+    left_out = sorted(set(adata.obs["sample"]) - set(pictured))
+    if left_out:
+        print(f"left out, having no image: {', '.join(left_out)}")
+    adata = adata[adata.obs["sample"].isin(pictured)].copy()
+    if "label" in adata.obs and adata.obs["label"].isna().all():
+        del adata.obs["label"]
+    adata.uns["spatial"] = {name: adata.uns["spatial"][name] for name in pictured}
+    return adata
+
+
+def _figures(adata: AnnData, scores: pd.DataFrame, best: str, out: Path, seed: int) -> dict[str, Path]:
+    """Draw every figure of the report; return captions and files."""
+    import matplotlib.pyplot as plt
+
+    import stpredict as stp
+
+    key = f"predicted_{best}"
+    ours = scores[(scores["model"] == best) & scores["pearson"].notna()]
+    section = str(ours.groupby("sample")["pearson"].mean().idxmax())
+    top = ours[ours["sample"] == section].nlargest(3, "pearson")["gene"]
+    has_label = "label" in adata.obs
+    # One more fit, on half of the patients, to show how training went.
+    patients = sorted(adata.obs["patient"].unique())
+    train = adata.obs["patient"].isin(patients[: max(1, len(patients) // 2)]).to_numpy()
+    genes = list(adata.obsm[key].dropna(axis=1).columns)
+    network = stp.tl.fit(
+        adata, "mlp", train, features=_CONTEXT, feature_scaling="section", panel=genes, baselines=(), seed=seed,
+        progress=False,
+    )  # fmt: skip
+    drawings = {
+        "scores": ("Correlation per gene, by model", lambda: stp.pl.scores(scores)),
+        "genes": (
+            f"The three best predicted genes, {best}, section {section} (its patient was not in training)",
+            lambda: stp.pl.genes(adata, list(top), key=key, sample=section),
+        ),
+        "ceiling": (f"Correlation against the noise ceiling, {best}", lambda: stp.pl.ceiling(scores, model=best)),
+        "domains": (
+            f"Domains on the prediction, section {section}",
+            lambda: stp.pl.domains(adata, sample=section, label_key="label" if has_label else None),
+        ),
+        "spatially_variable": (
+            "Moran's I of the measured genes: median and range over sections",
+            lambda: stp.pl.spatially_variable(adata),
+        ),
+        "features": (
+            "Image features, by section: what separates is staining before it is biology",
+            lambda: stp.pl.features(adata, "color-texture"),
+        ),
+        "history": ("Training of the multilayer perceptron", lambda: stp.pl.history(network)),
+    }
+    files = {}
+    for name, (caption, draw) in drawings.items():
+        drawn: Any = draw()
+        first = drawn.flat[0] if isinstance(drawn, np.ndarray) else drawn
+        path = out / f"{name}.png"
+        first.figure.savefig(path, dpi=110, bbox_inches="tight")
+        plt.close(first.figure)
+        files[caption] = path
+    return files

@@ -1,0 +1,1 @@
+"""What networks share: batches, the protocol, the registry, and a base per kind of example."""

@@ -1,0 +1,48 @@
+"""What networks share that read a bag of tokens for each slide."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from stpredict.models.base._batch import Batch, Prediction
+from stpredict.models.base._predictor import Predictor
+
+
+class BagPredictor(Predictor):
+    """Base of networks on bags, in three stages that slides and sliding windows share.
+
+    `tokens` treats each token alone, so that a map computes it once per tile; `pool` joins the tokens of one slide or
+    window; `decode` turns what is pooled into genes, or into a slice of them, so that a map of any number of genes
+    needs the memory of one slice.
+    """
+
+    unit = "bag"
+    needs = frozenset({"bag"})
+    #: Whether `decode` is affine in what `pool` returns: then the mean over windows can be taken before it.
+    affine_decode: ClassVar[bool] = True
+
+    def tokens(self, bag: Tensor) -> Tensor:
+        """Map tokens (..., n_features) to (..., h), each one alone."""
+        return bag
+
+    def pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Join the tokens (n, n_tokens, h) where `mask` (n, n_tokens) is true.
+
+        Returns
+        -------
+        (n, p) where `affine_decode`, any shape that `decode` takes otherwise.
+        """
+        raise TypeError(f"{type(self).__name__} defines no pool")
+
+    def decode(self, pooled: Tensor, mask: Tensor | None = None, genes: slice = slice(None)) -> Tensor:
+        """Predict some genes (n, g), in the unit of the target, from what `pool` returned."""
+        raise TypeError(f"{type(self).__name__} defines no decode")
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Predict a batch of slides."""
+        assert batch.bag is not None
+        assert batch.bag_size is not None
+        mask = batch.bag_size > 0
+        return Prediction(self.decode(self.pool(self.tokens(batch.bag), mask), mask))

@@ -1,0 +1,105 @@
+"""What the networks on bags have in common: standardized tokens, masked means, residual layers, and their training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stpredict.models.base._bag import BagPredictor
+from stpredict.models.base._batch import Summary
+from stpredict.models.nn._heads import RegressionHead
+
+#: Training of the networks compared by :cite:t:`pizurica2024`.
+RECIPE: dict[str, Any] = {
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "batch_size": 16,
+    "max_epochs": 200,
+    "patience": 20,
+    "monitor": "loss_then_correlation",
+    "loss_tolerance": 0.5,
+    "validation_fraction": 0.1,
+}
+
+
+class StandardizedBag(BagPredictor):
+    """Networks on bags whose tokens and targets are in units of the training set, where `config.standardize`.
+
+    Otherwise the network sees and predicts the raw values, as published weights need it.
+    """
+
+    training_defaults = RECIPE
+
+    feature_mean: Tensor
+    feature_std: Tensor
+    head: RegressionHead
+
+    def __init__(self, config: Any, n_genes: int, n_features: int = 0) -> None:
+        super().__init__(config, n_genes, n_features)
+        self.register_buffer("feature_mean", torch.zeros(n_features))
+        self.register_buffer("feature_std", torch.ones(n_features))
+
+    def prepare(self, summary: Summary) -> None:
+        """Take the statistics of the training set before training."""
+        if not self.config.standardize:
+            return
+        super().prepare(summary)
+        assert summary.feature_mean is not None
+        assert summary.feature_std is not None
+        self.feature_mean.copy_(summary.feature_mean)
+        self.feature_std.copy_(summary.feature_std)
+
+    def tokens(self, bag: Tensor) -> Tensor:
+        """Standardize tokens (..., n_features)."""
+        return (bag - self.feature_mean) / self.feature_std if self.config.standardize else bag
+
+    def in_target_units(self, values: Tensor, genes: slice) -> Tensor:
+        """Outputs (n, g) of the head for some genes, in the unit of the target."""
+        return torch.addcmul(self.target_mean[genes], values, self.target_std[genes])
+
+
+class ResidualBag(StandardizedBag):
+    """Residual layers over the tokens of a slide, the mean over its tokens, a norm and a linear map to the genes.
+
+    A subclass passes its layers, each called with tokens (n, n_tokens, n_features) and their mask (n, n_tokens).
+    """
+
+    def __init__(self, config: Any, n_genes: int, n_features: int, layers: list[nn.Module]) -> None:
+        super().__init__(config, n_genes, n_features)
+        self.position = nn.Parameter(torch.randn(config.n_tokens, n_features)) if config.positional_embedding else None
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(n_features)
+        self.head = RegressionHead(n_features, n_genes, zero_init=config.standardize)
+
+    def pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Join the tokens of each slide; those outside the mask have no influence, whatever they hold."""
+        if self.position is not None:
+            if tokens.shape[1] > len(self.position):
+                raise ValueError(
+                    f"expected at most {len(self.position)} tokens, as many as there are positions; found "
+                    f"{tokens.shape[1]}; make bags of this size, or set positional_embedding=False"
+                )
+            tokens = tokens + self.position[: tokens.shape[1]]
+        tokens = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+        for layer in self.layers:
+            tokens = layer(tokens, mask)
+        return self.norm(masked_mean(tokens, mask))
+
+    def decode(self, pooled: Tensor, mask: Tensor | None = None, genes: slice = slice(None)) -> Tensor:
+        """Predict some genes (n, g), in the unit of the target, from (n, n_features)."""
+        return self.in_target_units(F.linear(pooled, self.head.mean.weight[genes], self.head.mean.bias[genes]), genes)
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the tokens (n, n_tokens, d) where `mask` (n, n_tokens) is true, as one product."""
+    share = mask.to(tokens.dtype)
+    return torch.bmm((share / share.sum(dim=1, keepdim=True)).unsqueeze(1), tokens).squeeze(1)
+
+
+def feed_forward(width: int, hidden: int) -> nn.Sequential:
+    """Norm, linear, GELU, linear."""
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))

@@ -1,0 +1,96 @@
+"""The regression head and the losses, shared by every network that ends in one value (or a mean and a spread) per gene."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stpredict.models.base._batch import Prediction
+
+_BETA = 0.5
+_MIN_STD = 1e-2
+
+
+class RegressionHead(nn.Module):
+    """Linear map to the genes, in units of each gene's training mean and standard deviation.
+
+    Parameters
+    ----------
+    n_inputs
+        Width of the input.
+    n_genes
+        Number of genes.
+    heteroscedastic
+        Also give a standard deviation per observation and gene.
+    zero_init
+        Start from the training mean (weights 0).
+    """
+
+    def __init__(self, n_inputs: int, n_genes: int, *, heteroscedastic: bool = False, zero_init: bool = True) -> None:
+        super().__init__()
+        self.mean = nn.Linear(n_inputs, n_genes)
+        self.spread = nn.Linear(n_inputs, n_genes) if heteroscedastic else None
+        if zero_init:
+            nn.init.zeros_(self.mean.weight)
+        nn.init.zeros_(self.mean.bias)
+        if self.spread is not None:
+            nn.init.zeros_(self.spread.weight)
+            nn.init.constant_(self.spread.bias, 0.5413)  # softplus of it is 1: the spread of the training data
+
+    def forward(self, hidden: Tensor, target_mean: Tensor, target_std: Tensor) -> Prediction:
+        """Predict from (n, n_inputs)."""
+        mean = target_mean + target_std * self.mean(hidden)
+        if self.spread is None:
+            return Prediction(mean)
+        return Prediction(mean, std=target_std * (F.softplus(self.spread(hidden)) + _MIN_STD))
+
+
+def regression_loss(prediction: Prediction, target: Tensor, scale: Tensor) -> Tensor:
+    """Mean squared error in units of `scale`, or the β-weighted Gaussian likelihood where there is a spread.
+
+    The weight `std ** (2 β)` with β = 0.5, held constant, keeps badly fitted observations from being written off as
+    noise :cite:p:`seitzer2022`.
+
+    Parameters
+    ----------
+    prediction, target
+        (n, n_genes) in the unit of the target.
+    scale
+        (n_genes,) standard deviation of each gene in training.
+    """
+    error = (prediction.mean - target) / scale
+    if prediction.std is None:
+        return error.square().mean()
+    std = prediction.std / scale
+    likelihood = torch.log(std) + 0.5 * (error / std).square()
+    return (likelihood * std.detach().pow(2 * _BETA)).mean()
+
+
+def classification_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy, mean over the observations whose class is known.
+
+    Parameters
+    ----------
+    logits
+        (n, 1) of the second of two classes, or (n, n_classes).
+    label
+        (n,) int64, -1 where the class is not known.
+    """
+    known = label >= 0
+    if logits.shape[1] == 1:
+        losses = F.binary_cross_entropy_with_logits(logits[:, 0], label.clamp_min(0).to(logits.dtype), reduction="none")
+    else:
+        losses = F.cross_entropy(logits, label.clamp_min(0), reduction="none")
+    return (losses * known).sum() / known.sum().clamp_min(1)
+
+
+def class_probabilities(logits: Tensor) -> Tensor:
+    """Probability of the second of two classes (n, 1), or of each class (n, n_classes)."""
+    return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, dim=1)
+
+
+def one_hot(label: Tensor, n_outputs: int) -> Tensor:
+    """Classes as columns (n, n_outputs), of two classes the second; NaN where the class is not known."""
+    columns = label[:, None] == torch.arange(n_outputs, device=label.device) + (n_outputs == 1)
+    return columns.float().masked_fill(label[:, None] < 0, float("nan"))

@@ -1,0 +1,1 @@
+"""Which slot of an object holds what: the only place that knows their names."""

@@ -1,0 +1,86 @@
+"""Checks of slots with uniform messages: what was expected, what was found, what to call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._validate import check_unique, few
+from stpredict.slots._keys import Key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def check_obsm(adata: AnnData, key: str, call: str) -> None:
+    """Raise `KeyError` unless `obsm[key]` exists; `call` says what writes it."""
+    if key not in adata.obsm:
+        raise KeyError(f"expected obsm[{key!r}]; found {sorted(adata.obsm)}; {call}")
+
+
+def check_obs(adata: AnnData, key: str, call: str = "") -> None:
+    """Raise `KeyError` unless `obs[key]` exists."""
+    if key not in adata.obs:
+        raise KeyError(f"expected obs[{key!r}]; found {list(adata.obs.columns)}" + (f"; {call}" if call else ""))
+
+
+def check_layer(adata: AnnData, key: str, call: str) -> None:
+    """Raise `KeyError` unless `layers[key]` exists; `call` says what writes it."""
+    if key not in adata.layers:
+        raise KeyError(f"expected layers[{key!r}]; found {sorted(adata.layers)}; {call}")
+
+
+def check_genes(adata: AnnData, genes: Sequence[str]) -> None:
+    """Raise when a gene of a panel is missing from `var_names`, or occurs twice in the panel."""
+    if len(genes) == 0:
+        raise ValueError("expected a panel with at least one gene; found an empty one; see stp.pp.select_genes")
+    check_unique(genes, "genes in the panel")
+    missing = [gene for gene in genes if gene not in adata.var_names]
+    if missing:
+        raise KeyError(
+            f"expected every gene of the panel in var_names; missing {few(missing)}; "
+            "take a panel of genes that were measured, or select one with stp.pp.select_genes"
+        )
+
+
+def check_patients(adata: AnnData, sample_key: str = Key.SAMPLE, patient_key: str = Key.PATIENT) -> None:
+    """Raise unless every observation has a sample and a patient, and each sample belongs to one patient."""
+    for key in (sample_key, patient_key):
+        check_obs(adata, key, f"name the sections with obs[{sample_key!r}] and the people with obs[{patient_key!r}]")
+        if adata.obs[key].isna().any():
+            raise ValueError(
+                f"expected obs[{key!r}] without gaps; found {int(adata.obs[key].isna().sum())} missing values"
+            )
+    pairs = adata.obs[[sample_key, patient_key]].astype(str).drop_duplicates()
+    twice = pairs[sample_key][pairs[sample_key].duplicated()].unique()
+    if len(twice):
+        raise ValueError(f"expected each section to belong to one patient; found several patients in {few(twice)}")
+
+
+def as_mask(adata: AnnData, train: Any, name: str = "train") -> np.ndarray:
+    """Turn `None` (all), a boolean array or the name of a boolean obs column into a mask (n_obs,)."""
+    if train is None:
+        return np.ones(adata.n_obs, dtype=bool)
+    if isinstance(train, str):
+        check_obs(adata, train)
+        values = adata.obs[train].to_numpy()
+        if values.dtype != bool:
+            raise TypeError(f"expected obs[{train!r}] to be boolean; found {values.dtype}")
+    else:
+        index = getattr(train, "index", None)
+        if index is not None and not callable(index) and not adata.obs_names.equals(index):
+            raise ValueError(
+                f"expected the index of {name} to be the obs_names of the object, in their order; found another; "
+                f"align it first: {name}.reindex(adata.obs_names), or pass an array"
+            )
+        values = np.asarray(train)
+        if values.dtype != bool or values.shape != (adata.n_obs,):
+            raise ValueError(
+                f"expected {name} to be a boolean array of {adata.n_obs} values or an obs key; "
+                f"found {values.dtype} of shape {values.shape}"
+            )
+    if not values.any():
+        raise ValueError(f"expected at least one observation in {name}; found none")
+    return values

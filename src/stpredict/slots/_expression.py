@@ -1,0 +1,95 @@
+"""Measured expression: which matrix holds it, which observations have it, and how it was normalized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._validate import check_unique
+from stpredict.slots._checks import check_genes, check_layer
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import read_record
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def measured_matrix(adata: AnnData, genes: Sequence[str], rows: Any = None, layer: str | None = None) -> Any:
+    """Measured values (n, n_genes) of genes that must all be measured, from `X` or a layer; sparse stays sparse."""
+    if not adata.var_names.is_unique:
+        check_unique(adata.var_names, "var_names")
+    check_genes(adata, genes)
+    if layer is not None:
+        check_layer(adata, layer, "name the layer that holds the target")
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise ValueError("expected measured expression in X; found none; put it there, or name a layer with `layer=`")
+    if rows is not None:
+        matrix = matrix[rows]
+    return matrix[:, adata.var_names.get_indexer(list(genes))]
+
+
+def to_dense(matrix: Any) -> np.ndarray:
+    """Matrix as an array, float where it is not yet."""
+    values = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+    return values if values.dtype.kind == "f" else values.astype(np.float64)
+
+
+def in_tissue(adata: AnnData) -> np.ndarray:
+    """Observations on tissue (n_obs,): all of them where no column says otherwise."""
+    if Key.IN_TISSUE not in adata.obs:
+        return np.ones(adata.n_obs, dtype=bool)
+    return adata.obs[Key.IN_TISSUE].to_numpy().astype(bool)
+
+
+def measured_rows(adata: AnnData, values: Any) -> np.ndarray:
+    """Mask (n_obs,) of observations with a measurement: not marked as unmeasured, and not NaN throughout."""
+    from scipy import sparse
+
+    marked = adata.obs["measured"].to_numpy() if "measured" in adata.obs else np.ones(adata.n_obs, dtype=bool)
+    if marked.dtype != bool:
+        raise TypeError(f"expected obs['measured'] to be boolean; found {marked.dtype}")
+    if sparse.issparse(values) or values.dtype.kind != "f":
+        return marked
+    return marked & ~np.isnan(values).all(axis=1)
+
+
+def matrix_of(adata: AnnData, layer: str | None) -> Any:
+    """`X`, or the layer named."""
+    if layer is not None:
+        check_layer(adata, layer, "pass a layer with normalized values, or none to use X")
+        return adata.layers[layer]
+    if adata.X is None:
+        raise ValueError("expected normalized values in X; found none; run stp.pp.normalize, or pass `layer=`")
+    return adata.X
+
+
+def usable_rows(adata: AnnData, rows: np.ndarray, layer: str | None) -> np.ndarray:
+    """Of a mask (n_obs,), the observations with a measurement."""
+    usable = rows & measured_rows(adata, matrix_of(adata, layer))
+    if not usable.any():
+        raise ValueError("expected at least one measured observation; found none among those chosen by `train`")
+    return usable
+
+
+def is_slide_level(adata: AnnData, sample_key: str) -> bool:
+    """Whether every observation is a slide of its own, so that slides are what is compared."""
+    return adata.n_obs > 1 and adata.obs[sample_key].nunique() == adata.n_obs
+
+
+def read_normalization(adata: AnnData, layer: str | None) -> dict[str, Any]:
+    """How the target was normalized; an error when nobody wrote it down."""
+    if layer is not None:
+        check_layer(adata, layer, "name the layer that holds the target")
+        return {"method": "layer", "layer": layer}
+    record = read_record(adata, "normalize")
+    if record is not None:
+        return {k: v for k, v in record.items() if k not in {"n_empty", "stpredict_version"}}
+    if "log1p" in adata.uns:
+        return {"method": "scanpy"}
+    raise KeyError(
+        "expected a normalized target in X; found no record of it; run stp.pp.normalize(adata) first, "
+        "or name a layer with `layer=`"
+    )

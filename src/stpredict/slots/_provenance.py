@@ -1,0 +1,52 @@
+"""What was done to an object, kept in `uns["stpredict"]` in a form that h5ad and Zarr can store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.slots._keys import Key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _storable(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return np.array([str(item) for item in value] if not all(isinstance(v, (int, float)) for v in value) else value)
+    if isinstance(value, (str, bool, int, float, np.ndarray, np.generic)):
+        return value
+    return str(value)
+
+
+def write_record(adata: AnnData, key: str, entry: Mapping[str, Any]) -> None:
+    """Store `entry` under `uns["stpredict"][key]`; `None` values are left out."""
+    from stpredict import __version__
+
+    record = dict(adata.uns.get(Key.UNS, {}))
+    record[key] = _storable({**entry, "stpredict_version": __version__})
+    adata.uns[Key.UNS] = record
+
+
+def read_record(adata: AnnData, key: str) -> dict[str, Any] | None:
+    """Return `uns["stpredict"][key]` with plain Python values, or `None` when nothing was recorded."""
+    entry = adata.uns.get(Key.UNS, {}).get(key)
+    return None if entry is None else _plain(entry)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def genes_digest(genes: Iterable[str]) -> str:
+    """Short digest of a gene list, independent of its order."""
+    return hashlib.sha256("\n".join(sorted(genes)).encode()).hexdigest()[:16]

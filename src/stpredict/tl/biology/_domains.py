@@ -1,0 +1,277 @@
+"""Spatial domains from predicted or measured expression."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stpredict.core._validate import check_choice, check_finite, check_positive
+from stpredict.slots._checks import check_obs
+from stpredict.slots._container import begin
+from stpredict.slots._expression import measured_matrix
+from stpredict.slots._keys import Key
+from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._provenance import genes_digest, write_record
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stpredict.slots._container import Container
+
+_MAX_RESOLUTION = 64.0
+_MIN_RESOLUTION = 1e-3
+_STEPS = 20
+
+
+def domains(
+    data: Container,
+    key: str = Key.PREDICTED,
+    *,
+    use: Literal["predicted", "measured"] = "predicted",
+    genes: Sequence[str] | None = None,
+    layer: str | None = None,
+    n_domains: int | None = None,
+    resolution: float = 1.0,
+    n_pcs: int = 50,
+    n_neighbors: int = 15,
+    label_key: str | None = None,
+    sample_key: str = Key.SAMPLE,
+    per_sample: bool = False,
+    seed: int = 0,
+    key_added: str = Key.DOMAIN,
+    copy: bool = False,
+    table_key: str = Key.TABLE,
+) -> Container | None:
+    """Cluster observations into domains: principal components, nearest neighbors, Leiden :cite:p:`traag2019`.
+
+    Positions are not used. Labels never choose the resolution: `n_domains` alone does, and agreement with
+    `label_key` is computed once, on the result.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with predicted (or measured, normalized) expression.
+    key
+        Slot of the prediction in `obsm`. With `use="measured"` it only supplies the genes.
+    use
+        `"predicted"` clusters `obsm[key]`, `"measured"` the measured expression.
+    genes
+        Genes to use; by default those of the prediction, or all variables where there is no prediction and
+        `use="measured"`.
+    layer
+        Layer with the measured values; `X` by default.
+    n_domains
+        Number of domains wanted. The resolution is then searched by bisection, and `resolution` is not used.
+    resolution
+        Resolution of Leiden when `n_domains` is not given.
+    n_pcs
+        Number of principal components, lowered where there are fewer genes or observations.
+    n_neighbors
+        Number of neighbors in the graph, lowered where there are fewer observations.
+    label_key
+        Column of `obs` with annotated regions to compare with. Missing labels and `"undetermined"` are left out.
+    sample_key
+        Column of `obs` that names the section, read with `per_sample`.
+    per_sample
+        Cluster each section on its own. Domains are then named `"{sample}:{number}"` and do not correspond between
+        sections.
+    seed
+        Seed of the principal components, the neighbors and Leiden.
+    key_added
+        Name of the result in `obs`, and of its record in `uns["stpredict"]`.
+    copy
+        Return a changed copy instead of changing `data`.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    `None`, or the changed copy. Writes
+
+    - `obs[key_added]`: domain of each observation, categorical,
+    - `obsm["{key}_pca"]` (`obsm["measured_pca"]` with `use="measured"`): principal components (n_obs, n_pcs), float32;
+      with `per_sample` those of each section, NaN beyond a small section's number,
+    - `uns["stpredict"][key_added]`: parameters, `resolution` and number of domains `n_found` (with `per_sample` one per
+      section in `samples`), and with `label_key` the adjusted Rand index `ari`, the normalized mutual information
+      `nmi` and the number of observations left out of both, `n_unlabeled`. With `per_sample`, `ari` and `nmi` hold one
+      value per section, NaN without labels.
+
+    Raises
+    ------
+    KeyError
+        When the prediction, a gene, the labels or the sections are missing.
+    ValueError
+        When values are not finite, or there are too few observations or genes.
+
+    Warns
+    -----
+    UserWarning
+        When no resolution gives `n_domains` domains; the nearest number is kept.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd, stpredict as stp
+    >>> rng = np.random.default_rng(0)
+    >>> adata = ad.AnnData(np.zeros((60, 0)))
+    >>> values = rng.normal(np.repeat([[0.0], [5.0]], 30, axis=0), 1, (60, 8))
+    >>> adata.obsm["predicted"] = pd.DataFrame(values, adata.obs_names, list("ABCDEFGH"))
+    >>> stp.tl.domains(adata, n_domains=2)
+    >>> adata.obs["domain"].value_counts().tolist()
+    [30, 30]
+    """
+    import pandas as pd
+
+    check_choice(use, ("predicted", "measured"), "use")
+    check_positive(resolution, "resolution")
+    for value, name in ((n_domains, "n_domains"), (n_pcs, "n_pcs"), (n_neighbors, "n_neighbors")):
+        if value is not None and value < 1:
+            raise ValueError(f"expected {name} to be at least 1; found {value}")
+    container, adata = begin(data, copy, table_key)
+    matrix, names = expression_matrix(adata, key, use, genes, layer)
+    stored = matrix.data if hasattr(matrix, "toarray") else matrix
+    check_finite(np.atleast_1d(stored), f"{use} expression", "leave out observations without it: adata[mask]")
+    if label_key is not None:
+        check_obs(adata, label_key, "pass the annotated regions with `label_key=`")
+    samples: list[str] = []
+    groups = [np.arange(adata.n_obs)]
+    if per_sample:
+        check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
+        codes, unique = pd.factorize(adata.obs[sample_key].astype(str))
+        samples, groups = list(unique), [np.flatnonzero(codes == code) for code in range(len(unique))]
+    for index, rows in enumerate(groups):
+        if len(rows) < 3 or matrix.shape[1] < 2:
+            where = f" in section {samples[index]!r}" if per_sample else ""
+            raise ValueError(
+                f"expected at least 3 observations and 2 genes{where}; found {len(rows)} and {matrix.shape[1]}"
+            )
+
+    assigned = np.empty(adata.n_obs, dtype=object)
+    components = np.full((adata.n_obs, min(n_pcs, matrix.shape[1] - 1)), np.nan, dtype=np.float32)
+    resolutions, found = [], []
+    for index, rows in enumerate(groups):
+        pca, label, used = cluster(matrix[rows], n_domains, resolution, n_pcs, n_neighbors, seed)
+        assigned[rows] = [f"{samples[index]}:{name}" for name in label] if per_sample else label
+        components[rows, : pca.shape[1]] = pca
+        resolutions.append(used)
+        found.append(len(np.unique(label)))
+        if n_domains is not None and found[-1] != n_domains:
+            where = f" in section {samples[index]!r}" if per_sample else ""
+            warnings.warn(
+                f"no resolution gave {n_domains} domains{where}; kept the nearest number, {found[-1]}", stacklevel=2
+            )
+    components = components[:, ~np.isnan(components).all(axis=0)]
+
+    agreement: dict[str, Any] = {}
+    if label_key is not None:
+        agreement = _agreement(adata, assigned, label_key, groups)
+    one = not per_sample
+    record = {
+        "key": key if use == "predicted" else None,
+        "use": use,
+        "layer": layer,
+        "n_genes": len(names),
+        "genes_digest": genes_digest(names),
+        "n_pcs": components.shape[1],
+        "n_neighbors": n_neighbors,
+        "per_sample": per_sample,
+        "samples": samples or None,
+        "n_domains": n_domains,
+        "n_found": found[0] if one else found,
+        "resolution": resolutions[0] if one else resolutions,
+        "seed": seed,
+        "label_key": label_key,
+        **{name: value[0] if one and isinstance(value, list) else value for name, value in agreement.items()},
+    }
+    categories = sorted(set(assigned), key=_natural)
+    adata.obs[key_added] = pd.Categorical(assigned, categories=categories)
+    adata.obsm[f"{key if use == 'predicted' else 'measured'}_pca"] = components
+    write_record(adata, key_added, record)
+    return container if copy else None
+
+
+def expression_matrix(
+    adata: AnnData, key: str, use: str, genes: Sequence[str] | None, layer: str | None
+) -> tuple[Any, list[str]]:
+    """Matrix to cluster (n_obs, n_genes) and its genes."""
+    if use == "predicted":
+        frame = prediction_frame(adata, key, genes)
+        return frame.to_numpy(), list(frame.columns)
+    if genes is None:
+        genes = list(prediction_frame(adata, key).columns) if key in adata.obsm else list(adata.var_names)
+    return measured_matrix(adata, list(genes), layer=layer), list(genes)
+
+
+def cluster(
+    matrix: Any, n_domains: int | None, resolution: float, n_pcs: int, n_neighbors: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Principal components, labels and the resolution that was used."""
+    import scanpy as sc
+    from anndata import AnnData
+
+    section = AnnData(matrix if matrix.dtype.kind == "f" else matrix.astype(np.float32))
+    n_comps = min(n_pcs, *(size - 1 for size in section.shape))
+    sc.pp.pca(section, n_comps=n_comps, random_state=seed)
+    sc.pp.neighbors(section, n_neighbors=min(n_neighbors, section.n_obs - 1), use_rep="X_pca", random_state=seed)
+
+    def leiden(value: float) -> np.ndarray:
+        sc.tl.leiden(
+            section, value, flavor="igraph", n_iterations=2, directed=False, random_state=seed, key_added="leiden"
+        )
+        return section.obs["leiden"].to_numpy().astype(str)
+
+    if n_domains is None:
+        return section.obsm["X_pca"], leiden(resolution), float(resolution)
+    labels, used = _search(leiden, n_domains)
+    return section.obsm["X_pca"], labels, used
+
+
+def _search(leiden: Any, n_domains: int) -> tuple[np.ndarray, float]:
+    """Bisect the logarithm of the resolution until the number of domains is met; the nearest number otherwise."""
+    best: tuple[int, np.ndarray, float] | None = None
+    low, high = np.log(_MIN_RESOLUTION), np.log(_MAX_RESOLUTION)
+    middle = 0.0
+    for _ in range(_STEPS):
+        used = float(np.exp(middle))
+        labels = leiden(used)
+        n_found = len(np.unique(labels))
+        miss = abs(n_found - n_domains)
+        if best is None or miss < best[0]:
+            best = (miss, labels, used)
+        if miss == 0:
+            break
+        low, high = (middle, high) if n_found < n_domains else (low, middle)
+        middle = (low + high) / 2
+    if best is None:
+        raise RuntimeError("the search for a resolution made no step")
+    return best[1], best[2]
+
+
+def region_labels(adata: AnnData, label_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Label of each observation (n_obs,) and which have one: neither missing nor `"undetermined"`."""
+    column = adata.obs[label_key]
+    text = column.astype(str).str.strip()
+    labeled = column.notna() & (text != "") & (text.str.lower() != "undetermined")
+    return text.to_numpy().astype(str), labeled.to_numpy()
+
+
+def _agreement(adata: AnnData, assigned: np.ndarray, label_key: str, groups: list[np.ndarray]) -> dict[str, Any]:
+    """Adjusted Rand index and normalized mutual information with annotated regions, per group of observations."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    text, labeled = region_labels(adata, label_key)
+    ari, nmi = [], []
+    for rows in groups:
+        kept = rows[labeled[rows]]
+        known, ours = text[kept], assigned[kept].astype(str)
+        ari.append(float(adjusted_rand_score(known, ours)) if len(kept) else float("nan"))
+        nmi.append(float(normalized_mutual_info_score(known, ours)) if len(kept) else float("nan"))
+    return {"ari": ari, "nmi": nmi, "n_unlabeled": int((~labeled).sum())}
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """Sort `"2"` before `"10"`, within each section."""
+    section, _, number = name.rpartition(":")
+    return section, int(number)

@@ -1,0 +1,1 @@
+"""How good a prediction is, beside baselines and the noise ceiling."""

@@ -1,0 +1,338 @@
+"""Whether the pathways of genes that differ between two groups are the same in prediction and truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._validate import check_choice, check_finite, few
+from stpredict.slots._checks import check_layer, check_obs, check_obsm
+from stpredict.slots._container import get_table
+from stpredict.slots._expression import in_tissue, measured_matrix, measured_rows, to_dense
+from stpredict.slots._keys import Key
+from stpredict.slots._prediction import prediction_frame
+from stpredict.tl.judge._spatial_null import Null, displaced
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from stpredict.slots._container import Container
+
+_DIRECTIONS = (("up", 1.0), ("down", -1.0))
+
+
+@dataclass(frozen=True)
+class DEOverlap:
+    """What :func:`stpredict.tl.de_overlap` returns.
+
+    Attributes
+    ----------
+    overlap
+        One row per direction.
+    terms
+        One row per direction and gene set.
+    genes
+        One row per gene.
+    """
+
+    overlap: pd.DataFrame
+    terms: pd.DataFrame
+    genes: pd.DataFrame
+
+
+def de_overlap(
+    data: Container,
+    groupby: str,
+    group: str,
+    *,
+    gene_sets: Mapping[str, Iterable[str]] | str | Path,
+    reference: str = "rest",
+    key: str = Key.PREDICTED,
+    layer: str | None = None,
+    alpha: float = 0.01,
+    term_alpha: float = 0.05,
+    n_top: int | None = None,
+    min_size: int = 5,
+    max_size: int = 500,
+    null: Null = "shuffle",
+    n_permutations: int = 200,
+    sample_key: str = Key.SAMPLE,
+    spatial_key: str = Key.SPATIAL,
+    seed: int = 0,
+    table_key: str = Key.TABLE,
+) -> DEOverlap:
+    """Compare two groups of observations by measured and by predicted genes, and the pathways that each finds.
+
+    Genes are tested by Welch's t :cite:p:`welch1947` with false-discovery rates :cite:p:`benjamini1995`; higher and
+    lower ones are tested separately for over-representation in gene sets (hypergeometric), against *all genes that were
+    both predicted and measured* as the background. The overlap is the share of the measured side's terms that the
+    prediction finds too. Genes that vary together bring their terms together, so that some overlap comes for nothing:
+    the null takes as many predicted genes, those that differ most between groups whose labels have lost their place,
+    and counts the measured terms that these find.
+
+    Neighboring spots are no independent observations, so that the p-values of genes are too small.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with measured and predicted expression, logged.
+    groupby
+        Column of `obs` with the groups, for example domains; boolean ones by `"True"` and `"False"`.
+    group
+        The group to test.
+    gene_sets
+        Genes of each term: a mapping, or a GMT file.
+    reference
+        The group to compare with, or `"rest"` for all other labeled observations.
+    key
+        Slot of the prediction in `obsm`.
+    layer
+        Layer with the measured values; `X` by default.
+    alpha
+        False-discovery rate of genes.
+    term_alpha
+        False-discovery rate of terms.
+    n_top
+        Take at most so many genes per direction, those with the largest t: a smooth prediction lets nearly every gene
+        differ, and nothing is over-represented among all genes.
+    min_size, max_size
+        Sizes of the gene sets to test, counted within the background.
+    null
+        How labels lose their place within their section: `"shuffle"` exchanges them among observations. `"rotation"`
+        turns (and mirrors) their map, so that patches remain patches: stricter, since a small turn leaves a region
+        mostly where it was, and then finds its terms again; read `null_mean` there rather than `p`.
+    n_permutations
+        Number of draws from the null.
+    sample_key
+        Column of `obs` that names the section.
+    spatial_key
+        Slot of the positions in `obsm`, for `"rotation"`.
+    seed
+        Of the null.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    An object with three tables; nothing is written to `data`.
+
+    - `overlap`, per direction (`"up"`, `"down"`): `n_genes_measured`, `n_genes_predicted`, `n_terms_measured`,
+      `n_terms_predicted`, `n_shared`, `overlap` (shared over measured; NaN where the measured side has no term),
+      `null_mean`, `null_high` (95 % of the null is below), `p` (share of the null that reaches it), `n_background`
+      (genes) and `n_terms` (tested).
+    - `terms`: `direction`, `term`, `size` and, for either side, `hits`, `p` and `q`.
+    - `genes`: `gene` and, for either side, `difference` of the means, `t`, `p` and `q`.
+
+    Raises
+    ------
+    KeyError
+        When a column, a group, the prediction or the positions are missing.
+    ValueError
+        When a group has fewer than two observations, or no gene set fits the background.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(1, 1, 20, n_spots=60)
+    >>> stp.pp.normalize(adata)
+    >>> adata.obsm["predicted"] = adata.to_df()
+    >>> adata.obs["region"] = (adata.obs["tumor"] > adata.obs["tumor"].median()).map({True: "tumor", False: "other"})
+    >>> sets = {"first": adata.var_names[:10], "second": adata.var_names[10:]}
+    >>> found = stp.tl.de_overlap(adata, "region", "tumor", gene_sets=sets, n_permutations=10)
+    >>> found.overlap["n_background"].tolist()
+    [20, 20]
+    """
+    import pandas as pd
+
+    adata = get_table(data, table_key)
+    check_obs(adata, groupby, "name the column with the groups")
+    check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
+    check_choice(null, ("rotation", "shuffle"), "null")
+    for value, name in ((alpha, "alpha"), (term_alpha, "term_alpha")):
+        if not 0 < value < 1:
+            raise ValueError(f"expected {name} between 0 and 1; found {value}")
+    if n_permutations < 1 or (n_top is not None and n_top < 1):
+        raise ValueError(f"expected positive numbers; found n_permutations={n_permutations} and n_top={n_top}")
+    frame = prediction_frame(adata, key)
+    genes = [gene for gene in frame.columns.astype(str) if gene in adata.var_names]
+    if not genes:
+        raise KeyError("expected predicted genes among var_names; found none in common")
+    if layer is not None:
+        check_layer(adata, layer, "name the layer with the measured values")
+    elif adata.X is None:
+        raise ValueError("expected measured expression in X; found none; put it there, or name a layer with `layer=`")
+    labels = _labels(adata.obs[groupby], group, reference, groupby)
+    predicted = frame.set_axis(frame.columns.astype(str), axis=1)[genes].to_numpy(dtype=np.float64)
+    measured = measured_rows(adata, adata.X if layer is None else adata.layers[layer])
+    rows = np.flatnonzero(in_tissue(adata) & measured & ~np.isnan(predicted).all(axis=1))
+    labels, predicted = labels[rows], predicted[rows]
+    if min((labels == 1).sum(), (labels == 0).sum()) < 2:
+        raise ValueError(
+            f"expected at least two observations in either group, measured and predicted on tissue; found "
+            f"{int((labels == 1).sum())} in {group!r} and {int((labels == 0).sum())} in {reference!r}"
+        )
+    check_finite(predicted, f"predictions in obsm[{key!r}]", "take genes that every fold predicted")
+    truth = to_dense(measured_matrix(adata, genes, rows, layer)).astype(np.float64)
+    check_finite(truth, "measured expression", "leave out observations without it")
+    xy = None
+    if null == "rotation":
+        check_obsm(adata, spatial_key, "write the positions there, or pass null='shuffle'")
+        xy = np.asarray(adata.obsm[spatial_key], dtype=np.float64)[rows]
+        check_finite(xy, f"positions in obsm[{spatial_key!r}]", "correct them, or pass null='shuffle'")
+    terms, member = _membership(gene_sets, genes, min_size, max_size)
+
+    sides = {"measured": _compare(truth, labels[None]), "predicted": _compare(predicted, labels[None])}
+    table = pd.DataFrame({"gene": genes})
+    chosen: dict[tuple[str, str], np.ndarray] = {}
+    for side, (difference, t, p) in sides.items():
+        q = _adjust(p[0])
+        table[[f"difference_{side}", f"t_{side}", f"p_{side}", f"q_{side}"]] = np.column_stack(
+            [difference[0], t[0], p[0], q]
+        )
+        for direction, sign in _DIRECTIONS:
+            picked = (q < alpha) & (sign * t[0] > 0)
+            if n_top is not None and picked.sum() > n_top:
+                picked = _strongest(sign * t, n_top, picked)[0]
+            chosen[side, direction] = picked
+    section = adata.obs[sample_key].astype(str).to_numpy()[rows]
+    moved = labels[displaced(section, xy, n_permutations, null, np.random.default_rng(seed))]
+    t_null = _compare(predicted, moved)[1]
+
+    summary, details = [], []
+    for direction, sign in _DIRECTIONS:
+        found, enriched = {"direction": direction, "term": terms, "size": member.sum(axis=1)}, {}
+        for side in sides:
+            picked = chosen[side, direction]
+            found[f"hits_{side}"], p = (v[0] for v in enrichment(member, picked[None]))
+            found[f"p_{side}"], found[f"q_{side}"] = p, _adjust(p)
+            enriched[side] = found[f"q_{side}"] < term_alpha
+        details.append(pd.DataFrame(found))
+        n_measured = int(enriched["measured"].sum())
+        shared = int((enriched["measured"] & enriched["predicted"]).sum())
+        n_picked = int(chosen["predicted", direction].sum())
+        row: dict[str, Any] = {
+            "direction": direction,
+            "n_genes_measured": int(chosen["measured", direction].sum()),
+            "n_genes_predicted": n_picked,
+            "n_terms_measured": n_measured,
+            "n_terms_predicted": int(enriched["predicted"].sum()),
+            "n_shared": shared,
+            "overlap": shared / n_measured if n_measured else np.nan,
+        }
+        row |= dict.fromkeys(("null_mean", "null_high", "p"), np.nan)
+        if n_measured:
+            drawn = _strongest(sign * t_null, n_picked)
+            chance = (_adjust(enrichment(member, drawn)[1]) < term_alpha)[:, enriched["measured"]].mean(axis=1)
+            row |= {
+                "null_mean": chance.mean(),
+                "null_high": np.quantile(chance, 0.95),
+                "p": (1 + (chance >= row["overlap"] - 1e-12).sum()) / (1 + n_permutations),
+            }
+        summary.append(row | {"n_background": len(genes), "n_terms": len(terms)})
+    return DEOverlap(pd.DataFrame(summary), pd.concat(details, ignore_index=True), table)
+
+
+def _labels(column: pd.Series, group: str, reference: str, groupby: str) -> np.ndarray:
+    """1 in the group, 0 in the reference, -1 elsewhere (n_obs,)."""
+    text = column.astype(object).where(column.notna(), None).map(lambda value: None if value is None else str(value))
+    names = sorted({value for value in text if value is not None})
+    for name in (group, reference):
+        if name not in names and not (name == reference == "rest"):
+            raise KeyError(f"expected a group of obs[{groupby!r}]; found {name!r}; choose among {few(names, 20)}")
+    if group == reference:
+        raise ValueError(f"expected two different groups; found {group!r} twice")
+    values = text.to_numpy(dtype=object)
+    others = text.notna().to_numpy() if reference == "rest" and "rest" not in names else values == reference
+    return np.where(values == group, 1, np.where(others, 0, -1))
+
+
+def _compare(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Difference of means, Welch's t and two-sided p (n_draws, G) of values (n, G) by labels (n_draws, n)."""
+    from scipy.special import stdtr
+
+    values = values - values.mean(axis=0)
+    squares = values**2
+    mean, error, n = [], [], []
+    for code in (1, 0):
+        member = (labels == code).astype(np.float64)
+        size = member.sum(axis=1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            average = member @ values / size
+            variance = (member @ squares - size * average**2) / (size - 1)
+            error.append(np.maximum(variance, 0) / size)
+        mean.append(average)
+        n.append(size)
+    difference, spread = mean[0] - mean[1], error[0] + error[1]
+    # A constant gene has, up to rounding, no spread; neither has a group of one that a turned map left.
+    tiny = 1e-24 * np.maximum(squares.mean(axis=0), np.finfo(float).tiny)
+    defined = (spread > tiny) & np.isfinite(spread)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(defined, difference / np.sqrt(spread), np.nan)
+        degrees = spread**2 / (error[0] ** 2 / (n[0] - 1) + error[1] ** 2 / (n[1] - 1))
+    return difference, t, np.where(defined, 2 * stdtr(degrees, -np.abs(t)), np.nan)
+
+
+def _strongest(t: np.ndarray, n: int, among: np.ndarray | None = None) -> np.ndarray:
+    """Mask (n_draws, G) of the `n` genes with the largest t of each draw."""
+    score = np.where(np.isnan(t), -np.inf, t)
+    if among is not None:
+        score = np.where(among, score, -np.inf)
+    mask = np.zeros(score.shape, dtype=bool)
+    np.put_along_axis(mask, np.argsort(-score, axis=1, kind="stable")[:, :n], True, axis=1)
+    return mask
+
+
+def enrichment(member: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over-representation of terms (n_terms, G) among chosen genes (n_draws, G): hits and p, both (n_draws, n_terms)."""
+    from scipy.stats import hypergeom
+
+    chosen = chosen.astype(np.float64)
+    hits = np.rint(chosen @ member.T.astype(np.float64)).astype(np.int64)
+    drawn = np.rint(chosen.sum(axis=1, keepdims=True)).astype(np.int64)
+    return hits, hypergeom.sf(hits - 1, member.shape[1], member.sum(axis=1)[None], drawn)
+
+
+def _adjust(p: np.ndarray) -> np.ndarray:
+    """False-discovery rates along the last axis; NaN counts as 1."""
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(np.clip(np.where(np.isnan(p), 1.0, p), 0, 1), axis=-1)
+
+
+def _membership(gene_sets: Any, genes: list[str], min_size: int, max_size: int) -> tuple[list[str], np.ndarray]:
+    """Terms of fitting size, and which background genes are in them (n_terms, G)."""
+    import pandas as pd
+
+    sets = read_gmt(gene_sets) if isinstance(gene_sets, (str, Path)) else gene_sets
+    if not isinstance(sets, Mapping):
+        raise TypeError(f"expected gene sets as a mapping or a GMT file; found {type(sets).__name__}")
+    index = pd.Index(genes)
+    member = np.array([index.isin([str(gene) for gene in names]) for names in sets.values()], dtype=bool)
+    size = member.sum(axis=1) if len(member) else np.zeros(0, dtype=int)
+    fits = (size >= min_size) & (size <= max_size)
+    if not fits.any():
+        raise ValueError(
+            f"expected gene sets with {min_size} to {max_size} of the {len(genes)} predicted and measured genes; found "
+            f"none of {len(sets)} (the largest has {int(size.max()) if len(size) else 0}); lower `min_size`, or name "
+            "genes the same way"
+        )
+    return [str(term) for term, keep in zip(sets, fits, strict=True) if keep], member[fits]
+
+
+def read_gmt(path: str | Path) -> dict[str, list[str]]:
+    """Read the gene sets of a GMT file: term, description and genes, separated by tabs; weights are dropped."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a GMT file at {path}; found none")
+    sets = {}
+    for line in path.read_text().splitlines():
+        term, *fields = line.rstrip().split("\t")
+        if len(fields) > 1:
+            sets[term] = [gene.split(",")[0] for gene in fields[1:] if gene]
+    if not sets:
+        raise ValueError(f"expected terms with genes, separated by tabs, in {path.name}; found none")
+    return sets

@@ -1,0 +1,334 @@
+"""Score predictions against what was measured, per gene and section, beside baselines and the noise ceiling."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict.core._validate import check_choice, few
+from stpredict.slots._checks import check_genes, check_patients
+from stpredict.slots._container import get_table
+from stpredict.slots._expression import in_tissue, is_slide_level, matrix_of, measured_matrix, measured_rows, to_dense
+from stpredict.slots._keys import Key
+from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._provenance import read_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict.slots._container import Container
+
+DEFAULT_METRICS = ("pearson", "pearson_given_depth", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd")
+_WITH_BACKGROUND = "pearson_with_background"  # only where it is asked for
+KNOWN_METRICS = (*DEFAULT_METRICS, _WITH_BACKGROUND)
+_GRID_MULTIPLE = 16  # published grids are padded to it: 78 × 64 to 80 × 64
+_PATIENT_METRICS = ("pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio")
+_SMOOTHING_NEIGHBORS = 6
+POOLED = "all"  # stands for sample and patient where patients are compared with each other
+
+
+def evaluate(
+    data: Container,
+    key: str | Sequence[str] = Key.PREDICTED,
+    *,
+    genes: Sequence[str] | None = None,
+    layer: str | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    ceiling: bool = True,
+    baselines: bool = True,
+    sample_key: str = Key.SAMPLE,
+    patient_key: str = Key.PATIENT,
+    seed: int = 0,
+    table_key: str = Key.TABLE,
+) -> pd.DataFrame:
+    """Score predictions per gene and section.
+
+    Scores are taken over in-tissue observations within one section, so that differences between slides earn nothing.
+    A correlation that is undefined (a constant gene, a section with one spot) stays `NaN`;
+    :func:`stpredict.tl.summarize` leaves it out and counts it.
+
+    Where every observation is a slide, patients are compared with each other: slides are averaged within their patient,
+    there is one score per gene, and the metrics of maps and the noise ceiling are left out. Which genes are predicted
+    better than by chance says :func:`stpredict.tl.well_predicted`.
+
+    Parameters
+    ----------
+    data
+        Object with predictions and normalized measured expression.
+    key
+        Slot of the predictions, or several to compare.
+    genes
+        Genes to score; those of each prediction when `None`.
+    layer
+        Layer with the measured target instead of `X`.
+    metrics
+        Among `"pearson"`, `"pearson_given_depth"` (after regressing the logarithm of the spot's total counts out of
+        both sides: what is predicted beyond depth; needs `layers["counts"]`), `"spearman"`, `"rmse"`, `"rmse_iqr"`
+        (RMSE over the interquartile range of the truth), `"variance_ratio"` (predicted over measured), `"ssim"`
+        (structural similarity of the maps on the array, over tissue; `NaN` in sections without a lattice in
+        `obs["array_row"]` and `obs["array_col"]`) and `"emd"` (earth mover's distance of percentile maps, sliced). Not
+        by default `"pearson_with_background"`, the published correlation of dense maps with the empty slide counted as
+        zeros: a prediction that is constant on tissue scores high on it, see
+        :func:`stpredict.metrics.pearson_with_background`; needs the grid of :func:`stpredict.pp.grid`, whose sides are
+        rounded up to multiples of 16 as published, and is `NaN` without.
+    ceiling
+        Add the noise ceiling of each gene and section, the correlation that a perfect model would reach given the
+        counting noise; needs `layers["counts"]`.
+    baselines
+        Add the baselines that :func:`stpredict.tl.predict` wrote beside the prediction, and a spatial smoother: the
+        ridge (the first prediction where there is no ridge) averaged over its six nearest neighbors.
+    sample_key, patient_key
+        Columns of `obs` with the section and the patient.
+    seed
+        Of the noise ceiling and the projections of the earth mover's distance.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    One row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`, `n_obs`, `leaky`
+    (the model was trained on this patient).
+
+    Raises
+    ------
+    KeyError
+        When there is no prediction or no measured value.
+
+    Warns
+    -----
+    UserWarning
+        When `"ssim"` is undefined because sections have no lattice.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(n_patients=2, n_sections=1, n_spots=60, n_genes=20)
+    >>> stp.pp.image_features(adata)
+    >>> stp.pp.normalize(adata)
+    >>> model = stp.tl.fit(adata, train=adata.obs["patient"] == "P1")
+    >>> stp.tl.predict(adata, model)
+    >>> scores = stp.tl.evaluate(adata[adata.obs["patient"] == "P2"].copy())
+    """
+    import pandas as pd
+
+    adata = get_table(data, table_key)
+    for metric in metrics:
+        check_choice(metric, KNOWN_METRICS, "metrics")
+    keys = [key] if isinstance(key, str) else list(key)
+    for name in keys:
+        prediction_frame(adata, name)
+    check_patients(adata, sample_key, patient_key)
+    if layer is None and read_record(adata, "normalize") is None and "log1p" not in adata.uns:
+        raise KeyError("expected normalized expression in X; found no record of it; run stp.pp.normalize(adata) first")
+
+    measured = measured_rows(adata, matrix_of(adata, layer))
+    shown = _models(adata, keys, baselines)
+    every = sorted({gene for frame, *_ in shown.values() for gene in frame.columns} & set(adata.var_names))
+    if genes is not None:
+        check_genes(adata, genes)
+        absent = [gene for gene in genes if gene not in set(every)]
+        if absent:
+            raise KeyError(
+                f"expected predictions of every gene asked for; missing {', '.join(absent[:5])} ({len(absent)} in all); "
+                "take genes among the columns of the prediction"
+            )
+        every = list(genes)
+    if not every:
+        raise KeyError("expected predicted genes among var_names; found none in common")
+    sample = adata.obs[sample_key].astype(str).to_numpy()
+    if is_slide_level(adata, sample_key):
+        patient = adata.obs[patient_key].astype(str).to_numpy()
+        truth = to_dense(measured_matrix(adata, every, layer=layer)).astype(np.float64)
+        return _score_patients(shown, truth, every, patient, measured, metrics)
+    tissue = in_tissue(adata)
+    tables, off_lattice = [], []
+    for name in np.unique(sample):
+        rows = np.flatnonzero((sample == name) & tissue & measured)
+        if not len(rows):
+            continue  # an unmeasured section
+        if "ssim" in metrics and _lattice_positions(adata, rows) is None:
+            off_lattice.append(str(name))
+        patient = str(adata.obs[patient_key].iloc[rows[0]])
+        truth = to_dense(measured_matrix(adata, every, rows, layer)).astype(np.float64)
+        top = _ceilings(adata, rows, every, seed) if ceiling and Key.COUNTS in adata.layers and layer is None else None
+        for label, (frame, leaky, smooth) in shown.items():
+            columns = [gene for gene in every if gene in frame.columns]
+            predicted = frame.iloc[rows][columns].to_numpy(dtype=np.float64)
+            # Folds may test part of a section; a panel selected per fold leaves the genes of other folds empty.
+            tested = ~np.isnan(predicted).all(axis=1)
+            predicted, here = predicted[tested], rows[tested]
+            filled = ~np.isnan(predicted).any(axis=0)
+            if not len(here) or not filled.any():
+                continue
+            columns, predicted = [c for c, f in zip(columns, filled, strict=True) if f], predicted[:, filled]
+            if smooth:
+                predicted = _smoothed(adata, here, predicted)
+            at = np.searchsorted(every, columns) if genes is None else [every.index(c) for c in columns]
+            table = _score(adata, here, truth[np.ix_(tested, at)], predicted, metrics, seed, sample_key)
+            table.insert(0, "gene", columns)
+            table.insert(0, "patient", patient)
+            table.insert(0, "sample", name)
+            table.insert(0, "model", label)
+            if top is not None:
+                table["ceiling"] = top[at]
+            table["n_obs"] = len(here)
+            table["leaky"] = bool(leaky[here].any())
+            tables.append(table)
+    if not tables:
+        raise KeyError("expected measured expression of at least one predicted section; found none")
+    if off_lattice:
+        warnings.warn(
+            f"ssim is undefined (NaN) in {len(off_lattice)} sections, whose obs[{Key.ARRAY_ROW!r}] and "
+            f"obs[{Key.ARRAY_COL!r}] are no lattice with one observation per position: {few(off_lattice)}",
+            stacklevel=2,
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _score_patients(
+    shown: dict[str, tuple[pd.DataFrame, np.ndarray, bool]],
+    truth: np.ndarray,
+    genes: Sequence[str],
+    patient: np.ndarray,
+    measured: np.ndarray,
+    metrics: Sequence[str],
+) -> pd.DataFrame:
+    """Scores across patients, slides averaged within each; one row per model and gene."""
+    import pandas as pd
+
+    from stpredict import metrics as m
+
+    tables = []
+    for label, (frame, leaky, smooth) in shown.items():
+        columns = [gene for gene in genes if gene in frame.columns]
+        predicted = frame[columns].to_numpy(dtype=np.float64)
+        rows = measured & ~np.isnan(predicted).all(axis=1)
+        if smooth or not rows.any():
+            continue
+        at = [genes.index(gene) for gene in columns]
+        people = patient[rows]
+        y, p = (pd.DataFrame(v[rows]).groupby(people).mean().to_numpy() for v in (truth[:, at], predicted))
+        scores = {name: getattr(m, name)(y, p) for name in metrics if name in _PATIENT_METRICS}
+        head = {"model": label, "sample": POOLED, "patient": POOLED, "gene": columns}
+        tables.append(pd.DataFrame(head | scores | {"n_obs": len(y), "leaky": bool(leaky[rows].any())}))
+    if not tables:
+        raise KeyError("expected measured expression of at least one predicted slide; found none")
+    return pd.concat(tables, ignore_index=True)
+
+
+def _models(adata: AnnData, keys: Sequence[str], baselines: bool) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
+    """Label, prediction, leak flags and whether to smooth, of every line of the table."""
+    shown: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
+    flags: dict[str, np.ndarray] = {}
+    for key in keys:
+        record = read_record(adata, key) or {}
+        label = record.get("label") or record.get("model") or key
+        leaky = flags[key] = (
+            adata.obs[Key.leaky(key)].to_numpy().astype(bool)
+            if Key.leaky(key) in adata.obs
+            else np.zeros(adata.n_obs, dtype=bool)
+        )
+        # Two predictions of one model are told apart by their slots.
+        shown[key if label in shown else label] = (adata.obsm[key], leaky, False)
+    for key in keys if baselines else ():
+        prefix = f"{key}_baseline_"
+        for slot in adata.obsm:
+            if slot.startswith(prefix):
+                shown.setdefault(slot.removeprefix(prefix), (adata.obsm[slot], flags[key], False))
+    if baselines:
+        label = "ridge" if "ridge" in shown else next(iter(shown))
+        if label != "mean":
+            shown[f"{label} (smoothed)"] = (*shown[label][:2], True)
+    return shown
+
+
+def _ceilings(adata: AnnData, rows: np.ndarray, genes: Sequence[str], seed: int) -> np.ndarray:
+    from stpredict.tl.judge._noise_ceiling import section_ceiling
+
+    return section_ceiling(adata, rows, genes, seed=seed)
+
+
+def _smoothed(adata: AnnData, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Mean of each observation and its nearest neighbors."""
+    if len(rows) < 3:
+        return predicted
+    from scipy import sparse
+
+    from stpredict.pp._spatial_graph import spatial_weights
+
+    xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows]
+    weights = spatial_weights(xy, n_neighbors=_SMOOTHING_NEIGHBORS) + sparse.eye_array(len(rows), format="csr")
+    return (weights @ predicted) / np.asarray(weights.sum(axis=1)).reshape(-1, 1)
+
+
+def _score(
+    adata: AnnData,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    metrics: Sequence[str],
+    seed: int,
+    sample_key: str,
+) -> pd.DataFrame:
+    import pandas as pd
+
+    from stpredict import metrics as m
+
+    columns: dict[str, np.ndarray] = {}
+    undefined = np.full(truth.shape[1], np.nan)
+    for metric in metrics:
+        if metric == "pearson_given_depth":
+            depth = _log_depth(adata, rows)
+            columns[metric] = undefined if depth is None else m.partial_pearson(truth, predicted, depth)
+        elif metric == "ssim":
+            position = _lattice_positions(adata, rows)
+            columns[metric] = undefined if position is None else m.ssim(truth, predicted, *position)
+        elif metric == "emd":
+            xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows]
+            # Sliced at any size: hundreds of genes in a second; stp.tl.emd solves the exact problem.
+            columns[metric] = m.emd(truth, predicted, xy, max_exact=0, seed=seed) if len(rows) > 1 else undefined
+        elif metric == _WITH_BACKGROUND:
+            empty = _n_background(adata, rows, sample_key)
+            columns[metric] = undefined if empty is None else m.pearson_with_background(truth, predicted, empty)
+        else:
+            columns[metric] = getattr(m, metric)(truth, predicted)
+    return pd.DataFrame(columns)
+
+
+def _lattice_positions(adata: AnnData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Row and column of observations on the array; `None` where these are no lattice with one of them per position."""
+    if not {Key.ARRAY_ROW, Key.ARRAY_COL} <= set(adata.obs.columns):
+        return None
+    import pandas as pd
+
+    columns = (pd.to_numeric(adata.obs[key].iloc[rows], errors="coerce") for key in (Key.ARRAY_ROW, Key.ARRAY_COL))
+    row, col = (column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns)
+    both = np.column_stack([row, col])
+    whole = np.isfinite(both).all() and (both == np.round(both)).all()
+    return (row, col) if whole and len(np.unique(both, axis=0)) == len(both) else None
+
+
+def _n_background(adata: AnnData, rows: np.ndarray, sample_key: str) -> int | None:
+    """Cells without tissue in the padded grid of the section of these rows; `None` where it has no grid."""
+    sample = adata.obs[sample_key].astype(str).to_numpy()
+    name = sample[rows[0]]
+    shape = (read_record(adata, "grid") or {}).get("shape", {}).get(name)
+    if shape is None:
+        return None
+    n_cells = np.prod([-(-int(side) // _GRID_MULTIPLE) * _GRID_MULTIPLE for side in shape])
+    return int(n_cells - ((sample == name) & in_tissue(adata)).sum())
+
+
+def _log_depth(adata: AnnData, rows: np.ndarray) -> np.ndarray | None:
+    """Logarithm of the counts (n,) behind each size factor; `None` where there are no counts."""
+    if Key.COUNTS not in adata.layers:
+        return None
+    counts = adata.layers[Key.COUNTS][rows]
+    panel = (read_record(adata, "normalize") or {}).get("panel")
+    if panel:
+        counts = counts[:, adata.var_names.get_indexer(panel)]
+    return np.log1p(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())

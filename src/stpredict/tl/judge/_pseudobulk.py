@@ -1,0 +1,178 @@
+"""Profiles of whole slides or patients from maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stpredict.core._validate import check_choice
+from stpredict.slots._checks import check_layer, check_patients
+from stpredict.slots._container import get_table
+from stpredict.slots._expression import in_tissue, measured_matrix, measured_rows
+from stpredict.slots._keys import Key
+from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._provenance import read_record, write_record
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stpredict.slots._container import Container
+
+MEASURED = "measured"
+BASELINE = "baseline_mean"
+
+
+def pseudobulk(
+    data: Container,
+    key: str = Key.PREDICTED,
+    *,
+    layer: str | None = None,
+    by: Literal["sample", "patient"] = "patient",
+    scale: Literal["log", "linear"] = "log",
+    genes: Sequence[str] | None = None,
+    sample_key: str = Key.SAMPLE,
+    patient_key: str = Key.PATIENT,
+    table_key: str = Key.TABLE,
+) -> AnnData:
+    """Average maps over the tissue of each slide, and slides over each patient.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with a prediction.
+    key
+        Slot of the prediction in `obsm`.
+    layer
+        Layer with the measured values; `X` by default.
+    by
+        `"sample"`: one profile per slide. `"patient"`: the mean over the slides of each patient, all with the same
+        weight however large they are.
+    scale
+        `"log"`: the mean of the values as they are, of logged expression that is. `"linear"`: the logarithm is undone
+        before the mean and taken again after it, which is what a tube of ground tissue measures; a prediction that is
+        smoother than the truth then comes out lower, since peaks weigh more than their share.
+    genes
+        Genes to average; those of the prediction by default.
+    sample_key, patient_key
+        Columns of `obs` with the slide and the patient.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    A new AnnData, one row per slide or patient, in the unit of `data`, with
+
+    - `X`: predicted;
+    - `layers["measured"]`: measured, over the predicted observations that were measured too; NaN for genes and slides
+      that were not; left out when none was;
+    - `layers["baseline_mean"]`: the training mean, where :func:`stpredict.tl.predict` wrote that baseline;
+    - `obs["sample"]` or `obs["n_samples"]`, `obs["patient"]`, `obs["n_obs"]` (predicted observations on tissue) and
+      `obs["leaky"]` (the model was trained on this patient);
+    - `uns["stpredict"]`: the provenance of `data`, and of this mean as `"pseudobulk"`.
+
+    Raises
+    ------
+    KeyError
+        When the prediction, a gene, the slides or the patients are missing.
+    ValueError
+        When nothing on tissue was predicted, or the logarithm to undo is not known.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd, stpredict as stp
+    >>> adata = ad.AnnData(obs=pd.DataFrame({"sample": ["a", "a", "b"], "patient": "p"}, index=["1", "2", "3"]))
+    >>> adata.obsm["predicted"] = pd.DataFrame({"G": [1.0, 3.0, 6.0]}, index=adata.obs_names)
+    >>> stp.tl.pseudobulk(adata, by="sample").X.ravel().tolist()
+    [2.0, 6.0]
+    >>> stp.tl.pseudobulk(adata).X.ravel().tolist()
+    [4.0]
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    check_choice(by, ("sample", "patient"), "by")
+    check_choice(scale, ("log", "linear"), "scale")
+    adata = get_table(data, table_key)
+    frame = prediction_frame(adata, key, genes)
+    check_patients(adata, sample_key, patient_key)
+    base = _log_base(adata, layer) if scale == "linear" else None
+    if layer is not None:
+        check_layer(adata, layer, "name the layer that holds the target")
+    names = pd.Index(frame.columns.astype(str))
+    predicted = frame.to_numpy(dtype=np.float64)
+    rows = in_tissue(adata) & ~np.isnan(predicted).all(axis=1)
+    if not rows.any():
+        raise ValueError(f"expected predicted observations on tissue in obsm[{key!r}]; found none")
+    obs = adata.obs.loc[rows, [sample_key, patient_key]].astype(str)
+    obs.columns = [Key.SAMPLE, Key.PATIENT]
+    code, slides = pd.factorize(obs[Key.SAMPLE])
+    values: dict[str, np.ndarray] = {key: _means(predicted[rows], code, len(slides), base)}
+    known = names.isin(adata.var_names)
+    if known.any() and (adata.X is not None or layer is not None):
+        here = np.flatnonzero(rows & measured_rows(adata, adata.X if layer is None else adata.layers[layer]))
+        truth = np.full(values[key].shape, np.nan)
+        if len(here):
+            code_here = pd.Index(slides).get_indexer(adata.obs[sample_key].astype(str).to_numpy()[here])
+            matrix = measured_matrix(adata, list(names[known]), here, layer)
+            truth[:, known] = _means(matrix, code_here, len(slides), base)
+            values[MEASURED] = truth
+    baseline = adata.obsm.get(Key.baseline(key, "mean"))
+    if baseline is not None and names.isin(baseline.columns).all():
+        values[BASELINE] = _means(baseline[frame.columns].to_numpy(dtype=np.float64)[rows], code, len(slides), base)
+
+    table = obs.drop_duplicates(Key.SAMPLE).set_axis(list(slides))
+    table["n_obs"] = np.bincount(code, minlength=len(slides))
+    table["leaky"] = False
+    if Key.leaky(key) in adata.obs:
+        leaky = adata.obs[Key.leaky(key)].to_numpy().astype(bool)[rows]
+        table["leaky"] = np.bincount(code, weights=leaky, minlength=len(slides)) > 0
+    if by == "patient":
+        who, people = pd.factorize(table[Key.PATIENT])
+        values = {name: _means(value, who, len(people), None) for name, value in values.items()}
+        groups = table.groupby(Key.PATIENT, sort=False)
+        table = pd.DataFrame(
+            {"patient": people, "n_samples": groups.size(), "n_obs": groups["n_obs"].sum(), "leaky": groups["leaky"].any()},
+            index=list(people),
+        )  # fmt: skip
+    uns = {Key.UNS: dict(adata.uns[Key.UNS])} if Key.UNS in adata.uns else {}
+    bulk = AnnData(values.pop(key), obs=table, var=pd.DataFrame(index=names), layers=values, uns=uns)
+    write_record(bulk, "pseudobulk", {"key": key, "layer": layer, "by": by, "scale": scale})
+    return bulk
+
+
+def _log_base(adata: AnnData, layer: str | None) -> float:
+    """Base of the logarithm of (1 + value) that the values are in."""
+    record = read_record(adata, "normalize") or {}
+    if layer is None and record.get("method") == "log1p":
+        return float(np.e)
+    if layer is None and record.get("method") == "log2p1":
+        return 2.0
+    if layer is None and not record and "log1p" in adata.uns:
+        return float(adata.uns["log1p"].get("base") or np.e)
+    raise ValueError(
+        f"expected values that were normalized by stp.pp.normalize for scale='linear'; found "
+        f"{'a layer of unknown unit' if layer is not None else 'no record of a logarithm'}; pass scale='log'"
+    )
+
+
+def _means(values: Any, code: np.ndarray, n_groups: int, base: float | None) -> np.ndarray:
+    """Means (n_groups, G) over the rows (n, G) of each group, NaN left out; dense or sparse."""
+    from scipy import sparse
+
+    if base is not None:
+        scale = np.log(base)
+        if sparse.issparse(values):
+            values = values.astype(np.float64)
+            values.data = np.expm1(values.data * scale)
+        else:
+            values = np.expm1(np.asarray(values, dtype=np.float64) * scale)
+    member = sparse.csr_array((np.ones(len(code)), (code, np.arange(len(code)))), shape=(n_groups, len(code)))
+    if sparse.issparse(values):
+        total, count = (member @ values).toarray(), np.asarray(member.sum(axis=1)).reshape(-1, 1)
+    else:
+        finite = np.isfinite(values)
+        total, count = member @ np.where(finite, values, 0.0), member @ finite.astype(np.float64)
+    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=np.broadcast_to(count > 0, total.shape))
+    return mean if base is None else np.log1p(mean) / scale

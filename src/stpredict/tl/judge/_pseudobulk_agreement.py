@@ -1,0 +1,190 @@
+"""Whether predicted profiles of patients agree with measured ones, across patients and across genes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._validate import check_choice
+from stpredict.slots._checks import check_obs
+from stpredict.slots._container import get_table
+from stpredict.slots._keys import Key
+from stpredict.tl.judge._pseudobulk import BASELINE, MEASURED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from stpredict.slots._container import Container
+
+ACROSS_PATIENTS, ACROSS_GENES = "across patients", "across genes"
+
+
+def pseudobulk_agreement(
+    bulk: Container,
+    truth: pd.DataFrame | None = None,
+    *,
+    correlation: str = "pearson",
+    patient_key: str = Key.PATIENT,
+    table_key: str = Key.TABLE,
+) -> pd.DataFrame:
+    """Correlate predicted and measured profiles of patients: per gene across patients, and per patient across genes.
+
+    The first is the question: does the prediction know in whom a gene is high? The second is the weaker statement,
+    though the one in print :cite:p:`li2026`: some genes are abundant in everyone, and a prediction that is the same for
+    all patients correlates across genes without knowing anything about this one. The correlation of such a prediction
+    stands beside it, and what is left when each gene is taken relative to its mean over patients.
+
+    Parameters
+    ----------
+    bulk
+        What :func:`stpredict.tl.pseudobulk` returned; slides are averaged within their patient.
+    truth
+        Measured profiles, patients × genes, for example bulk RNA sequencing; `layers["measured"]` by default. Patients
+        and genes are joined by name.
+    correlation
+        `"pearson"` or `"spearman"`.
+    patient_key
+        Column of `obs` with the patient.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    A table with one row per gene (`kind` `"across patients"`) and one per patient (`"across genes"`), and the columns
+
+    - `kind`, `gene`, `patient`: what the correlation is of; the other name is missing;
+    - `r`: the correlation; NaN where it is undefined (a gene without variation, fewer than two values);
+    - `n`, `p`, `q`: patients (or genes) behind it, its p-value with n - 2 degrees of freedom and, across patients, the
+      false-discovery rate over genes. Across genes there is no `p`: genes are no independent observations;
+    - `baseline`, `baseline_of`: across genes, the correlation of the measured profile with one that is the same for
+      every patient: the training mean, or the mean of the other patients' measured profiles where that is not known;
+    - `r_centered`: across genes, the correlation after the mean over patients was subtracted from every gene, on either
+      side its own: of what sets this patient apart;
+    - `leaky`: the model was trained on a patient behind this row.
+
+    Raises
+    ------
+    KeyError
+        When there are no measured profiles or no patients.
+    ValueError
+        When `truth` has no patient or no gene in common with `bulk`, or names one twice.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd, stpredict as stp
+    >>> truth = np.array([[1.0, 9], [2, 8], [4, 9], [3, 7]])
+    >>> bulk = ad.AnnData(truth + [[0.5, 0], [0, 0], [0, 0], [0, 0]], layers={"measured": truth})
+    >>> bulk.obs["patient"] = ["p1", "p2", "p3", "p4"]
+    >>> stp.tl.pseudobulk_agreement(bulk)[["kind", "r", "n"]].round(2).head(3)
+                  kind     r  n
+    0  across patients  0.99  4
+    1  across patients  1.00  4
+    2     across genes  1.00  2
+    """
+    import pandas as pd
+
+    from stpredict import metrics as m
+
+    check_choice(correlation, ("pearson", "spearman"), "correlation")
+    adata = get_table(bulk, table_key)
+    check_obs(adata, patient_key, "run stp.tl.pseudobulk(adata) first, or pass `patient_key=`")
+    if truth is None and MEASURED not in adata.layers:
+        raise KeyError(
+            f"expected layers['measured']; found {sorted(adata.layers)}; average measured slides with "
+            "stp.tl.pseudobulk, or pass the measured profiles with `truth=`"
+        )
+    patient = adata.obs[patient_key].astype(str).to_numpy()
+    predicted = _by_patient(adata.X, patient, adata.var_names)
+    if truth is None:
+        measured = _by_patient(adata.layers[MEASURED], patient, adata.var_names)
+    else:
+        measured = _given(truth, predicted)
+    keep = measured.notna().any(axis=1), measured.notna().any(axis=0)
+    measured = measured.loc[keep]
+    predicted = predicted.reindex(index=measured.index, columns=measured.columns)
+    shared = None
+    if BASELINE in adata.layers:
+        shared = _by_patient(adata.layers[BASELINE], patient, adata.var_names).reindex_like(measured).to_numpy()
+    leaky = pd.Series(False, index=measured.index)
+    if "leaky" in adata.obs:
+        leaky = adata.obs["leaky"].groupby(patient).any().reindex(measured.index)
+
+    correlate = getattr(m, correlation)
+    y, x = measured.to_numpy(), predicted.to_numpy()
+    both = np.isfinite(y) & np.isfinite(x)
+    per_gene = pd.DataFrame({"kind": ACROSS_PATIENTS, "gene": measured.columns, "patient": None})
+    per_gene["r"], per_gene["n"] = _columns(correlate, y, x, both), both.sum(axis=0)
+    per_gene["p"] = m.pearson_p(per_gene["r"].to_numpy(), per_gene["n"].to_numpy())
+    per_gene["q"] = np.where(per_gene["p"].isna(), np.nan, m.benjamini_hochberg(per_gene["p"].to_numpy()))
+    per_gene["leaky"] = bool(leaky.any())
+
+    known = "training mean" if shared is not None else "other patients"
+    flat = _others(y) if shared is None else shared
+    told = both & np.isfinite(flat)
+    per_patient = pd.DataFrame({"kind": ACROSS_GENES, "gene": None, "patient": measured.index})
+    per_patient["r"], per_patient["n"] = _columns(correlate, y.T, x.T, both.T), both.sum(axis=1)
+    per_patient["baseline"] = _columns(correlate, y.T, flat.T, told.T)
+    per_patient["baseline_of"] = known
+    alone = both.sum(axis=0) < 2
+    centered = [np.where(alone, np.nan, v - _mean(v, both)) for v in (y, x)]
+    per_patient["r_centered"] = _columns(correlate, centered[0].T, centered[1].T, (both & ~alone).T)
+    per_patient["leaky"] = leaky.to_numpy()
+    columns = ["kind", "gene", "patient", "r", "n", "p", "q", "baseline", "baseline_of", "r_centered", "leaky"]
+    records = per_gene.to_dict("records") + per_patient.to_dict("records")
+    return pd.DataFrame.from_records(records, columns=columns)
+
+
+def _by_patient(values: Any, patient: np.ndarray, genes: Any) -> pd.DataFrame:
+    """Mean over the slides of each patient (patients × genes), NaN left out."""
+    import pandas as pd
+
+    values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+    frame = pd.DataFrame(values.astype(np.float64), columns=list(genes))
+    return frame.groupby(patient, sort=False).mean()
+
+
+def _given(truth: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+    """Measured profiles that came as a table, of the patients and genes that were predicted."""
+    import pandas as pd
+
+    if not isinstance(truth, pd.DataFrame):
+        raise TypeError(f"expected `truth` to be a DataFrame, patients × genes; found {type(truth).__name__}")
+    truth = truth.set_axis(truth.index.astype(str)).set_axis(truth.columns.astype(str), axis=1)
+    for names, what in ((truth.index, "patients"), (truth.columns, "genes")):
+        if not names.is_unique:
+            raise ValueError(f"expected unique {what} in `truth`; found {names[names.duplicated()][0]!r} twice")
+    people = [name for name in predicted.index if name in set(truth.index)]
+    genes = [name for name in predicted.columns if name in set(truth.columns)]
+    if not people or not genes:
+        raise ValueError(
+            f"expected patients and genes of the prediction in `truth`; found {len(people)} patients and {len(genes)} "
+            "genes in common; name its rows by patient and its columns by gene"
+        )
+    return truth.loc[people, genes].astype(np.float64)
+
+
+def _columns(correlate: Any, y: np.ndarray, x: np.ndarray, both: np.ndarray) -> np.ndarray:
+    """Correlate columns over the rows where both are known; columns with the same gaps go together."""
+    result = np.full(y.shape[1], np.nan)
+    patterns, which = np.unique(both, axis=1, return_inverse=True)
+    for i in range(patterns.shape[1]):
+        rows, columns = patterns[:, i], np.flatnonzero(which.ravel() == i)
+        if rows.sum() > 1:
+            result[columns] = correlate(y[np.ix_(rows, columns)], x[np.ix_(rows, columns)])
+    return result
+
+
+def _mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Mean over the rows (G,) where both sides are known."""
+    count = known.sum(axis=0)
+    return np.divide(np.where(known, values, 0.0).sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0)
+
+
+def _others(y: np.ndarray) -> np.ndarray:
+    """Mean over the other patients (n, G); NaN where there is no other."""
+    known = np.isfinite(y)
+    value = np.where(known, y, 0.0)
+    count = known.sum(axis=0) - known
+    total = value.sum(axis=0) - value
+    return np.divide(total, count, out=np.full(y.shape, np.nan), where=count > 0)

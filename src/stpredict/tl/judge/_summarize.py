@@ -1,0 +1,118 @@
+"""Condense a table of scores: over genes, then sections, then patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.tl.judge._evaluate import POOLED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def summarize(
+    scores: pd.DataFrame, *, by: Sequence[str] = ("model",), level: float = 0.95, n_boot: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Average the scores of :func:`stpredict.tl.evaluate` over genes, then over sections, then over patients.
+
+    Parameters
+    ----------
+    scores
+        One row per model, section and gene.
+    by
+        Columns to keep apart.
+    level
+        Level of the bootstrap interval of the mean correlation.
+    n_boot
+        Bootstrap samples.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    One row per group, sorted by correlation: `pearson` with `low` and `high` (bootstrap over patients; over sections
+    where there is one patient; none for slides, which are compared across patients; `interval_over` says which), `r_over_ceiling` (mean correlation over mean noise ceiling
+    of the same genes), `n_undefined` correlations left out of `n_scores`, the means of the other metrics, `n_genes`,
+    `n_sections`, `n_patients`, and `leaky`.
+
+    Raises
+    ------
+    KeyError
+        When the table lacks the columns of :func:`stpredict.tl.evaluate`.
+    """
+    import pandas as pd
+
+    from stpredict.metrics import bootstrap_mean
+
+    by = [by] if isinstance(by, str) else list(by)
+    expected = {"sample", "patient", "gene", "pearson", *by}
+    if not expected <= set(scores.columns):
+        raise KeyError(
+            f"expected the columns {sorted(expected)}; found {list(scores.columns)}; pass the table of stp.tl.evaluate"
+        )
+    values = [
+        c
+        for c in (
+            "pearson_given_depth",
+            "pearson_with_background",
+            "spearman",
+            "rmse",
+            "rmse_iqr",
+            "variance_ratio",
+            "ssim",
+            "emd",
+        )  # fmt: skip
+        if c in scores
+    ]
+    rows = []
+    for name, table in scores.groupby(by, sort=False):
+        defined = table["pearson"].notna()
+        groups = table.groupby(["patient", "sample"])
+        r = groups["pearson"].mean()
+        patients = r.index.get_level_values("patient").to_numpy()
+        single = len(set(patients)) == 1
+        keep = r.notna().to_numpy()
+        pooled = set(patients) == {POOLED}  # a score across patients: one number per gene, nothing to draw from
+        interval: tuple[Any, Any, Any] = (r.mean(), np.nan, np.nan)
+        if keep.any() and not pooled:
+            interval = bootstrap_mean(
+                r.to_numpy()[keep], None if single else patients[keep], n_boot=n_boot, level=level, seed=seed
+            )
+        row: dict[str, Any] = dict(zip(by, name, strict=True))
+        row |= dict(zip(("pearson", "low", "high"), map(float, interval), strict=True))
+        if "ceiling" in table:
+            both = table[defined & table["ceiling"].notna()]
+            row["ceiling"] = top = pooled_ceiling(both)
+            reached = both.groupby(["patient", "sample"])["pearson"].mean().groupby("patient").mean().mean()
+            row["r_over_ceiling"] = reached / top if top > 0 else np.nan
+        per_section = groups[values].mean()
+        means = per_section.groupby("patient").mean().mean()
+        row |= dict(zip(values, means.to_numpy(), strict=True))
+        row |= {
+            "n_undefined": int((~defined).sum()),
+            "n_scores": len(table),
+            "n_genes": table["gene"].nunique(),
+            "n_sections": table["sample"].nunique(),
+            "n_patients": int(table["n_obs"].max()) if pooled else table["patient"].nunique(),
+            "interval_over": "none" if pooled else "sections" if single else "patients",
+            "leaky": bool(table["leaky"].any()) if "leaky" in table else False,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)
+
+
+def pooled_ceiling(scores: pd.DataFrame) -> float:
+    """Mean noise ceiling over genes, each pooled over its sections.
+
+    The ceiling is the root of a reliability, and the root of a noisy number is too small on average: reliabilities are
+    averaged over the sections of a gene before the root is taken.
+    """
+    if not len(scores):
+        return float("nan")
+    reliability = scores["ceiling"] * scores["ceiling"].abs()
+    per_patient = reliability.groupby([scores["gene"], scores["patient"]]).mean()
+    per_gene = per_patient.groupby("gene").mean()
+    return float((np.sign(per_gene) * np.sqrt(per_gene.abs())).mean())

@@ -1,0 +1,1 @@
+"""Fit, cross-validate and predict."""

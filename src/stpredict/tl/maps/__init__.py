@@ -1,0 +1,1 @@
+"""Networks on bags, moved over the tiles of a slide."""

@@ -1,0 +1,196 @@
+"""A map on disk: an AnnData in Zarr that is written gene chunk by gene chunk, and taken up again after an interruption."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.io._read_map import MARK, WORK, mark_of, unfinished_path
+from stpredict.slots._keys import Key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_KEPT = ("spatial", "spatialdata_attrs", Key.UNS)
+
+
+class MapStore:
+    """A store that one call fills.
+
+    While it is unfinished it lies at `"{path}.partial"`; the last step moves it to its path. Chunks of genes that are
+    written, and what was pooled of blocks of windows, are found again by the same call.
+
+    Attributes
+    ----------
+    path
+        Where the finished store lies.
+    complete
+        Whether it is finished.
+    """
+
+    def __init__(self, path: Path, group: Any, chunks: Sequence[slice], complete: bool) -> None:
+        self.path = path
+        self.complete = complete
+        self._group = group
+        self._number = {genes.start: number for number, genes in enumerate(chunks)}
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        digest: str,
+        adata: AnnData,
+        genes: Sequence[str],
+        chunks: Sequence[slice],
+        obs: Mapping[str, np.ndarray],
+        *,
+        std: bool = False,
+    ) -> MapStore:
+        """Begin a store, or find one that the same call began or finished.
+
+        Parameters
+        ----------
+        path
+            Where the store is to lie.
+        digest
+            Of everything the map depends on.
+        adata
+            Table of the tiles.
+        genes
+            Names of the genes.
+        chunks
+            Slices of the genes.
+        obs
+            Columns to add to those of the table.
+        std
+            Make room for the standard deviation.
+
+        Raises
+        ------
+        FileExistsError
+            When something else lies at the path, or an unfinished map of another call beside it.
+        """
+        import zarr
+
+        path = Path(os.path.abspath(path))
+        found = mark_of(path)
+        if found == digest:
+            return cls(path, None, chunks, complete=True)
+        if path.exists():
+            what = "files that are no map" if found is None else "the map of another model, other tiles or options"
+            raise FileExistsError(f"expected a new path for the map; found {what} at {path}; remove it or name another")
+        unfinished = unfinished_path(path)
+        found = mark_of(unfinished)
+        if unfinished.exists() and found != digest:
+            what = "files that are no map" if found is None else "an unfinished map of another call"
+            raise FileExistsError(
+                f"expected nothing, or this map unfinished, at {unfinished}; found {what}; remove it or name another path"
+            )
+        if not unfinished.exists():
+            fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+            try:
+                _begin(fresh, digest, adata, genes, chunks, obs, std)
+                os.replace(fresh, unfinished)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        store = cls(path, zarr.open_group(unfinished, mode="r+", use_consolidated=False), chunks, complete=False)
+        if WORK not in store._group:
+            store.finish()  # stopped just before its last step
+        return store
+
+    def has(self, genes: slice) -> bool:
+        """Whether a chunk of genes is written."""
+        return bool(self._group[f"{WORK}/done"][self._number[genes.start]])
+
+    def write(self, genes: slice, mean: np.ndarray, std: np.ndarray | None = None) -> None:
+        """Write a chunk of genes (n_tiles, g), and note that it is written."""
+        self._group["X"][:, genes] = mean
+        if std is not None:
+            self._group["layers/std"][:, genes] = std
+        self._group[f"{WORK}/done"][self._number[genes.start]] = True
+
+    def blocks(self, name: str, n: int, size: int) -> Blocks:
+        """Where what was pooled of the windows of one slide is kept."""
+        return Blocks(self._group[WORK], name, n, size)
+
+    def finish(self) -> None:
+        """Drop what only an unfinished store needs, and move it to its path."""
+        import zarr
+
+        if WORK in self._group:
+            del self._group[WORK]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the third format of Zarr calls this an extension
+            zarr.consolidate_metadata(self._group.store)
+        os.replace(unfinished_path(self.path), self.path)
+        self.complete = True
+
+
+@dataclass
+class Blocks:
+    """Rows of a matrix (n, p) on disk, written in blocks of `size`."""
+
+    group: Any
+    name: str
+    n: int
+    size: int
+
+    def load(self, start: int, stop: int) -> np.ndarray | None:
+        """Return a block, or `None` when it was not written."""
+        if f"{self.name}_done" not in self.group or not self.group[f"{self.name}_done"][start // self.size]:
+            return None
+        return self.group[self.name][start:stop]
+
+    def save(self, start: int, stop: int, values: np.ndarray) -> None:
+        """Write a block, and note that it is written."""
+        if f"{self.name}_done" not in self.group:
+            shape, chunks = (self.n, values.shape[1]), (self.size, values.shape[1])
+            self.group.create_array(self.name, shape=shape, chunks=chunks, dtype="float32", overwrite=True)
+            count = -(-self.n // self.size)
+            self.group.create_array(f"{self.name}_done", shape=(count,), chunks=(1,), dtype="bool", fill_value=False)
+        self.group[self.name][start:stop] = values
+        self.group[f"{self.name}_done"][start // self.size] = True
+
+
+def _begin(
+    path: Path,
+    digest: str,
+    adata: AnnData,
+    genes: Sequence[str],
+    chunks: Sequence[slice],
+    obs: Mapping[str, np.ndarray],
+    std: bool,
+) -> None:
+    """Write everything but the map itself."""
+    import pandas as pd
+    import zarr
+    from anndata import AnnData
+
+    table = AnnData(
+        obs=adata.obs.assign(**obs),
+        var=pd.DataFrame(index=pd.Index(genes, dtype=str)),
+        obsm={Key.SPATIAL: np.asarray(adata.obsm[Key.SPATIAL])} if Key.SPATIAL in adata.obsm else {},
+        uns={name: adata.uns[name] for name in _KEPT if name in adata.uns},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # which version of Zarr is written is anndata's setting
+        table.write_zarr(path)
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    shape, widest = (adata.n_obs, len(genes)), max(genes.stop - genes.start for genes in chunks)
+    for name in ["X", *(["layers/std"] if std else [])]:
+        # Not a number until written, so that nobody takes an unfinished map for zeros.
+        array = group.create_array(
+            name, shape=shape, chunks=(shape[0], widest), dtype="float32", fill_value=np.nan, overwrite=True
+        )
+        array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    work = group.create_group(WORK)
+    work.create_array("done", shape=(len(chunks),), chunks=(1,), dtype="bool", fill_value=False)
+    group.attrs[MARK] = digest

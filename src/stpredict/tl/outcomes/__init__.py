@@ -1,0 +1,1 @@
+"""Outcomes of patients from maps of their slides."""

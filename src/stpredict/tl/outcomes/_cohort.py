@@ -1,0 +1,174 @@
+"""Slides, their maps and the outcomes of their patients as arrays, and folds of the patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._validate import check_unique, few
+from stpredict.slots._checks import check_obs
+from stpredict.slots._outcome import patients_of, read_outcome
+from stpredict.tl.outcomes._clinical import check_leaks
+from stpredict.tl.outcomes._maps import DenseMaps, Maps, dense_maps
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+
+@dataclass
+class Cohort:
+    """Slides as arrays: what is read, and what is predicted.
+
+    Attributes
+    ----------
+    patient, slide
+        (n,) names.
+    maps
+        Maps of the slides.
+    clinical
+        Covariates, one row per slide.
+    leaky
+        (n,) whether the score of a slide is too good to be true.
+    time, event, label
+        (n,) outcome, as far as there is one.
+    classes
+        Names of the two classes.
+    leaky_covariates
+        Whether a covariate determines the outcome.
+    """
+
+    patient: np.ndarray
+    slide: list[str]
+    maps: DenseMaps
+    clinical: pd.DataFrame
+    leaky: np.ndarray
+    time: np.ndarray | None = None
+    event: np.ndarray | None = None
+    label: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+    leaky_covariates: bool = False
+
+    @property
+    def stratum(self) -> np.ndarray:
+        """Event or class of each slide (n,)."""
+        values = self.event if self.label is None else self.label
+        assert values is not None
+        return values.astype(int)
+
+    def outcome(self, rows: np.ndarray) -> dict[str, Any]:
+        """Time, event and class of some rows, `None` for those there are not."""
+        values = {"time": self.time, "event": self.event, "label": self.label}
+        return {name: None if array is None else array[rows] for name, array in values.items()}
+
+
+def read_cohort(
+    adata: AnnData,
+    outcome: str,
+    maps: Maps,
+    channels: str | Sequence[str],
+    clinical: str | Sequence[str] | None,
+    features: str | None,
+    *,
+    keys: Sequence[str],
+    allow_leakage: bool,
+    sample_key: str,
+    patient_key: str,
+    table_key: str,
+) -> Cohort:
+    """Outcome (in the columns `keys`), covariates and maps of all slides; an error for covariates that leak."""
+    patient = patients_of(adata, patient_key)
+    values: dict[str, Any] = {}
+    if outcome == "survival":
+        values["time"], values["event"] = read_outcome(adata, *keys, patient_key=patient_key)
+    else:
+        values["label"], values["classes"] = read_response(adata, keys[0], patient)
+    columns = [clinical] if isinstance(clinical, str) else list(clinical or ())
+    check_unique(columns, "clinical columns")
+    for name in columns:
+        check_obs(adata, name, "name the columns with covariates of the patients")
+    frame = adata.obs[columns]
+    first = np.unique(patient, return_index=True)[1]
+    binary = {keys[-1]: values["event" if outcome == "survival" else "label"][first]}
+    times = {keys[0]: values["time"][first]} if outcome == "survival" else {}
+    telling = False
+    try:
+        check_leaks(frame.iloc[first], keys, binary, times)
+    except ValueError:
+        if not allow_leakage:
+            raise
+        telling = True
+    names = slide_names(adata, sample_key)
+    wanted = [channels] if isinstance(channels, str) else list(channels)
+    features = features or next((name for name in wanted if name.startswith("X_")), None)
+    dense = dense_maps(maps, names, wanted, features, sample_key=sample_key, table_key=table_key)
+    return Cohort(patient, names, dense, frame, dense.leaky | telling, leaky_covariates=telling, **values)
+
+
+def slide_names(adata: AnnData, sample_key: str) -> list[str]:
+    """Name of each slide: `obs[sample_key]`, or that of the row where there is no such column."""
+    names = adata.obs[sample_key].astype(str).to_list() if sample_key in adata.obs else list(adata.obs_names)
+    check_unique(names, "slides")
+    return names
+
+
+def read_response(adata: AnnData, key: str, patient: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Classes (n,) int64, 1 for the second of two, and their names; the slides of a patient must agree."""
+    import pandas as pd
+
+    check_obs(adata, key, "put the two classes there, or name their column with `response=`")
+    column = adata.obs[key]
+    if column.isna().any():
+        raise ValueError(
+            f"expected a response of every slide in obs[{key!r}]; found {int(column.isna().sum())} missing "
+            f"(first {adata.obs_names[column.isna()][0]!r}); leave these slides out"
+        )
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        names = [name for name in column.cat.categories if (column == name).any()]
+    else:
+        names = sorted(column.unique())
+    if len(names) != 2:
+        raise ValueError(f"expected two classes in obs[{key!r}]; found {len(names)}: {few(names)}")
+    label = (column == names[1]).to_numpy().astype(np.int64)
+    differing = pd.Series(label).groupby(patient).nunique()
+    if (differing > 1).any():
+        raise ValueError(
+            f"expected one response per patient in obs[{key!r}]; found slides that disagree in "
+            f"{few(differing.index[differing > 1])}"
+        )
+    return label, tuple(str(name) for name in names)
+
+
+def stratified_folds(patient: np.ndarray, stratum: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """Fold (n,) of each slide: patients are shuffled within their stratum, and dealt to the folds in turn."""
+    names, first, of = np.unique(patient, return_index=True, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    dealt = shuffled[np.argsort(stratum[first][shuffled], kind="stable")]
+    fold = np.empty(len(names), dtype=np.int64)
+    fold[dealt] = np.arange(len(names)) % n_folds
+    return fold[of]
+
+
+def check_folds(cohort: Cohort, fold: np.ndarray, n_folds: int, n_inner: int, keys: Sequence[str]) -> None:
+    """Raise unless training sides can be divided into inner folds which all have an event, or both classes."""
+    n_patients = len(np.unique(cohort.patient))
+    if not 2 <= n_folds <= n_patients or n_inner < 2:
+        raise ValueError(
+            f"expected between 2 folds and one per patient ({n_patients}), and at least 2 inner folds; found "
+            f"n_folds={n_folds} and n_inner={n_inner}"
+        )
+    codes = (1,) if cohort.label is None else (0, 1)
+    for number in range(n_folds):
+        train = fold != number
+        for code in codes:
+            n = len(np.unique(cohort.patient[train & (cohort.stratum == code)]))
+            if n < n_inner:
+                what = "events" if cohort.label is None else "of each class"
+                raise ValueError(
+                    f"expected at least n_inner={n_inner} patients {'with ' if cohort.label is None else ''}{what} in "
+                    f"obs[{keys[0]!r}] in the training side of every fold; found {n} in fold {number}; add patients, or "
+                    "use fewer folds"
+                )

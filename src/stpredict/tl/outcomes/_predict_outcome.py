@@ -1,0 +1,173 @@
+"""Outcomes of patients of another cohort from maps of their slides."""
+
+from __future__ import annotations
+
+import copy as copying
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.slots._container import begin, get_table
+from stpredict.slots._keys import Key
+from stpredict.slots._outcome import patients_of
+from stpredict.slots._provenance import write_record
+from stpredict.tl.outcomes._maps import Maps
+
+if TYPE_CHECKING:
+    from stpredict.slots._container import Container
+    from stpredict.tl.outcomes._result import OutcomeModel, OutcomeResult
+
+
+def predict_outcome(
+    slides: Container,
+    model: OutcomeResult | OutcomeModel | str | Path,
+    *,
+    maps: Maps,
+    baselines: bool = True,
+    sample_key: str = Key.SAMPLE,
+    patient_key: str = Key.PATIENT,
+    key_added: str | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    copy: bool = False,
+    table_key: str = Key.TABLE,
+) -> Container | None:
+    """Predict the survival or the response of patients of another cohort with models fitted on all of the first.
+
+    The maps may have another size than those of training; they must show the same channels, made in the same way and on
+    the same lattice.
+
+    Parameters
+    ----------
+    slides
+        One row per slide, with the patient and the covariates of the model in `obs`; outcomes are not read.
+    model
+        What :func:`stpredict.tl.fit_outcome` returned, or the directory where it was saved.
+    maps
+        Maps of the slides, as for :func:`stpredict.tl.fit_outcome`. The slots to read are those of the model.
+    baselines
+        Also predict with the linear baselines that were fitted beside the network.
+    sample_key, patient_key
+        Columns of `obs` with the slide and the patient.
+    key_added
+        Column of the prediction; `"risk"`, or `"{response}_probability"`, when `None`.
+    batch_size
+        Slides per step; it changes memory and speed, not the result.
+    device
+        `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
+    copy
+        Return a changed copy instead of changing `slides`.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    `None`, or the changed copy. Writes
+
+    - `obs[key_added]`: log hazard relative to the mean of the training patients' slides, or probability of the second
+      class;
+    - `obs["{key_added}_group"]`, for survival: `"high"` above the median of the training slides, else `"low"`;
+    - `obs["{key_added}_baseline_{name}"]`: the same as the first for each baseline;
+    - `obs["{key_added}_leaky"]`: whether the model was trained on this patient (the predictions of
+      :func:`stpredict.tl.fit_outcome` are the honest ones there) or on covariates that determine the outcome, or the map
+      comes from a model that was trained on this patient;
+    - `uns["stpredict"][key_added]`: model, outcome, classes, training patients and slides.
+
+    A column with the folds of an earlier prediction is removed.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no saved outcome in the directory.
+    KeyError
+        When a covariate, the patient, a slot or the map of a slide is missing.
+    TypeError
+        When the model is none of an outcome from maps.
+    ValueError
+        When the maps have other channels than those of training, were made otherwise or lie on another lattice, or a
+        covariate is coded otherwise; the message names both sides.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd, stpredict as stp
+    >>> rng = np.random.default_rng(0)
+    >>> obs = pd.DataFrame({"patient": np.arange(24).astype(str), "response": np.arange(24) % 2 == 0})
+    >>> slides = ad.AnnData(obs=obs.set_index("s" + obs["patient"]))
+    >>> maps = {name: rng.normal(size=(2, 8, 8)) + y for name, y in slides.obs["response"].items()}
+    >>> result = stp.tl.fit_outcome(slides, "response", maps=maps, n_folds=2, n_inner=2, training={"max_epochs": 2})
+    >>> others = ad.AnnData(obs=pd.DataFrame({"patient": ["x", "y", "3"]}, index=["a", "b", "c"]))
+    >>> stp.tl.predict_outcome(others, result, maps={name: rng.normal(size=(2, 9, 7)) for name in "abc"})
+    >>> others.obs["response_probability"].between(0, 1).all(), others.obs["response_probability_leaky"].tolist()
+    (np.True_, [False, False, True])
+    """
+    import pandas as pd
+
+    from stpredict.core._device import resolve_device
+    from stpredict.tl.outcomes._baselines import baseline_inputs
+    from stpredict.tl.outcomes._clinical import ClinicalEncoder
+    from stpredict.tl.outcomes._cohort import slide_names
+    from stpredict.tl.outcomes._folds import probability
+    from stpredict.tl.outcomes._maps import MapKind, dense_maps
+    from stpredict.tl.outcomes._network import NETWORK, map_arrays
+    from stpredict.training import predict_arrays
+
+    fitted = _find_model(model)
+    source = get_table(slides, table_key)
+    patient = patients_of(source, patient_key)
+    covariates = ClinicalEncoder.from_dict(fitted.clinical).read(source)
+    kind = MapKind(**{name: value for name, value in fitted.maps.items() if name != "shape"})
+    wanted = fitted.baselines if baselines else {}
+    dense = dense_maps(
+        maps, slide_names(source, sample_key), kind.channels, kind.features if "image features" in wanted else None,
+        like=kind, sample_key=sample_key, table_key=table_key,
+    )  # fmt: skip
+    network = copying.copy(fitted.network)
+    network.config = replace(network.config, shape=dense.shape)
+    score, _ = predict_arrays(
+        network, map_arrays(dense, covariates, patient), batch_size=batch_size, device=resolve_device(device)
+    )
+    scores = {NETWORK: score[:, 0].astype(np.float64)}
+    inputs = baseline_inputs(dense, covariates)
+    for name in (name for name in inputs if name in wanted):
+        coefficients, intercept = wanted[name][:-1], wanted[name][-1]
+        scores[name] = inputs[name] @ coefficients + intercept
+
+    risk = fitted.outcome == "survival"
+    key = key_added or (Key.RISK if risk else Key.probability(fitted.keys[0]))
+    columns: dict[str, Any] = {}
+    for name, values in scores.items():
+        values = values - fitted.training["mean"][name] if risk else probability(values)
+        columns[key if name == NETWORK else Key.baseline(key, name)] = values.astype(np.float32)
+    if risk:
+        high = scores[NETWORK] > fitted.training["median"][NETWORK]
+        columns[f"{key}_group"] = pd.Categorical(np.where(high, "high", "low"))
+    seen = np.isin(patient, fitted.training["patients"])
+    columns[Key.leaky(key)] = seen | dense.leaky | fitted.training["leaky_covariates"]
+
+    container, adata = begin(slides, copy, table_key)
+    stale = [name for name in adata.obs if name == Key.fold(key) or str(name).startswith(Key.baseline(key, ""))]
+    adata.obs = adata.obs.drop(columns=stale).assign(**columns)
+    record = {
+        "model": NETWORK, "outcome": fitted.outcome, "classes": fitted.classes, "channels": kind.channels,
+        "clinical": fitted.clinical["columns"], "training_patients": fitted.training["patients"],
+        "training_samples": fitted.training["samples"], "seed": fitted.training["seed"],
+        "allow_leakage": fitted.training["allow_leakage"],
+    }  # fmt: skip
+    write_record(adata, key, record)
+    return container if copy else None
+
+
+def _find_model(model: Any) -> OutcomeModel:
+    from stpredict.tl.outcomes._result import OutcomeModel, OutcomeResult
+
+    if isinstance(model, str | Path):
+        model = OutcomeResult.load(model)
+    found = getattr(model, "model", model)
+    if not isinstance(found, OutcomeModel):
+        raise TypeError(
+            f"expected what stp.tl.fit_outcome returned, or the directory where it was saved; found {type(model).__name__}"
+            "; models of stp.tl.fit are used by stp.tl.predict"
+        )
+    return found

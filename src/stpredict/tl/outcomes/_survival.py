@@ -1,0 +1,243 @@
+"""Judge a risk score by the survival of the patients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._optional import optional_import
+from stpredict.slots._checks import check_obs
+from stpredict.slots._container import get_table
+from stpredict.slots._keys import Key
+from stpredict.slots._outcome import fold_numbers, patient_outcomes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict.slots._container import Container
+
+
+def survival(
+    slides: Container,
+    risk: str | pd.Series = Key.RISK,
+    *,
+    time: str = Key.TIME,
+    event: str = Key.EVENT,
+    group: str | None = "risk_group",
+    by: str | None = None,
+    patient_key: str = Key.PATIENT,
+    level: float = 0.95,
+    n_boot: int = 2000,
+    seed: int = 0,
+    table_key: str = Key.TABLE,
+) -> pd.DataFrame:
+    """Compare a predicted risk with the follow-up of the patients: C-index, hazard ratio and log-rank test.
+
+    Risks of several slides of one patient are averaged. The groups of the log-rank test are those that
+    :func:`stpredict.tl.predict` wrote, high and low by the median of the *training* patients: a cut at the median of
+    the patients that are judged would be chosen on them.
+
+    Parameters
+    ----------
+    slides
+        One row per slide, with a risk and the follow-up. Rows without a risk (`NaN`) are left out.
+    risk
+        Column of `obs`, or a series indexed by the slides; higher means an earlier event.
+    time
+        Column with the follow-up time.
+    event
+        Column with 1 or true where the follow-up ended in the event, 0 where it was censored.
+    group
+        Column with two groups for the log-rank test, or `None` to leave it out. A patient whose slides fall into both
+        is counted with the greater number of them, and with the slide of the higher risk where they are equally many.
+    by
+        Column, such as the cohort or cancer, whose values are judged one by one.
+    patient_key
+        Column of `obs` with the patient.
+    level
+        Level of the intervals.
+    n_boot
+        Bootstrap samples of patients for the interval of the C-index.
+    seed
+        Of the bootstrap.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    One row, or one per value of `by` (the first column then):
+
+    - `n_patients`, `n_slides`, `n_events`;
+    - `c_index` with `c_low` and `c_high`: Harrell's, see :func:`stpredict.metrics.concordance`, with the percentile
+      interval over resampled patients;
+    - `c_index_folds`: the same over pairs of patients of one fold (`obs["{risk}_fold"]`), since risks from different
+      models are on different scales; NaN without folds;
+    - `hazard_ratio` per standard deviation of the risk with `hr_low` and `hr_high`, and its p-value `cox_p` (Wald), by
+      Cox regression without penalty (ties by Efron's method); NaN where the risk is constant or the fit does not
+      converge, as with a risk that orders all events;
+    - `logrank_p` of the two groups, `n_high` patients in the group with the higher mean risk; NaN where all
+      patients are in one group;
+    - `leaky`: the model was trained on one of these patients.
+
+    Raises
+    ------
+    ImportError
+        When lifelines is not installed (extra `survival`).
+    KeyError
+        When the risk, the follow-up or the groups are missing.
+    ValueError
+        When times are not positive and finite, events are not 0 or 1, all follow-ups are censored, slides of one
+        patient disagree, or there are more than two groups.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd, stpredict as stp
+    >>> rng = np.random.default_rng(0)
+    >>> risk = rng.normal(size=80)
+    >>> obs = pd.DataFrame({"patient": np.arange(80), "risk": risk, "time": rng.exponential(np.exp(-risk))})
+    >>> obs["event"], obs["risk_group"] = rng.random(80) < 0.7, np.where(risk > 0, "high", "low")
+    >>> slides = ad.AnnData(obs=obs.set_index("s" + obs["patient"].astype(str)))
+    >>> table = stp.tl.survival(slides)
+    >>> bool(table["c_low"].item() > 0.5), bool(table["hr_low"].item() > 1)
+    (True, True)
+    """
+    import pandas as pd
+
+    optional_import("lifelines", "survival")
+    if not 0 < level < 1:
+        raise ValueError(f"expected level between 0 and 1; found {level!r}")
+    if n_boot < 1:
+        raise ValueError(f"expected at least one resample; found n_boot={n_boot}")
+    adata = get_table(slides, table_key)
+    name, values = read_risk(adata, risk)
+    check_group(adata, group)
+    rows = np.flatnonzero(~np.isnan(values))
+    if not len(rows):
+        raise ValueError(f"expected a risk of at least one slide in {name}; found none; run stp.tl.predict")
+    parts: dict[Any, np.ndarray] = {None: rows}
+    if by is not None:
+        check_obs(adata, by)
+        labels = adata.obs[by].astype(object).to_numpy()[rows]
+        parts = {label: rows[labels == label] for label in pd.unique(labels[~pd.isna(labels)])}
+    fold = fold_numbers(adata, Key.fold(risk)) if isinstance(risk, str) else None
+    flag = Key.leaky(risk) if isinstance(risk, str) else ""
+    leaky = adata.obs[flag].to_numpy().astype(bool) if flag in adata.obs else np.zeros(adata.n_obs, dtype=bool)
+    records = []
+    for label, here in parts.items():
+        patients = patient_outcomes(
+            adata, here, risk=values[here], time=time, event=event, group=group, fold=fold, patient_key=patient_key
+        )
+        record = {} if by is None else {by: label}
+        record |= {"n_patients": len(patients), "n_slides": len(here), "n_events": int(patients["event"].sum())}
+        record |= _concordance(patients, level, n_boot, seed)
+        record |= _hazard_ratio(patients, level)
+        record |= _groups(patients)
+        records.append(record | {"leaky": bool(leaky[here].any())})
+    return pd.DataFrame(records)
+
+
+def read_risk(adata: AnnData, risk: Any) -> tuple[str, np.ndarray]:
+    """Return what the risk is called, and its values (n_obs,), float64, from a column of `obs` or a series."""
+    import pandas as pd
+
+    if isinstance(risk, str):
+        call = "run stp.tl.predict with a model that was fitted with `outcome=`, or name the column with `risk=`"
+        check_obs(adata, risk, call)
+        name, column = f"obs[{risk!r}]", adata.obs[risk]
+    elif isinstance(risk, pd.Series):
+        name, column = "the risk", risk.reindex(adata.obs_names)
+        if not risk.index.is_unique:
+            raise ValueError("expected one risk per slide; found slides more than once in the index of the risk")
+    else:
+        raise TypeError(f"expected the risk as a column of obs or a series; found {type(risk).__name__}")
+    if not pd.api.types.is_numeric_dtype(column.dtype):
+        raise TypeError(f"expected numbers in {name}; found {column.dtype}")
+    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    if np.isinf(values).any():
+        raise ValueError(f"expected finite risks in {name}; found {int(np.isinf(values).sum())} infinite")
+    return name, values
+
+
+def check_group(adata: AnnData, group: str | None) -> None:
+    """Raise unless the groups that were cut at the training median are there, two of them at most."""
+    if group is None:
+        return
+    if group not in adata.obs:
+        raise KeyError(
+            f"expected obs[{group!r}] with the groups high and low, cut at the median risk of the training patients; "
+            f"found {list(adata.obs.columns)}; run stp.tl.predict with the fitted model, which writes them, or pass "
+            "`group=None`: a cut at the median of these patients would be chosen on the patients it is judged by"
+        )
+    names = sorted(adata.obs[group].dropna().astype(str).unique())
+    if len(names) > 2:
+        raise ValueError(f"expected two groups in obs[{group!r}]; found {len(names)}: {', '.join(names[:5])}")
+
+
+def logrank_p(patients: pd.DataFrame) -> float:
+    """p-value of the log-rank test of the groups of patients; NaN with one group."""
+    names = patients["group"].unique()
+    if len(names) < 2:
+        return float("nan")
+    test = optional_import("lifelines.statistics", "survival").logrank_test
+    first, second = (patients[patients["group"] == name] for name in names)
+    return float(test(first["time"], second["time"], first["event"], second["event"]).p_value)
+
+
+def _concordance(patients: pd.DataFrame, level: float, n_boot: int, seed: int) -> dict[str, float]:
+    from stpredict.metrics._concordance import concordant_pairs
+
+    n = len(patients)
+    arrays = [patients[column].to_numpy() for column in ("time", "event", "risk")]
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
+    right, comparable = concordant_pairs(*arrays, weights=np.concatenate([np.ones((1, n)), draws]))
+    with np.errstate(invalid="ignore"):
+        values = right / comparable
+    drawn = values[1:][comparable[1:] > 0]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if n > 1 and len(drawn) else (np.nan, np.nan)
+    within = float("nan")
+    if "fold" in patients:
+        folded = patients["fold"].to_numpy() >= 0
+        right, comparable = concordant_pairs(
+            *(values[folded] for values in arrays), strata=patients["fold"].to_numpy()[folded]
+        )
+        within = float(right[0] / comparable[0]) if comparable[0] else within
+    return {"c_index": float(values[0]), "c_low": float(low), "c_high": float(high), "c_index_folds": within}
+
+
+def _hazard_ratio(patients: pd.DataFrame, level: float) -> dict[str, float]:
+    """Hazard ratio per standard deviation; NaN where Cox regression has no answer."""
+    import warnings
+
+    result = dict.fromkeys(("hazard_ratio", "hr_low", "hr_high", "cox_p"), float("nan"))
+    risk = patients["risk"].to_numpy()
+    spread = risk.std(ddof=1) if len(risk) > 1 else 0.0
+    if not spread > 1e-6 * np.abs(risk).max(initial=0.0):
+        return result
+    lifelines = optional_import("lifelines", "survival")
+    failed = optional_import("lifelines.exceptions", "survival").ConvergenceError
+    frame = patients[["time", "event"]].astype(np.float64).assign(risk=(risk - risk.mean()) / spread)
+    model = lifelines.CoxPHFitter(penalizer=0.0, alpha=1 - level)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model.fit(frame, "time", "event")
+        except failed:
+            return result
+    if any("onvergence" in type(item.message).__name__ for item in caught):
+        return result
+    low, high = np.exp(model.confidence_intervals_.loc["risk"])
+    return {
+        "hazard_ratio": float(model.hazard_ratios_["risk"]),
+        "hr_low": float(low),
+        "hr_high": float(high),
+        "cox_p": float(model.summary.loc["risk", "p"]),
+    }
+
+
+def _groups(patients: pd.DataFrame) -> dict[str, Any]:
+    if "group" not in patients:
+        return {}
+    mean = patients.groupby("group")["risk"].mean()
+    return {"logrank_p": logrank_p(patients), "n_high": int((patients["group"] == mean.idxmax()).sum())}

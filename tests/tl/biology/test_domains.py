@@ -1,0 +1,182 @@
+import warnings
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from stpredict.slots._provenance import read_record
+from stpredict.tl.biology._domains import _search, domains
+
+GENES = [f"g{i}" for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def made():
+    rng = np.random.default_rng(0)
+    truth = np.tile(np.repeat([0, 1, 2], 40), 2)
+    values = rng.normal(rng.normal(0, 3, (3, 12))[truth], 1.0).astype(np.float32)
+    adata = ad.AnnData(np.exp(values / 4), var=pd.DataFrame(index=GENES))
+    adata.obs["sample"] = np.repeat(["s1", "s2"], 120)
+    adata.obs["label"] = pd.Categorical(np.array(["tumor", "fat", "stroma"])[truth])
+    adata.obsm["predicted"] = pd.DataFrame(values, adata.obs_names, GENES)
+    return adata
+
+
+@pytest.fixture
+def adata(made):
+    return made.copy()
+
+
+def test_finds_the_groups_and_compares_with_labels(adata):
+    adata.obs["label"] = adata.obs["label"].astype(object)
+    adata.obs.loc[adata.obs_names[:5], "label"] = np.nan
+    adata.obs.loc[adata.obs_names[5:7], "label"] = "Undetermined"
+    assert domains(adata, n_domains=3, label_key="label") is None
+    found = adata.obs["domain"]
+    assert isinstance(found.dtype, pd.CategoricalDtype)
+    assert found.cat.categories.tolist() == ["0", "1", "2"]
+    assert adata.obsm["predicted_pca"].shape == (240, 11)
+    record = read_record(adata, "domain")
+    assert record["n_found"] == 3
+    assert record["n_unlabeled"] == 7
+    known, ours = adata.obs["label"].astype(str)[7:], found.astype(str)[7:]
+    assert record["ari"] == pytest.approx(adjusted_rand_score(known, ours))
+    assert record["nmi"] == pytest.approx(normalized_mutual_info_score(known, ours))
+    assert record["ari"] > 0.95
+
+
+def test_labels_do_not_influence_the_domains(adata):
+    with_labels = domains(adata, n_domains=4, label_key="label", copy=True)
+    domains(adata, n_domains=4)
+    assert adata.obs["domain"].tolist() == with_labels.obs["domain"].tolist()
+    assert "ari" not in read_record(adata, "domain")
+
+
+def test_copy_equals_in_place_and_leaves_the_original(adata):
+    before = adata.copy()
+    changed = domains(adata, resolution=0.5, copy=True)
+    assert list(adata.obs) == list(before.obs)
+    assert set(adata.obsm) == set(before.obsm)
+    assert dict(adata.uns) == dict(before.uns)
+    domains(adata, resolution=0.5)
+    assert adata.obs["domain"].tolist() == changed.obs["domain"].tolist()
+    np.testing.assert_array_equal(adata.obsm["predicted_pca"], changed.obsm["predicted_pca"])
+    assert read_record(adata, "domain")["resolution"] == 0.5
+
+
+def test_components_match_sklearn(adata):
+    from sklearn.decomposition import PCA
+
+    domains(adata, n_pcs=4)
+    expected = PCA(4, svd_solver="full").fit_transform(adata.obsm["predicted"].to_numpy(dtype=float))
+    np.testing.assert_allclose(np.abs(adata.obsm["predicted_pca"]), np.abs(expected), rtol=1e-3, atol=1e-3)
+
+
+def test_measured_expression_sparse_equals_dense(adata):
+    domains(adata, use="measured", n_domains=3, key_added="measured_domain")
+    other = adata.copy()
+    other.X = sparse.csr_matrix(other.X)
+    domains(other, use="measured", n_domains=3, key_added="measured_domain")
+    assert adjusted_rand_score(adata.obs["measured_domain"], other.obs["measured_domain"]) == 1
+    assert adjusted_rand_score(adata.obs["measured_domain"], adata.obs["label"]) > 0.9
+    assert "measured_pca" in adata.obsm
+    assert "domain" not in adata.obs
+    adata.layers["target"] = adata.X
+    adata.X = None
+    domains(adata, use="measured", layer="target", n_domains=3)
+    assert adata.obs["domain"].tolist() == adata.obs["measured_domain"].tolist()
+
+
+def test_genes_are_a_choice(adata):
+    domains(adata, genes=GENES[:4])
+    assert adata.obsm["predicted_pca"].shape[1] == 3
+    assert read_record(adata, "domain")["n_genes"] == 4
+
+
+def test_per_sample(adata):
+    adata.obs.loc[adata.obs["sample"] == "s2", "label"] = np.nan
+    domains(adata, n_domains=3, per_sample=True, label_key="label")
+    assert adata.obs["domain"].cat.categories.tolist() == ["s1:0", "s1:1", "s1:2", "s2:0", "s2:1", "s2:2"]
+    assert (adata.obs["domain"].astype(str).str[:2] == adata.obs["sample"].astype(str)).all()
+    record = read_record(adata, "domain")
+    assert record["samples"] == ["s1", "s2"]
+    assert record["n_found"] == [3, 3]
+    assert record["ari"][0] > 0.9
+    assert np.isnan(record["ari"][1])
+    alone = adata[adata.obs["sample"] == "s2"].copy()
+    domains(alone, n_domains=3)
+    assert adjusted_rand_score(alone.obs["domain"], adata.obs["domain"][120:]) == 1
+
+
+def test_unreachable_number_is_said(adata):
+    with pytest.warns(UserWarning, match="no resolution gave 239 domains"):
+        domains(adata, n_domains=239)
+    assert read_record(adata, "domain")["n_found"] == adata.obs["domain"].nunique() != 239
+
+
+def test_search_bisects_and_keeps_the_nearest():
+    asked = []
+
+    def leiden(resolution):
+        asked.append(resolution)
+        return np.arange(60) % max(1, int(resolution * 2) // 2 * 2)
+
+    labels, used = _search(leiden, 6)
+    assert len(np.unique(labels)) == 6
+    assert 3 <= used < 4
+    assert len(asked) < 10
+    labels, _ = _search(leiden, 7)
+    assert len(np.unique(labels)) in (6, 8)
+
+
+def test_survives_h5ad(adata, tmp_path):
+    domains(adata, n_domains=3, per_sample=True, label_key="label")
+    adata.write_h5ad(tmp_path / "domains.h5ad")
+    again = ad.read_h5ad(tmp_path / "domains.h5ad")
+    assert again.obs["domain"].tolist() == adata.obs["domain"].tolist()
+    assert read_record(again, "domain") == read_record(adata, "domain")
+
+
+def test_spatialdata(adata):
+    from spatialdata import SpatialData
+
+    sdata = SpatialData(tables={"spots": adata})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        changed = domains(sdata, n_domains=3, copy=True, table_key="spots")
+    assert "domain" in changed["spots"].obs
+    assert "domain" not in sdata["spots"].obs
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"key": "other"}, KeyError, "tl.predict"),
+        ({"use": "both"}, ValueError, "use"),
+        ({"genes": ["g0", "zz"]}, KeyError, "genes of the panel"),
+        ({"genes": ["g0"]}, ValueError, "2 genes"),
+        ({"label_key": "regions"}, KeyError, "regions"),
+        ({"n_domains": 0}, ValueError, "n_domains"),
+        ({"resolution": -1.0}, ValueError, "resolution"),
+        ({"n_neighbors": 0}, ValueError, "n_neighbors"),
+        ({"per_sample": True, "sample_key": "slide"}, KeyError, "slide"),
+    ],
+)
+def test_errors_leave_the_object_alone(adata, options, error, match):
+    before = adata.copy()
+    with pytest.raises(error, match=match):
+        domains(adata, **options)
+    assert list(adata.obs) == list(before.obs)
+    assert set(adata.obsm) == set(before.obsm)
+    assert dict(adata.uns) == {}
+
+
+def test_missing_values_and_few_observations(adata):
+    with pytest.raises(ValueError, match="at least 3 observations"):
+        domains(adata[:2].copy())
+    adata.obsm["predicted"].iloc[3] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity in 1 rows"):
+        domains(adata)
