@@ -1,48 +1,38 @@
 """Networks: tensors in, tensors out."""
 
-from stpredict.models._bleep import BLEEP
-from stpredict.models._color import Color
-from stpredict.models._egn import EGN
-from stpredict.models._he2rna import HE2RNA
-from stpredict.models._hggep import HGGEP
-from stpredict.models._hist import Hist
-from stpredict.models._hist2st import Hist2ST
-from stpredict.models._histogene import HisToGene
-from stpredict.models._mclstexp import MclSTExp
-from stpredict.models._mean import Mean
-from stpredict.models._mlp import MLP
-from stpredict.models._ridge import Ridge
-from stpredict.models._sequoia import Sequoia
-from stpredict.models._slide_transformer import SlideTransformer
-from stpredict.models._stnet import STNet
-from stpredict.models._thitogene import THItoGene
-from stpredict.models.base._batch import Batch, Prediction, Summary
-from stpredict.models.base._predictor import Predictor
-from stpredict.models.base._registry import ModelInfo, get_model, list_models, register
+from __future__ import annotations
+
+from typing import Any
+
+from stpredict.models.base._batch import Batch, Prediction, Sections, Summary
+from stpredict.models.base._inputs import INPUTS, Input
+from stpredict.models.base._predictor import Predictor, Stage
+from stpredict.models.base._registry import MODELS, ModelInfo, build, get_model, list_models, register
+from stpredict.models.base._shape import Panel, Shape
 
 __all__ = [
-    "BLEEP",
-    "EGN",
-    "HE2RNA",
-    "HGGEP",
-    "MLP",
+    "INPUTS",
     "Batch",
-    "Color",
-    "HisToGene",
-    "Hist",
-    "Hist2ST",
-    "MclSTExp",
-    "Mean",
+    "Input",
     "ModelInfo",
+    "Panel",
     "Prediction",
     "Predictor",
-    "Ridge",
-    "STNet",
-    "Sequoia",
-    "SlideTransformer",
+    "Sections",
+    "Shape",
+    "Stage",
     "Summary",
-    "THItoGene",
+    "build",
     "get_model",
     "list_models",
     "register",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Find the class of a registered network by its name, as in `stpredict.models.Hist`."""
+    if not name.startswith("_"):
+        for model in MODELS:
+            if MODELS.get(model).cls.__name__ == name:
+                return MODELS.get(model).cls
+    raise AttributeError(f"module 'stpredict.models' has no attribute {name!r}; see stpredict.models.list_models()")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from stpredict.models.base._published import Published, Tree, only, sizes_of, without_kernel
 from stpredict.models.base._registry import register
-from stpredict.models.nn._bag_layers import StandardizedBag
+from stpredict.models.nn._bag_layers import FPKM_UQ, StandardizedBag
 from stpredict.models.nn._heads import RegressionHead
 
 _CHUNK = 2**25  # scores of genes and tokens that are sorted at a time
@@ -43,6 +44,16 @@ class HE2RNAConfig:
     non_negative: bool = False
 
 
+def _he2rna(state: Mapping[str, Tensor]) -> Tree:
+    hidden, n_features, _ = sizes_of(state, "conv0.weight", 3)
+    n_genes = sizes_of(state, "conv2.weight", 3)[0]
+    tree = Tree(n_features, n_genes, {"hidden": hidden, "standardize": False, "non_negative": True})
+    for ours, theirs in (("body.0", "conv0"), ("body.3", "conv1"), ("head.mean", "conv2")):
+        tree.sources[f"{ours}.weight"] = ([f"{theirs}.weight"], without_kernel)
+        tree.sources[f"{ours}.bias"] = ([f"{theirs}.bias"], only)
+    return tree
+
+
 @register(
     "he2rna",
     config=HE2RNAConfig,
@@ -52,6 +63,8 @@ class HE2RNAConfig:
 )
 class HE2RNA(StandardizedBag):
     """A score for every token and gene; the slide's value is the mean of its highest scores."""
+
+    published = Published("conv0.weight", _he2rna, FPKM_UQ)
 
     affine_decode = False
     config: HE2RNAConfig

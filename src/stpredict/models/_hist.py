@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from stpredict.core._validate import check_choice
 from stpredict.models.base._grid import GridPredictor
+from stpredict.models.base._published import Published, Tree, count_layers, only, sizes_of, without_kernel
 from stpredict.models.base._registry import register
 from stpredict.models.nn._unet_blocks import ConvBlock, Gate, MixerLayer, Upsample
 
@@ -55,6 +57,49 @@ class HistConfig:
     standardize: bool = True
 
 
+_PER_10_000 = {"method": "log1p", "size_factors": "all", "target_sum": 1e4, "panel": None}
+
+
+def _hist(state: Mapping[str, Tensor]) -> Tree:
+    width, n_features = sizes_of(state, "Conv1.conv.0.weight", 4)[:2]
+    n_genes = sizes_of(state, "Conv_1x1.weight", 4)[0]
+    levels = count_layers(state, r"Conv(\d+)\.conv\.") - 1
+    gates = any(key.startswith("msag") for key in state)
+    options = {
+        "width": width,
+        "levels": levels,
+        "mixer_depth": count_layers(state, r"ConvMixer\.block\.(\d+)\."),
+        "gates": gates,
+    }
+    tree = Tree(n_features, n_genes, options | {"standardize": False, "loss_area": "all"})
+
+    def block(ours: str, theirs: str) -> None:
+        for i, (layer, norm) in enumerate(((0, 1), (3, 4)), start=1):
+            tree.same(f"{ours}.conv{i}", f"{theirs}.conv.{layer}")
+            tree.same_norm(f"{ours}.norm{i}", f"{theirs}.conv.{norm}")
+
+    for i in range(levels):
+        block(f"encoder.{i}", f"Conv{i + 1}")
+    for i in range(options["mixer_depth"]):
+        for part, layer, norm in (("depthwise", "0.fn.0", "0.fn.2"), ("point", "1", "3")):
+            tree.same(f"bottleneck.{i}.{part}", f"ConvMixer.block.{i}.{layer}")
+            tree.same_norm(f"bottleneck.{i}.{part}_norm", f"ConvMixer.block.{i}.{norm}")
+    for i in range(levels - 1):
+        block(f"decoder.{i}", f"Up_conv{i + 2}")
+        tree.same(f"up.{i}.conv", f"Up{i + 2}.up.1")
+        tree.same_norm(f"up.{i}.norm", f"Up{i + 2}.up.2")
+        for part in _VOTES if gates else ():
+            theirs = f"msag{i + 1}.{_VOTES[part]}"
+            tree.same(f"gates.{i}.{part}", f"{theirs}.0")
+            tree.same_norm(f"gates.{i}.{part}_norm", f"{theirs}.1")
+    tree.sources["head.mean.weight"] = (["Conv_1x1.weight"], without_kernel)
+    tree.sources["head.mean.bias"] = (["Conv_1x1.bias"], only)
+    return tree
+
+
+_VOTES = {"point": "pointwiseConv", "ordinary": "ordinaryConv", "dilated": "dilationConv", "vote": "voteConv"}
+
+
 @register(
     "hist",
     config=HistConfig,
@@ -64,6 +109,8 @@ class HistConfig:
 )
 class Hist(GridPredictor):
     """Encoder, ConvMixer at the coarsest level, gated connections, decoder, and a linear map to the genes."""
+
+    published = Published("Conv_1x1.weight", _hist, _PER_10_000)
 
     training_defaults = {
         "optimizer": "adam",

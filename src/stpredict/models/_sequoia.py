@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stpredict.models.base._published import Published, Tree, count_layers, joined, sizes_of, stacked
 from stpredict.models.base._registry import register
-from stpredict.models.nn._bag_layers import ResidualBag, feed_forward, masked_mean
+from stpredict.models.nn._bag_layers import FPKM_UQ, ResidualBag, feed_forward, masked_mean, residual_tree
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,26 @@ class SequoiaConfig:
     standardize: bool = True
 
 
+def _sequoia(state: Mapping[str, Tensor]) -> Tree:
+    first = "transformer.layers.0.0.mixers."
+    heads = count_layers(state, re.escape(first) + r"(\d+)\.")
+    tree = residual_tree(state, {"heads": heads, "d_head": sizes_of(state, f"{first}0.f.weight", 2)[0]})
+    for i in range(tree.hyperparameters["depth"]):
+        ours, theirs = f"layers.{i}.mixing", f"transformer.layers.{i}.0"
+        for part in ("weight", "bias"):
+            for own, their, join in (
+                ("local.", "f.", joined),
+                ("summary.", "s.", joined),
+                ("local_norm.", "local_norm.", stacked),
+                ("summary_norm.", "summary_norm.", stacked),
+                ("combine_", "c.", stacked),
+            ):
+                keys = [f"{theirs}.mixers.{j}.{their}{part}" for j in range(heads)]
+                tree.sources[f"{ours}.{own}{part}"] = (keys, join)
+        tree.same(f"{ours}.projection", f"{theirs}.projection")
+    return tree
+
+
 @register(
     "sequoia",
     config=SequoiaConfig,
@@ -51,6 +74,8 @@ class SequoiaConfig:
 )
 class Sequoia(ResidualBag):
     """Layers of summary mixing in place of attention, whose cost is linear in the number of tokens."""
+
+    published = Published("linear_head.1.weight", _sequoia, FPKM_UQ)
 
     config: SequoiaConfig
 

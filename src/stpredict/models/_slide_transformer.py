@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stpredict.models.base._published import Published, Tree, only, sizes_of
 from stpredict.models.base._registry import register
-from stpredict.models.nn._bag_layers import ResidualBag, feed_forward
+from stpredict.models.nn._bag_layers import FPKM_UQ, ResidualBag, feed_forward, residual_tree
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,24 @@ class SlideTransformerConfig:
     standardize: bool = True
 
 
+_D_HEAD = 64  # the fused weights of attention do not tell how many heads they hold
+
+
+def _slide_transformer(state: Mapping[str, Tensor]) -> Tree:
+    first = "transformer.layers.0"
+    inner = sizes_of(state, f"{first}.0.to_out.weight", 2)[1]
+    if inner % _D_HEAD:
+        raise ValueError(f"expected heads of width {_D_HEAD}; found {first}.0.to_out.weight with {inner} columns")
+    hidden = sizes_of(state, f"{first}.1.net.1.weight", 2)[0]
+    tree = residual_tree(state, {"heads": inner // _D_HEAD, "d_head": _D_HEAD, "d_hidden": hidden})
+    for i in range(tree.hyperparameters["depth"]):
+        ours, theirs = f"layers.{i}", f"transformer.layers.{i}.0"
+        tree.same(f"{ours}.norm", f"{theirs}.norm")
+        for part in ("to_qkv", "to_out"):
+            tree.sources[f"{ours}.{part}.weight"] = ([f"{theirs}.{part}.weight"], only)
+    return tree
+
+
 @register(
     "slide_transformer",
     config=SlideTransformerConfig,
@@ -52,6 +72,8 @@ class SlideTransformerConfig:
 )
 class SlideTransformer(ResidualBag):
     """Pre-norm transformer over the tokens of a slide, the regular attention that `sequoia` is compared with."""
+
+    published = Published("linear_head.1.weight", _slide_transformer, FPKM_UQ)
 
     config: SlideTransformerConfig
 

@@ -2,71 +2,109 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Unit = Literal["spot", "section", "grid", "bag"]
+
+class TargetKind(Protocol):
+    """What a batch has to know of the kind of its target; the kinds are in `stpredict.training.targets`."""
+
+    kind: str
+
+    def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
+        """Loss of a prediction against the values measured; `scale` (n_outputs,) is their training spread."""
+        ...
+
+
+@dataclass
+class Sections:
+    """The whole sections that a batch touches, for inputs that count the observations of sections.
+
+    Attributes
+    ----------
+    code
+        (m,) int64 section of each of their observations, in the order of the inputs.
+    row
+        (n,) int64 place of each observation of the batch among these.
+    """
+
+    code: Tensor
+    row: Tensor
 
 
 @dataclass
 class Batch:
-    """Tensors of one training or prediction step; those a network does not need are `None`.
+    """Tensors of one training or prediction step.
+
+    `batch["features"]` is an input by name; what is there follows from the `needs` of the network.
 
     Attributes
     ----------
-    features
-        (n, d) float32 image features.
-    patches
-        (n, 3, h, w) uint8 image patches, RGB.
-    positions
-        (n, 2) float32 x and y in µm.
     section
-        (n,) int64 number of the section each observation belongs to.
+        (n,) int64 number of the section of each observation.
     patient
-        (n,) int64 number of the patient each observation belongs to; at prediction its number among the patients that
-        the network was trained on, -1 for all others.
-    bag
-        (n, n_tokens, d) float32 tokens of each slide; padded with zeros where a slide has fewer.
-    bag_size
-        (n, n_tokens) float32 number of tiles behind each token; 0 marks padding.
-    cell
-        (n, 2) int64 row and column of each observation in the grid of its section.
+        (n,) int64 number of the patient of each observation; at prediction its number among the patients that the
+        network was trained on, -1 for all others.
+    inputs
+        Tensors by the names of :data:`stpredict.models.INPUTS`.
     target
-        (n, n_genes) float32 normalized expression; `None` at prediction.
-    counts, size_factor
-        (n, n_genes) float32 raw counts, and (n,) float32 total counts relative to the median of the training set;
-        `None` at prediction.
-    label
-        (n,) int64 class of each observation, -1 where it is not known.
-    time, event
-        (n,) float32 follow-up time and whether it ended in the event (1) or was censored (0).
+        Values measured: (n, n_genes) expression, (n,) int64 classes (-1: not known), or (n, 2) follow-up time and
+        event; `None` at prediction.
+    kind
+        Kind of the target; expression when `None`.
+    labeled
+        (n,) bool, which observations were measured; all of them when `None`. Others have NaN for a target.
+    sections
+        The whole sections behind inputs such as `"section_features"`.
     """
 
     section: Tensor
     patient: Tensor
-    positions: Tensor | None = None
-    features: Tensor | None = None
-    patches: Tensor | None = None
-    bag: Tensor | None = None
-    bag_size: Tensor | None = None
-    cell: Tensor | None = None
+    inputs: dict[str, Tensor] = field(default_factory=dict)
     target: Tensor | None = None
-    counts: Tensor | None = None
-    size_factor: Tensor | None = None
-    label: Tensor | None = None
-    time: Tensor | None = None
-    event: Tensor | None = None
+    kind: TargetKind | None = None
+    labeled: Tensor | None = None
+    sections: Sections | None = None
 
     def __len__(self) -> int:
         return len(self.section)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.inputs
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.inputs:
+            found = ", ".join(sorted(self.inputs)) or "no inputs"
+            raise KeyError(f"expected {name!r} in the batch; found {found}; put it into the `needs` of the network")
+        return self.inputs[name]
+
+    def measured(self, kind: str = "expression") -> Tensor | None:
+        """Values of the target where it is of this kind (`"expression"`, `"classes"`, `"follow_up"`), else `None`."""
+        return self.target if kind == ("expression" if self.kind is None else self.kind.kind) else None
+
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items() if v is not None})
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            if isinstance(value, Sections):
+                return Sections(moved(value.code), moved(value.row))
+            return value
+
+        return replace(
+            self,
+            section=moved(self.section),
+            patient=moved(self.patient),
+            inputs={name: moved(value) for name, value in self.inputs.items()},
+            target=moved(self.target),
+            labeled=moved(self.labeled),
+            sections=moved(self.sections),
+        )
 
 
 @dataclass
@@ -76,11 +114,11 @@ class Prediction:
     Attributes
     ----------
     mean
-        (n, n_genes) in the unit of the target.
+        (n, n_outputs) in the unit of the target.
     std
-        (n, n_genes) standard deviation in the same unit, where the network gives one.
+        (n, n_outputs) standard deviation in the same unit, where the network gives one.
     samples
-        (n, n_samples, n_genes), where the network draws samples.
+        (n, n_samples, n_outputs), where the network draws samples.
     extras
         Anything the network's own loss needs.
     """
@@ -90,23 +128,29 @@ class Prediction:
     samples: Tensor | None = None
     extras: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_samples(cls, samples: Tensor) -> Prediction:
+        """Mean and standard deviation of samples (n, n_samples, n_outputs), and the samples themselves."""
+        spread = samples.std(dim=1) if samples.shape[1] > 1 else None
+        return cls(samples.mean(dim=1), std=spread, samples=samples)
+
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of the training set, streamed once before training.
+    """Statistics of the training set, computed once before training.
 
     Attributes
     ----------
     n
         Number of training observations.
-    feature_mean, feature_std
-        (d,) or `None` where there are no features. Constant features have a standard deviation of 1.
     target_mean, target_std
-        (n_genes,). Constant genes have a standard deviation of 1.
+        (n_outputs,). Constant genes have a standard deviation of 1.
+    moments
+        Mean and standard deviation (d,) of each input that has a width, padding left out. Constant columns have a
+        standard deviation of 1.
     """
 
     n: int
     target_mean: Tensor
     target_std: Tensor
-    feature_mean: Tensor | None = None
-    feature_std: Tensor | None = None
+    moments: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)

@@ -1,41 +1,79 @@
-"""What every network shares: its inputs, its outputs, and the protocol the training loop works with."""
+"""The protocol of networks: what the training loop, saving and prediction ask of each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from stpredict.models.base._batch import Batch, Prediction, Summary, Unit
+from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._published import Published
+from stpredict.models.base._shape import Panel, Shape
+from stpredict.models.nn._standardize import Standardize
 
-# What depends on the genes; networks call their last layer `head`.
+#: What depends on the genes; networks call their last layer `head`.
 HEAD = ("head.", "count_head.", "target_mean", "target_std")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training; a network has one or several.
+
+    Attributes
+    ----------
+    name
+        Name, as the history prints it and `step` is told it.
+    training
+        Departures of this stage from the training settings, see :class:`stpredict.training.TrainConfig`.
+    trains
+        Beginnings of the names of the parameters that are trained; all of them by default.
+    labeled
+        Whether only measured observations are shown; `False` for stages that learn from pictures alone, too.
+    """
+
+    name: str = "fit"
+    training: Mapping[str, Any] = field(default_factory=dict)
+    trains: tuple[str, ...] = ("",)
+    labeled: bool = True
 
 
 class Predictor(nn.Module):
     """Base of every network: tensors in, tensors out; nothing about containers, files or devices.
 
-    A subclass sets `unit` (what one training example is) and `needs` (the tensors of :class:`Batch` it reads; where
-    these depend on the configuration it defines `reads`), takes `(config, n_genes, n_features)` and defines `forward`. Networks without gradient steps set `closed_form` and
-    define `finish`.
+    A subclass sets `needs` (the inputs it reads, see :data:`stpredict.models.INPUTS`; where these depend on the
+    configuration it defines `reads`) and `draws`, takes `(config, shape)` and defines `forward`. Its last layer is
+    called `head`. Networks without gradient steps set `closed_form` and define `finish`. What a network does in another
+    way than most it defines: `step` (its loss), `predict` (samples), `stages`, `encode` and `decode` (genes it was not
+    trained on).
 
     Parameters
     ----------
     config
         The network's frozen dataclass of hyperparameters.
-    n_genes
-        Number of genes it predicts.
-    n_features
-        Width of the image features, 0 where it reads none.
+    shape
+        Number of outputs, widths of the inputs, and genes.
     """
 
-    unit: ClassVar[Unit] = "spot"
     needs: frozenset[str] = frozenset({"features"})
+    #: What a step is made of: shuffled observations, or whole sections.
+    draws: ClassVar[Literal["rows", "sections"]] = "rows"
+    #: Whether a step may hold several sections, `batch_size` of them; otherwise it holds one.
+    several_sections: ClassVar[bool] = True
+    #: Observations, or sections, of a step without gradients.
+    per_prediction: ClassVar[int] = 512
+    stages: tuple[Stage, ...] = (Stage(),)
     closed_form: ClassVar[bool] = False
     #: Departures from the default training configuration, see :class:`stpredict.training.TrainConfig`.
-    training_defaults: ClassVar[dict[str, Any]] = {}
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
+    #: Hyperparameters with which the network trains in a second on a CPU: for tests and benchmarks.
+    small: ClassVar[Mapping[str, Any]] = {}
+    #: Configurations by name, besides `"paper"` (the defaults) and `"small"`.
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    #: How published weights are read, where there are any, see :func:`stpredict.training.load_published`.
+    published: ClassVar[Published | None] = None
     #: What the number of epochs may be chosen by, see `monitor` of :class:`stpredict.training.TrainConfig`.
     monitors: ClassVar[tuple[str, ...]] = ("loss", "correlation", "loss_then_correlation")
     #: Beginnings of the names of tensors that depend on the genes or the training set: not what another fit starts from.
@@ -44,18 +82,18 @@ class Predictor(nn.Module):
     target_mean: Tensor
     target_std: Tensor
 
-    def __init__(self, config: Any, n_genes: int, n_features: int = 0) -> None:
+    def __init__(self, config: Any, shape: Shape) -> None:
         super().__init__()
         self.config = config
+        self.shape = shape
         self.needs = self.reads(config)
-        self.n_genes = n_genes
-        self.n_features = n_features
-        self.register_buffer("target_mean", torch.zeros(n_genes))
-        self.register_buffer("target_std", torch.ones(n_genes))
+        self.n_outputs = shape.n_outputs
+        self.register_buffer("target_mean", torch.zeros(shape.n_outputs))
+        self.register_buffer("target_std", torch.ones(shape.n_outputs))
 
     @classmethod
     def reads(cls, config: Any) -> frozenset[str]:
-        """Tensors of :class:`Batch` that a network of this configuration needs."""
+        """Inputs that a network of this configuration needs."""
         return cls.needs
 
     def forward(self, batch: Batch) -> Prediction:
@@ -63,38 +101,58 @@ class Predictor(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no forward")
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Named parts of the loss and their `"total"`: by default the regression loss of the head.
+        """Named parts of the loss and their `"total"`: by default that of the kind of target."""
+        from stpredict.models.nn._heads import regression_loss
 
-        Where the batch holds an outcome instead of a target, the Cox loss of the only output, the log risk; where it
-        holds classes, the cross-entropy of the logits.
-        """
-        from stpredict.models.nn._cox import cox_loss
-        from stpredict.models.nn._heads import classification_loss, regression_loss
+        if batch.target is None:
+            raise ValueError("expected a target to learn from; found none in the batch")
+        if batch.kind is None:
+            return {"total": regression_loss(prediction, batch.target, self.target_std)}
+        return {"total": batch.kind.loss(prediction, batch.target, self.target_std)}
 
-        if batch.time is not None and batch.event is not None:
-            return {"total": cox_loss(prediction.mean[:, 0], batch.time, batch.event)}
-        if batch.label is not None:
-            return {"total": classification_loss(prediction.mean, batch.label)}
-        assert batch.target is not None  # for the type checker; the loop passes targets
-        return {"total": regression_loss(prediction, batch.target, self.target_std)}
+    def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        """Named parts of the loss of a training or validation step and their `"total"`."""
+        return self.loss(self(batch), batch)
+
+    def predict(self, batch: Batch, *, n_samples: int = 0, generator: Generator | None = None) -> Prediction:
+        """Predict a batch, by samples drawn from `generator` where the network draws any."""
+        return self(batch)
+
+    def encode(self, batch: Batch) -> Any:
+        """Return what `decode` turns into genes, whichever they are."""
+        raise TypeError(f"{type(self).__name__} predicts the genes it was trained on only; it defines no encode")
+
+    def decode(self, hidden: Any, genes: Panel) -> Prediction:
+        """Predict genes from what `encode` returned, whether the network was trained on them or not."""
+        raise TypeError(f"{type(self).__name__} predicts the genes it was trained on only; it defines no decode")
 
     def load_initial_weights(self) -> None:
         """Read pretrained weights before training, where the configuration names some."""
 
-    def start_from(self, other: Predictor) -> None:
-        """Take the weights of another network of the same kind, except those of the head, which depends on the genes.
+    def start_from(self, other: Predictor, parts: tuple[str, ...] | None = None) -> None:
+        """Take tensors of another network, by name and shape.
+
+        Parameters
+        ----------
+        other
+            The network to take from.
+        parts
+            Beginnings of the names of what is taken, such as `("image_projection.",)`, from a network of any kind. When
+            `None` the other must be of the same kind, and everything is taken but the head, which depends on the genes.
 
         Raises
         ------
         ValueError
-            When kind or sizes differ.
+            When kind, names or shapes differ; the network is left as it was.
         """
-        own, given = (
-            {k: v for k, v in n.state_dict().items() if not k.startswith(self.own_tensors)} for n in (self, other)
-        )
+        chosen = (lambda k: not k.startswith(self.own_tensors)) if parts is None else (lambda k: k.startswith(parts))
+        own, given = ({k: v for k, v in n.state_dict().items() if chosen(k)} for n in (self, other))
         differing = sorted(
             k for k in own.keys() | given.keys() if k not in own or k not in given or own[k].shape != given[k].shape
         )
+        if parts is not None and (differing or not own):
+            what = differing[0] if differing else "no such tensor"
+            raise ValueError(f"expected the parts {', '.join(parts)} of a {type(other).__name__} to fit; found {what}")
         if type(self) is not type(other) or differing or not own:
             same = type(self) is type(other) and bool(differing)
             what = f"tensors that do not fit ({differing[0]})" if same else f"a {type(other).__name__}"
@@ -104,9 +162,12 @@ class Predictor(nn.Module):
         self.load_state_dict(given, strict=False)
 
     def prepare(self, summary: Summary) -> None:
-        """Take the statistics of the training set before training."""
+        """Take the statistics of the training set before training; a layer `standardize` gets those of its input."""
         self.target_mean.copy_(summary.target_mean)
         self.target_std.copy_(summary.target_std)
+        for module in self.children():
+            if isinstance(module, Standardize):
+                module.take(*summary.moments[module.of])
 
     def remember(self, batches: Iterable[Batch]) -> None:
         """Take the rows to be trained on once before the gradient steps; the inner validation is not among them."""

@@ -2,53 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from stpredict.core._registry import Registry
+from stpredict.models.base._inputs import check_needs
+from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._shape import Panel, Shape
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from stpredict.models.base._predictor import Predictor
-
 T = TypeVar("T", bound="type[Predictor]")
+#: Hyperparameters as users give them: departures from the defaults, or the name of a preset.
+Hyperparameters = Mapping[str, Any] | str | None
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Facts about a registered network."""
+    """Facts about a registered network.
+
+    Attributes
+    ----------
+    name
+        What users pass as `model=`.
+    cls
+        The network.
+    config
+        Frozen dataclass of its hyperparameters.
+    description
+        One line for the table of models.
+    paper
+        Citation key in the documentation's references.
+    license_of_reference
+        License of the reference implementation; empty where there is none.
+    """
 
     name: str
     cls: type[Predictor]
     config: type[Any]
     description: str
-    paper: str
-    license_of_reference: str
+    paper: str = ""
+    license_of_reference: str = ""
 
-    def configure(self, hyperparameters: dict[str, Any]) -> Any:
+    @property
+    def presets(self) -> dict[str, Mapping[str, Any]]:
+        """Configurations by name: `"paper"` (the defaults), `"small"` and those that the network declares."""
+        return {"paper": {}, "small": self.cls.small} | dict(self.cls.presets)
+
+    def options(self, hyperparameters: Hyperparameters) -> dict[str, Any]:
+        """Departures from the defaults, by themselves or by the name of a preset."""
+        if isinstance(hyperparameters, str):
+            if hyperparameters not in self.presets:
+                raise ValueError(
+                    f"expected a preset of model {self.name!r} ({', '.join(self.presets)}) or a mapping of "
+                    f"hyperparameters; found {hyperparameters!r}"
+                )
+            return dict(self.presets[hyperparameters])
+        return dict(hyperparameters or {})
+
+    def configure(self, hyperparameters: Hyperparameters = None) -> Any:
         """Build the network's configuration; an unknown hyperparameter is an error that lists the known ones."""
+        options = self.options(hyperparameters)
         known = [f.name for f in fields(self.config)]
-        unknown = sorted(set(hyperparameters) - set(known))
+        unknown = sorted(set(options) - set(known))
         if unknown:
             raise TypeError(
                 f"expected hyperparameters of model {self.name!r} ({', '.join(known) or 'it has none'}); "
                 f"found {', '.join(unknown)}"
             )
-        return self.config(**hyperparameters)
+        # A list from a file is the tuple that it was.
+        return self.config(**{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()})
 
-    def reads(self, hyperparameters: dict[str, Any]) -> frozenset[str]:
-        """Tensors that the network needs with these hyperparameters."""
-        return self.cls.reads(self.configure(hyperparameters))
+    def reads(self, hyperparameters: Hyperparameters = None) -> frozenset[str]:
+        """Inputs that the network needs with these hyperparameters."""
+        return check_needs(self.cls.reads(self.configure(hyperparameters)), f"model {self.name!r}")
 
 
-_MODELS: dict[str, ModelInfo] = {}
+MODELS: Registry[ModelInfo] = Registry("model", "stpredict.models", "stp.models.list_models()")
 
 
 def register(
     name: str, *, config: type[Any], description: str, paper: str = "", license_of_reference: str = ""
 ) -> Callable[[T], T]:
-    """Enter a network under a name.
+    """Register a network under a name.
+
+    Another package adds networks by naming the module that registers them in the entry-point group `stpredict.models`.
 
     Parameters
     ----------
@@ -62,58 +103,141 @@ def register(
         Citation key in the documentation's references.
     license_of_reference
         License of the reference implementation, where there is one.
+
+    Returns
+    -------
+    A decorator that returns the class unchanged.
+
+    Raises
+    ------
+    TypeError
+        When the configuration is no dataclass.
+    ValueError
+        When the name is taken, or `needs` holds a name that is no input (:data:`stpredict.models.INPUTS`).
     """
     if not is_dataclass(config):
         raise TypeError(f"expected the configuration of {name!r} to be a dataclass; found {config!r}")
 
     def enter(cls: T) -> T:
-        if name in _MODELS and _MODELS[name].cls.__qualname__ != cls.__qualname__:
-            raise ValueError(f"expected a new model name; found {name!r} already registered")
-        _MODELS[name] = ModelInfo(name, cls, config, description, paper, license_of_reference)
+        check_needs(cls.needs, f"model {name!r}")
+        MODELS.add(name, ModelInfo(name, cls, config, description, paper, license_of_reference), cls)
         return cls
 
     return enter
 
 
-@cache
-def _load_entry_points() -> None:
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group="stpredict.models"):
-        entry.load()
-
-
 def get_model(name: str) -> ModelInfo:
     """Look up a network by name.
+
+    Parameters
+    ----------
+    name
+        Registered name.
+
+    Returns
+    -------
+    What is known of it.
 
     Raises
     ------
     KeyError
         When no network has this name; the message lists those that exist.
     """
-    if name not in _MODELS:
-        _load_entry_points()
-    if name not in _MODELS:
-        raise KeyError(
-            f"expected a model among {', '.join(sorted(_MODELS))}; found {name!r}; see stp.models.list_models()"
-        )
-    return _MODELS[name]
+    return MODELS.get(name)
 
 
-def list_models() -> pd.DataFrame:
-    """Tabulate the registered networks: name, unit, inputs, description, paper, license of the reference."""
+def list_models(pattern: str = "*") -> pd.DataFrame:
+    """List the registered networks.
+
+    Parameters
+    ----------
+    pattern
+        Names to list, with the wildcards `*` and `?`.
+
+    Returns
+    -------
+    One row per network, indexed by name: `draws` (`"rows"` or `"sections"`), `needs` (its inputs with the default
+    hyperparameters), `description`, `paper` (key in the bibliography), `presets`, `weights` (whether published weights
+    can be read, see :func:`stpredict.training.load_published`) and `license_of_reference`.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> stp.models.list_models("hist*").index.tolist()
+    ['hist', 'hist2st', 'histogene']
+    """
     import pandas as pd
 
-    _load_entry_points()
-    rows = [
-        {
-            "model": info.name,
-            "unit": info.cls.unit,
-            "needs": ", ".join(sorted(info.reads({}))),
+    rows = {
+        name: {
+            "draws": info.cls.draws,
+            "needs": ", ".join(sorted(info.reads())),
             "description": info.description,
             "paper": info.paper,
+            "presets": ", ".join(info.presets),
+            "weights": info.cls.published is not None,
             "license_of_reference": info.license_of_reference,
         }
-        for info in _MODELS.values()
-    ]
-    return pd.DataFrame(rows).sort_values("model", ignore_index=True)
+        for name in MODELS
+        if fnmatchcase(name, pattern)
+        for info in (MODELS.get(name),)
+    }
+    columns = ["draws", "needs", "description", "paper", "presets", "weights", "license_of_reference"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
+
+
+def build(
+    name: str,
+    n_outputs: int,
+    widths: Mapping[str, int] | None = None,
+    *,
+    genes: Panel | None = None,
+    hyperparameters: Hyperparameters = None,
+    seed: int | None = None,
+) -> Predictor:
+    """Build the bare network: for tests, parity checks, and training of your own.
+
+    Parameters
+    ----------
+    name
+        Registered name.
+    n_outputs
+        Number of genes, classes or risks.
+    widths
+        Length of the last axis of each input that has a width, for example `{"features": 1536}`.
+    genes
+        Genes and their tables, for networks that read tables of genes.
+    hyperparameters
+        Departures from the defaults, or the name of a preset (`"paper"`, `"small"`, or one of the network's own).
+    seed
+        Random seed for the weights, which leaves the global random state as it was; the global state when `None`.
+
+    Returns
+    -------
+    The network, in training mode, on the CPU.
+
+    Raises
+    ------
+    KeyError
+        When no network has this name.
+    TypeError
+        For an unknown hyperparameter.
+    ValueError
+        When a width is missing, or there is no such preset.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> network = stp.models.build("mlp", 20, {"features": 153}, hyperparameters={"hidden": 8})
+    >>> sum(p.numel() for p in network.parameters())
+    1412
+    """
+    import torch
+
+    info = get_model(name)
+    config, shape = info.configure(hyperparameters), Shape(n_outputs, dict(widths or {}), genes or Panel())
+    if seed is None:
+        return info.cls(config, shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return info.cls(config, shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from stpredict.models.base._bag import BagPredictor
 from stpredict.models.base._batch import Summary
+from stpredict.models.base._published import Tree, count_layers, only, sizes_of
 from stpredict.models.nn._heads import RegressionHead
 
 #: Training of the networks compared by :cite:t:`pizurica2024`.
@@ -24,6 +26,11 @@ RECIPE: dict[str, Any] = {
     "loss_tolerance": 0.5,
     "validation_fraction": 0.1,
 }
+
+
+#: How the targets of the published networks were normalized.
+FPKM_UQ = {"method": "log2p1", "unit": "fpkm-uq"}
+_LAYER = r"transformer\.layers\.(\d+)\."
 
 
 class StandardizedBag(BagPredictor):
@@ -103,3 +110,22 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
 def feed_forward(width: int, hidden: int) -> nn.Sequential:
     """Norm, linear, GELU, linear."""
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+def residual_tree(state: Mapping[str, Tensor], hyperparameters: dict[str, Any]) -> Tree:
+    """What the two transformers share: positions, feed-forward networks, norm and head."""
+    n_genes, n_features = sizes_of(state, "linear_head.1.weight", 2)
+    depth = count_layers(state, _LAYER)
+    positions = "pos_emb1D" in state
+    hyperparameters |= {"depth": depth, "positional_embedding": positions, "standardize": False}
+    if positions:
+        hyperparameters["n_tokens"] = sizes_of(state, "pos_emb1D", 2)[0]
+    tree = Tree(n_features, n_genes, hyperparameters)
+    if positions:
+        tree.sources["position"] = (["pos_emb1D"], only)
+    for i in range(depth):
+        for j in (0, 1, 3):
+            tree.same(f"layers.{i}.feed_forward.{j}", f"transformer.layers.{i}.1.net.{j}")
+    tree.same("norm", "linear_head.0")
+    tree.same("head.mean", "linear_head.1")
+    return tree
