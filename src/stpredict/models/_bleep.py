@@ -10,6 +10,7 @@ from torch import Tensor
 from stpredict.models.base._batch import Batch
 from stpredict.models.base._registry import register
 from stpredict.models.base._retrieval import ProjectionHead, RetrievalPredictor
+from stpredict.models.base._shape import Shape
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,11 @@ class BLEEP(RetrievalPredictor):
         "max_epochs": 100,
         "patience": 10,
     }
+    small = {"image_encoder": "features", "k": 3, "dropout": 0.0}
 
-    def __init__(self, config: BLEEPConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features)
-        self.spot_projection = ProjectionHead(n_genes, config.n_embedding, config.dropout)
+    def __init__(self, config: BLEEPConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        self.spot_projection = ProjectionHead(shape.n_outputs, config.n_embedding, config.dropout)
 
     def embed_expression(self, batch: Batch, expression: Tensor) -> Tensor:
         """Project the expression (n, n_genes) of each spot on its own."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stpredict.models.base._batch import Batch, Prediction, Summary
 from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._registry import register
+from stpredict.models.base._shape import Shape
 
 _HEMATOXYLIN_EOSIN = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105))  # Ruifrok and Johnston's absorbance vectors
 
@@ -53,20 +54,21 @@ class Color(Predictor):
 
     needs = frozenset({"patches"})
     training_defaults = {"learning_rate": 1e-2, "weight_decay": 0.0, "max_epochs": 60, "patience": 8, "refit": True}
+    small = {"patch_px": 32, "stride": 2}
 
-    def __init__(self, config: ColorConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features)
+    def __init__(self, config: ColorConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
         stains = torch.tensor(_HEMATOXYLIN_EOSIN)
         unmix = torch.linalg.pinv(stains).T  # (2, 3): concentration of each stain from optical density
         if config.variant == "rectified":
-            self.deconvolution = nn.Parameter(unmix.repeat(n_genes, 1, 1))
-            self.offset = nn.Parameter(torch.zeros(n_genes, 2))
-            self.weight = nn.Parameter(torch.tensor([1e-2, 0.0]).repeat(n_genes, 1))
+            self.deconvolution = nn.Parameter(unmix.repeat(shape.n_outputs, 1, 1))
+            self.offset = nn.Parameter(torch.zeros(shape.n_outputs, 2))
+            self.weight = nn.Parameter(torch.tensor([1e-2, 0.0]).repeat(shape.n_outputs, 1))
         else:
             third = torch.linalg.cross(stains[0], stains[1])
-            self.stain_matrix = nn.Parameter(torch.stack([*stains, third / third.norm()]).repeat(n_genes, 1, 1))
-            self.weight = nn.Parameter(torch.full((n_genes, 1), 1e-2))
-        self.bias = nn.Parameter(torch.zeros(n_genes))
+            self.stain_matrix = nn.Parameter(torch.stack([*stains, third / third.norm()]).repeat(shape.n_outputs, 1, 1))
+            self.weight = nn.Parameter(torch.full((shape.n_outputs, 1), 1e-2))
+        self.bias = nn.Parameter(torch.zeros(shape.n_outputs))
 
     def prepare(self, summary: Summary) -> None:
         """Start from the training mean."""
@@ -76,9 +78,8 @@ class Color(Predictor):
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch."""
-        assert batch.patches is not None
         stride = self.config.stride
-        pixels = batch.patches[:, :, ::stride, ::stride].flatten(2).float()  # (n, 3, p)
+        pixels = batch["patches"][:, :, ::stride, ::stride].flatten(2).float()  # (n, 3, p)
         density = -torch.log10((pixels + 1) / 256)
         if self.config.variant == "rectified":
             stains = _rectified_mean(density, self.deconvolution, self.offset)

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._shape import Shape
+from stpredict.models.nn._standardize import Standardize
 
 _EPS = 1e-6
 
@@ -194,57 +196,44 @@ class ConvNeXtV2(nn.Module):
 class ConvNeXt(Predictor):
     """:class:`ConvNeXtV2` as the training loop knows it: slides are bags whose tokens are the cells of the map.
 
-    `Batch.bag` holds the cells of a map row by row, `Batch.bag_size` is positive on the tissue, and `Batch.features`
-    are the clinical covariates, standardized. Channels are standardized with the cells of the
+    `tokens` are the cells of a map row by row, `token_size` is positive on the tissue, and `features` are the clinical covariates, standardized. Channels are standardized with the cells of the
     training slides. The output is the log risk, or the logit of the second class.
     """
 
-    unit = "bag"
-    needs = frozenset({"bag", "features"})
+    needs = frozenset({"tokens", "token_size", "features"})
+    per_prediction = 64
 
-    center: Tensor
-    scale: Tensor
-
-    def __init__(self, config: ConvNeXtConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features)
+    def __init__(self, config: ConvNeXtConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
         self.network = ConvNeXtV2(
-            n_features + int(config.mask),
-            n_genes,
+            shape.width("tokens") + int(config.mask),
+            shape.n_outputs,
             n_clinical=config.n_clinical,
             depths=tuple(config.depths),
             dims=tuple(config.dims),
             drop_path=config.drop_path,
         )
-        self.register_buffer("center", torch.zeros(n_features))
-        self.register_buffer("scale", torch.ones(n_features))
-
-    def prepare(self, summary: Summary) -> None:
-        """Take the scale of the channels."""
-        super().prepare(summary)
-        if self.n_features and summary.feature_mean is not None and summary.feature_std is not None:
-            self.center.copy_(summary.feature_mean)
-            self.scale.copy_(summary.feature_std)
+        self.standardize = Standardize(shape.width("tokens"), of="tokens")
 
     def forward(self, batch: Batch) -> Prediction:
         """Log risk, or logit, of each slide."""
-        assert batch.bag is not None
-        assert batch.bag_size is not None
         n = len(batch)
-        tissue = (batch.bag_size > 0).float().reshape(n, 1, *self.config.shape)
-        maps = ((batch.bag - self.center) / self.scale).movedim(2, 1).reshape(n, -1, *self.config.shape) * tissue
+        tissue = (batch["token_size"] > 0).float().reshape(n, 1, *self.config.shape)
+        maps = self.standardize(batch["tokens"]).movedim(2, 1).reshape(n, -1, *self.config.shape) * tissue
         both = torch.cat([maps, tissue], dim=1)
         if self.training and self.config.augment:
             both = turned(both, self.config.lattice)
         maps, tissue = both if self.config.mask else both[:, :-1], both[:, -1:]
-        clinical = batch.features if self.config.n_clinical else None
+        clinical = batch["features"] if self.config.n_clinical else None
         return Prediction(self.network(maps, tissue, clinical))
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Cox loss of an outcome in time, or cross-entropy weighted by class."""
-        if batch.label is None or not self.config.class_weights:
+        label = batch.measured("classes")
+        if label is None or not self.config.class_weights:
             return super().loss(prediction, batch)
-        weight = torch.tensor(self.config.class_weights, device=batch.label.device)[batch.label]
+        weight = torch.tensor(self.config.class_weights, device=label.device)[label]
         losses: Any = F.binary_cross_entropy_with_logits(
-            prediction.mean[:, 0], batch.label.to(prediction.mean.dtype), reduction="none"
+            prediction.mean[:, 0], label.to(prediction.mean.dtype), reduction="none"
         )
         return {"total": (weight * losses).sum() / weight.sum()}

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._registry import register
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._bank import Bank
 from stpredict.models.nn._graph import mean_of_neighbors, spatial_neighbors
 from stpredict.models.nn._heads import RegressionHead, regression_loss
+from stpredict.models.nn._standardize import Standardize
 
 _SLOPE = 0.2
 _REACH = math.sqrt(2)  # pitches: the eight spots around one on a square array
@@ -80,38 +82,29 @@ class EGN(Predictor):
     validation; at prediction for that patient there is none, which is an error.
     """
 
-    unit = "section"
+    draws = "sections"
+    several_sections = False
     needs = frozenset({"features", "positions"})
     training_defaults = {"learning_rate": 5e-4, "max_epochs": 50, "refit": True}
     own_tensors = (*Predictor.own_tensors, "bank.", "exemplar_expression.", "expression.")
+    small = {"hidden": 64, "layers": 2}
 
     config: EGNConfig
-    feature_mean: Tensor
-    feature_std: Tensor
 
-    def __init__(self, config: EGNConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features)
-        self.register_buffer("feature_mean", torch.zeros(n_features))
-        self.register_buffer("feature_std", torch.ones(n_features))
-        self.bank = Bank(n_features, n_genes)
+    def __init__(self, config: EGNConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        self.standardize = Standardize(shape.width("features"))
+        self.bank = Bank(shape.width("features"), shape.n_outputs)
         hidden = config.hidden
-        self.spot = nn.Linear(n_features, hidden, bias=False)
+        self.spot = nn.Linear(shape.width("features"), hidden, bias=False)
         # One linear map of features and expression side by side, in two parts.
-        self.exemplar_features = nn.Linear(n_features, hidden, bias=False)
-        self.exemplar_expression = nn.Linear(n_genes, hidden, bias=False)
+        self.exemplar_features = nn.Linear(shape.width("features"), hidden, bias=False)
+        self.exemplar_expression = nn.Linear(shape.n_outputs, hidden, bias=False)
         self.common = nn.Sequential(nn.LeakyReLU(_SLOPE), nn.Linear(hidden, hidden, bias=False), nn.LeakyReLU(_SLOPE))
-        self.expression = nn.Linear(n_genes, hidden, bias=False)
+        self.expression = nn.Linear(shape.n_outputs, hidden, bias=False)
         self.layers = nn.ModuleList(_Layer(hidden) for _ in range(config.layers))
         self.pool = _Pool(hidden, config.temperature)
-        self.head = RegressionHead(hidden, n_genes)
-
-    def prepare(self, summary: Summary) -> None:
-        """Take the statistics of the training set before training."""
-        super().prepare(summary)
-        assert summary.feature_mean is not None
-        assert summary.feature_std is not None
-        self.feature_mean.copy_(summary.feature_mean)
-        self.feature_std.copy_(summary.feature_std)
+        self.head = RegressionHead(hidden, shape.n_outputs)
 
     def remember(self, batches: Iterable[Batch]) -> None:
         """Fill the bank with the spots to be trained on.
@@ -148,7 +141,7 @@ class EGN(Predictor):
         patient: Tensor | None = batch.patient
         section: Tensor | None = None
         # Rows with a target are those of training and inner validation, whose sections have the numbers of the bank.
-        from_training = batch.target is not None
+        from_training = batch.measured() is not None
         if self.config.same_patient or (from_training and len(self.bank.patient.unique()) == 1):
             patient, section = None, batch.section if from_training else None
         index, distance = self.bank.nearest(
@@ -158,7 +151,6 @@ class EGN(Predictor):
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict the spots of one section."""
-        assert batch.positions is not None
         looked_up, exists = self.exemplars(batch)
         members, found = looked_up[exists].unique(return_inverse=True)
         refer = torch.zeros_like(looked_up)
@@ -170,7 +162,7 @@ class EGN(Predictor):
         exemplars = self.common(self.exemplar_features(features) + self.exemplar_expression(values))
         expression = self.expression(values)
 
-        near = spatial_neighbors(batch.positions, self.config.neighbors, reach=_REACH)
+        near = spatial_neighbors(batch["positions"], self.config.neighbors, reach=_REACH)
         close = _others(torch.cat([features, values], dim=1), self.config.exemplar_neighbors)
         edges = _Edges(*near, *close, refer, exists)
         for layer in self.layers:
@@ -179,21 +171,21 @@ class EGN(Predictor):
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Squared error and, weighted, 1 - correlation of each gene over the section."""
-        assert batch.target is not None
-        error = regression_loss(prediction, batch.target, self.target_std)
+        expression = batch.measured()
+        assert expression is not None  # `remember` has refused anything else
+        error = regression_loss(prediction, expression, self.target_std)
         parts = {"total": error, "regression": error}
         if self.config.pcc > 0:
-            parts["pcc"] = correlation_loss(prediction.mean / self.target_std, batch.target / self.target_std)
+            parts["pcc"] = correlation_loss(prediction.mean / self.target_std, expression / self.target_std)
             parts["total"] = error + self.config.pcc * parts["pcc"]
         return parts
 
     def _standardized(self, batch: Batch) -> Tensor:
-        assert batch.features is not None
-        return (batch.features - self.feature_mean) / self.feature_std
+        return self.standardize(batch["features"])
 
     def _fill(self, batches: Iterable[Batch]) -> None:
         rows = list(batches)
-        targets = [batch.target for batch in rows if batch.target is not None]
+        targets = [expression for batch in rows if (expression := batch.measured()) is not None]
         if len(targets) < len(rows):
             raise ValueError(
                 "expected measured expression to look up; found classes or outcomes; choose another model for these"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stpredict.models.base._published import Published, Tree, only, sizes_of, without_kernel
 from stpredict.models.base._registry import register
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._bag_layers import FPKM_UQ, StandardizedBag
 from stpredict.models.nn._heads import RegressionHead
 
@@ -66,19 +67,20 @@ class HE2RNA(StandardizedBag):
 
     published = Published("conv0.weight", _he2rna, FPKM_UQ)
 
-    affine_decode = False
+    affine_read_out = False
+    small = {"hidden": 64, "dropout": 0.0}
     config: HE2RNAConfig
 
-    def __init__(self, config: HE2RNAConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features)
+    def __init__(self, config: HE2RNAConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
         if not config.top_k or min(config.top_k) < 1:
             raise ValueError(f"expected one or more positive numbers in top_k; found {config.top_k!r}")
-        widths = (n_features, config.hidden, config.hidden)
+        widths = (shape.width("tokens"), config.hidden, config.hidden)
         layers: list[nn.Module] = []
         for wide, narrow in zip(widths[:-1], widths[1:], strict=True):
             layers += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(config.dropout)]
         self.body = nn.Sequential(*layers)
-        self.head = RegressionHead(config.hidden, n_genes, zero_init=config.standardize)
+        self.head = RegressionHead(config.hidden, shape.n_outputs, zero_init=config.standardize)
 
     def tokens(self, bag: Tensor) -> Tensor:
         """Hidden layers of each token (..., n_features)."""
@@ -88,7 +90,7 @@ class HE2RNA(StandardizedBag):
         """Leave the tokens (n, n_tokens, hidden) as they are: which of them count differs between genes."""
         return tokens
 
-    def decode(self, pooled: Tensor, mask: Tensor | None = None, genes: slice = slice(None)) -> Tensor:
+    def read_out(self, pooled: Tensor, mask: Tensor | None = None, genes: slice = slice(None)) -> Tensor:
         """Predict some genes (n, g), in the unit of the target, from the tokens (n, n_tokens, hidden)."""
         n, n_tokens, _ = pooled.shape
         if mask is None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from stpredict.models.base._registry import register
 from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._graph import HypergraphConv, hypergraph
 from stpredict.models.nn._hggep_blocks import CBAM, GradientEnhancement
 from stpredict.models.nn._shufflenet import BatchNorm2d, ShuffleNet
@@ -118,11 +119,25 @@ class HGGEP(SectionPredictor):
         "max_epochs": 400,
         "patience": 30,
     }
+    small = {
+        "dim": 64,
+        "depth": 1,
+        "heads": 2,
+        "mlp_dim": 64,
+        "lstm_layers": 1,
+        "hypergraph_hidden": 32,
+        "hypergraph_dropout": 0.0,
+        "patch_px": 32,
+        "symmetries": False,
+        "stain_jitter": 0.0,
+        "dropout": 0.0,
+        "views": 0,
+    }
 
     config: HGGEPConfig
 
-    def __init__(self, config: HGGEPConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features, n_hidden=config.dim)
+    def __init__(self, config: HGGEPConfig, shape: Shape) -> None:
+        super().__init__(config, shape, n_hidden=config.dim)
         self.gradient = GradientEnhancement(config.theta)
         self.backbone = ShuffleNet()
         self.stages = nn.ModuleList(

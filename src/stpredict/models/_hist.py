@@ -14,6 +14,7 @@ from stpredict.core._validate import check_choice
 from stpredict.models.base._grid import GridPredictor
 from stpredict.models.base._published import Published, Tree, count_layers, only, sizes_of, without_kernel
 from stpredict.models.base._registry import register
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._unet_blocks import ConvBlock, Gate, MixerLayer, Upsample
 
 
@@ -121,10 +122,11 @@ class Hist(GridPredictor):
         "max_epochs": 200,
         "patience": 30,
     }
+    small = {"width": 16, "levels": 2, "mixer_depth": 1, "augment": False}
 
     config: HistConfig
 
-    def __init__(self, config: HistConfig, n_genes: int, n_features: int = 0) -> None:
+    def __init__(self, config: HistConfig, shape: Shape) -> None:
         check_choice(config.lattice, ("square", "hex"), "lattice")
         check_choice(config.loss_area, ("tissue", "all"), "loss_area")
         if min(config.width, config.levels) < 1 or config.mixer_depth < 0:
@@ -132,9 +134,9 @@ class Hist(GridPredictor):
                 f"expected width and levels of at least 1 and a mixer_depth of at least 0; found width={config.width}, "
                 f"levels={config.levels}, mixer_depth={config.mixer_depth}"
             )
-        super().__init__(config, n_genes, n_features, config.width)
+        super().__init__(config, shape, config.width)
         widths = [config.width * 2**i for i in range(config.levels)]
-        inputs = [n_features, *widths[:-1]]
+        inputs = [shape.width("features"), *widths[:-1]]
         self.encoder = nn.ModuleList(ConvBlock(i, o) for i, o in zip(inputs, widths, strict=True))
         self.bottleneck = nn.ModuleList(MixerLayer(widths[-1]) for _ in range(config.mixer_depth))
         self.gates = nn.ModuleList(Gate(width) for width in widths[:-1]) if config.gates else None

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from stpredict.models.base._registry import register
 from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._graph import mean_of_neighbors, spatial_neighbors
 
 _CELL = 7  # pixels of the side of a square that the first convolution maps to one point
@@ -113,11 +114,27 @@ class Hist2ST(SectionPredictor):
         "max_epochs": 350,
         "patience": 30,
     }
+    small = {
+        "dim": 64,
+        "depth": 1,
+        "heads": 2,
+        "dim_head": 16,
+        "mlp_dim": 64,
+        "lstm_layers": 1,
+        "graph_depth": 2,
+        "side": 4,
+        "mixers": 1,
+        "patch_px": 32,
+        "symmetries": False,
+        "stain_jitter": 0.0,
+        "dropout": 0.0,
+        "views": 0,
+    }
 
     config: Hist2STConfig
 
-    def __init__(self, config: Hist2STConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features, n_hidden=config.dim)
+    def __init__(self, config: Hist2STConfig, shape: Shape) -> None:
+        super().__init__(config, shape, n_hidden=config.dim)
         self.patch_embedding = nn.Conv2d(3, config.channels, _CELL, stride=_CELL)
         self.dropout = nn.Dropout(config.dropout)
         self.mixers = nn.Sequential(*(_Mixer(config.channels, config.kernel) for _ in range(config.mixers)))

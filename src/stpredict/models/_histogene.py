@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stpredict.models.base._registry import register
 from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
+from stpredict.models.base._shape import Shape
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,23 @@ class HisToGene(SectionPredictor):
         "max_epochs": 100,
         "patience": 20,
     }
+    small = {
+        "dim": 64,
+        "depth": 1,
+        "heads": 2,
+        "dim_head": 16,
+        "mlp_dim": 64,
+        "patch_px": 32,
+        "symmetries": False,
+        "stain_jitter": 0.0,
+        "dropout": 0.0,
+        "views": 0,
+    }
 
     config: HisToGeneConfig
 
-    def __init__(self, config: HisToGeneConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features, n_hidden=config.dim)
+    def __init__(self, config: HisToGeneConfig, shape: Shape) -> None:
+        super().__init__(config, shape, n_hidden=config.dim)
         mlp_dim = 2 * config.dim if config.mlp_dim is None else config.mlp_dim
         self.patch_embedding = nn.Linear(3 * config.patch_px**2, config.dim)
         self.position_embedding = PositionEmbedding(config.dim)

@@ -13,6 +13,7 @@ from stpredict.models.base._batch import Batch
 from stpredict.models.base._registry import register
 from stpredict.models.base._retrieval import ProjectionHead, RetrievalPredictor, in_chunks
 from stpredict.models.base._section import PositionEmbedding, TransformerBlock
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._graph import spatial_neighbors
 
 _REACH = 2.0  # pitches of the array: the two nearest rings, and nothing from the other side of a hole
@@ -110,7 +111,8 @@ class MclSTExp(RetrievalPredictor):
     section are told apart from each other.
     """
 
-    unit = "section"
+    draws = "sections"
+    several_sections = False
     needs = frozenset({"patches", "positions"})
     bank_reads = frozenset({"positions"})
     training_defaults = {
@@ -120,13 +122,14 @@ class MclSTExp(RetrievalPredictor):
         "max_epochs": 90,
         "patience": 15,
     }
+    small = {"image_encoder": "features", "k": 3, "dropout": 0.0, "width": 16, "depth": 1, "heads": 2, "dim_head": 16}
 
-    def __init__(self, config: MclSTExpConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features)
+    def __init__(self, config: MclSTExpConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
         for name in ("n_neighbors", "depth", "heads", "dim_head"):
             check_positive(getattr(config, name), name)
-        width = config.width or n_genes
-        self.spot_input = nn.Linear(n_genes, width) if config.width else nn.Identity()
+        width = config.width or shape.n_outputs
+        self.spot_input = nn.Linear(shape.n_outputs, width) if config.width else nn.Identity()
         self.spot_offset = OffsetEmbedding(width)
         self.spot_encoder = nn.Sequential(
             *(TransformerBlock(width, config.heads, config.dim_head, width, dropout=0.0) for _ in range(config.depth))
@@ -135,8 +138,7 @@ class MclSTExp(RetrievalPredictor):
 
     def embed_expression(self, batch: Batch, expression: Tensor) -> Tensor:
         """Embed the expression (n, n_genes) of each spot among those around it in its section."""
-        assert batch.positions is not None
-        positions, values = batch.positions, self.spot_input(expression)
+        positions, values = batch["positions"], self.spot_input(expression)
         members = neighborhoods(positions, batch.section, self.config.n_neighbors)
 
         def embed(index: Tensor) -> Tensor:

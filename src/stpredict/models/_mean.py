@@ -25,5 +25,5 @@ class Mean(Predictor):
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch."""
-        shape = (len(batch), self.n_genes)
-        return Prediction(self.target_mean.expand(shape), std=self.target_std.expand(shape))
+        size = (len(batch), self.n_outputs)
+        return Prediction(self.target_mean.expand(size), std=self.target_std.expand(size))

@@ -12,6 +12,7 @@ from torch import Tensor
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._registry import register
+from stpredict.models.base._shape import Shape
 
 _MAX_GROUPS = 10
 
@@ -64,30 +65,32 @@ class Ridge(Predictor):
     residual_std: Tensor
     alpha: Tensor
 
-    def __init__(self, config: RidgeConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features)
-        self.register_buffer("feature_mean", torch.zeros(n_features))
-        self.register_buffer("weight", torch.zeros(n_features, n_genes))
-        self.register_buffer("residual_std", torch.ones(n_genes))
+    def __init__(self, config: RidgeConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        self.register_buffer("feature_mean", torch.zeros(shape.width("features")))
+        self.register_buffer("weight", torch.zeros(shape.width("features"), shape.n_outputs))
+        self.register_buffer("residual_std", torch.ones(shape.n_outputs))
         self.register_buffer("alpha", torch.zeros(()))
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch."""
-        assert batch.features is not None
-        mean = torch.addmm(self.target_mean, batch.features - self.feature_mean, self.weight)
+        mean = torch.addmm(self.target_mean, batch["features"] - self.feature_mean, self.weight)
         return Prediction(mean, std=self.residual_std.expand_as(mean))
 
     def finish(self, batches: Iterable[Batch]) -> None:
         """Solve for the weights on the whole training set."""
         (batch,) = batches
-        assert batch.features is not None
-        assert batch.target is not None
-        features, target = batch.features.double(), batch.target.double()
+        expression = batch.measured()
+        if expression is None:
+            raise ValueError(
+                "expected expression to solve for; found none, or classes or follow-up; choose another model"
+            )
+        features, target = batch["features"].double(), expression.double()
         section = batch.section
         alphas = [self.config.alpha] if self.config.alpha is not None else list(self.config.alphas)
         groups = inner_groups(batch)
         n_groups = int(groups.max()) + 1 if len(groups) else 0
-        error = torch.zeros(len(alphas), self.n_genes, dtype=torch.float64)
+        error = torch.zeros(len(alphas), self.n_outputs, dtype=torch.float64)
         # Slides of a cohort are one section; a patient's few of them have no pattern to be centered on.
         centered = len(section.unique()) > 1 or len(batch.patient.unique()) == 1
         if n_groups > 1:
@@ -117,9 +120,9 @@ def inner_groups(batch: Batch) -> Tensor:
         _, groups = codes.unique(return_inverse=True)
         if len(groups) and int(groups.max()) > 0:
             return groups % _MAX_GROUPS
-    if batch.positions is None or len(batch) < 10:
+    if "positions" not in batch or len(batch) < 10:
         return torch.zeros(len(batch), dtype=torch.long)
-    ranks = batch.positions[:, 0].argsort(stable=True).argsort(stable=True)
+    ranks = batch["positions"][:, 0].argsort(stable=True).argsort(stable=True)
     return ranks * 5 // len(batch)
 
 

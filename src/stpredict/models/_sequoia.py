@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from stpredict.models.base._published import Published, Tree, count_layers, joined, sizes_of, stacked
 from stpredict.models.base._registry import register
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._bag_layers import FPKM_UQ, ResidualBag, feed_forward, masked_mean, residual_tree
 
 
@@ -76,12 +77,15 @@ class Sequoia(ResidualBag):
     """Layers of summary mixing in place of attention, whose cost is linear in the number of tokens."""
 
     published = Published("linear_head.1.weight", _sequoia, FPKM_UQ)
+    small = {"depth": 2, "heads": 2, "d_head": 16}
 
     config: SequoiaConfig
 
-    def __init__(self, config: SequoiaConfig, n_genes: int, n_features: int = 0) -> None:
-        layers: list[nn.Module] = [_Layer(n_features, config.heads, config.d_head) for _ in range(config.depth)]
-        super().__init__(config, n_genes, n_features, layers)
+    def __init__(self, config: SequoiaConfig, shape: Shape) -> None:
+        layers: list[nn.Module] = [
+            _Layer(shape.width("tokens"), config.heads, config.d_head) for _ in range(config.depth)
+        ]
+        super().__init__(config, shape, layers)
 
 
 class _Layer(nn.Module):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from stpredict.models.base._published import Published, Tree, only, sizes_of
 from stpredict.models.base._registry import register
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._bag_layers import FPKM_UQ, ResidualBag, feed_forward, residual_tree
 
 
@@ -74,12 +75,13 @@ class SlideTransformer(ResidualBag):
     """Pre-norm transformer over the tokens of a slide, the regular attention that `sequoia` is compared with."""
 
     published = Published("linear_head.1.weight", _slide_transformer, FPKM_UQ)
+    small = {"depth": 2, "heads": 2, "d_head": 16, "d_hidden": 32}
 
     config: SlideTransformerConfig
 
-    def __init__(self, config: SlideTransformerConfig, n_genes: int, n_features: int = 0) -> None:
-        layers: list[nn.Module] = [_Layer(n_features, config) for _ in range(config.depth)]
-        super().__init__(config, n_genes, n_features, layers)
+    def __init__(self, config: SlideTransformerConfig, shape: Shape) -> None:
+        layers: list[nn.Module] = [_Layer(shape.width("tokens"), config) for _ in range(config.depth)]
+        super().__init__(config, shape, layers)
 
 
 class _Layer(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._registry import register
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._augment import standardized, symmetry
 from stpredict.models.nn._densenet import DenseNet121
 from stpredict.models.nn._heads import RegressionHead
@@ -59,11 +60,12 @@ class STNet(Predictor):
         "max_epochs": 50,
         "patience": 8,
     }
+    small = {"patch_px": 32, "symmetries": False}
 
-    def __init__(self, config: STNetConfig, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features)
+    def __init__(self, config: STNetConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
         self.body = DenseNet121()
-        self.head = RegressionHead(self.body.n_outputs, n_genes, heteroscedastic=config.heteroscedastic)
+        self.head = RegressionHead(self.body.n_outputs, shape.n_outputs, heteroscedastic=config.heteroscedastic)
 
     def load_initial_weights(self) -> None:
         """Start the convolutions from `config.weights`."""
@@ -72,8 +74,7 @@ class STNet(Predictor):
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch."""
-        assert batch.patches is not None
-        images = standardized(batch.patches)
+        images = standardized(batch["patches"])
         if self.training:
             if self.config.symmetries:
                 images = symmetry(images, int(torch.randint(8, ())))

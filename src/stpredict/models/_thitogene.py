@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from stpredict.models._histogene import check_side
 from stpredict.models.base._registry import register
 from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._capsules import CapsuleEncoder, DynamicConv2d
 from stpredict.models.nn._graph import spatial_neighbors
 from stpredict.models.nn._graph_attention import GraphAttention
@@ -107,13 +108,32 @@ class THItoGene(SectionPredictor):
         "max_epochs": 300,
         "patience": 30,
     }
+    # Its graph attention has no way around it: random spots with neighbors come out alike.
+    small = {
+        "capsules": 4,
+        "dim_capsule": 16,
+        "depth": 1,
+        "heads": 2,
+        "dim_head": 16,
+        "mlp_dim": 64,
+        "graph_heads": 2,
+        "graph_dim": 32,
+        "graph_outputs": 32,
+        "hidden": 64,
+        "neighbors": 0,
+        "patch_px": 32,
+        "symmetries": False,
+        "stain_jitter": 0.0,
+        "dropout": 0.0,
+        "views": 0,
+    }
 
     config: THItoGeneConfig
 
-    def __init__(self, config: THItoGeneConfig, n_genes: int, n_features: int = 0) -> None:
+    def __init__(self, config: THItoGeneConfig, shape: Shape) -> None:
         if config.patch_px < _STRIDE:
             raise ValueError(f"expected patch_px of at least {_STRIDE}; found {config.patch_px}; take larger patches")
-        super().__init__(config, n_genes, n_features, n_hidden=config.hidden)
+        super().__init__(config, shape, n_hidden=config.hidden)
         dim = (config.capsules + 2) * config.dim_capsule
         self.convolution = DynamicConv2d(3, _CHANNELS, _STRIDE, _STRIDE, n_kernels=config.n_kernels)
         self.capsules = CapsuleEncoder(_CHANNELS, config.patch_px // _STRIDE, config.capsules, config.dim_capsule)

@@ -1,9 +1,10 @@
 """One training loop for every network, and what it leaves behind."""
 
 from stpredict.training._config import TrainConfig
-from stpredict.training._data import ArraySet, Loader
-from stpredict.training._fit_arrays import Fit, fit_arrays, predict_arrays, train_config, untrained
-from stpredict.training._fitted import FittedModel
+from stpredict.training._data import ArraySet, Loader, WholeSections
+from stpredict.training._fit_arrays import Fit, fit_arrays, train_config, untrained
+from stpredict.training._fitted import FittedModel, TrainingFacts
+from stpredict.training._predict_arrays import Predicted, predict_arrays
 from stpredict.training._published import load_published
 
 __all__ = [
@@ -11,7 +12,10 @@ __all__ = [
     "Fit",
     "FittedModel",
     "Loader",
+    "Predicted",
     "TrainConfig",
+    "TrainingFacts",
+    "WholeSections",
     "fit_arrays",
     "load_published",
     "predict_arrays",

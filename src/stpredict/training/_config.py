@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from stpredict.core._validate import check_choice
+
+_CHOICES = {
+    "optimizer": ("adamw", "adam", "sgd"),
+    "schedule": ("constant", "cosine"),
+    "monitor": ("loss", "correlation", "loss_then_correlation"),
+}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -16,11 +24,11 @@ class TrainConfig:
     max_epochs
         Upper limit of epochs.
     batch_size
-        Observations per step (networks that read whole sections take one section per step).
+        Observations per step, or whole sections for networks that take several of these at once.
     optimizer
         `"adamw"`, `"adam"` or `"sgd"`.
     learning_rate, weight_decay, momentum
-        Of the optimizer; momentum only for `"sgd"`.
+        Settings of the optimizer; momentum only for `"sgd"`.
     schedule
         `"constant"` or `"cosine"` over `max_epochs`.
     patience
@@ -31,19 +39,27 @@ class TrainConfig:
     validation_fraction
         Share of the training patients held out for the inner validation (at least one).
     monitor
-        `"loss"`: the network's own validation loss. `"correlation"`: mean per-gene correlation, within sections for
-        networks on spots and sections, across slides for networks on bags, and the C-index for outcomes.
+        `"loss"`: the network's own validation loss. `"correlation"`: mean per-gene correlation within sections, across
+        slides where the observations are slides, and the C-index for follow-up.
         `"loss_then_correlation"`: the best loss until it has not improved for `patience` epochs, then the best
         correlation, until that has not improved for `patience` epochs or the loss has been at least `loss_tolerance`
         above its best for as many :cite:p:`pizurica2024`.
     loss_tolerance
-        For `"loss_then_correlation"`, in the unit of the loss.
+        Rise of the loss that ends `"loss_then_correlation"`, in the unit of the loss.
     refit
         After the number of epochs was chosen, train once more on everything, inner validation included.
     gradient_clip
         Largest gradient norm; 0 for none.
     precision
         `"auto"` (mixed on an accelerator, full on a CPU) or a precision of Lightning.
+    device
+        Where to train: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"` or `"auto"`; `settings.device` when `None`. The result
+        does not depend on it but for rounding.
+
+    Raises
+    ------
+    ValueError
+        When a setting has a value that it cannot have; the message names it.
     """
 
     max_epochs: int = 200
@@ -61,6 +77,21 @@ class TrainConfig:
     refit: bool = False
     gradient_clip: float = 1.0
     precision: str = "auto"
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            check_choice(getattr(self, name), choices, name)
+        for name, least in (("max_epochs", 1), ("batch_size", 1), ("patience", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"expected {name} to be a whole number of at least {least}; found {value!r}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"expected validation_fraction between 0 and 1; found {self.validation_fraction!r}")
+        for name in ("learning_rate", "weight_decay", "momentum", "gradient_clip", "loss_tolerance"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"expected {name} to be a finite number of at least 0; found {value!r}")
 
     def updated(self, changes: Mapping[str, Any]) -> TrainConfig:
         """Return a copy with some settings changed; an unknown one is an error that lists the known ones."""

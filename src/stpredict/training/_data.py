@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
-from stpredict.models import Batch, Summary
-from stpredict.models.base._batch import Unit
+from stpredict.models import INPUTS, Batch, Panel, Predictor, Sections, Summary
+from stpredict.training.targets import Target
+from stpredict.training.targets._expression import moments
+
+#: Inputs that every batch holds where they are known: places do not depend on the network.
+_ALWAYS = frozenset({"positions"})
 
 
-class PatchSource(Protocol):
-    """Anything that gives patches by row: an array, a memory map, or a stack of memory maps."""
+class RowSource(Protocol):
+    """Anything that gives values by row: an array, a memory map, or a stack of memory maps."""
 
     def __getitem__(self, index: Any) -> np.ndarray: ...
 
@@ -22,129 +28,181 @@ class PatchSource(Protocol):
 
 
 @dataclass
+class WholeSections:
+    """Inputs that count all observations of sections, whichever rows are taken.
+
+    Attributes
+    ----------
+    code
+        (m,) int64 section of each observation, in the numbers of :attr:`ArraySet.section`.
+    row
+        (n,) int64 place of each row of the set among them.
+    inputs
+        Arrays (m, …) by name.
+    """
+
+    code: np.ndarray
+    row: np.ndarray
+    inputs: dict[str, np.ndarray]
+
+
+@dataclass
 class ArraySet:
-    """Everything networks may need, row by row, without a container.
+    """Everything that networks read, row by row, without a container.
 
     Attributes
     ----------
     section, patient
         (n,) int64 codes.
-    positions
-        (n, 2) float32 µm.
-    features
-        (n, d) float32, or `None`.
-    patches
-        (n, h, w, 3) uint8 by row, or `None`.
-    bag, bag_size
-        (n, n_tokens, d) float32 tokens of each slide and (n, n_tokens) float32 tiles behind each token, or `None`.
-    cell
-        (n, 2) int64 row and column in the grid of the section, or `None`.
+    inputs
+        Arrays or row sources (n, …) by the names of :data:`stpredict.models.INPUTS`; patches are (n, h, w, 3).
     target
-        (n, n_genes) float32, or `None` where nothing was measured.
-    counts, size_factor
-        (n, n_genes) float32 raw counts and (n,) float32 total counts relative to their median, or `None`.
-    label, n_classes
-        (n,) int64 classes, -1 where they are not known, and their number; or `None` and 0.
-    time, event
-        (n,) float32 follow-up, or `None`.
+        Values measured, see :class:`stpredict.models.Batch`; `None` where nothing was.
+    kind
+        What the target is; `None` for expression of genes without names.
+    labeled
+        (n,) bool, which rows were measured; all of them when `None`. The target of the others is not read.
+    unit
+        `"observation"`: spots, tiles, bins or cells of sections. `"slide"`: slides, which are compared with each other.
+    whole
+        Inputs of whole sections.
+    genes
+        Genes and their tables.
     """
 
     section: np.ndarray
     patient: np.ndarray
-    positions: np.ndarray | None = None
-    features: np.ndarray | None = None
-    patches: PatchSource | None = None
-    bag: np.ndarray | None = None
-    bag_size: np.ndarray | None = None
-    cell: np.ndarray | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
     target: np.ndarray | None = None
-    counts: np.ndarray | None = None
-    size_factor: np.ndarray | None = None
-    label: np.ndarray | None = None
-    n_classes: int = 0
-    time: np.ndarray | None = None
-    event: np.ndarray | None = None
+    kind: Target | None = None
+    labeled: np.ndarray | None = None
+    unit: Literal["observation", "slide"] = "observation"
+    whole: WholeSections | None = None
+    genes: Panel = field(default_factory=Panel)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.inputs.keys() - INPUTS.keys())
+        if unknown:
+            raise ValueError(f"expected inputs among {', '.join(INPUTS)}; found {', '.join(unknown)}")
 
     def __len__(self) -> int:
         return len(self.section)
 
-    def n_features(self, needs: frozenset[str]) -> int:
-        """Width of the tokens or features that a network reads, 0 where it reads none."""
-        values = self.bag if "bag" in needs else self.features
-        return 0 if values is None else values.shape[-1]
+    def __getitem__(self, name: str) -> Any:
+        return self.inputs[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.inputs
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Length of the last axis of every input that has a width."""
+        arrays = {**self.inputs, **({} if self.whole is None else self.whole.inputs), **self.genes.tables}
+        return {name: int(values.shape[-1]) for name, values in arrays.items() if INPUTS[name].width}
 
     @property
     def n_outputs(self) -> int:
-        """Genes to predict; one logit per class (one in all of two), or one log risk, where these are asked for."""
-        if self.time is not None:
-            return 1
-        if self.label is not None:
-            return 1 if self.n_classes == 2 else self.n_classes
-        assert self.target is not None
+        """Genes, classes or risks to predict."""
+        if self.kind is not None:
+            return len(self.kind.names)
+        if self.target is None:
+            raise ValueError("expected a measured target to train on; found none")
         return self.target.shape[1]
+
+    def only_labeled(self) -> ArraySet:
+        """The rows that were measured."""
+        return self if self.labeled is None else replace(self.take(self.labeled), labeled=None)
 
     def take(self, index: np.ndarray) -> ArraySet:
         """Rows by integer index or mask."""
         index = np.flatnonzero(index) if index.dtype == bool else index
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        patches, n_classes = values.pop("patches"), values.pop("n_classes")
-        taken: dict[str, Any] = {name: None if value is None else value[index] for name, value in values.items()}
-        return ArraySet(**taken, n_classes=n_classes, patches=None if patches is None else _Rows(patches, index))
+        return replace(
+            self,
+            section=self.section[index],
+            patient=self.patient[index],
+            inputs={
+                name: values[index] if isinstance(values, np.ndarray) else TakenRows(values, index)
+                for name, values in self.inputs.items()
+            },
+            target=None if self.target is None else self.target[index],
+            labeled=None if self.labeled is None else self.labeled[index],
+            whole=None if self.whole is None else replace(self.whole, row=self.whole.row[index]),
+        )
 
     def permuted(self, seed: int) -> ArraySet:
-        """The same inputs with the targets shuffled: among the rows of each section, or of slides among patients."""
-        if self.target is None and self.label is None:
+        """The same inputs with what was measured shuffled: among the rows of each section, or of slides among patients."""
+        if self.target is None:
             raise ValueError("expected a target to permute; found none")
         rng = np.random.default_rng(seed)
         order = np.arange(len(self))
         _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
-        if len(first) > 1 and len(np.unique(self.section)) == 1:
+        if self.unit == "slide" and len(first) > 1:
             # Slides of a patient keep one profile: each patient gets that of another's first slide.
             order = rng.permutation(first)[patient]
         else:
             for code in np.unique(self.section):
                 rows = np.flatnonzero(self.section == code)
                 order[rows] = rng.permutation(rows)
-        measured = {name: getattr(self, name) for name in ("target", "counts", "size_factor", "label")}
-        return replace(self, **{name: values[order] for name, values in measured.items() if values is not None})
+        inputs = {k: v[order] if INPUTS[k].measured else v for k, v in self.inputs.items()}
+        labeled = None if self.labeled is None else self.labeled[order]
+        return replace(self, inputs=inputs, target=self.target[order], labeled=labeled)
+
+    def unmeasured(self) -> ArraySet:
+        """What is known of rows to predict: nothing that was measured."""
+        inputs = {name: values for name, values in self.inputs.items() if not INPUTS[name].measured}
+        return replace(self, inputs=inputs, target=None, kind=None, labeled=None)
 
     def batch(self, index: np.ndarray, needs: frozenset[str] | None = None) -> Batch:
         """Tensors of some rows; only what is in `needs`, or everything."""
 
-        def tensor(name: str) -> torch.Tensor | None:
-            values = getattr(self, name)
-            return None if values is None else torch.from_numpy(np.ascontiguousarray(values[index]))
+        def tensor(values: Any) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values[index]))
 
-        patches = None
-        if self.patches is not None and (needs is None or "patches" in needs):
-            patches = torch.from_numpy(np.ascontiguousarray(self.patches[index])).permute(0, 3, 1, 2)
-        section, patient = tensor("section"), tensor("patient")
-        assert section is not None
-        assert patient is not None
+        wanted = self.inputs.keys() if needs is None else self.inputs.keys() & (needs | _ALWAYS)
+        inputs = {name: tensor(self.inputs[name]) for name in self.inputs if name in wanted}
+        if "patches" in inputs:
+            inputs["patches"] = inputs["patches"].permute(0, 3, 1, 2)
+        sections = None
+        if self.whole is not None and (needs is None or needs & self.whole.inputs.keys()):
+            members = np.flatnonzero(np.isin(self.whole.code, np.unique(self.section[index])))
+            for name, values in self.whole.inputs.items():
+                if needs is None or name in needs:
+                    inputs[name] = torch.from_numpy(np.ascontiguousarray(values[members]))
+            row = np.searchsorted(members, self.whole.row[index])
+            sections = Sections(torch.from_numpy(self.whole.code[members]), torch.from_numpy(row))
         return Batch(
-            section=section,
-            patient=patient,
-            positions=tensor("positions"),
-            features=tensor("features") if needs is None or "features" in needs else None,
-            patches=patches,
-            bag=tensor("bag") if needs is None or "bag" in needs else None,
-            bag_size=tensor("bag_size") if needs is None or "bag" in needs else None,
-            cell=tensor("cell") if needs is None or "grid" in needs else None,
-            target=tensor("target"),
-            counts=tensor("counts") if needs is None or "counts" in needs else None,
-            size_factor=tensor("size_factor") if needs is None or "counts" in needs else None,
-            label=tensor("label"),
-            time=tensor("time"),
-            event=tensor("event"),
+            section=tensor(self.section),
+            patient=tensor(self.patient),
+            inputs=inputs,
+            target=None if self.target is None else tensor(self.target),
+            kind=self.kind,
+            labeled=None if self.labeled is None else tensor(self.labeled),
+            sections=sections,
         )
 
+    def digest(self) -> str:
+        """Digest of everything in the set: no two sets that differ in anything share it."""
+        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names)]).encode())
+        if self.kind is not None:
+            digest.update(json.dumps([self.kind.names, self.kind.to_dict()], sort_keys=True, default=str).encode())
+        arrays: dict[str, Any] = {"section": self.section, "patient": self.patient, "target": self.target}
+        arrays |= {"labeled": self.labeled} | {f"input {name}": values for name, values in self.inputs.items()}
+        arrays |= {f"genes {name}": values for name, values in self.genes.tables.items()}
+        if self.whole is not None:
+            arrays |= {"whole code": self.whole.code, "whole row": self.whole.row}
+            arrays |= {f"whole {name}": values for name, values in self.whole.inputs.items()}
+        for name, values in sorted(arrays.items()):
+            if values is not None:
+                digest.update(name.encode() + fingerprint(values).encode())
+        return digest.hexdigest()
 
-class _Rows:
-    """A view of some rows of a patch source, without reading them."""
 
-    def __init__(self, source: PatchSource, index: np.ndarray) -> None:
+class TakenRows:
+    """A view of some rows of a row source, without reading them."""
+
+    def __init__(self, source: RowSource, index: np.ndarray) -> None:
         self.source, self.index = source, index
-        if isinstance(source, _Rows):
+        if isinstance(source, TakenRows):
             self.source, self.index = source.source, source.index[index]
 
     def __getitem__(self, index: Any) -> np.ndarray:
@@ -153,52 +211,62 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.index)
 
+    def fingerprint(self) -> str:
+        """Digest of the source and of the rows taken."""
+        return hashlib.sha256((fingerprint(self.source) + fingerprint(self.index)).encode()).hexdigest()
+
+
+def fingerprint(values: Any) -> str:
+    """Digest of an array, or what a row source says of itself; a source that says nothing is read."""
+    if hasattr(values, "fingerprint"):
+        return str(values.fingerprint())
+    if not isinstance(values, np.ndarray):
+        values = values[np.arange(len(values))]
+    array = np.ascontiguousarray(values)
+    return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()
+
 
 class Loader:
-    """Batches of an :class:`ArraySet`: `batch_size` spots, bags or grids, or one whole section, at a time.
+    """Batches of an :class:`ArraySet`: some rows, or some whole sections, at a time.
 
     Parameters
     ----------
     data
         The rows.
-    unit
-        `"spot"` and `"bag"`: shuffled rows; `"grid"`: several whole sections; `"section"`: one.
+    draws
+        `"rows"`: shuffled rows; `"sections"`: whole sections.
     batch_size
-        Spots, bags or grids per batch.
+        Rows, or sections, per batch.
     needs
-        Tensors to fill.
+        Inputs to fill.
     shuffle
-        New order in every epoch.
+        Whether every epoch has an order of its own.
     seed
-        Of the order; it depends on nothing else, so that it is the same on any machine.
+        Random seed for the order, which depends on nothing else, so that it is the same on any machine.
     """
 
     def __init__(
         self,
         data: ArraySet,
-        unit: Unit = "spot",
+        draws: Literal["rows", "sections"] = "rows",
         *,
         batch_size: int = 256,
         needs: frozenset[str] | None = None,
         shuffle: bool = False,
         seed: int = 0,
     ) -> None:
-        self.data, self.unit, self.batch_size, self.needs, self.shuffle = data, unit, batch_size, needs, shuffle
+        self.data, self.draws, self.batch_size, self.needs, self.shuffle = data, draws, batch_size, needs, shuffle
         self.seed = seed
         self.epoch = 0
 
     def _groups(self) -> Sequence[np.ndarray]:
-        groups = row_groups(self.data, self.unit, self.batch_size)
         if not self.shuffle:
-            return groups
+            return row_groups(self.data, self.draws, self.batch_size)
         rng = np.random.default_rng([self.seed, self.epoch])
-        if self.unit in _ROWS:
+        if self.draws == "rows":
             order = rng.permutation(len(self.data))
-            return [order[rows] for rows in groups]
-        if self.unit == "grid":
-            sections = rng.permutation(np.unique(self.data.section))
-            return _whole_sections(self.data, sections, self.batch_size)
-        return [groups[i] for i in rng.permutation(len(groups))]
+            return [order[rows] for rows in row_groups(self.data, self.draws, self.batch_size)]
+        return _whole_sections(self.data, rng.permutation(np.unique(self.data.section)), self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         groups = self._groups()
@@ -207,21 +275,22 @@ class Loader:
             yield self.data.batch(index, self.needs)
 
     def __len__(self) -> int:
-        if self.unit in _ROWS:
-            return -(-len(self.data) // self.batch_size)
-        n_sections = len(np.unique(self.data.section))
-        return -(-n_sections // self.batch_size) if self.unit == "grid" else n_sections
+        n = len(self.data) if self.draws == "rows" else len(np.unique(self.data.section))
+        return -(-n // self.batch_size)
 
 
-_ROWS = frozenset({"spot", "bag"})  # units whose examples are single rows
+def loader_for(network: Predictor, data: ArraySet, batch_size: int, **options: Any) -> Loader:
+    """Batches as a network draws them; one section at a time where it takes no more."""
+    size = 1 if network.draws == "sections" and not network.several_sections else batch_size
+    return Loader(data, network.draws, batch_size=size, needs=network.needs, **options)
 
 
-def row_groups(data: ArraySet, unit: Unit, batch_size: int) -> list[np.ndarray]:
-    """Rows of each batch, in order: `batch_size` of them, those of `batch_size` sections, or those of one."""
-    if unit in _ROWS:
+def row_groups(data: ArraySet, draws: Literal["rows", "sections"], batch_size: int) -> list[np.ndarray]:
+    """Rows of each batch, in order: `batch_size` of them, or those of `batch_size` sections."""
+    if draws == "rows":
         rows = np.arange(len(data))
         return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    return _whole_sections(data, np.unique(data.section), batch_size if unit == "grid" else 1)
+    return _whole_sections(data, np.unique(data.section), batch_size)
 
 
 def _whole_sections(data: ArraySet, sections: np.ndarray, per_batch: int) -> list[np.ndarray]:
@@ -232,28 +301,32 @@ def _whole_sections(data: ArraySet, sections: np.ndarray, per_batch: int) -> lis
 def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -> Summary:
     """Means and standard deviations of what a network reads and of the target; constant columns get an SD of 1.
 
-    Of bags, those over all tokens that are not padding. Of outcomes, mean 0 and standard deviation 1; of classes, the
-    logits of their shares, so that a network starts from these as it starts from the mean of a gene.
+    Of inputs with padding, those over everything that is not padding.
     """
-
-    def moments(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
-        std[std <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1.0
-        return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
-
-    if data.time is not None:
-        target_mean, target_std = torch.zeros(data.n_outputs), torch.ones(data.n_outputs)
-    elif data.label is not None:
-        share = np.bincount(data.label[data.label >= 0], minlength=data.n_classes) + 0.5
-        logit = torch.from_numpy(np.log(share / share.sum())).float()
-        target_mean = logit[1:] - logit[:1] if data.n_classes == 2 else logit
-        target_std = torch.ones(data.n_outputs)
-    elif data.target is None:
+    if data.target is None:
         raise ValueError("expected a measured target to train on; found none")
-    else:
-        target_mean, target_std = moments(data.target)
-    values = data.features
-    if "bag" in needs and data.bag is not None and data.bag_size is not None:
-        values = data.bag[data.bag_size > 0]
-    feature_mean, feature_std = (None, None) if values is None else moments(values)
-    return Summary(len(data), target_mean, target_std, feature_mean, feature_std)
+
+    def tensors(pair: tuple[np.ndarray, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = pair
+        return torch.from_numpy(np.asarray(mean)).float(), torch.from_numpy(np.asarray(std)).float()
+
+    target_mean, target_std = tensors(moments(data.target) if data.kind is None else data.kind.start(data.target))
+    return Summary(
+        len(data),
+        target_mean,
+        target_std,
+        {name: tensors(moments(values)) for name, values in _columns(data, needs).items()},
+    )
+
+
+def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
+    """Values (…, d) of the inputs that have a width, without padding."""
+    found: dict[str, np.ndarray] = {}
+    for name, values in data.inputs.items():
+        each = INPUTS[name]
+        if each.width and name in needs:
+            found[name] = values if each.mask is None else values[data.inputs[each.mask] > 0]
+    if data.whole is not None:
+        mine = np.isin(data.whole.code, np.unique(data.section))
+        found |= {n: v[mine] for n, v in data.whole.inputs.items() if INPUTS[n].width and n in needs}
+    return found | {name: table for name, table in data.genes.tables.items() if name in needs}

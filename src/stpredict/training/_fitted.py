@@ -1,21 +1,88 @@
-"""A trained network with everything needed to use it elsewhere: panel, units, inputs, history."""
+"""A trained network with everything needed to use it elsewhere: target, inputs, units, history."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict.core._atomic import write_directory
+from stpredict.training.targets import ExpressionTarget, Target, target_from_dict
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from stpredict.models import Predictor
 
-_FORMAT = 1
-_ENTRIES = ("format", "model", "hyperparameters", "n_features", "normalization", "features", "training", "baselines")
+_FORMAT = 2
+_ENTRIES = ("format", "model", "hyperparameters", "widths", "target", "features", "training", "baselines")
+
+
+@dataclass
+class TrainingFacts:
+    """How a model came about.
+
+    Attributes
+    ----------
+    patients, samples
+        Patients and sections of the training observations.
+    n_obs
+        Number of training observations.
+    seed
+        Random seed.
+    allow_leakage
+        Whether leaks were accepted.
+    panel_patients
+        Other patients that the panel was selected on.
+    pretraining_patients
+        Patients that the weights it started from were trained on.
+    settings
+        Training settings.
+    validated_on
+        What the inner validation held out: `"patient"`, `"section"`, `"stripe"`, `"grouped folds"`, `"none"`.
+    n_epochs
+        Epochs behind the weights.
+    patch
+        Side of the patches in µm and in pixels, where the network reads some.
+    padded_patches
+        Number of patches that reach beyond the image, by section.
+    mean, median
+        Mean and median output over the training observations, by baseline and for the model itself (`"model"`); of
+        follow-up and of outcome models.
+    extra
+        Facts of special kinds of models.
+    """
+
+    patients: list[str] = field(default_factory=list)
+    samples: list[str] = field(default_factory=list)
+    n_obs: int = 0
+    seed: int = 0
+    allow_leakage: bool = False
+    panel_patients: list[str] = field(default_factory=list)
+    pretraining_patients: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    validated_on: str = "none"
+    n_epochs: int = 0
+    patch: list[float] | None = None
+    padded_patches: dict[str, int] | None = None
+    mean: dict[str, float] = field(default_factory=dict)
+    median: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def patients_seen(self) -> list[str]:
+        """Patients that the model was trained on, whose panel it has, or that its starting weights were trained on."""
+        return sorted({*self.patients, *self.panel_patients, *self.pretraining_patients})
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> TrainingFacts:
+        """Rebuild from plain values; `ValueError` where one is unknown."""
+        unknown = sorted(set(entry) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"expected the facts of a training; found unknown ones: {', '.join(unknown)}")
+        return cls(**entry)
 
 
 @dataclass
@@ -28,10 +95,8 @@ class FittedModel:
         Registered name of the network.
     network
         The trained network, on the CPU, in evaluation mode.
-    panel
-        Genes in the order of the network's outputs.
-    normalization
-        How the training target was normalized (`uns["stpredict"]["normalize"]`).
+    target
+        What it predicts, see :mod:`stpredict.training.targets`.
     features
         Slot, provenance and scaling of the image features; empty for networks that read patches only.
     training
@@ -44,18 +109,28 @@ class FittedModel:
 
     model: str
     network: Predictor
-    panel: list[str]
-    normalization: dict[str, Any]
+    target: Target
     features: dict[str, Any]
-    training: dict[str, Any]
+    training: TrainingFacts
     history: pd.DataFrame
     baselines: dict[str, FittedModel] = field(default_factory=dict)
 
+    @property
+    def panel(self) -> list[str]:
+        """Names of the outputs, in their order: genes, classes, or the risk."""
+        return self.target.names
+
+    @property
+    def normalization(self) -> dict[str, Any]:
+        """How the training target was normalized; empty where it is not expression."""
+        return dict(self.target.normalization) if isinstance(self.target, ExpressionTarget) else {}
+
     def __repr__(self) -> str:
-        people = self.training["patients"]
+        people = self.training.patients
+        what = "gene" if isinstance(self.target, ExpressionTarget) else "output"
         return (
-            f"FittedModel({self.model!r}, {len(self.panel)} genes, trained on {self.training['n_obs']} observations "
-            f"of {len(people)} patient{'s' if len(people) != 1 else ''})"
+            f"FittedModel({self.model!r}, {len(self.panel)} {what}{'s' if len(self.panel) != 1 else ''}, trained on "
+            f"{self.training.n_obs} observations of {len(people)} patient{'s' if len(people) != 1 else ''})"
         )
 
     def save(self, path: str | Path) -> Path:
@@ -78,9 +153,10 @@ class FittedModel:
         FileExistsError
             When the directory holds files but no model.
         """
-        return write_directory(Path(path), "config.json", self._write)
+        return write_directory(Path(path), "config.json", self.write)
 
-    def _write(self, directory: Path) -> None:
+    def write(self, directory: Path) -> None:
+        """Write the files of :meth:`save` into a directory that is there, or is made."""
         from safetensors.torch import save_file
 
         from stpredict import __version__
@@ -94,17 +170,17 @@ class FittedModel:
             "stpredict_version": __version__,
             "model": self.model,
             "hyperparameters": asdict(self.network.config),
-            "n_features": self.network.n_features,
-            "normalization": self.normalization,
+            "widths": dict(self.network.shape.widths),
+            "target": self.target.to_dict(),
             "features": self.features,
-            "training": self.training,
+            "training": asdict(self.training),
             "baselines": sorted(self.baselines),
         }
         (directory / "config.json").write_text(json.dumps(config, indent=2))
         (directory / "panel.tsv").write_text("gene\n" + "".join(f"{gene}\n" for gene in self.panel))
         self.history.to_csv(directory / "history.csv", index=False)
         for name, baseline in self.baselines.items():
-            baseline._write(directory / "baselines" / name)
+            baseline.write(directory / "baselines" / name)
 
     @classmethod
     def load(cls, path: str | Path) -> FittedModel:
@@ -115,6 +191,10 @@ class FittedModel:
         path
             The directory.
 
+        Returns
+        -------
+        The model.
+
         Raises
         ------
         FileNotFoundError
@@ -122,10 +202,11 @@ class FittedModel:
         ValueError
             When a file is damaged or truncated, or the parts do not belong together.
         """
+        import numpy as np
         import pandas as pd
 
         from stpredict.core._read_weights import read_weights
-        from stpredict.training._fit_arrays import build_network
+        from stpredict.models import INPUTS, Panel, build
 
         path = Path(path)
         for name in ("config.json", "panel.tsv", "weights.safetensors"):
@@ -142,8 +223,17 @@ class FittedModel:
             raise ValueError(f"expected a complete config.json in {path}; found one without {', '.join(missing)}")
         if config["format"] != _FORMAT:
             raise ValueError(f"expected a model of format {_FORMAT} in {path}; found {config['format']!r}")
+        outside = [name for name in config["baselines"] if Path(name).name != name or name in {".", ".."}]
+        if outside:
+            raise ValueError(f"expected plain names of baselines in {path}; found {outside[0]!r}")
         panel = (path / "panel.tsv").read_text().splitlines()[1:]
-        network = build_network(config["model"], config["hyperparameters"], len(panel), config["n_features"], 0)
+        widths = config["widths"]
+        # Tables of genes are among the weights; here they only have to have their size.
+        tables = {n: np.zeros((len(panel), w), np.float32) for n, w in widths.items() if INPUTS[n].axis == "gene"}
+        network = build(
+            config["model"], len(panel), widths,
+            genes=Panel(tuple(panel), tables), hyperparameters=config["hyperparameters"], seed=0,
+        )  # fmt: skip
         state = read_weights(path / "weights.safetensors")
         network.make_room(state)
         wanted = network.state_dict()
@@ -163,10 +253,9 @@ class FittedModel:
         return cls(
             model=config["model"],
             network=network.eval(),
-            panel=panel,
-            normalization=config["normalization"],
+            target=target_from_dict(config["target"], panel),
             features=config["features"],
-            training=config["training"],
+            training=TrainingFacts.from_dict(config["training"]),
             history=pd.DataFrame() if empty else pd.read_csv(history),
             baselines={name: cls.load(path / "baselines" / name) for name in config["baselines"]},
         )

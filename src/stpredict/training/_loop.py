@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
-from stpredict.metrics import concordance, pearson
-from stpredict.models import Batch, Prediction, Predictor
-from stpredict.models.nn._heads import class_probabilities, one_hot
+from stpredict.models import Batch, Prediction, Predictor, Stage
 from stpredict.training._config import TrainConfig
-from stpredict.training._data import ArraySet, Loader
+from stpredict.training._data import ArraySet, Loader, loader_for
 from stpredict.training._two_phase import TwoPhaseRule
+from stpredict.training.targets._expression import mean_correlation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 class _Module(pl.LightningModule):
     """Steps, optimizer and history; the network does the rest."""
 
-    def __init__(self, network: Predictor, config: TrainConfig) -> None:
+    def __init__(self, network: Predictor, config: TrainConfig, stage: Stage, seed: int) -> None:
         super().__init__()
         self.network = network
         self.settings = config
+        self.stage = stage
+        self.seed = seed
+        self.scored = set(network.monitors) != {"loss"}  # otherwise there is no prediction before the end
         self.rows: list[dict[str, float]] = []
         self._sums: dict[str, float] = {}
         self._n = 0
@@ -40,48 +43,46 @@ class _Module(pl.LightningModule):
         return batch.to(device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        parts = self.network.loss(self.network(batch), batch)
+        parts = self.network.step(batch, self.stage)
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach()) * len(batch)
         self._n += len(batch)
         return parts["total"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        prediction = self.network(batch)
-        if batch.time is None:
-            total = self.network.loss(prediction, batch)["total"]
+        whole = batch.kind is not None and batch.kind.whole
+        plain = type(self.network).step is Predictor.step
+        prediction = self.network(batch) if plain else None
+        if not whole:
+            total = self._loss(batch, prediction, batch_idx)
             self.log("validation_loss", total, batch_size=len(batch), on_epoch=True, on_step=False, prog_bar=True)
-        small = Batch(batch.section, batch.patient, target=batch.target, time=batch.time, event=batch.event)
-        mean = prediction.mean
-        if batch.label is not None:
-            mean, small.target = class_probabilities(mean), one_hot(batch.label, mean.shape[1])
-        self._outputs.append((mean.float().cpu(), small.to("cpu")))
+        if self.scored:
+            prediction = self.network.predict(batch) if prediction is None else prediction
+            small = Batch(batch.section, batch.patient, target=batch.target, kind=batch.kind)
+            self._outputs.append((prediction.mean.float().cpu(), small.to("cpu")))
+
+    def _loss(self, batch: Batch, prediction: Prediction | None, number: int) -> Tensor:
+        """Loss of a validation batch; what a step draws is the same in every epoch."""
+        if prediction is not None:
+            return self.network.loss(prediction, batch)["total"]
+        with torch.random.fork_rng(devices=[batch.section.device] if batch.section.is_cuda else []):
+            torch.manual_seed(self.seed * 100_003 + number)
+            return self.network.step(batch, self.stage)["total"]
 
     def on_validation_epoch_end(self) -> None:
+        if not self._outputs:
+            return
         mean = torch.cat([output for output, _ in self._outputs])
         batches = [batch for _, batch in self._outputs]
         self._outputs.clear()
-        if batches[0].time is not None:
-            self._log_outcome(mean, batches)
-            return
-        target = torch.cat([batch.target for batch in batches if batch.target is not None]).numpy()
-        section = torch.cat([batch.section for batch in batches]).numpy()
-        known = ~np.isnan(target).any(axis=1)  # a class may not be known
-        target, section, mean = target[known], section[known], mean[torch.from_numpy(known)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # all genes constant: the mean of nothing
-            scores = [pearson(target[section == c], mean.numpy()[section == c]) for c in np.unique(section)]
-            value = float(np.nanmean(np.concatenate(scores)))
-        self.log("validation_correlation", value if value == value else -1.0, prog_bar=True)
-
-    def _log_outcome(self, mean: Tensor, batches: list[Batch]) -> None:
-        """Loss and C-index over all validation rows at once: a risk set does not end with a batch."""
-        time, event = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("time", "event"))
-        none = torch.zeros(len(time), dtype=torch.long)
-        loss = self.network.loss(Prediction(mean), Batch(none, none, time=time, event=event))["total"]
-        self.log("validation_loss", loss, prog_bar=True)
-        value = concordance(time.numpy(), event.numpy(), mean[:, 0].nan_to_num().numpy())
-        self.log("validation_concordance", value if value == value else 0.0, prog_bar=True)
+        kind = batches[0].kind
+        target = torch.cat([batch.target for batch in batches if batch.target is not None])
+        section = torch.cat([batch.section for batch in batches])
+        if kind is not None and kind.whole:
+            self.log("validation_loss", kind.loss(Prediction(mean), target, torch.ones(1)), prog_bar=True)
+        score = mean_correlation if kind is None else kind.validate
+        value = score(mean.numpy(), target.numpy(), section.numpy())
+        self.log(f"validation_{score_of(kind)}", value, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
         row = {f"train_{'loss' if k == 'total' else k}": v / max(self._n, 1) for k, v in self._sums.items()}
@@ -103,7 +104,8 @@ class _Module(pl.LightningModule):
         if s.optimizer == "sgd":
             kwargs["momentum"] = s.momentum
         kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-        optimizer = kinds[s.optimizer](self.network.parameters(), **kwargs)
+        trained = [p for name, p in self.network.named_parameters() if name.startswith(self.stage.trains)]
+        optimizer = kinds[s.optimizer](trained, **kwargs)
         if s.schedule == "constant":
             return optimizer
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=s.max_epochs)
@@ -162,6 +164,7 @@ def run_epochs(
     validation: ArraySet | None,
     config: TrainConfig,
     *,
+    stage: Stage,
     device: torch.device,
     seed: int,
     directory: Path,
@@ -178,28 +181,29 @@ def run_epochs(
         Rows to train on, rows to choose the epoch on.
     config
         Settings.
+    stage
+        Stage of the network; parameters outside `stage.trains` stay as they are.
     device
         Where to train.
     seed
-        Of order, dropout and augmentation.
+        Random seed for order, dropout and augmentation.
     directory
-        Where checkpoints go while training.
+        Directory of the checkpoints while training.
     resume
-        Continue from `last.ckpt` in `directory` when it is there.
+        Whether to continue from `last.ckpt` in `directory` when it is there.
     progress
-        Show a progress bar.
+        Whether to show a progress bar.
 
     Returns
     -------
     History, one row per epoch, and the number of epochs of the weights that were kept.
     """
-    unit, needs = network.unit, network.needs
-    loader = Loader(train, unit, batch_size=config.batch_size, needs=needs, shuffle=True, seed=seed)
-    module = _Module(network, config)
+    loader = loader_for(network, train, config.batch_size, shuffle=True, seed=seed)
+    module = _Module(network, config, stage, seed)
     callbacks: list[pl.Callback] = [_EpochSeed(seed, loader)]
     watch = validation is not None and config.patience > 0
     best = directory / "best.ckpt"
-    correlation = "validation_correlation" if train.time is None else "validation_concordance"
+    correlation = f"validation_{score_of(train.kind)}"
     two_phases = watch and config.monitor == "loss_then_correlation"
     monitor = correlation if config.monitor == "correlation" else "validation_loss"
     mode = "max" if monitor == correlation else "min"
@@ -246,8 +250,9 @@ def run_epochs(
             num_sanity_val_steps=0,
             default_root_dir=directory,
         )
-        valid = Loader(validation, unit, batch_size=config.batch_size, needs=needs) if watch and validation else None
-        trainer.fit(module, loader, valid, ckpt_path=start, weights_only=True)
+        valid = loader_for(network, validation, config.batch_size) if watch and validation else None
+        with _frozen(network, stage.trains):
+            trainer.fit(module, loader, valid, ckpt_path=start, weights_only=True)
     history = pd.DataFrame(module.rows)
     n_epochs = len(history)
     if watch and best.is_file():
@@ -259,6 +264,24 @@ def run_epochs(
         n_epochs = int(kept["epoch"]) + 1
     network.to("cpu")
     return history, n_epochs
+
+
+def score_of(kind: Any) -> str:
+    """Name of the score by which `monitor="correlation"` chooses the epoch."""
+    return "correlation" if kind is None else kind.score
+
+
+@contextmanager
+def _frozen(network: Predictor, trains: tuple[str, ...]) -> Iterator[None]:
+    """Ask for no gradients of the parameters whose names begin with none of `trains`."""
+    frozen = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith(trains)]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
 class _quiet:

@@ -76,50 +76,45 @@ def load_published(
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     torch.save(weights, f"{directory}/model_best.pt")
     ...     model = stp.training.load_published("he2rna", directory, genes=["ERBB2", "GATA3"], patients=["P1"])
-    >>> model.panel, model.network.n_features
-    (['ERBB2', 'GATA3'], 16)
+    >>> model.panel, model.network.shape.widths
+    (['ERBB2', 'GATA3'], {'tokens': 16})
     """
     import pandas as pd
 
     from stpredict.core._read_weights import read_weights
     from stpredict.core._validate import check_positive, check_unique
+    from stpredict.models import build, list_models
     from stpredict.models.base._registry import get_model
-    from stpredict.training._fitted import FittedModel
+    from stpredict.training._fitted import FittedModel, TrainingFacts
+    from stpredict.training.targets import ExpressionTarget
 
-    if name not in _READERS:
-        raise KeyError(f"expected a network with published weights ({', '.join(sorted(_READERS))}); found {name!r}")
+    table = list_models()
+    if name not in table.index[table["weights"]]:
+        raise KeyError(
+            f"expected a network with published weights ({', '.join(table.index[table['weights']])}); found {name!r}"
+        )
     tile_um = check_positive(tile_um, "tile_um")
     panel = _read_genes(genes)
     check_unique(panel, "genes")
-    anchor, reader = _READERS[name]
-    state = _strip_prefix(read_weights(_find(Path(path))), anchor, name)
-    tree = reader(state)
+    published = get_model(name).cls.published
+    assert published is not None
+    state = _strip_prefix(read_weights(_find(Path(path))), published.anchor, name)
+    tree = published.read(state)
     if len(panel) != tree.n_genes:
         raise ValueError(
             f"expected one gene for each of the {tree.n_genes} outputs of the weights; found {len(panel)} genes"
         )
-    info = get_model(name)
-    network = info.cls(info.configure(tree.hyperparameters), tree.n_genes, tree.n_features)
+    reads = get_model(name).cls.needs
+    width = "tokens" if "tokens" in reads else "features"
+    network = build(name, len(panel), {width: tree.n_features}, hyperparameters=tree.hyperparameters, seed=0)
     network.load_state_dict(tree.convert(state, network.state_dict()), strict=False)
     features = {"encoder": encoder, "tile_um": tile_um, "dim": tree.n_features}
     return FittedModel(
         model=name,
         network=network.eval(),
-        panel=panel,
-        normalization=dict(normalization or (_PER_10_000 if name == "hist" else _FPKM_UQ)),
+        target=ExpressionTarget(tuple(panel), dict(normalization or published.normalization)),
         features={"slots": {f"X_{encoder}": features}, "scaling": "global"},
-        training={
-            "patients": sorted({str(patient) for patient in patients}),
-            "samples": [],
-            "n_obs": 0,
-            "seed": 0,
-            "allow_leakage": False,
-            "panel_patients": [],
-            "patch": None,
-            "settings": {},
-            "validated_on": "published",
-            "n_epochs": 0,
-        },
+        training=TrainingFacts(sorted({str(patient) for patient in patients}), validated_on="published"),
         history=pd.DataFrame(),
     )
 

@@ -19,13 +19,15 @@ def inner_split(data: ArraySet, fraction: float, seed: int) -> tuple[np.ndarray,
     fraction
         Share of the units held out, at least one of them.
     seed
-        Of the draw.
+        Random seed for the draw.
 
     Returns
     -------
     Mask (n,) of the rows held out, and what was held out: `"patient"`, `"section"`, `"stripe"`, or `"none"` where the
     set is too small to spare anything.
     """
+    if data.labeled is not None:
+        return _with_unlabeled(data, data.labeled, fraction, seed)
     rng = np.random.default_rng(seed)
     for name, codes in (("patient", data.patient), ("section", data.section)):
         units = np.unique(codes)
@@ -36,7 +38,18 @@ def inner_split(data: ArraySet, fraction: float, seed: int) -> tuple[np.ndarray,
     n_held_out = round(fraction * len(data))
     if n_held_out < 2 or len(data) - n_held_out < 2:
         return np.zeros(len(data), dtype=bool), "none"
-    along = np.arange(len(data)) if data.positions is None else data.positions[:, 0]
+    along = data["positions"][:, 0] if "positions" in data else np.arange(len(data))
     mask = np.zeros(len(data), dtype=bool)
     mask[np.argsort(along, kind="stable")[-n_held_out:]] = True
     return mask, "stripe"
+
+
+def _with_unlabeled(data: ArraySet, labeled: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, str]:
+    """Divide the measured rows; the others go with their patient or section, and else are trained on."""
+    inner, unit = inner_split(data.only_labeled(), fraction, seed)
+    mask = np.zeros(len(data), dtype=bool)
+    mask[np.flatnonzero(labeled)[inner]] = True
+    if unit in {"patient", "section"}:
+        codes = getattr(data, unit)
+        mask |= np.isin(codes, codes[mask])
+    return mask, unit

@@ -14,14 +14,14 @@ class BagPredictor(Predictor):
     """Base of networks on bags, in three stages that slides and sliding windows share.
 
     `tokens` treats each token alone, so that a map computes it once per tile; `pool` joins the tokens of one slide or
-    window; `decode` turns what is pooled into genes, or into a slice of them, so that a map of any number of genes
+    window; `read_out` turns what is pooled into genes, or into a slice of them, so that a map of any number of genes
     needs the memory of one slice.
     """
 
-    unit = "bag"
-    needs = frozenset({"bag"})
-    #: Whether `decode` is affine in what `pool` returns: then the mean over windows can be taken before it.
-    affine_decode: ClassVar[bool] = True
+    needs = frozenset({"tokens", "token_size"})
+    per_prediction = 64
+    #: Whether `read_out` is affine in what `pool` returns: then the mean over windows can be taken before it.
+    affine_read_out: ClassVar[bool] = True
 
     def tokens(self, bag: Tensor) -> Tensor:
         """Map tokens (..., n_features) to (..., h), each one alone."""
@@ -32,17 +32,15 @@ class BagPredictor(Predictor):
 
         Returns
         -------
-        (n, p) where `affine_decode`, any shape that `decode` takes otherwise.
+        (n, p) where `affine_read_out`, any shape that `read_out` takes otherwise.
         """
         raise TypeError(f"{type(self).__name__} defines no pool")
 
-    def decode(self, pooled: Tensor, mask: Tensor | None = None, genes: slice = slice(None)) -> Tensor:
+    def read_out(self, pooled: Tensor, mask: Tensor | None = None, genes: slice = slice(None)) -> Tensor:
         """Predict some genes (n, g), in the unit of the target, from what `pool` returned."""
-        raise TypeError(f"{type(self).__name__} defines no decode")
+        raise TypeError(f"{type(self).__name__} defines no read_out")
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch of slides."""
-        assert batch.bag is not None
-        assert batch.bag_size is not None
-        mask = batch.bag_size > 0
-        return Prediction(self.decode(self.pool(self.tokens(batch.bag), mask), mask))
+        mask = batch["token_size"] > 0
+        return Prediction(self.read_out(self.pool(self.tokens(batch["tokens"]), mask), mask))

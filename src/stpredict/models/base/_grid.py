@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from stpredict.core._cells import symmetries
 from stpredict.models.base._batch import Batch, Prediction, Summary
 from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._heads import RegressionHead
+from stpredict.models.nn._standardize import Standardize
 
 _HEAD_STD = 0.005
 
@@ -110,25 +112,20 @@ class GridPredictor(Predictor):
     ----------
     config
         The network's frozen dataclass of hyperparameters.
-    n_genes
-        Number of genes it predicts.
-    n_features
-        Width of the image features.
+    shape
+        Number of outputs, widths of the inputs, and genes.
     n_hidden
         Width of what `hidden` returns.
     """
 
-    unit = "grid"
-    needs = frozenset({"features", "grid"})
+    draws = "sections"
+    per_prediction = 1
+    needs = frozenset({"features", "cell"})
 
-    feature_mean: Tensor
-    feature_std: Tensor
-
-    def __init__(self, config: Any, n_genes: int, n_features: int, n_hidden: int) -> None:
-        super().__init__(config, n_genes, n_features)
-        self.register_buffer("feature_mean", torch.zeros(n_features))
-        self.register_buffer("feature_std", torch.ones(n_features))
-        self.head = RegressionHead(n_hidden, n_genes, zero_init=False)
+    def __init__(self, config: Any, shape: Shape, n_hidden: int) -> None:
+        super().__init__(config, shape)
+        self.standardize = Standardize(shape.width("features"))
+        self.head = RegressionHead(n_hidden, shape.n_outputs, zero_init=False)
         if config.standardize:
             # Near the training mean, but not at 0: what `hidden` returns is positive, and the first step would then
             # move all weights of an output the same way.
@@ -139,10 +136,6 @@ class GridPredictor(Predictor):
         if not self.config.standardize:
             return
         super().prepare(summary)
-        assert summary.feature_mean is not None
-        assert summary.feature_std is not None
-        self.feature_mean.copy_(summary.feature_mean)
-        self.feature_std.copy_(summary.feature_std)
 
     def hidden(self, features: Tensor, tissue: Tensor, extent: Tensor | None = None) -> Tensor:
         """Map the features (b, d, h, w) to (b, n_hidden, h, w).
@@ -166,16 +159,14 @@ class GridPredictor(Predictor):
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch of whole sections."""
-        assert batch.features is not None
-        assert batch.cell is not None
-        self._check_shapes(batch.section, batch.cell)
-        cell = batch.cell
+        self._check_shapes(batch.section, batch["cell"])
+        cell = batch["cell"]
         if self.config.shuffle:
-            cell = shuffled(batch.features, batch.section, cell)
+            cell = shuffled(batch["features"], batch.section, cell)
         if self.training and self.config.augment:
             cell = mirrored(batch.section, cell, self.config.lattice)
         where = place(batch.section, cell, 2 ** (self.config.levels - 1))
-        grid = where.scatter((batch.features - self.feature_mean) / self.feature_std)
+        grid = where.scatter(self.standardize(batch["features"]))
         tissue = where.tissue.unsqueeze(1)
         hidden = self.hidden(grid, tissue.to(grid.dtype), where.extent)
         prediction = self.head(where.gather(hidden), self.target_mean, self.target_std)
@@ -191,29 +182,30 @@ class GridPredictor(Predictor):
         background = prediction.extras.get("background")
         if background is None:
             return parts
-        n = len(prediction.mean) if batch.label is None else int((batch.label >= 0).sum())
+        label = batch.measured("classes")
+        n = len(prediction.mean) if label is None else int((label >= 0).sum())
         with torch.autocast(background.device.type, enabled=False):
-            off_tissue = self._background_loss(background.float(), batch)
+            off_tissue = self._background_loss(background.float(), classes=label is not None)
             total = (n * parts["total"] + off_tissue) / (n + len(background))
         return {"total": total}
 
-    def _background_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
+    def _background_loss(self, hidden: Tensor, *, classes: bool) -> Tensor:
         """Sum over cells of the loss of the outputs at `hidden` (m, n_hidden) against 0, averaged over the genes.
 
         Squared errors of all genes follow from the second moments of `hidden`, without the outputs (m, n_genes).
         """
         weight, bias = self.head.mean.weight, self.head.mean.bias
-        if batch.label is not None:
-            if self.n_genes > 1:
+        if classes:
+            if self.n_outputs > 1:
                 raise ValueError(
                     f"expected two classes for loss_area='all', where cells off tissue are in the negative one; found "
-                    f"{self.n_genes}; fit with loss_area='tissue'"
+                    f"{self.n_outputs}; fit with loss_area='tissue'"
                 )
             return F.softplus(F.linear(hidden, weight, bias + self.target_mean)).sum()
         shift = bias + self.target_mean / self.target_std
         squares = (weight @ (hidden.T @ hidden) * weight).sum()
         mixed = 2 * (shift @ (weight @ hidden.sum(dim=0)))
-        return (squares + mixed + len(hidden) * shift.square().sum()) / self.n_genes
+        return (squares + mixed + len(hidden) * shift.square().sum()) / self.n_outputs
 
     def _check_shapes(self, section: Tensor, cell: Tensor) -> None:
         """Raise where a section is so small that nothing is left of it at the last level."""

@@ -13,10 +13,12 @@ from torch.utils.checkpoint import checkpoint
 from stpredict.core._validate import check_choice, check_positive
 from stpredict.models.base._batch import Batch, Prediction, Summary
 from stpredict.models.base._predictor import HEAD, Predictor
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._augment import augmented, check_patches, standardized
 from stpredict.models.nn._bank import Bank
 from stpredict.models.nn._densenet import DenseNet121
 from stpredict.models.nn._resnet import ResNet50
+from stpredict.models.nn._standardize import Standardize
 
 _BODIES: dict[str, type[DenseNet121] | type[ResNet50]] = {"densenet121": DenseNet121, "resnet50": ResNet50}
 IMAGE_ENCODERS = (*_BODIES, "features")
@@ -70,10 +72,8 @@ class RetrievalPredictor(Predictor):
     ----------
     config
         The network's frozen dataclass of hyperparameters.
-    n_genes
-        Number of genes it predicts.
-    n_features
-        Width of the image features, where these are what it reads.
+    shape
+        Number of outputs, widths of the inputs, and genes.
     """
 
     needs = frozenset({"patches"})
@@ -85,27 +85,24 @@ class RetrievalPredictor(Predictor):
     bank_reads: ClassVar[frozenset[str]] = frozenset()
 
     key_length: Tensor
-    feature_mean: Tensor
-    feature_std: Tensor
 
-    def __init__(self, config: Any, n_genes: int, n_features: int = 0) -> None:
+    def __init__(self, config: Any, shape: Shape) -> None:
         check_choice(config.image_encoder, IMAGE_ENCODERS, "image_encoder")
         check_choice(config.weighting, WEIGHTINGS, "weighting")
         for name in ("k", "n_embedding", "chunk"):
             check_positive(getattr(config, name), name)
         self.temperature = _TEMPERATURE[config.normalize] if config.temperature is None else config.temperature
         check_positive(self.temperature, "temperature")
-        super().__init__(config, n_genes, n_features)
+        super().__init__(config, shape)
         self.body = None
-        width = n_features
         if config.image_encoder == "features":
-            self.register_buffer("feature_mean", torch.zeros(n_features))
-            self.register_buffer("feature_std", torch.ones(n_features))
+            width = shape.width("features")
+            self.standardize = Standardize(width)
         else:
             self.body = _BODIES[config.image_encoder]()
             width = self.body.n_outputs
         self.image_projection = ProjectionHead(width, config.n_embedding, config.dropout)
-        self.bank = Bank(config.n_embedding, n_genes)
+        self.bank = Bank(config.n_embedding, shape.n_outputs)
         self.register_buffer("key_length", torch.zeros(0))
 
     @classmethod
@@ -133,18 +130,19 @@ class RetrievalPredictor(Predictor):
 
     def forward(self, batch: Batch) -> Prediction:
         """Look a batch up in the bank; embed it on both sides where it holds a target."""
-        if self.training and batch.target is None:
+        expression = batch.measured()
+        if self.training and expression is None:
             raise ValueError(
                 f"expected expression to train on; found none: {type(self).__name__} predicts the expression of "
                 "training spots, and no classes or outcomes; choose another model for these"
             )
         image = self.embed_images(batch)
-        if batch.target is None or (len(self.bank) and not self.training):
+        if expression is None or (len(self.bank) and not self.training):
             prediction = self._retrieve(image, batch.patient)
         else:
             prediction = Prediction(self.target_mean.expand(len(batch), -1))
-        if batch.target is not None:
-            prediction.extras = {"image": image, "spot": self.embed_spots(batch)}
+        if expression is not None:
+            prediction.extras = {"image": image, "spot": self.embed_spots(batch, expression)}
         return prediction
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
@@ -165,24 +163,22 @@ class RetrievalPredictor(Predictor):
     def embed_images(self, batch: Batch) -> Tensor:
         """Embed the image of each spot on its own: (n, n_embedding)."""
         if self.body is None:
-            assert batch.features is not None
-            return self._finished(self.image_projection((batch.features - self.feature_mean) / self.feature_std))
-        assert batch.patches is not None
-        check_patches(batch.patches)
+            return self._finished(self.image_projection(self.standardize(batch["features"])))
+        check_patches(batch["patches"])
         recompute = self.training and torch.is_grad_enabled()
-        return in_chunks(self._embed_patches, batch.patches, self.config.chunk, recompute=recompute)
+        return in_chunks(self._embed_patches, batch["patches"], self.config.chunk, recompute=recompute)
 
-    def embed_spots(self, batch: Batch) -> Tensor:
-        """Embed the expression of each spot: (n, n_embedding)."""
-        assert batch.target is not None
-        return self._finished(self.embed_expression(batch, (batch.target - self.target_mean) / self.target_std))
+    def embed_spots(self, batch: Batch, expression: Tensor) -> Tensor:
+        """Embed the expression (n, n_genes) of each spot: (n, n_embedding)."""
+        return self._finished(self.embed_expression(batch, (expression - self.target_mean) / self.target_std))
 
     def finish(self, batches: Iterable[Batch]) -> None:
         """Fill the bank with the training spots."""
         parts = []
         for batch in batches:
-            assert batch.target is not None
-            parts.append((self.embed_spots(batch), batch.target, batch.patient, batch.section))
+            expression = batch.measured()
+            assert expression is not None  # `forward` has refused anything else
+            parts.append((self.embed_spots(batch, expression), expression, batch.patient, batch.section))
         keys, values, patient, section = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         self.key_length = keys.norm(dim=1)
         self.bank.fill(F.normalize(keys, dim=1), values, patient, section)
@@ -213,7 +209,7 @@ class RetrievalPredictor(Predictor):
         k = min(self.config.k, max(len(self.bank), 1))
         direction = F.normalize(image, dim=1)
         index, distance = self.bank.nearest(direction, k, patient=None if self.config.same_patient else patient)
-        chunk = max(1, _HELD // (k * (self.n_genes + self.config.n_embedding)))
+        chunk = max(1, _HELD // (k * (self.n_outputs + self.config.n_embedding)))
         rows = zip(image.split(chunk), index.split(chunk), distance.isfinite().split(chunk), strict=True)
         mean, std = zip(*(self._average(*part) for part in rows), strict=True)
         return Prediction(torch.cat(mean), std=torch.cat(std))

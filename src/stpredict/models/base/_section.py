@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._augment import augmented, check_patches, standardized
 from stpredict.models.nn._heads import RegressionHead
 from stpredict.models.nn._zinb import ZINBHead, zinb_loss
@@ -103,22 +104,21 @@ class SectionPredictor(Predictor):
     ----------
     config
         The network's frozen dataclass of hyperparameters.
-    n_genes
-        Number of genes it predicts.
-    n_features
-        Not used; networks of this kind read pixels.
+    shape
+        Number of outputs, widths of the inputs, and genes.
     n_hidden
         Width of what `relate` returns.
     """
 
-    unit = "section"
-    needs = frozenset({"patches", "positions", "counts"})
+    draws = "sections"
+    several_sections = False
+    needs = frozenset({"patches", "positions", "counts", "size_factor"})
 
-    def __init__(self, config: Any, n_genes: int, n_features: int = 0, *, n_hidden: int) -> None:
-        super().__init__(config, n_genes, n_features)
+    def __init__(self, config: Any, shape: Shape, *, n_hidden: int) -> None:
+        super().__init__(config, shape)
         self.norm = nn.LayerNorm(n_hidden)
-        self.head = RegressionHead(n_hidden, n_genes)
-        self.count_head = ZINBHead(n_hidden, n_genes) if config.zinb > 0 else None
+        self.head = RegressionHead(n_hidden, shape.n_outputs)
+        self.count_head = ZINBHead(n_hidden, shape.n_outputs) if config.zinb > 0 else None
         self.view_weight = None
         if config.views > 0:
             self.view_weight = nn.Sequential(nn.Linear(n_hidden, n_hidden), nn.ReLU(), nn.Linear(n_hidden, 1))
@@ -126,7 +126,7 @@ class SectionPredictor(Predictor):
     @classmethod
     def reads(cls, config: Any) -> frozenset[str]:
         """Patches, positions, and raw counts where these are part of the loss."""
-        return cls.needs if config.zinb > 0 else cls.needs - {"counts"}
+        return cls.needs if config.zinb > 0 else cls.needs - {"counts", "size_factor"}
 
     def encode(self, images: Tensor) -> Tensor:
         """Map standardized images (n, 3, h, w), each on its own, to (n, k)."""
@@ -138,15 +138,13 @@ class SectionPredictor(Predictor):
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict the spots of one section."""
-        assert batch.patches is not None
-        assert batch.positions is not None
-        check_patches(batch.patches)
-        hidden = self._hidden(batch.patches, batch.positions)
+        check_patches(batch["patches"])
+        hidden = self._hidden(batch["patches"], batch["positions"])
         prediction = self._predict(hidden)
-        if batch.counts is not None and self.count_head is not None:
+        if "counts" in batch and self.count_head is not None:
             prediction.extras["zinb"] = self.count_head(hidden)
         if self.training and self.view_weight is not None:
-            views = [self._hidden(batch.patches, batch.positions) for _ in range(self.config.views)]
+            views = [self._hidden(batch["patches"], batch["positions"]) for _ in range(self.config.views)]
             weight = torch.stack([self.view_weight(view) for view in views]).softmax(dim=0)
             prediction.extras["distilled"] = (weight * torch.stack([self._predict(v).mean for v in views])).sum(dim=0)
         return prediction
@@ -156,9 +154,9 @@ class SectionPredictor(Predictor):
         parts = super().loss(prediction, batch)
         parts = {"total": parts["total"], "regression": parts["total"]}
         zinb = prediction.extras.get("zinb")
-        if zinb is not None and batch.counts is not None and batch.size_factor is not None:
-            mean = zinb.mean * batch.size_factor.clamp_min(1e-6).unsqueeze(1)
-            parts["zinb"] = zinb_loss(batch.counts, mean, zinb.dispersion, zinb.zero_logit)
+        if zinb is not None:
+            mean = zinb.mean * batch["size_factor"].clamp_min(1e-6).unsqueeze(1)
+            parts["zinb"] = zinb_loss(batch["counts"], mean, zinb.dispersion, zinb.zero_logit)
             parts["total"] = parts["total"] + self.config.zinb * parts["zinb"]
         distilled = prediction.extras.get("distilled")
         if distilled is not None:

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from stpredict.models.base._bag import BagPredictor
 from stpredict.models.base._batch import Summary
 from stpredict.models.base._published import Tree, count_layers, only, sizes_of
+from stpredict.models.base._shape import Shape
 from stpredict.models.nn._heads import RegressionHead
+from stpredict.models.nn._standardize import Standardize
 
 #: Training of the networks compared by :cite:t:`pizurica2024`.
 RECIPE: dict[str, Any] = {
@@ -41,28 +43,21 @@ class StandardizedBag(BagPredictor):
 
     training_defaults = RECIPE
 
-    feature_mean: Tensor
-    feature_std: Tensor
     head: RegressionHead
 
-    def __init__(self, config: Any, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features)
-        self.register_buffer("feature_mean", torch.zeros(n_features))
-        self.register_buffer("feature_std", torch.ones(n_features))
+    def __init__(self, config: Any, shape: Shape) -> None:
+        super().__init__(config, shape)
+        self.standardize = Standardize(shape.width("tokens"), of="tokens")
 
     def prepare(self, summary: Summary) -> None:
         """Take the statistics of the training set before training."""
         if not self.config.standardize:
             return
         super().prepare(summary)
-        assert summary.feature_mean is not None
-        assert summary.feature_std is not None
-        self.feature_mean.copy_(summary.feature_mean)
-        self.feature_std.copy_(summary.feature_std)
 
     def tokens(self, bag: Tensor) -> Tensor:
         """Standardize tokens (..., n_features)."""
-        return (bag - self.feature_mean) / self.feature_std if self.config.standardize else bag
+        return self.standardize(bag) if self.config.standardize else bag
 
     def in_target_units(self, values: Tensor, genes: slice) -> Tensor:
         """Outputs (n, g) of the head for some genes, in the unit of the target."""
@@ -75,12 +70,14 @@ class ResidualBag(StandardizedBag):
     A subclass passes its layers, each called with tokens (n, n_tokens, n_features) and their mask (n, n_tokens).
     """
 
-    def __init__(self, config: Any, n_genes: int, n_features: int, layers: list[nn.Module]) -> None:
-        super().__init__(config, n_genes, n_features)
-        self.position = nn.Parameter(torch.randn(config.n_tokens, n_features)) if config.positional_embedding else None
+    def __init__(self, config: Any, shape: Shape, layers: list[nn.Module]) -> None:
+        super().__init__(config, shape)
+        self.position = (
+            nn.Parameter(torch.randn(config.n_tokens, shape.width("tokens"))) if config.positional_embedding else None
+        )
         self.layers = nn.ModuleList(layers)
-        self.norm = nn.LayerNorm(n_features)
-        self.head = RegressionHead(n_features, n_genes, zero_init=config.standardize)
+        self.norm = nn.LayerNorm(shape.width("tokens"))
+        self.head = RegressionHead(shape.width("tokens"), shape.n_outputs, zero_init=config.standardize)
 
     def pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Join the tokens of each slide; those outside the mask have no influence, whatever they hold."""
@@ -96,7 +93,7 @@ class ResidualBag(StandardizedBag):
             tokens = layer(tokens, mask)
         return self.norm(masked_mean(tokens, mask))
 
-    def decode(self, pooled: Tensor, mask: Tensor | None = None, genes: slice = slice(None)) -> Tensor:
+    def read_out(self, pooled: Tensor, mask: Tensor | None = None, genes: slice = slice(None)) -> Tensor:
         """Predict some genes (n, g), in the unit of the target, from (n, n_features)."""
         return self.in_target_units(F.linear(pooled, self.head.mean.weight[genes], self.head.mean.bias[genes]), genes)
 

@@ -111,7 +111,7 @@ class Mapper:
         import torch
 
         with torch.inference_mode():
-            if not network.affine_decode:
+            if not network.affine_read_out:
                 bar.update(len(windows))
                 return self._tokens(network, features)[:-1].cpu().numpy()
             tokens, pooled = None, None
@@ -172,14 +172,14 @@ class Mapper:
         import torch
 
         with torch.inference_mode():
-            if network.affine_decode:
+            if network.affine_read_out:
                 steps = range(0, len(staged), _TILES)
                 tiles = (torch.from_numpy(staged[start : start + _TILES]).to(self.device) for start in steps)
-                return _joined([network.decode(part, None, genes) for part in tiles])
+                return _joined([network.read_out(part, None, genes) for part in tiles])
             tokens = torch.from_numpy(staged).to(self.device)
             tokens = torch.cat([tokens, torch.zeros_like(tokens[:1])])
             batches = self._batches(tokens, windows, 0, len(windows))
-            return windows.mean(_joined([network.decode(network.pool(*batch), batch[1], genes) for batch in batches]))
+            return windows.mean(_joined([network.read_out(network.pool(*batch), batch[1], genes) for batch in batches]))
 
 
 def _joined(parts: list[Tensor]) -> np.ndarray:

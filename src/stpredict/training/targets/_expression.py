@@ -1,0 +1,81 @@
+"""Expression of genes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.metrics import pearson
+from stpredict.training.targets._target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stpredict.models import Prediction
+
+
+@dataclass(frozen=True)
+class ExpressionTarget(Target):
+    """Expression of a panel of genes, (n, n_genes) float32.
+
+    Attributes
+    ----------
+    genes
+        The panel.
+    normalization
+        How it was normalized: the record of `uns["stpredict"]["normalize"]`, `{"method": "layer", "layer": …}`, or
+        `{"method": "scanpy"}`.
+    """
+
+    genes: tuple[str, ...]
+    normalization: Mapping[str, Any] = field(default_factory=dict)
+
+    kind = "expression"
+
+    @property
+    def names(self) -> list[str]:
+        """Genes of the panel."""
+        return list(self.genes)
+
+    def start(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each gene; constant genes get 1."""
+        return moments(values)
+
+    def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
+        """Squared error in units of each gene, or the likelihood where the network gives a spread."""
+        from stpredict.models.nn._heads import regression_loss
+
+        return regression_loss(prediction, values, scale)
+
+    def validate(self, mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
+        """Mean over sections and genes of the correlation within a section; -1 where none is defined."""
+        return mean_correlation(mean, values, section)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the normalization."""
+        return {"kind": self.kind, "normalization": dict(self.normalization)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], names: list[str]) -> ExpressionTarget:
+        """Rebuild from the fields and the genes."""
+        return cls(tuple(names), **fields)
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (d,) of columns (n, d), in float64; constant columns get an SD of 1."""
+    mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    std[std <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1.0
+    return mean, std
+
+
+def mean_correlation(mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
+    """Mean over sections and columns of Pearson's correlation within a section; -1 where none is defined."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all columns constant: the mean of nothing
+        scores = [pearson(values[section == c], mean[section == c]) for c in np.unique(section)]
+        value = float(np.nanmean(np.concatenate(scores)))
+    return value if value == value else -1.0

@@ -1,0 +1,79 @@
+"""What every kind of target has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stpredict.models import Prediction
+
+_KINDS: dict[str, type[Target]] = {}
+
+
+class Target(ABC):
+    """A kind of target: the names of its outputs, where a network starts, its loss, its scores, its unit.
+
+    A subclass is a frozen dataclass whose fields can be written as JSON; it enters itself by its `kind`.
+    """
+
+    #: Name of the kind, as :meth:`stpredict.models.Batch.measured` knows it.
+    kind: ClassVar[str]
+    #: Score by which `monitor="correlation"` chooses the epoch, and its column in the history.
+    score: ClassVar[str] = "correlation"
+    #: Whether the loss of a validation set is that of all of its rows together, and not the mean over batches.
+    whole: ClassVar[bool] = False
+    #: Departures of the training settings that suit this kind of target.
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _KINDS[cls.kind] = cls
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of the outputs."""
+
+    @abstractmethod
+    def start(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (n_outputs,) that a network starts from."""
+
+    @abstractmethod
+    def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
+        """Loss of a prediction; `scale` (n_outputs,) is the standard deviation of `start`."""
+
+    @abstractmethod
+    def validate(self, mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
+        """Score of the outputs (n, n_outputs) of all validation rows; the higher, the better."""
+
+    def link(self, mean: np.ndarray) -> np.ndarray:
+        """Turn outputs (n, n_outputs) into what users get."""
+        return mean
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the names as plain values, with `"kind"`."""
+
+
+def target_from_dict(entry: Mapping[str, Any], names: list[str]) -> Target:
+    """Rebuild a target from what `to_dict` returned and the names of its outputs.
+
+    Raises
+    ------
+    ValueError
+        When the kind is not known, or the entry is not complete.
+    """
+    kind = entry.get("kind")
+    if kind not in _KINDS:
+        raise ValueError(f"expected a target of kind {', '.join(sorted(_KINDS))}; found {kind!r}")
+    fields = {name: value for name, value in entry.items() if name != "kind"}
+    try:
+        return _KINDS[kind].from_dict(fields, names)  # type: ignore[attr-defined]
+    except TypeError as error:
+        raise ValueError(f"expected a complete record of a target of kind {kind!r}; found {error}") from error
