@@ -127,4 +127,5 @@ def slides() -> ad.AnnData:
     write_record(adata, "X_toy", {"encoder": "toy", "fingerprint": "f", "dim": d, "tile_um": 128.0})
     write_record(adata, "X_toy_bag", {"n_tokens": n_tokens})
     write_record(adata, "normalize", {"method": "log2p1", "unit": "fpkm-uq"})
+    stp.pp.as_slides(adata)
     return adata

@@ -11,7 +11,7 @@ import stpredict
 ROOT = Path(stpredict.__file__).parent
 #: From the ground up; each knows only those before it. Rooms of one floor do not know each other.
 FLOORS = (
-    {"core"},
+    {"core", "targets"},
     {"metrics", "encoders"},
     {"models"},
     {"training"},

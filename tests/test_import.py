@@ -10,7 +10,20 @@ import pytest
 
 import stpredict as stp
 
-NAMESPACES = ["cohorts", "datasets", "encoders", "get", "io", "metrics", "models", "pl", "pp", "tl", "training"]
+NAMESPACES = [
+    "cohorts",
+    "datasets",
+    "encoders",
+    "get",
+    "io",
+    "metrics",
+    "models",
+    "pl",
+    "pp",
+    "targets",
+    "tl",
+    "training",
+]
 HEAVY = {"torch", "squidpy", "scanpy", "matplotlib", "anndata", "pandas", "spatialdata", "scipy", "sklearn", "PIL"}
 
 
@@ -30,7 +43,7 @@ def test_import_is_light(capsys: pytest.CaptureFixture) -> None:
     assert not modules & HEAVY
 
 
-@pytest.mark.parametrize("namespace", ["cohorts", "datasets", "get", "io", "metrics", "pl", "pp", "tl"])
+@pytest.mark.parametrize("namespace", ["cohorts", "datasets", "get", "io", "metrics", "pl", "pp", "targets", "tl"])
 def test_namespaces_import_no_heavy_library(namespace: str) -> None:
     modules, _ = loaded(f"import stpredict; stpredict.{namespace}")
     assert not modules & HEAVY

@@ -6,12 +6,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stpredict import cohorts, datasets, encoders, get, io, metrics, models, pl, pp, tl, training
+    from stpredict import cohorts, datasets, encoders, get, io, metrics, models, pl, pp, targets, tl, training
     from stpredict.core._settings import settings
 
 __version__ = "0.1.0"
 
-_NAMESPACES = ("cohorts", "datasets", "encoders", "get", "io", "metrics", "models", "pl", "pp", "tl", "training")
+_NAMESPACES = (
+    "cohorts",
+    "datasets",
+    "encoders",
+    "get",
+    "io",
+    "metrics",
+    "models",
+    "pl",
+    "pp",
+    "targets",
+    "tl",
+    "training",
+)
 
 __all__ = [
     "__version__",
@@ -25,6 +38,7 @@ __all__ = [
     "pl",
     "pp",
     "settings",
+    "targets",
     "tl",
     "training",
 ]

@@ -54,6 +54,10 @@ class Registry(Generic[T]):
             )
         return self._entries[name][1]
 
+    def remove(self, name: str) -> None:
+        """Forget an entry; `KeyError` where there is none."""
+        del self._entries[name]
+
     def __iter__(self) -> Iterator[str]:
         self.discover()
         return iter(sorted(self._entries))

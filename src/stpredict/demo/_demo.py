@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _CONTEXT = "color-texture-context"
+_WITHIN_SECTIONS = {"slot": _CONTEXT, "scaling": "section"}
 _MODELS: dict[str, Any] = {
     "color": "color",
-    "mlp": {"model": "mlp", "features": _CONTEXT, "feature_scaling": "section"},
-    "ridge + context": {"model": "ridge", "features": _CONTEXT, "feature_scaling": "section"},
+    "mlp": {"model": "mlp", "features": _WITHIN_SECTIONS},
+    "ridge + context": {"model": "ridge", "features": _WITHIN_SECTIONS},
 }
 _PANEL: dict[str, Any] = {"method": "moran", "min_i": 0.05, "n_genes": 200}
 _SHOWN = (
@@ -67,7 +68,9 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     stp.pp.normalize(adata)
 
     # Genes, scalers, penalties and epochs are chosen inside each fold; no patient is on both sides of one.
-    scores = stp.tl.cross_validate(adata, _MODELS, features="color-texture", panel=_PANEL, n_jobs=n_jobs, seed=seed)
+    scores = stp.tl.cross_validate(
+        adata, _MODELS, features="color-texture", target={"panel": _PANEL}, n_jobs=n_jobs, seed=seed
+    )
     summary = stp.tl.summarize(scores, seed=seed)
     best = next(model for model in summary["model"] if model in {*_MODELS, "ridge"})
 
@@ -141,10 +144,7 @@ def _figures(adata: AnnData, scores: pd.DataFrame, best: str, out: Path, seed: i
     patients = sorted(adata.obs["patient"].unique())
     train = adata.obs["patient"].isin(patients[: max(1, len(patients) // 2)]).to_numpy()
     genes = list(adata.obsm[key].dropna(axis=1).columns)
-    network = stp.tl.fit(
-        adata, "mlp", train, features=_CONTEXT, feature_scaling="section", panel=genes, baselines=(), seed=seed,
-        progress=False,
-    )  # fmt: skip
+    network = stp.tl.fit(adata, "mlp", train, features=_WITHIN_SECTIONS, target=genes, baselines=(), seed=seed)
     drawings = {
         "scores": ("Correlation per gene, by model", lambda: stp.pl.scores(scores)),
         "genes": (

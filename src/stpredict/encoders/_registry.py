@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stpredict.core._registry import Registry
 from stpredict.encoders._encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
     from torch import Tensor, nn
-
-_GROUP = "stpredict.encoders"
-_BUILTIN = ("_builtin", "_pathology", "_phikon_v2", "_ctranspath", "_conch")
 
 
 @dataclass(frozen=True)
@@ -68,14 +64,16 @@ class EncoderInfo:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """An encoder and how it is built."""
+
     info: EncoderInfo
     build: Callable[[], nn.Module]
     remap: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None
     optional: tuple[str, ...]
 
 
-_entries: dict[str, _Entry] = {}
+ENCODERS: Registry[Entry] = Registry("encoder", "stpredict.encoders", "stp.encoders.list_encoders()")
 
 
 def register(
@@ -123,47 +121,26 @@ def register(
     """
 
     def decorate(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        known = _entries.get(name)
-        if known is not None and (known.build.__module__, known.build.__qualname__) != (
-            build.__module__,
-            build.__qualname__,
-        ):
-            raise ValueError(f"expected a new encoder name; found {name!r}, registered by {known.build.__module__}")
-        _entries[name] = _Entry(EncoderInfo(name=name, **info), build, remap, optional)
+        ENCODERS.add(name, Entry(EncoderInfo(name=name, **info), build, remap, optional), build)
         return build
 
     return decorate
 
 
-@cache
-def _discover() -> None:
-    """Import the modules that register encoders, the package's own and those of other packages, once."""
-    from importlib.metadata import entry_points
-
-    for module in _BUILTIN:
-        importlib.import_module(f"stpredict.encoders.{module}")
-    for point in entry_points(group=_GROUP):
-        try:
-            point.load()
-        except Exception as error:  # noqa: BLE001 - a broken plug-in must not take the others with it
-            warnings.warn(f"encoders of {point.value!r} could not be loaded: {error}", stacklevel=2)
-
-
-def registered(name: str) -> _Entry:
+def registered(name: str) -> Entry:
     """Return the registry's entry of an encoder."""
-    _discover()
-    if name not in _entries:
-        raise ValueError(
-            f"expected an encoder of stp.encoders.list_encoders(), or 'timm:NAME', 'torchvision:NAME' or 'hf-hub:OWNER/NAME'; "
-            f"found {name!r}; registered are {', '.join(sorted(_entries))}"
-        )
-    return _entries[name]
+    return ENCODERS.get(name, ", or 'timm:NAME', 'torchvision:NAME' or 'hf-hub:OWNER/NAME'")
 
 
-def list_encoders() -> pd.DataFrame:
+def list_encoders(pattern: str = "*") -> pd.DataFrame:
     """List the registered encoders.
 
     Networks of timm and torchvision are not listed; they are asked for as `"timm:NAME"` and `"torchvision:NAME"`.
+
+    Parameters
+    ----------
+    pattern
+        Names to list, with the wildcards `*` and `?`.
 
     Returns
     -------
@@ -177,9 +154,9 @@ def list_encoders() -> pd.DataFrame:
     """
     import pandas as pd
 
-    _discover()
-    table = pd.DataFrame([asdict(entry.info) for entry in _entries.values()])
-    return table.set_index("name").sort_index()
+    infos = [asdict(ENCODERS.get(name).info) for name in ENCODERS if fnmatchcase(name, pattern)]
+    columns = [field.name for field in fields(EncoderInfo)]
+    return pd.DataFrame(infos, columns=columns).set_index("name")
 
 
 def get_encoder(
@@ -211,8 +188,10 @@ def get_encoder(
 
     Raises
     ------
+    KeyError
+        When the name is not known.
     ValueError
-        When the name is not known, or the weights are damaged or belong to another network.
+        When the weights are damaged or belong to another network.
     FileNotFoundError
         When weights are needed and neither given nor reachable; the message names repository and file.
     RuntimeError

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._standardize import Standardize
 
@@ -19,12 +20,12 @@ _EPS = 1e-6
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
-    """Hyperparameters of :class:`ConvNeXt`.
+    """Hyperparameters of `convnext`.
 
     Attributes
     ----------
     shape
-        Rows and columns of the maps.
+        Rows and columns of the maps; their product is the number of tokens.
     mask
         Read the tissue as one more channel.
     n_clinical
@@ -42,7 +43,7 @@ class ConvNeXtConfig:
         `"square"` or `"hex"`: which mirror images and turns there are.
     """
 
-    shape: tuple[int, int]
+    shape: tuple[int, int] = (8, 8)
     mask: bool = False
     n_clinical: int = 0
     depths: tuple[int, ...] = (2, 2, 2, 2)
@@ -193,6 +194,13 @@ class ConvNeXtV2(nn.Module):
         return pooled if clinical is None else torch.cat([pooled, clinical.to(pooled.dtype)], dim=1)
 
 
+@register(
+    "convnext",
+    config=ConvNeXtConfig,
+    description="ConvNeXt V2 on maps of slides, for outcomes of patients",
+    paper="woo2023",
+    license_of_reference="MIT",
+)
 class ConvNeXt(Predictor):
     """:class:`ConvNeXtV2` as the training loop knows it: slides are bags whose tokens are the cells of the map.
 
@@ -202,6 +210,12 @@ class ConvNeXt(Predictor):
 
     needs = frozenset({"tokens", "token_size", "features"})
     per_prediction = 64
+    small = {"shape": (2, 4), "depths": (1, 1), "dims": (8, 16), "drop_path": 0.0, "augment": False}
+    #: The networks of :cite:t:`li2026`.
+    presets = {
+        "survival": {"depths": (2, 2, 2, 2), "dims": (3, 4, 5, 6), "drop_path": 0.4, "augment": False},
+        "response": {"depths": (2, 2, 8, 2), "dims": (16, 24, 32, 40), "drop_path": 0.4, "augment": False},
+    }
 
     def __init__(self, config: ConvNeXtConfig, shape: Shape) -> None:
         super().__init__(config, shape)
@@ -215,8 +229,13 @@ class ConvNeXt(Predictor):
         )
         self.standardize = Standardize(shape.width("tokens"), of="tokens")
 
+    @classmethod
+    def reads(cls, config: Any) -> frozenset[str]:
+        """Maps, and covariates where there are any."""
+        return cls.needs if config.n_clinical else cls.needs - {"features"}
+
     def forward(self, batch: Batch) -> Prediction:
-        """Log risk, or logit, of each slide."""
+        """Log risk, logit or expression of each slide."""
         n = len(batch)
         tissue = (batch["token_size"] > 0).float().reshape(n, 1, *self.config.shape)
         maps = self.standardize(batch["tokens"]).movedim(2, 1).reshape(n, -1, *self.config.shape) * tissue
@@ -225,7 +244,10 @@ class ConvNeXt(Predictor):
             both = turned(both, self.config.lattice)
         maps, tissue = both if self.config.mask else both[:, :-1], both[:, -1:]
         clinical = batch["features"] if self.config.n_clinical else None
-        return Prediction(self.network(maps, tissue, clinical))
+        outputs = self.network(maps, tissue, clinical)
+        if not self.config.class_weights:  # classes that weigh the same start from even odds
+            outputs = torch.addcmul(self.target_mean, self.target_std, outputs)
+        return Prediction(outputs)
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Cox loss of an outcome in time, or cross-entropy weighted by class."""

@@ -140,13 +140,13 @@ class HGGEP(SectionPredictor):
         super().__init__(config, shape, n_hidden=config.dim)
         self.gradient = GradientEnhancement(config.theta)
         self.backbone = ShuffleNet()
-        self.stages = nn.ModuleList(
+        self.levels = nn.ModuleList(
             _Stage(self.backbone.n_outputs[number], side, config.dim) for number, side in _STAGES[config.stages]
         )
         self.place = PositionEmbedding(config.dim)
         block = (config.dim, config.heads, config.dim // config.heads, config.mlp_dim, config.dropout)
         self.attention = nn.ModuleList(
-            nn.Sequential(*(TransformerBlock(*block) for _ in range(config.depth))) for _ in self.stages
+            nn.Sequential(*(TransformerBlock(*block) for _ in range(config.depth))) for _ in self.levels
         )
         self.hypergraph = _HypergraphNet(config.dim, config.hypergraph_hidden, config.hypergraph_dropout)
         self.lstm = nn.LSTM(config.dim, config.dim, config.lstm_layers, batch_first=True)
@@ -156,16 +156,16 @@ class HGGEP(SectionPredictor):
         if self.config.weights is not None:
             self.backbone.load_imagenet(self.config.weights)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """Vectors of all stages (n, 3 dim) of standardized images (n, 3, h, w)."""
         maps = self.backbone(self.gradient(images))
         read = (maps[number] for number, _ in _STAGES[self.config.stages])
-        return torch.cat([stage(values) for stage, values in zip(self.stages, read, strict=True)], dim=1)
+        return torch.cat([stage(values) for stage, values in zip(self.levels, read, strict=True)], dim=1)
 
     def relate(self, embedded: Tensor, positions: Tensor) -> Tensor:
         """Mix the spots of a section within each stage, then over a hypergraph, then the stages."""
         place = self.place(positions)
-        parts = embedded.unflatten(1, (len(self.stages), -1)).unbind(dim=1)
+        parts = embedded.unflatten(1, (len(self.levels), -1)).unbind(dim=1)
         branches = [attention(part + place) for attention, part in zip(self.attention, parts, strict=True)]
         total = torch.stack(branches).sum(dim=0)
         last = total + self.hypergraph(total, self.hyperedges(total, positions))

@@ -149,7 +149,7 @@ class Hist2ST(SectionPredictor):
         self.graph = nn.ModuleList(_GraphSAGE(config.dim) for _ in range(config.graph_depth))
         self.lstm = nn.LSTM(config.dim, config.dim, config.lstm_layers)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """Map standardized images (n, 3, h, w) to (n, dim)."""
         height, width = images.shape[2:]
         if min(height, width) < _CELL:

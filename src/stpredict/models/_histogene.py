@@ -104,7 +104,7 @@ class HisToGene(SectionPredictor):
             for _ in range(config.depth)
         )
 
-    def encode(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """Map images (n, 3, h, w) to (n, dim)."""
         check_side(images, self.config.patch_px)
         return self.patch_embedding(images.flatten(1))

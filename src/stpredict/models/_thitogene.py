@@ -149,7 +149,7 @@ class THItoGene(SectionPredictor):
         self.over_heads = GraphAttention(n_outputs, config.graph_outputs, slope=slope, dropout=dropout)
         self.hidden = nn.Sequential(nn.Linear(config.graph_outputs, config.hidden), nn.ReLU())
 
-    def encode(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """Map images (n, 3, h, w) to their capsules side by side (n, capsules * dim_capsule)."""
         check_side(images, self.config.patch_px)
         return self.capsules(F.relu(self.convolution(images))).flatten(1)

@@ -73,7 +73,7 @@ def features(
     >>> stp.pp.image_features(adata, progress=False)
     >>> ax = stp.pl.features(adata, color="patient")
     """
-    from stpredict.tl.learn._collect import feature_keys
+    from stpredict.tl.learn.inputs._slots import feature_keys
 
     check_choice(method, ("pca", "umap"), "method")
     adata = get_table(data, table_key)

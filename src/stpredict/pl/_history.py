@@ -96,9 +96,8 @@ def _best(model: Any, inner: pd.DataFrame, column: str, metric: str) -> int | No
     """Number of the epoch that was kept, from 1; `None` where nothing was held out to choose it."""
     if column not in inner or not inner[column].notna().any():
         return None
-    training = getattr(model, "training", None)
-    if isinstance(training, dict) and training.get("n_epochs"):
-        return int(training["n_epochs"])
+    if n_epochs := getattr(getattr(model, "training", None), "n_epochs", 0):
+        return int(n_epochs)
     values = inner[column].to_numpy(dtype=float)
     at = int(np.nanargmin(values) if metric == "loss" else np.nanargmax(values))
     return int(inner["epoch"].to_numpy()[at]) + 1

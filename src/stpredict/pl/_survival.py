@@ -11,7 +11,7 @@ from stpredict.pl._style import BLUE, INK, VERMILION, one_panel, style
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._outcome import patient_outcomes
-from stpredict.tl.outcomes._survival import check_group, logrank_p, read_risk
+from stpredict.tl.judge._survival import check_group, logrank_p, read_risk
 
 if TYPE_CHECKING:
     import pandas as pd

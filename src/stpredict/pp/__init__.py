@@ -1,5 +1,6 @@
 """Preprocessing: tiles, features, normalization, genes."""
 
+from stpredict.pp._as_slides import as_slides
 from stpredict.pp._bag import bag
 from stpredict.pp._filter_genes import filter_genes
 from stpredict.pp._grid import grid
@@ -13,6 +14,7 @@ from stpredict.pp._tiles import tiles
 from stpredict.pp._tissue import tissue
 
 __all__ = [
+    "as_slides",
     "bag",
     "filter_genes",
     "grid",

@@ -14,6 +14,7 @@ from stpredict.pp._slide_tiles import SlideTiles, Source, list_sources, read_sli
 from stpredict.pp._tokens import kmeans_tokens, tile_order
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
+from stpredict.slots._rows import say_slides
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -279,6 +280,7 @@ def _assemble(
         for what, value in made.slide.own.items():
             by_slide.setdefault(what, {})[made.slide.name] = value
     write_record(adata, slide.key, {**slide.record, **by_slide})
+    say_slides(adata)
     entry = {"method": method, "n_tokens": n_tokens, "seed": seed, "features": slide.key}
     write_record(adata, Key.bag(slide.key), {**entry, "n_padded": int((size[:, -1] == 0).sum())})
     return adata

@@ -48,9 +48,9 @@ def measured_rows(adata: AnnData, values: Any) -> np.ndarray:
     """Mask (n_obs,) of observations with a measurement: not marked as unmeasured, and not NaN throughout."""
     from scipy import sparse
 
-    marked = adata.obs["measured"].to_numpy() if "measured" in adata.obs else np.ones(adata.n_obs, dtype=bool)
+    marked = adata.obs[Key.MEASURED].to_numpy() if Key.MEASURED in adata.obs else np.ones(adata.n_obs, dtype=bool)
     if marked.dtype != bool:
-        raise TypeError(f"expected obs['measured'] to be boolean; found {marked.dtype}")
+        raise TypeError(f"expected obs[{Key.MEASURED!r}] to be boolean; found {marked.dtype}")
     if sparse.issparse(values) or values.dtype.kind != "f":
         return marked
     return marked & ~np.isnan(values).all(axis=1)
@@ -72,11 +72,6 @@ def usable_rows(adata: AnnData, rows: np.ndarray, layer: str | None) -> np.ndarr
     if not usable.any():
         raise ValueError("expected at least one measured observation; found none among those chosen by `train`")
     return usable
-
-
-def is_slide_level(adata: AnnData, sample_key: str) -> bool:
-    """Whether every observation is a slide of its own, so that slides are what is compared."""
-    return adata.n_obs > 1 and adata.obs[sample_key].nunique() == adata.n_obs
 
 
 def read_normalization(adata: AnnData, layer: str | None) -> dict[str, Any]:

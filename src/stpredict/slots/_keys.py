@@ -11,12 +11,12 @@ class Key:
     SPATIAL = "spatial"
     ARRAY_ROW = "array_row"
     ARRAY_COL = "array_col"
-    GRID_ROW = "grid_row"
-    GRID_COL = "grid_col"
     GRID = "grid"
     GRID_ROW = "grid_row"
     GRID_COL = "grid_col"
     IN_TISSUE = "in_tissue"
+    MEASURED = "measured"
+    UNIT = "unit"
     LABEL = "label"
     COUNTS = "counts"
     EXPECTED = "expected"
@@ -51,6 +51,16 @@ class Key:
         return f"{features}_bag_size"
 
     @staticmethod
+    def neighbors(features: str) -> str:
+        """Features of the tiles around each observation: `obsm["X_{encoder}_neighbors"]` (n, n_neighbors, d)."""
+        return f"{features}_neighbors"
+
+    @staticmethod
+    def neighbor_mask(features: str) -> str:
+        """Which of these tiles exist: `obsm["X_{encoder}_neighbor_mask"]` (n, n_neighbors)."""
+        return f"{features}_neighbor_mask"
+
+    @staticmethod
     def probability(label: str) -> str:
         """Predicted probability of a class."""
         return f"{label}_probability"
@@ -74,3 +84,23 @@ class Key:
     def leaky(key: str) -> str:
         """Boolean column of `obs`: the model that predicted this observation was trained on its patient."""
         return f"{key}_leaky"
+
+    @staticmethod
+    def group(key: str) -> str:
+        """Column of `obs` with the group of a risk."""
+        return f"{key}_group"
+
+    @staticmethod
+    def n_windows(key: str) -> str:
+        """Column of `obs` with the number of windows behind each tile of a map."""
+        return f"{key}_n_windows"
+
+    @staticmethod
+    def partial(key: str) -> str:
+        """Column of `obs`: only windows with few tiles cover this tile of a map."""
+        return f"{key}_partial"
+
+    @staticmethod
+    def predicted_class(key: str) -> str:
+        """Column of `obs` with the most probable class, beside probabilities in `key`."""
+        return f"{key.removesuffix('_probability')}_predicted"

@@ -15,6 +15,7 @@ from stpredict.tl.judge._pseudobulk import pseudobulk
 from stpredict.tl.judge._pseudobulk_agreement import pseudobulk_agreement
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._summarize import summarize
+from stpredict.tl.judge._survival import survival
 from stpredict.tl.judge._well_predicted import well_predicted
 from stpredict.tl.learn._cross_validate import cross_validate
 from stpredict.tl.learn._fit import fit
@@ -24,7 +25,6 @@ from stpredict.tl.learn._retrieval_bank import retrieval_bank
 from stpredict.tl.outcomes._fit_outcome import fit_outcome
 from stpredict.tl.outcomes._predict_outcome import predict_outcome
 from stpredict.tl.outcomes._result import OutcomeResult
-from stpredict.tl.outcomes._survival import survival
 
 __all__ = [
     "OutcomeResult",

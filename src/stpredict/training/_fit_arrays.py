@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from stpredict.core._optional import mend_torchvision
-from stpredict.models import Predictor, build, get_model
+from stpredict.models import Panel, Predictor, build, get_model
 from stpredict.models.base._registry import Hyperparameters
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, row_groups, summarize
@@ -139,7 +139,7 @@ def fit_arrays(
     needs = info.reads(options)
 
     def fresh() -> Predictor:
-        network = build(model, data.n_outputs, data.widths, genes=data.genes, hyperparameters=options, seed=seed)
+        network = _network(model, data, options, seed)
         if init is not None:
             network.start_from(init)
         return network
@@ -170,6 +170,14 @@ def fit_arrays(
             histories += _run_stages(network, data, None, config, "refit", epochs=epochs, **where)[0]
         show_rows(network, "finish", data.only_labeled(), device)
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, epochs[-1])
+
+
+def _network(model: str, data: ArraySet, hyperparameters: Hyperparameters, seed: int) -> Predictor:
+    """Build a network that is told of the inputs it reads and of no others."""
+    needs = get_model(model).reads(hyperparameters)
+    widths = {name: width for name, width in data.widths.items() if name in needs}
+    genes = Panel(data.genes.names, {name: table for name, table in data.genes.tables.items() if name in needs})
+    return build(model, data.n_outputs, widths, genes=genes, hyperparameters=hyperparameters, seed=seed)
 
 
 def _run_stages(
@@ -249,7 +257,7 @@ def untrained(model: str, data: ArraySet, *, hyperparameters: Hyperparameters, s
     import pandas as pd
 
     data = data.only_labeled()
-    network = build(model, data.n_outputs, data.widths, genes=data.genes, hyperparameters=hyperparameters, seed=seed)
+    network = _network(model, data, hyperparameters, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, module in network.named_modules():

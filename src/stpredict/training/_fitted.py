@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict.core._atomic import write_directory
+from stpredict.training._facts import TrainingFacts
 from stpredict.training.targets import ExpressionTarget, Target, target_from_dict
 
 if TYPE_CHECKING:
@@ -18,71 +18,6 @@ if TYPE_CHECKING:
 
 _FORMAT = 2
 _ENTRIES = ("format", "model", "hyperparameters", "widths", "target", "features", "training", "baselines")
-
-
-@dataclass
-class TrainingFacts:
-    """How a model came about.
-
-    Attributes
-    ----------
-    patients, samples
-        Patients and sections of the training observations.
-    n_obs
-        Number of training observations.
-    seed
-        Random seed.
-    allow_leakage
-        Whether leaks were accepted.
-    panel_patients
-        Other patients that the panel was selected on.
-    pretraining_patients
-        Patients that the weights it started from were trained on.
-    settings
-        Training settings.
-    validated_on
-        What the inner validation held out: `"patient"`, `"section"`, `"stripe"`, `"grouped folds"`, `"none"`.
-    n_epochs
-        Epochs behind the weights.
-    patch
-        Side of the patches in µm and in pixels, where the network reads some.
-    padded_patches
-        Number of patches that reach beyond the image, by section.
-    mean, median
-        Mean and median output over the training observations, by baseline and for the model itself (`"model"`); of
-        follow-up and of outcome models.
-    extra
-        Facts of special kinds of models.
-    """
-
-    patients: list[str] = field(default_factory=list)
-    samples: list[str] = field(default_factory=list)
-    n_obs: int = 0
-    seed: int = 0
-    allow_leakage: bool = False
-    panel_patients: list[str] = field(default_factory=list)
-    pretraining_patients: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-    validated_on: str = "none"
-    n_epochs: int = 0
-    patch: list[float] | None = None
-    padded_patches: dict[str, int] | None = None
-    mean: dict[str, float] = field(default_factory=dict)
-    median: dict[str, float] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def patients_seen(self) -> list[str]:
-        """Patients that the model was trained on, whose panel it has, or that its starting weights were trained on."""
-        return sorted({*self.patients, *self.panel_patients, *self.pretraining_patients})
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> TrainingFacts:
-        """Rebuild from plain values; `ValueError` where one is unknown."""
-        unknown = sorted(set(entry) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ValueError(f"expected the facts of a training; found unknown ones: {', '.join(unknown)}")
-        return cls(**entry)
 
 
 @dataclass

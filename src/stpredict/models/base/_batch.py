@@ -14,9 +14,15 @@ class TargetKind(Protocol):
     """What a batch has to know of the kind of its target; the kinds are in `stpredict.training.targets`."""
 
     kind: str
+    score: str
+    whole: bool
 
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
         """Loss of a prediction against the values measured; `scale` (n_outputs,) is their training spread."""
+        ...
+
+    def validate(self, mean: Any, values: Any, section: Any) -> float:
+        """Score of the outputs of all validation rows, as arrays."""
         ...
 
 

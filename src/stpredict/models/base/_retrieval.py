@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stpredict.core._validate import check_choice, check_positive
-from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import HEAD, Predictor
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._augment import augmented, check_patches, standardized
@@ -118,15 +118,6 @@ class RetrievalPredictor(Predictor):
         """Start the image encoder from `config.weights`."""
         if self.config.weights is not None and self.body is not None:
             self.body.load_imagenet(self.config.weights)
-
-    def prepare(self, summary: Summary) -> None:
-        """Take the statistics of the training set before training."""
-        super().prepare(summary)
-        if self.body is None:
-            assert summary.feature_mean is not None
-            assert summary.feature_std is not None
-            self.feature_mean.copy_(summary.feature_mean)
-            self.feature_std.copy_(summary.feature_std)
 
     def forward(self, batch: Batch) -> Prediction:
         """Look a batch up in the bank; embed it on both sides where it holds a target."""

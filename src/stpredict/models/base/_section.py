@@ -89,11 +89,11 @@ class TransformerBlock(nn.Module):
 class SectionPredictor(Predictor):
     """Base of networks that predict all spots of a section together.
 
-    A subclass defines `encode` (patches, each on its own) and `relate` (the spots with each other) and passes the width
+    A subclass defines `embed` (patches, each on its own) and `relate` (the spots with each other) and passes the width
     of what `relate` returns, from which a normalized linear head predicts. Its configuration has `patch_um`,
     `patch_px`, `symmetries`, `stain_jitter`, `chunk`, `zinb`, `views` and `distill`.
 
-    - Patches go through `encode` by `chunk`; where a section has more, training computes the activations of a chunk
+    - Patches go through `embed` by `chunk`; where a section has more, training computes the activations of a chunk
       again on the way back instead of keeping them, so that memory grows with the chunk and not with the section.
     - With `zinb` above 0, a second head learns the raw counts as zero-inflated negative binomial with the size factor
       of the spot; the prediction does not use it.
@@ -128,12 +128,12 @@ class SectionPredictor(Predictor):
         """Patches, positions, and raw counts where these are part of the loss."""
         return cls.needs if config.zinb > 0 else cls.needs - {"counts", "size_factor"}
 
-    def encode(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """Map standardized images (n, 3, h, w), each on its own, to (n, k)."""
-        raise TypeError(f"{type(self).__name__} defines no encode")
+        raise TypeError(f"{type(self).__name__} defines no embed")
 
     def relate(self, embedded: Tensor, positions: Tensor) -> Tensor:
-        """Map what `encode` returned for all spots of a section, and their positions (n, 2) in µm, to (n, n_hidden)."""
+        """Map what `embed` returned for all spots of a section, and their positions (n, 2) in µm, to (n, n_hidden)."""
         raise TypeError(f"{type(self).__name__} defines no relate")
 
     def forward(self, batch: Batch) -> Prediction:
@@ -197,4 +197,4 @@ class SectionPredictor(Predictor):
             images = augmented(patches, symmetries=self.config.symmetries, stain_jitter=self.config.stain_jitter)
         else:
             images = standardized(patches)
-        return self.encode(images)
+        return self.embed(images)

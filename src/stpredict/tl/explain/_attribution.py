@@ -14,10 +14,12 @@ from stpredict.slots._container import begin, get_table
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
+from stpredict.slots._rows import rows_of
 from stpredict.tl.explain._gradcam import check_grids, default_level, gradcam
 from stpredict.tl.explain._integrated_gradients import check_baseline, integrated_gradients
-from stpredict.tl.learn._collect import check_features, collect, inputs_of
-from stpredict.tl.learn._predict import find_models
+from stpredict.tl.learn._members import find_models, source_of
+from stpredict.tl.learn.inputs._collect import collect
+from stpredict.tl.learn.inputs._slots import check_features
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +79,7 @@ def attribution(
     gene
         Gene of the model's panel, or one of its classes.
     method
-        `"gradcam"` (networks of unit `"grid"`) or `"integrated_gradients"` (any network on features but those on
+        `"gradcam"` (networks on grids) or `"integrated_gradients"` (any network on features but those on
         bags).
     level
         For Grad-CAM: name of the part of the network whose channels are weighted, any that returns grids, as in
@@ -163,8 +165,6 @@ def attribution(
     errors: dict[str, float] = {}
     differences: dict[str, float] = {}
     empty: list[str] = []
-    slots, scaling = list(fitted.features["slots"]), fitted.features["scaling"]
-    inputs = inputs_of(network, slots, scaling, config=network.config)
     was_training = network.training
     where = resolve_device(device)
     try:
@@ -172,9 +172,9 @@ def attribution(
         for name in names:
             mask = source.obs[sample_key].astype(str).to_numpy() == name
             rows, on_tissue = np.flatnonzero(mask), tissue[mask]
-            arrays = collect(
-                data, source, mask, inputs, panel=None, layer=None, sample_key=sample_key, patient_key=None
-            )
+            section_rows = rows_of(source, mask, sample_key=sample_key, patient_key=None)
+            arrays = collect(source_of(fitted, data, source, section_rows, sample_key=sample_key), network.needs)
+            arrays = arrays.unmeasured()
             if method == "gradcam":
                 level = default_level(network, arrays, where) if level is None else level
                 section = gradcam(network, arrays, output, on_tissue, level, where)
@@ -224,7 +224,7 @@ def attribution(
 
 
 def _check_network(network: Predictor, name: str, method: str) -> None:
-    if "features" not in network.needs or network.unit == "bag":
+    if "features" not in network.needs:
         reads = ", ".join(sorted(network.needs))
         raise ValueError(f"expected a network on the features of observations; found {name!r}, which reads {reads}")
     if method == "gradcam":

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 def check_grids(network: Predictor, name: str) -> None:
     """Raise where a network is none on grids."""
-    if network.unit != "grid":
+    if "cell" not in network.needs:
+        reads = ", ".join(sorted(network.needs))
         raise ValueError(
-            f"expected a network on grids for method='gradcam'; found {name!r} of unit {network.unit!r}; "
+            f"expected a network on grids for method='gradcam'; found {name!r}, which reads {reads}; "
             "pass method='integrated_gradients'"
         )
 
@@ -78,8 +79,7 @@ def _watch(
         )
     seen: dict[str, torch.Tensor] = {}
     batch = arrays.batch(np.arange(len(arrays)), network.needs).to(device)
-    assert batch.features is not None
-    batch.features = batch.features.clone().requires_grad_(True)
+    batch.inputs["features"] = batch["features"].clone().requires_grad_(True)
     with _hooks({name: part for name, part in modules.items() if name and level in {None, name}}, seen):
         prediction = network(batch)
     if level is not None and level not in seen:
@@ -122,13 +122,13 @@ def _hooks(modules: dict[str, Any], seen: dict[str, torch.Tensor]) -> Iterator[N
 
 def _positions(prediction: Prediction, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
     """Row and column of each observation on the padded grid of the network, and its shape."""
-    assert batch.cell is not None
-    first, last = batch.cell.amin(dim=0), batch.cell.amax(dim=0)
+    cell = batch["cell"]
+    first, last = cell.amin(dim=0), cell.amax(dim=0)
     tissue = prediction.extras.get("tissue")
     if tissue is None:
         shape = (int(last[0]) + 1, int(last[1]) + 1)
-        return batch.cell[:, 0], batch.cell[:, 1], shape
+        return cell[:, 0], cell[:, 1], shape
     # Networks pad on either side; the first occupied row and column say by how much.
     at = [tissue[0, 0].any(dim=axis).nonzero()[0, 0] for axis in (1, 0)]
-    row, col = (batch.cell[:, i] - first[i] + at[i] for i in (0, 1))
+    row, col = (cell[:, i] - first[i] + at[i] for i in (0, 1))
     return row, col, (int(tissue.shape[2]), int(tissue.shape[3]))

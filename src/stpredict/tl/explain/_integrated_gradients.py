@@ -39,26 +39,23 @@ def integrated_gradients(
     """Attribution (n, d) float64 of each feature, and the difference of outputs that it should sum to."""
     import torch
 
-    assert arrays.features is not None
-    n = len(arrays)
-    result = np.zeros(arrays.features.shape)
+    n, whole = len(arrays), arrays["features"]
+    result = np.zeros(whole.shape)
     if not on_tissue.any():
         return result, 0.0
-    whole = arrays.features
     start = whole[on_tissue].mean(axis=0, dtype=np.float64) if isinstance(baseline, str) else baseline
     start = np.zeros_like(start) if isinstance(baseline, str) and baseline == "zero" else start
     low = torch.as_tensor(np.asarray(start, dtype=np.float32), device=device)
     difference = 0.0
     rows = np.arange(n)
-    groups = [rows[i : i + _CHUNK] for i in range(0, n, _CHUNK)] if network.unit == "spot" else [rows]
+    groups = [rows[i : i + _CHUNK] for i in range(0, n, _CHUNK)] if network.draws == "rows" else [rows]
     for index in groups:
         batch = arrays.batch(index, network.needs).to(device)
-        assert batch.features is not None
-        high = batch.features
+        high = batch["features"]
         share = torch.as_tensor(on_tissue[index] / on_tissue.sum(), device=device, dtype=torch.float64)
 
         def value(features: torch.Tensor, batch: Batch = batch, share: torch.Tensor = share) -> torch.Tensor:
-            batch.features = features
+            batch.inputs["features"] = features
             return (network(batch).mean[:, output].double() * share).sum()
 
         total = torch.zeros_like(high, dtype=torch.float64)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.core._validate import check_choice, few
+from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_genes, check_patients
 from stpredict.slots._container import get_table
-from stpredict.slots._expression import in_tissue, is_slide_level, matrix_of, measured_matrix, measured_rows, to_dense
+from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
+from stpredict.slots._rows import unit_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,7 @@ _GRID_MULTIPLE = 16  # published grids are padded to it: 78 × 64 to 80 × 64
 _PATIENT_METRICS = ("pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio")
 _SMOOTHING_NEIGHBORS = 6
 POOLED = "all"  # stands for sample and patient where patients are compared with each other
+SMOOTHED = "smoothed"
 
 
 def evaluate(
@@ -39,7 +42,7 @@ def evaluate(
     layer: str | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     ceiling: bool = True,
-    baselines: bool = True,
+    baselines: Baselines = True,
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
     seed: int = 0,
@@ -140,7 +143,7 @@ def evaluate(
     if not every:
         raise KeyError("expected predicted genes among var_names; found none in common")
     sample = adata.obs[sample_key].astype(str).to_numpy()
-    if is_slide_level(adata, sample_key):
+    if unit_of(adata) == "slide":
         patient = adata.obs[patient_key].astype(str).to_numpy()
         truth = to_dense(measured_matrix(adata, every, layer=layer)).astype(np.float64)
         return _score_patients(shown, truth, every, patient, measured, metrics)
@@ -220,7 +223,9 @@ def _score_patients(
     return pd.concat(tables, ignore_index=True)
 
 
-def _models(adata: AnnData, keys: Sequence[str], baselines: bool) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
+def _models(
+    adata: AnnData, keys: Sequence[str], baselines: Baselines
+) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
     """Label, prediction, leak flags and whether to smooth, of every line of the table."""
     shown: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
     flags: dict[str, np.ndarray] = {}
@@ -234,15 +239,16 @@ def _models(adata: AnnData, keys: Sequence[str], baselines: bool) -> dict[str, t
         )
         # Two predictions of one model are told apart by their slots.
         shown[key if label in shown else label] = (adata.obsm[key], leaky, False)
-    for key in keys if baselines else ():
-        prefix = f"{key}_baseline_"
-        for slot in adata.obsm:
-            if slot.startswith(prefix):
-                shown.setdefault(slot.removeprefix(prefix), (adata.obsm[slot], flags[key], False))
-    if baselines:
+    for key in keys:
+        prefix = Key.baseline(key, "")
+        there = [slot.removeprefix(prefix) for slot in adata.obsm if slot.startswith(prefix)]
+        for name in chosen_baselines(baselines, there):
+            if name in there:
+                shown.setdefault(name, (adata.obsm[Key.baseline(key, name)], flags[key], False))
+    if baselines is True or SMOOTHED in chosen_baselines(baselines, ()):
         label = "ridge" if "ridge" in shown else next(iter(shown))
         if label != "mean":
-            shown[f"{label} (smoothed)"] = (*shown[label][:2], True)
+            shown[f"{label} ({SMOOTHED})"] = (*shown[label][:2], True)
     return shown
 
 

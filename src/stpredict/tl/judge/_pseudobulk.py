@@ -14,6 +14,7 @@ from stpredict.slots._expression import in_tissue, measured_matrix, measured_row
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record, write_record
+from stpredict.slots._rows import say_slides
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -138,6 +139,7 @@ def pseudobulk(
         )  # fmt: skip
     uns = {Key.UNS: dict(adata.uns[Key.UNS])} if Key.UNS in adata.uns else {}
     bulk = AnnData(values.pop(key), obs=table, var=pd.DataFrame(index=names), layers=values, uns=uns)
+    say_slides(bulk)
     write_record(bulk, "pseudobulk", {"key": key, "layer": layer, "by": by, "scale": scale})
     return bulk
 

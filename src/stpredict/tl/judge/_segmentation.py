@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_obs, check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue
@@ -24,7 +25,7 @@ def segmentation(
     key: str | None = None,
     *,
     threshold: float = 0.5,
-    baselines: bool = True,
+    baselines: Baselines = True,
     summarize: bool = False,
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
@@ -116,7 +117,7 @@ def segmentation(
     binary = probability.shape[1] == 1
     chosen = (probability[:, 0] > threshold).astype(int) if binary else probability.argmax(axis=1)
     records = []
-    for model in ("model", "majority") if baselines else ("model",):
+    for model in ("model", *chosen_baselines(baselines, ("majority",))):
         for name in np.unique(sample[rows]):
             here = np.flatnonzero(rows & (sample == name))
             person = patient[here[0]]

@@ -5,67 +5,52 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._settings import settings
+from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import as_mask, check_patients
 from stpredict.slots._container import get_table
-from stpredict.slots._expression import matrix_of, measured_rows, read_normalization
-from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
-from stpredict.tl.learn._collect import (
-    MIN_OBSERVATIONS,
-    Scaling,
-    check_features,
-    collect,
-    describe_features,
-    feature_keys,
-    inputs_of,
-    with_lattice,
-)
-from stpredict.tl.learn._targets import Panel, choose_panel, panel_strangers, read_classes
+from stpredict.slots._rows import rows_of
+from stpredict.tl.learn._task import check_enough, comparator, fit_task, make_task
+from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, collect
+from stpredict.tl.learn.inputs._slots import split_features
+from stpredict.tl.learn.targets._base import Keys, slots_for
+from stpredict.tl.learn.targets._parse import parse_target
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
+    from stpredict.models import ModelInfo
     from stpredict.slots._container import Container
-    from stpredict.training import FittedModel
-
-_OWN_BASELINES = ("untrained", "permuted")  # the network itself, without anything to learn from
+    from stpredict.training import ArraySet, FittedModel
+    from stpredict.training.targets import Target
 
 
 def fit(
     data: Container,
-    model: str = "ridge",
+    model: str | FittedModel | Path = "ridge",
     train: np.ndarray | str | None = None,
     *,
-    features: str | Sequence[str] | None = None,
-    feature_scaling: Scaling = "global",
-    panel: Panel = None,
-    layer: str | None = None,
-    target: str | None = None,
-    outcome: tuple[str, str] | None = None,
+    features: str | Sequence[str] | Mapping[str, Any] | None = None,
+    target: Any = None,
     image: Any = None,
-    hyperparameters: Mapping[str, Any] | None = None,
+    hyperparameters: Mapping[str, Any] | str | None = None,
     training: Mapping[str, Any] | None = None,
-    init: FittedModel | str | Path | None = None,
-    baselines: Sequence[str] = ("mean", "ridge"),
-    sample_key: str = Key.SAMPLE,
-    patient_key: str = Key.PATIENT,
+    baselines: Baselines = True,
     path: str | Path | None = None,
     checkpoint_dir: str | Path | None = None,
     allow_leakage: bool = False,
-    device: str | None = None,
     seed: int = 0,
-    progress: bool | None = None,
+    sample_key: str = Key.SAMPLE,
+    patient_key: str = Key.PATIENT,
     table_key: str = Key.TABLE,
 ) -> FittedModel:
-    """Fit a model to predict expression from histology.
+    """Fit a model to predict expression, classes or follow-up from histology.
 
     The number of epochs is chosen on an inner validation split by patient (by section where there is one patient, by a
     stripe of the section where there is one section); penalties of closed-form models by inner cross-validation over
@@ -75,56 +60,45 @@ def fit(
     Parameters
     ----------
     data
-        Sections with image features (or images, for networks that read pixels) and normalized expression in `X`.
+        Sections with image features (or images, for networks that read pixels) and normalized expression in `X`
+        (n_obs, n_genes); or slides with bags.
     model
-        Registered name, see :func:`stpredict.models.list_models`.
+        Registered name, see :func:`stpredict.models.list_models`; or a fitted model, or the `Path` of a saved one, to
+        start from: its network and hyperparameters are taken, its head is replaced by a new one, and its patients count
+        as seen.
     train
-        Boolean mask (n_obs,) or the name of a boolean column of `obs`; everything when `None`.
+        Boolean mask (n_obs,) or the name of a boolean column of `obs`; everything when `None`. Networks with a stage
+        that reads pictures alone may be given unmeasured observations too.
     features
-        Encoder, slot of `obsm`, or several of them (concatenated); the only one there is when `None`.
-    feature_scaling
-        `"global"` uses the features as they are; `"section"` standardizes them within each section, here and at
-        prediction, which takes differences in staining between slides out and reads no expression.
-    panel
-        Genes to predict: a list, a boolean column of `var`, or a selection to run on the training observations (a
-        method or a mapping with `"method"` and options of :func:`stpredict.pp.select_genes`). By default
-        `var["selected"]`, or all genes.
-    layer
-        Layer with the target instead of `X`.
+        Encoder, slot of `obsm`, or several of them (concatenated); the only one there is when `None`. As a mapping
+        `{"slot": …, "scaling": "section"}`, features are standardized within each section, here and at prediction,
+        which takes differences in staining between slides out and reads no expression.
     target
-        Column of `obs` with classes (boolean, or categories) to predict instead of expression, for example `"tumor"`;
-        the network then learns their logits, and predictions go to `obs["{target}_probability"]`. Observations whose
-        class is not known (`NaN`) are seen, and not learned from.
-    outcome
-        Columns of `obs` with the follow-up time and the event, for example `("time", "event")`: the network then learns
-        the log hazard of Cox's model instead of expression, and predictions go to `obs["risk"]`.
+        What to predict: an object of :mod:`stpredict.targets`; or for short a list of genes, a boolean column of `var`
+        with a panel, a column of `obs` with classes, or a mapping with the fields of
+        :class:`stpredict.targets.Expression`. When `None`, the genes of `var["selected"]`, or all genes.
     image
         Images that the object does not record: a path, an array, or a mapping from section to either.
     hyperparameters
-        Of the network, for example `{"hidden": 512}`.
+        Departures from the defaults of the network, for example `{"hidden": 512}`, or the name of one of its presets.
     training
-        Changes to the training settings, see :class:`stpredict.training.TrainConfig`.
-    init
-        Fitted model of the same kind, or its directory, to start from (trained on another cohort, perhaps on other
-        genes); its head is replaced by a new one, and its patients count as seen.
+        Changes to the training settings, see :class:`stpredict.training.TrainConfig`; the device is one of them.
     baselines
-        What is fitted on the same rows and kept beside, for tables: closed-form models (`"mean"`, `"ridge"`),
-        `"untrained"` (the network as it is drawn) and `"permuted"` (the network trained on permuted labels, which takes
-        as long as the training itself). None for a target or an outcome.
+        Names of what is fitted on the same observations and kept beside, for tables: closed-form models (`"mean"`,
+        `"ridge"`; these two for `True`), `"untrained"` (the network as it is drawn) and `"permuted"` (the network
+        trained on permuted labels, which takes as long as the training itself). None for `False`, and for classes and
+        follow-up.
+    path
+        Directory to save the model in; by default one under `settings.cache_dir`, which stays there until you remove
+        it.
+    checkpoint_dir
+        Directory to keep checkpoints in, and to continue from when the same call is made again.
+    allow_leakage
+        Whether to accept a panel that was selected on other patients; recorded in the model.
+    seed
+        Random seed for weights, order, dropout, augmentation and the inner split.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
-    path
-        Directory to save the model in; by default one under `settings.cache_dir`.
-    checkpoint_dir
-        Keep checkpoints here, and continue from them when the same call is made again.
-    allow_leakage
-        Accept a panel that was selected on other patients; recorded in the model.
-    device
-        `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
-    seed
-        Of weights, order, dropout, augmentation and the inner split.
-    progress
-        Show progress bars; `settings.progress` when `None`.
     table_key
         Table of a SpatialData.
 
@@ -135,7 +109,9 @@ def fit(
     Raises
     ------
     KeyError
-        When features or bags, normalization, a gene of the panel, an outcome or the model is missing.
+        When features or bags, normalization, a gene of the panel, a column or the model is missing.
+    TypeError
+        For unknown hyperparameters or training settings.
     ValueError
         When values are not finite, the panel saw other patients, there are too few observations, times are not
         positive, all events are censored, the slides of a patient differ in outcome, or a class is absent from the
@@ -150,149 +126,82 @@ def fit(
     >>> model = stp.tl.fit(adata, "ridge", adata.obs["patient"] == "P1")
     """
     from stpredict.core._device import resolve_device
-    from stpredict.models import get_model
-    from stpredict.training import FittedModel, fit_arrays, predict_arrays, train_config, untrained
+    from stpredict.training import TrainingFacts
 
     adata = get_table(data, table_key)
-    info = get_model(model)
-    hyper = with_lattice(adata, model, hyperparameters or {})
-    network_config = info.configure(hyper)
-    config = train_config(model, training, outcome=outcome is not None)
+    keys = Keys(sample_key, patient_key)
+    slot, scaling = split_features(features)
+    request = parse_target(adata, target)
+    reader = slots_for(request)
     check_patients(adata, sample_key, patient_key)
-    rows = as_mask(adata, train)
-    if target is not None and outcome is not None:
-        raise ValueError("expected `target=` or `outcome=`; found both; fit one model for each")
-    expression = target is None and outcome is None
-    if expression:
-        check_measured(adata, rows, layer)
-    elif info.cls.closed_form:
+    mask = as_mask(adata, train)
+    task = make_task(
+        adata, model, None,
+        features=slot, scaling=scaling, hyperparameters=hyperparameters, training=training,
+    )  # fmt: skip
+    if task.info.cls.closed_form and not reader.closed_form:
         raise ValueError(
-            f"expected a network that is trained in steps for `target=` and `outcome=`; found {model!r}; see "
+            f"expected a network that is trained in steps for this target; found {task.info.name!r}; see "
             "stp.models.list_models()"
         )
-    if rows.sum() < MIN_OBSERVATIONS:
-        raise ValueError(f"expected at least {MIN_OBSERVATIONS} training observations; found {int(rows.sum())}")
-    needs = info.cls.reads(network_config)
-    reads_bags = "bag" in needs
-    if reads_bags and feature_scaling != "global":
-        raise ValueError(
-            f"expected feature_scaling='global' for networks on bags; found {feature_scaling!r}; what tells slides "
-            "apart would be standardized away"
-        )
-    wanted = [name for name in baselines if name != model] if expression else []
-    unknown = [name for name in wanted if name not in _OWN_BASELINES and not get_model(name).cls.closed_form]
-    if unknown:
-        raise ValueError(
-            f"expected baselines in closed form (mean, ridge) or among {', '.join(_OWN_BASELINES)}; found "
-            f"{', '.join(unknown)}; fit these on their own, or compare them with stp.tl.cross_validate"
-        )
-    if info.cls.closed_form:
-        wanted = [name for name in wanted if name != "untrained"]
-    keys: list[str] = []
-    if reads_bags or "features" in needs or (features is not None and "ridge" in wanted):
-        keys = feature_keys(adata, features, bag=reads_bags)
-    if "ridge" in wanted and (not keys or feature_matrix(adata, keys[0]) is None):
-        wanted.remove("ridge")  # a network on pixels and no features named, or bags without their mean
-    described = describe_features(adata, keys, feature_scaling)
-    start = FittedModel.load(init) if isinstance(init, (str, Path)) else init
-    if start is not None:
-        check_features(adata, start.features)
-    classes = None if target is None else read_classes(adata, target, rows)
-    if expression:
-        normalization = read_normalization(adata, layer)
-        genes = choose_panel(
-            adata, panel, rows,
-            layer=layer, sample_key=sample_key, patient_key=patient_key, allow_leakage=allow_leakage,
+    usable = reader.usable(adata, request)
+    check_measured(mask & ~usable, task.info)
+    check_enough(mask & usable, MIN_OBSERVATIONS)
+    names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge"))
+    wanted = [comparator(adata, name, task, features=slot) for name in names]
+    goal, strangers = reader.resolve(adata, request, mask & usable, keys, allow_leakage=allow_leakage)
+    if goal.training_defaults:
+        task = make_task(
+            adata, model, goal,
+            features=slot, scaling=scaling, hyperparameters=hyperparameters, training=training,
         )  # fmt: skip
-    elif classes is not None:
-        normalization, genes = {"method": "label", "key": classes.key, "classes": list(classes.names)}, classes.outputs
-    elif outcome is not None:
-        normalization, genes = {"method": "outcome", "time": outcome[0], "event": outcome[1]}, [Key.RISK]
-    inputs = inputs_of(
-        info.cls, keys, feature_scaling, config=network_config, image=image, outcome=outcome, target=classes
-    )
-    show = settings.progress if progress is None else progress
-    arrays = collect(
-        data, adata, rows, inputs,
-        panel=genes, layer=layer, sample_key=sample_key, patient_key=patient_key, progress=show,
+
+    rows = rows_of(adata, mask, sample_key=sample_key, patient_key=patient_key)
+    rows = replace(rows, measured=usable[rows.index])
+    device = resolve_device(task.config.device)
+    needs = frozenset().union(*(each.needs for each in (task, *wanted) if each is not None))
+    slots = next((each.slots for each in (task, *wanted) if each is not None and each.slots), [])
+    source = task.source(
+        data=data, adata=adata, rows=rows, image=image, genes=goal.names, sample_key=sample_key,
+        progress=settings.progress,
     )  # fmt: skip
-
-    strangers = panel_strangers(adata, panel, rows, patient_key) if expression else []
-    facts = {
-        "patients": sorted(set(adata.obs[patient_key].astype(str).to_numpy()[rows])),
-        "samples": sorted(set(adata.obs[sample_key].astype(str).to_numpy()[rows])),
-        "n_obs": int(rows.sum()),
-        "seed": seed,
-        "allow_leakage": allow_leakage,
-        "panel_patients": strangers,
-        "pretraining_patients": [] if start is None else patients_seen(start),
-        "patch": None if inputs.patch is None else list(inputs.patch),
-        "padded_patches": getattr(arrays.patches, "padded", None),
+    source.slots = slots
+    arrays = with_target(collect(source, needs), goal, reader.read(adata, request, goal, rows, keys), rows.measured)
+    facts = TrainingFacts(
+        rows.patients, rows.sections, len(rows), seed, allow_leakage=allow_leakage, panel_patients=strangers
+    )
+    options: dict[str, Any] = {"device": device, "seed": seed, "checkpoint_dir": checkpoint_dir}
+    main = fit_task(task, arrays, goal, facts, progress=settings.progress, **options)
+    main.baselines = {
+        name: fit_task(each, arrays, goal, facts, **options)
+        for name, each in zip(names, wanted, strict=True)
+        if each is not None
     }
-    device_ = resolve_device(device)
-
-    def fitted(name: str) -> FittedModel:
-        kind = model if name in _OWN_BASELINES else name
-        own = kind == model
-        settings_ = config if own else train_config(kind)
-        if name == "untrained":
-            result = untrained(kind, arrays, hyperparameters=hyper, seed=seed)
-        else:
-            result = fit_arrays(
-                kind,
-                arrays.permuted(seed) if name == "permuted" else arrays,
-                hyperparameters=hyper if own else {},
-                config=settings_,
-                device=device_,
-                seed=seed,
-                init=None if start is None or not own else start.network,
-                checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
-                progress=show and own,
-            )
-        reads_features = result.network.needs & {"features", "bag"}
-        return FittedModel(
-            model=kind,
-            network=result.network,
-            panel=genes,
-            normalization=normalization,
-            features=described if reads_features else {"slots": {}, "scaling": feature_scaling},
-            training=facts
-            | {"settings": settings_.to_dict(), "validated_on": result.validated_on, "n_epochs": result.n_epochs},
-            history=result.history,
-        )
-
-    main = fitted(model)
-    main.baselines = {name: fitted(name) for name in wanted}
-    if outcome is not None:
-        risk = predict_arrays(main.network, arrays, device=device_)[0][:, 0]
-        main.training |= {"risk_mean": float(risk.mean()), "risk_median": float(np.median(risk))}
-    saved = main.save(path if path is not None else _default_path(main))
-    write_record(adata, "model", {"path": str(saved), "model": model, "patients": facts["patients"]})
+    saved = main.save(path if path is not None else default_path(main))
+    write_record(adata, "model", {"path": str(saved), "model": main.model, "patients": rows.patients})
     return main
 
 
-def patients_seen(model: FittedModel) -> list[str]:
-    """Patients that a model was trained on, whose panel it has, or that its starting weights were trained on."""
-    facts = model.training
-    return sorted({*facts["patients"], *facts.get("panel_patients", []), *facts.get("pretraining_patients", [])})
+def with_target(arrays: ArraySet, target: Target, values: np.ndarray, measured: np.ndarray) -> ArraySet:
+    """Add the target to training arrays; rows that were not measured are marked where there are any."""
+    return replace(arrays, target=values, kind=target, labeled=None if measured.all() else measured)
 
 
-def check_measured(adata: AnnData, rows: np.ndarray, layer: str | None) -> None:
-    """Raise when rows to train on were not measured; a sparse matrix holds zeros there, not NaN."""
-    unmeasured = int((rows & ~measured_rows(adata, matrix_of(adata, layer))).sum())
-    if unmeasured:
+def check_measured(unmeasured: np.ndarray, info: ModelInfo) -> None:
+    """Raise where observations to train on were not measured and the network has no stage without measurements."""
+    if unmeasured.any() and all(stage.labeled for stage in info.cls.stages):
         raise ValueError(
-            f"expected measured training observations; found {unmeasured} without a measurement (NaN, or "
+            f"expected measured training observations; found {int(unmeasured.sum())} without a measurement (NaN, or "
             "obs['measured'] is false); leave them out with `train=`, for example train='measured'"
         )
 
 
-def _default_path(model: FittedModel) -> Path:
+def default_path(model: FittedModel) -> Path:
     """Directory named after the content, so that an object never finds the model of another fit in its place."""
     digest = hashlib.sha256()
     for part in (model, *model.baselines.values()):
-        facts = [part.model, part.panel, part.features, part.training, part.normalization, asdict(part.network.config)]
-        digest.update(json.dumps(facts, default=str).encode())
+        described = [part.model, part.panel, part.features, asdict(part.training), part.target.to_dict()]
+        digest.update(json.dumps([*described, asdict(part.network.config)], default=str).encode())
         for name, tensor in sorted(part.network.state_dict().items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return settings.cache_dir / "models" / f"{model.model}-{digest.hexdigest()[:16]}"

@@ -8,43 +8,49 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.cohorts import grouped_k_fold
+from stpredict.cohorts import Fold, grouped_k_fold
 from stpredict.core._settings import settings
+from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
-from stpredict.slots._expression import matrix_of, measured_rows
 from stpredict.slots._keys import Key
-from stpredict.slots._provenance import read_record, write_record
-from stpredict.tl.learn._fit import fit
-from stpredict.tl.learn._predict import predict
-from stpredict.tl.learn._targets import Panel
+from stpredict.slots._provenance import genes_digest, write_record
+from stpredict.tl.learn._fit import default_path
+from stpredict.tl.learn._folds import run_folds
+from stpredict.tl.learn._out_of_fold import tables, write_out_of_fold
+from stpredict.tl.learn._predict import clear_predictions
+from stpredict.tl.learn._task import Task, comparator, make_task
+from stpredict.tl.learn.inputs._slots import split_features
+from stpredict.tl.learn.targets._base import Keys, slots_for
+from stpredict.tl.learn.targets._parse import parse_target
 
 if TYPE_CHECKING:
     from stpredict.slots._container import Container
     from stpredict.training import FittedModel
 
+_BASELINES = ("mean", "ridge", "untrained", "permuted")
+
 
 def fit_folds(
     data: Container,
-    model: str = "sequoia",
+    model: str | FittedModel | Path = "sequoia",
     n_folds: int = 5,
     *,
-    features: str | Sequence[str] | None = None,
-    panel: Panel = None,
-    layer: str | None = None,
-    outcome: tuple[str, str] | None = None,
-    hyperparameters: Mapping[str, Any] | None = None,
+    features: str | Sequence[str] | Mapping[str, Any] | None = None,
+    target: Any = None,
+    image: Any = None,
+    hyperparameters: Mapping[str, Any] | str | None = None,
     training: Mapping[str, Any] | None = None,
-    init: FittedModel | str | Path | None = None,
-    baselines: Sequence[str] = ("mean", "ridge", "untrained", "permuted"),
-    sample_key: str = Key.SAMPLE,
-    patient_key: str = Key.PATIENT,
+    baselines: Baselines = True,
     path: str | Path | None = None,
     allow_leakage: bool = False,
-    device: str | None = None,
+    n_jobs: int = 1,
+    threads: int | None = None,
     seed: int = 0,
     key_added: str | None = None,
     progress: bool | None = None,
+    sample_key: str = Key.SAMPLE,
+    patient_key: str = Key.PATIENT,
     table_key: str = Key.TABLE,
 ) -> list[FittedModel]:
     """Fit a model to each of several folds of patients, and predict each patient with the model that never saw them.
@@ -56,35 +62,43 @@ def fit_folds(
     Parameters
     ----------
     data
-        Slides with bags, or sections with features, and normalized expression in `X` or an outcome in `obs`.
+        Slides with bags, or sections with features, and normalized expression in `X` (n_obs, n_genes) or what else is to
+        be predicted.
     model
-        Registered name, see :func:`stpredict.models.list_models`.
+        Registered name, see :func:`stpredict.models.list_models`, or a fitted model to start from.
     n_folds
         Number of folds; the patients are spread over them at random.
-    features, panel, layer, outcome, hyperparameters, training, init, baselines
-        As in :func:`stpredict.tl.fit`. A selection given as `panel` runs inside each fold.
+    features, target, image, hyperparameters, training
+        Inputs, target and settings as in :func:`stpredict.tl.fit`. A selection of genes runs inside each fold.
+    baselines
+        Names of the comparators as in :func:`stpredict.tl.fit`; `"mean"`, `"ridge"`, `"untrained"` and `"permuted"` for
+        `True`.
     sample_key, patient_key
         Columns of `obs` with the slide and the patient.
     path
         Directory for the models, one folder per fold; by default under `settings.cache_dir`.
     allow_leakage
-        Accept a panel that was selected on test patients; every prediction is then marked as leaky.
-    device
-        `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
+        Whether to accept a panel that was selected on test patients; every prediction is then marked as leaky.
+    n_jobs
+        Processes that work on folds side by side. The result does not depend on it.
+    threads
+        Threads of each fit; as many as there are when `None`. Results agree to rounding.
     seed
-        Of the folds, weights, order, dropout and the inner splits.
+        Random seed for folds, weights, order, dropout and the inner splits.
     key_added
-        Slot of the predictions; `"predicted"`, or `"risk"` for an outcome, when `None`.
+        Slot of the predictions; that of :func:`stpredict.tl.predict` when `None`.
     progress
-        Show progress bars; `settings.progress` when `None`.
+        Whether to show a progress bar; `settings.progress` when `None`.
     table_key
         Table of a SpatialData.
 
     Returns
     -------
-    The fitted models in the order of the folds; their saved paths are left in `uns["stpredict"]["model"]`. Writes what :func:`stpredict.tl.predict` writes, out of fold: `NaN`
-    where an observation was not measured or a gene not selected; and `obs["{key_added}_fold"]`, the number of the fold
-    that predicted an observation (-1 for none).
+    The fitted models in the order of the folds, which are saved.
+
+    Writes what :func:`stpredict.tl.predict` writes, out of fold: `NaN` where an observation was not measured or a gene
+    not selected; `obs["{key_added}_fold"]`, the number of the fold that predicted an observation (-1 for none); and the
+    paths of the models in `uns["stpredict"]["model"]`.
 
     Raises
     ------
@@ -101,61 +115,66 @@ def fit_folds(
     >>> adata.obs["predicted_fold"].value_counts().tolist()
     [60, 60]
     """
-    import pandas as pd
-    from tqdm.auto import tqdm
+    from stpredict.core._device import resolve_device
 
     adata = get_table(data, table_key)
+    keys = Keys(sample_key, patient_key)
+    slot, scaling = split_features(features)
+    request = parse_target(adata, target)
+    reader = slots_for(request)
     check_patients(adata, sample_key, patient_key)
-    usable = np.ones(adata.n_obs, dtype=bool) if outcome else measured_rows(adata, matrix_of(adata, layer))
-    splits = grouped_k_fold(adata[usable], n_folds, seed=seed, sample_key=sample_key, patient_key=patient_key)
-    key = key_added or (Key.RISK if outcome else Key.PREDICTED)
-    show = settings.progress if progress is None else progress
+    usable = reader.usable(adata, request)
+    options: dict[str, Any] = {
+        "features": slot, "scaling": scaling, "hyperparameters": hyperparameters, "training": training,
+    }  # fmt: skip
+    main = make_task(adata, model, None, **options)
     kept = np.flatnonzero(usable)
+    splits = grouped_k_fold(adata[usable], n_folds, seed=seed, sample_key=sample_key, patient_key=patient_key)
+    folds = [_widened(split, kept, adata.n_obs) for split in splits]
+    if reader.kind != "expression":  # settings that suit the target
+        main = make_task(adata, model, reader.resolve(adata, request, usable, keys, allow_leakage=True)[0], **options)
+    tasks: dict[str, Task] = {"": main}
+    for name in chosen_baselines(baselines if reader.closed_form else False, _BASELINES):
+        if made := comparator(adata, name, main, features=slot):
+            tasks[name] = made
+    results = run_folds(
+        data, adata, tasks, folds, request, keys,
+        image=image, keep_models=True, allow_leakage=allow_leakage, n_jobs=n_jobs, threads=threads,
+        device=resolve_device(main.config.device), seed=seed,
+        progress=settings.progress if progress is None else progress,
+    )  # fmt: skip
 
-    models: list[FittedModel] = []
-    parts, paths = [], []
-    for number, split in enumerate(tqdm(splits, desc="folds", unit="fold", disable=not show)):
-        train, test = np.zeros((2, adata.n_obs), dtype=bool)
-        train[kept[split.train]] = True
-        test[kept[split.test]] = True
-        fitted = fit(
-            data, model, train,
-            features=features, panel=panel, layer=layer, outcome=outcome, hyperparameters=hyperparameters,
-            training=training, init=init, baselines=baselines, sample_key=sample_key, patient_key=patient_key,
-            path=None if path is None else Path(path) / f"fold{number}", allow_leakage=allow_leakage, device=device, seed=seed, progress=False,
-            table_key=table_key,
-        )  # fmt: skip
-        part = adata[test].copy()
-        predict(
-            part, fitted,
-            sample_key=sample_key, patient_key=patient_key, device=device, key_added=key, progress=False,
-        )  # fmt: skip
-        part.obs[Key.fold(key)] = number
+    models, paths = [], []
+    for number in range(len(folds)):
+        parts = {each.label: each.model for each in results if each.number == number and each.model is not None}
+        fitted = parts.pop("")
+        fitted.baselines = parts
         models.append(fitted)
-        paths.append((read_record(adata, "model") or {})["path"])
-        parts.append(part)
-
-    columns = [c for c in parts[0].obs if c not in adata.obs or c in _written(key)]
-    slots = [k for k in parts[0].obsm if k in (key, Key.std(key)) or k.startswith(Key.baseline(key, ""))]
-    obs = pd.concat([part.obs[columns] for part in parts]).reindex(adata.obs_names)
-    obs[Key.fold(key)] = obs[Key.fold(key)].fillna(-1).astype(int)
-    obs[Key.leaky(key)] = obs[Key.leaky(key)].eq(True)  # nobody predicted those without a fold
-    frames = {slot: pd.concat([part.obsm[slot] for part in parts]).reindex(adata.obs_names) for slot in slots}
-
-    for slot in [k for k in adata.obsm if k == Key.std(key) or k.startswith(Key.baseline(key, ""))]:
-        del adata.obsm[slot]
-    for slot, frame in frames.items():
-        order = [gene for gene in adata.var_names if gene in frame.columns]
-        adata.obsm[slot] = frame[order].astype(np.float32)
-    for column in columns:
-        adata.obs[column] = obs[column]
-    record = read_record(parts[0], key) or {}
-    whole = {"training_patients": None, "training_samples": None, "n_models": len(models), "n_folds": n_folds}
-    write_record(adata, key, record | whole)
-    write_record(adata, "model", {"path": paths, "model": model})
+        paths.append(str(fitted.save(default_path(fitted) if path is None else Path(path) / f"fold{number}")))
+    key = key_added or reader.key(models[0].target)
+    own = [each for each in results if each.label == ""]
+    clear_predictions(adata, key)
+    write_out_of_fold(adata, key, own, folds, patient_key)
+    for name in tasks:
+        if name:
+            frame = tables(adata, [each for each in results if each.label == name], "mean")
+            adata.obsm[Key.baseline(key, name)] = frame
+    record = {
+        "model": main.info.name,
+        "n_models": len(models),
+        "n_folds": n_folds,
+        "panel_digest": genes_digest(models[0].panel),
+        "seed": seed,
+        "allow_leakage": allow_leakage,
+    }
+    write_record(adata, key, record)
+    write_record(adata, "model", {"path": paths, "model": main.info.name})
     return models
 
 
-def _written(key: str) -> set[str]:
-    """Columns of `obs` that a prediction writes, and that may be there from an earlier one."""
-    return {key, f"{key}_group", Key.leaky(key), Key.fold(key)}
+def _widened(split: Fold, kept: np.ndarray, n_obs: int) -> Fold:
+    """A fold of some observations as one of all."""
+    train, test = np.zeros((2, n_obs), dtype=bool)
+    train[kept[split.train]] = True
+    test[kept[split.test]] = True
+    return Fold(split.name, train, test)

@@ -1,25 +1,31 @@
-"""Predict expression for every observation of an object."""
+"""Predict the target of a model for every observation of an object."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._settings import settings
-from stpredict.slots._checks import check_patients
+from stpredict.core._validate import check_unique, few
+from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, get_table, is_spatialdata
-from stpredict.slots._features import is_tile_table
 from stpredict.slots._keys import Key
-from stpredict.slots._provenance import genes_digest, read_record, write_record
-from stpredict.tl.learn._collect import check_features, collect, inputs_of, patient_codes
-from stpredict.tl.learn._fit import patients_seen
+from stpredict.slots._provenance import genes_digest, write_record
+from stpredict.slots._rows import rows_of
+from stpredict.tl.learn._members import find_models, people_of, predict_members, source_of
+from stpredict.tl.learn._sample_store import SampleStore
+from stpredict.tl.learn.inputs._reader import Source, readers
+from stpredict.tl.learn.inputs._slots import check_features
+from stpredict.tl.learn.targets._base import Outputs, slots_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from stpredict.models import Panel
     from stpredict.slots._container import Container
     from stpredict.training import FittedModel
 
@@ -29,13 +35,16 @@ def predict(
     model: FittedModel | str | Path | Sequence[FittedModel | str | Path] | None = None,
     *,
     image: Any = None,
-    baselines: bool = True,
+    baselines: Baselines = True,
     window: int = 10,
     stride: int = 1,
     min_tiles: int | None = None,
     store: str | Path | None = None,
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
+    genes: Sequence[str] | None = None,
+    n_samples: int = 0,
+    seed: int = 0,
     batch_size: int | None = None,
     device: str | None = None,
     key_added: str | None = None,
@@ -43,7 +52,7 @@ def predict(
     copy: bool = False,
     table_key: str = Key.TABLE,
 ) -> Container | None:
-    """Predict the expression of a model's panel for every observation.
+    """Predict the target of a model for every observation: the expression of its panel, classes, or a risk.
 
     A network on bags predicts one profile per slide from a table of slides, and a map from the tiles of a slide: it
     reads square windows of tiles, and a tile gets the mean over the windows that cover it.
@@ -59,7 +68,8 @@ def predict(
     image
         Images that the object does not record: a path, an array, or a mapping from section to either.
     baselines
-        Also predict with the baselines that were fitted beside the model; not for maps.
+        Names of the baselines to predict with beside the model; all that were fitted with it for `True`, none for
+        `False`, and none for maps.
     window
         For maps: side of a window in tiles.
     stride
@@ -68,21 +78,29 @@ def predict(
         For maps: tiles a window needs to be used; more than half of it by default. A tile that no such window covers
         gets the window around it with the most tiles.
     store
-        For maps of one slide: write the prediction to an AnnData in Zarr at this path, gene by gene, in memory that
-        does not grow with the number of genes; an interrupted call goes on where it stopped. `obsm` stays as it is.
+        For maps of one slide: path of an AnnData in Zarr to write the prediction to, gene by gene, in memory that does
+        not grow with the number of genes; an interrupted call goes on where it stopped. `obsm` stays as it is. With
+        `n_samples`: path of a Zarr group for the samples.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
+    genes
+        Genes to predict instead of the model's panel, for networks that can through what they know of genes (a table in
+        `varm` of `data`).
+    n_samples
+        Samples per observation, for networks that draw samples.
+    seed
+        Random seed for the samples.
     batch_size
-        Observations, bags, grids or windows per step; it changes memory and speed, not the result.
+        Observations, bags, grids or windows per step; it changes memory and speed, not the result (samples aside).
     device
         `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
     key_added
-        Slot of the prediction; `"predicted"`, `"risk"` for an outcome, `"{target}_probability"` for classes, when
+        Slot of the prediction; `"predicted"`, `"risk"` for follow-up, `"{column}_probability"` for classes, when
         `None`.
     progress
-        Show a progress bar; `settings.progress` when `None`.
+        Whether to show a progress bar; `settings.progress` when `None`.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData; of a slide, the table of the tiles is found by the encoder.
 
@@ -91,26 +109,28 @@ def predict(
     `None`, or the changed copy. Writes
 
     - `obsm[key_added]`: DataFrame (n_obs, n_genes), in the unit of the training target;
-    - `obsm["{key_added}_std"]`: standard deviations of the same shape, where the model gives them; between the models
-      where there are several;
+    - `obsm["{key_added}_std"]`: standard deviations of the same shape, where the model gives them, those of the samples
+      where it draws some; between the models where there are several;
     - `obsm["{key_added}_baseline_{name}"]`: the same for each baseline;
     - `obs["{key_added}_leaky"]`: whether the model was trained, or its panel selected, on this observation's patient;
     - `uns["stpredict"][key_added]`: model, panel, training patients and sections, seed.
 
     For a map also `obs["{key_added}_n_windows"]` and `obs["{key_added}_partial"]`, whether only windows with fewer than
     `min_tiles` tiles cover the tile. Lay the tiles with `stp.pp.tiles(slide, max_tiles=None)`: a draw of them leaves
-    windows with holes. For an outcome, instead of the slots of `obsm`, `obs["risk"]` (log hazard relative
+    windows with holes. For follow-up, instead of the slots of `obsm`, `obs["risk"]` (log hazard relative
     to the mean of the training set) and, of slides, `obs["risk_group"]` (`"high"` above the median of the training set).
-    For two classes `obs["{target}_probability"]` of the second; for more `obsm["{target}_probability"]` and
-    `obs["{target}_predicted"]`.
+    For two classes `obs["{column}_probability"]` of the second; for more `obsm["{column}_probability"]` and
+    `obs["{column}_predicted"]`. With `n_samples` and `store`, a Zarr group with `samples` (n_obs, n_samples, n_genes).
 
     Raises
     ------
     KeyError
         When there is no model, or the features it needs are missing.
+    TypeError
+        When `genes` are asked of a network that predicts those of its training only.
     ValueError
         When features, µm/px or normalization differ from the training's, the message names both sides; when several
-        models do not predict the same genes in the same unit.
+        models do not predict the same genes in the same unit; when samples are asked of a network that draws none.
 
     Examples
     --------
@@ -124,157 +144,179 @@ def predict(
     >>> adata.obsm["predicted"].shape
     (120, 20)
     """
-    import pandas as pd
-
-    from stpredict.models import get_model
-
     members = find_models(data, model, table_key)
     table_key = _tile_table_key(data, table_key, members[0])
     source = get_table(data, table_key)
-    people = _patients(source, sample_key, patient_key)
-    kind = members[0].normalization.get("method")
-    risk, label = kind == "outcome", members[0].normalization["key"] if kind == "label" else None
-    key_added = key_added or (Key.RISK if risk else Key.PREDICTED if label is None else Key.probability(label))
+    people = people_of(source, sample_key, patient_key)
+    target = members[0].target
+    slots = slots_of(target.kind)
+    key = key_added or slots.key(target)
     show = settings.progress if progress is None else progress
     for part in members:
-        check_normalization(source, part)
+        slots.check(source, part.target)
         check_features(source, part.features)
-    reads_bags = get_model(members[0].model).cls.unit == "bag"
-    as_map = reads_bags and not all(Key.bag(slot) in source.obsm for slot in members[0].features["slots"])
-    if store is not None and (kind in {"outcome", "label"} or not as_map):
-        raise ValueError(
-            "expected `store=` with a map of expression (a network on bags, and the tiles of a slide) only; found "
-            + (f"a model of an {kind}" if as_map else "no map")
-        )
-    if as_map and label is not None:
-        raise ValueError("expected a model of expression or of an outcome for a map; found one of classes of slides")
+    as_map = "tokens" in members[0].network.needs and not all(
+        Key.bag(slot) in source.obsm for slot in members[0].features["slots"]
+    )
+    _check_options(members, as_map=as_map, store=store, genes=genes, n_samples=n_samples)
 
-    obs: dict[str, Any] = {}
-    frames: dict[str, pd.DataFrame] = {}
     if as_map:
-        from stpredict.tl.maps._map import map_table
-
-        frame, n_windows, partial = map_table(
-            source, members, next(iter(members[0].features["slots"])),
-            window=window, stride=stride, min_tiles=min_tiles, store=store, sample_key=sample_key,
-            batch_size=batch_size, device=device, progress=show, key_added=key_added,
-        )  # fmt: skip
-        obs |= {f"{key_added}_n_windows": n_windows, f"{key_added}_partial": partial}
-        if isinstance(frame, pd.DataFrame):
-            frames[key_added] = frame
+        options: dict[str, Any] = {"window": window, "stride": stride, "min_tiles": min_tiles, "store": store}
+        outputs = _map(source, members, key, options, sample_key, batch_size=batch_size, device=device, progress=show)
     else:
-        groups = {key_added: members}
-        if baselines:
-            shared = set.intersection(*({*part.baselines} for part in members))
-            names = [name for name in members[0].baselines if name in shared]
-            groups |= {Key.baseline(key_added, name): [part.baselines[name] for part in members] for name in names}
-        options: dict[str, Any] = {"batch_size": batch_size, "device": device, "sample_key": sample_key}
-        for key, parts in groups.items():
-            mean, std = _predict_members(data, source, parts, people, image, show and key == key_added, **options)
-            frames[key] = pd.DataFrame(mean, index=source.obs_names, columns=parts[0].panel)
-            if std is not None and key == key_added:
-                frames[Key.std(key)] = pd.DataFrame(std, index=source.obs_names, columns=parts[0].panel)
+        rows = rows_of(source, sample_key=sample_key, patient_key=None)
+        origin = source_of(members[0], data, source, rows, image=image, sample_key=sample_key, progress=show)
+        samples = None
+        if n_samples and store is not None:
+            samples = SampleStore(store, list(source.obs_names), genes or target.names, n_samples)
+        drawn: dict[str, Any] = {
+            "n_samples": n_samples, "seed": seed, "genes": _panel(origin, genes, members[0]),
+            "take_samples": None if samples is None else samples.take,
+        }  # fmt: skip
+        groups = {key: members} | ({} if genes is not None else _baselines(key, members, baselines))
+        outputs = _tables(groups, key, origin, people, genes, drawn, batch_size=batch_size, device=device)
+        if samples is not None:
+            samples.finish()
+    outputs = slots.arrange(key, outputs)
 
     container, adata = begin(data, copy, table_key)
-    if risk:
-        obs[key_added] = values = frames[key_added][Key.RISK].to_numpy()
-        frames = {}
-        cut = np.mean([part.training["risk_median"] - part.training["risk_mean"] for part in members])
-        if as_map:
-            values -= np.float32(np.mean([part.training["risk_mean"] for part in members]))
-        else:
-            obs[f"{key_added}_group"] = pd.Categorical(np.where(values > cut, "high", "low"))
-    elif label is not None:
-        probability = frames.pop(key_added)
-        frames.pop(Key.std(key_added), None)
-        if probability.shape[1] == 1:
-            obs[key_added] = probability.iloc[:, 0].to_numpy()
-        else:
-            frames[key_added] = probability
-            names = probability.columns.to_numpy()[probability.to_numpy().argmax(axis=1)]
-            obs[f"{key_added.removesuffix('_probability')}_predicted"] = pd.Categorical(names, probability.columns)
-    if frames or store is None:
-        for key in [k for k in adata.obsm if k == Key.std(key_added) or k.startswith(Key.baseline(key_added, ""))]:
-            del adata.obsm[key]
-    for key, frame in frames.items():
-        adata.obsm[key] = frame
-    seen = {patient for part in members for patient in patients_seen(part)}
-    obs[Key.leaky(key_added)] = np.isin(people, list(seen))
-    for name, values in obs.items():
+    if outputs.frames or store is None:
+        clear_predictions(adata, key)
+    for name, frame in outputs.frames.items():
+        adata.obsm[name] = frame
+    seen = {patient for part in members for patient in part.training.patients_seen}
+    for name, values in ({Key.leaky(key): np.isin(people, list(seen))} | outputs.columns).items():
         adata.obs[name] = values
     first = members[0]
     record = {
         "model": first.model,
         "n_models": len(members),
-        "training_patients": sorted({p for part in members for p in part.training["patients"]}),
-        "training_samples": sorted({p for part in members for p in part.training["samples"]}),
-        "panel_digest": genes_digest(first.panel),
-        "seed": first.training["seed"],
-        "allow_leakage": any(part.training["allow_leakage"] for part in members),
+        "training_patients": sorted({p for part in members for p in part.training.patients}),
+        "training_samples": sorted({p for part in members for p in part.training.samples}),
+        "panel_digest": genes_digest(genes or first.panel),
+        "seed": first.training.seed,
+        "allow_leakage": any(part.training.allow_leakage for part in members),
     }
     if as_map:
         record |= {"window": window, "stride": stride, "store": None if store is None else str(store)}
-    write_record(adata, key_added, record)
+    if n_samples:
+        record |= {"n_samples": n_samples, "samples_seed": seed, "store": None if store is None else str(store)}
+    write_record(adata, key, record)
     return container if copy else None
 
 
-def _predict_members(
-    data: Container,
-    adata: AnnData,
+def clear_predictions(adata: AnnData, key: str) -> None:
+    """Remove what an earlier prediction left beside its slot: standard deviations and baselines."""
+    for name in [k for k in adata.obsm if k == Key.std(key) or k.startswith(Key.baseline(key, ""))]:
+        del adata.obsm[name]
+
+
+def _check_options(
     members: Sequence[FittedModel],
-    patients: np.ndarray,
-    image: Any,
-    progress: bool,
     *,
-    batch_size: int | None,
-    device: str | None,
+    as_map: bool,
+    store: str | Path | None,
+    genes: Sequence[str] | None,
+    n_samples: int,
+) -> None:
+    """Raise where options do not go with what is predicted."""
+    target = members[0].target
+    slots = slots_of(target.kind)
+    if n_samples < 0 or int(n_samples) != n_samples:
+        raise ValueError(f"expected n_samples to be a whole number of at least 0; found {n_samples!r}")
+    if as_map and not slots.maps:
+        raise ValueError("expected a model of expression or of follow-up for a map; found one of classes of slides")
+    if store is not None and not (slots.stores and (as_map or n_samples)):
+        raise ValueError(
+            "expected `store=` with a map of expression (a network on bags, and the tiles of a slide), or with "
+            "`n_samples`; found " + ("neither" if slots.stores else f"a model of {target.kind.replace('_', '-')}")
+        )
+    if as_map and (genes is not None or n_samples):
+        raise ValueError("expected no `genes=` and no `n_samples=` for a map; found some; take maps of the whole panel")
+    if (genes is not None or n_samples) and (len(members) > 1 or target.kind != "expression"):
+        raise ValueError(
+            "expected one model of expression for `genes=` and `n_samples=`; found "
+            f"{len(members)} of {target.kind.replace('_', '-')}"
+        )
+
+
+def _panel(source: Source, genes: Sequence[str] | None, member: FittedModel) -> Panel | None:
+    """What is known of genes that a network was perhaps not trained on."""
+    from stpredict.models import INPUTS, Panel
+
+    if genes is None:
+        return None
+    names = [str(gene) for gene in genes]
+    check_unique(names, "genes")
+    tables: dict[str, Any] = {}
+    for name in sorted(member.network.needs):
+        if INPUTS[name].axis == "gene":
+            tables |= readers()[name].read(replace(source, genes=names))
+    if not tables:
+        raise TypeError(
+            f"expected a network that reads a table of genes for `genes=`; found {member.model!r}, which predicts the "
+            "genes it was trained on"
+        )
+    return Panel(tuple(names), tables)
+
+
+def _baselines(key: str, members: list[FittedModel], baselines: Baselines) -> dict[str, list[FittedModel]]:
+    """Models by slot of the baselines that are asked for and that all members have."""
+    shared = [name for name in members[0].baselines if all(name in part.baselines for part in members)]
+    names = chosen_baselines(baselines, shared)
+    missing = [name for name in names if name not in shared]
+    if missing:
+        raise KeyError(
+            f"expected baselines among those that the model was fitted with ({', '.join(shared) or 'none'}); found "
+            f"{few(missing)}; name them in stp.tl.fit"
+        )
+    return {Key.baseline(key, name): [part.baselines[name] for part in members] for name in names}
+
+
+def _tables(
+    groups: dict[str, list[FittedModel]],
+    key: str,
+    source: Source,
+    people: np.ndarray,
+    genes: Sequence[str] | None,
+    drawn: dict[str, Any],
+    **where: Any,
+) -> Outputs:
+    """Tables (n_obs, n_outputs) of every slot."""
+    import pandas as pd
+
+    frames: dict[str, pd.DataFrame] = {}
+    for name, parts in groups.items():
+        own = name == key
+        part_source = source if own else source_of(parts[0], source.data, source.adata, source.rows, image=source.image)
+        part_source = replace(part_source, sample_key=source.sample_key, progress=source.progress and own)
+        mean, std = predict_members(parts, part_source, people, **(drawn if own else {}), **where)
+        columns = list(genes) if own and genes is not None else parts[0].panel
+        frames[name] = pd.DataFrame(mean, index=source.adata.obs_names, columns=columns)
+        if std is not None and own:
+            frames[Key.std(name)] = pd.DataFrame(std, index=source.adata.obs_names, columns=columns)
+    return Outputs(groups[key], frames)
+
+
+def _map(
+    adata: AnnData,
+    members: list[FittedModel],
+    key: str,
+    options: dict[str, Any],
     sample_key: str,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean over models (n_obs, n_genes), and the model's standard deviation, or that between several models."""
-    import torch
+    **where: Any,
+) -> Outputs:
+    """Map of the tiles of slides, and the windows behind it."""
+    import pandas as pd
 
-    from stpredict.core._device import resolve_device
-    from stpredict.models.nn._heads import class_probabilities
-    from stpredict.training import predict_arrays
+    from stpredict.tl.maps._map import map_table
 
-    total, squares, std = np.zeros(()), np.zeros(()), None
-    arrays = None
-    for part in members:
-        if arrays is None:
-            network = part.network
-            inputs = inputs_of(
-                network, list(part.features["slots"]), part.features["scaling"], config=network.config, image=image
-            )
-            arrays = collect(
-                data, adata, np.ones(adata.n_obs, dtype=bool), inputs,
-                panel=None, layer=None, sample_key=sample_key, patient_key=None,
-                progress=progress and inputs.patch is not None,
-            )  # fmt: skip
-        arrays.patient = patient_codes(patients, part.training["patients"])
-        mean, std = predict_arrays(
-            part.network, arrays, batch_size=batch_size, device=resolve_device(device),
-            progress=progress,
-        )  # fmt: skip
-        kind = part.normalization.get("method")
-        if kind == "outcome":
-            mean -= np.float32(part.training["risk_mean"])
-        elif kind == "label":
-            mean = class_probabilities(torch.from_numpy(mean)).numpy()
-        if len(members) == 1:
-            return mean, std
-        total, squares = total + mean, squares + np.square(mean, dtype=np.float64)
-    n = len(members)
-    average = total / np.float32(n)
-    spread = np.sqrt(np.maximum(squares / n - np.square(average, dtype=np.float64), 0) * n / (n - 1))
-    return average, spread.astype(np.float32)
-
-
-def _patients(adata: AnnData, sample_key: str, patient_key: str) -> np.ndarray:
-    """Patient of every observation; tiles whose slide names no patient stand for themselves."""
-    if patient_key not in adata.obs and is_tile_table(adata):
-        return adata.obs[sample_key].astype(str).to_numpy()
-    check_patients(adata, sample_key, patient_key)
-    return adata.obs[patient_key].astype(str).to_numpy()
+    slot = next(iter(members[0].features["slots"]))
+    frame, n_windows, partial = map_table(
+        adata, members, slot, sample_key=sample_key, key_added=key, **options, **where
+    )
+    columns = {Key.n_windows(key): n_windows, Key.partial(key): partial}
+    return Outputs(members, {key: frame} if isinstance(frame, pd.DataFrame) else {}, as_map=True, columns=columns)
 
 
 def _tile_table_key(data: Container, table_key: str, model: FittedModel) -> str:
@@ -286,53 +328,3 @@ def _tile_table_key(data: Container, table_key: str, model: FittedModel) -> str:
         if name in data.tables:
             return name
     return table_key
-
-
-def find_models(data: Container, model: Any, table_key: str) -> list[FittedModel]:
-    """The models to average: those given, read where they are paths, or the one that the object names."""
-    from stpredict.training import FittedModel
-
-    if model is None:
-        record = read_record(get_table(data, table_key), "model")
-        if record is None:
-            raise KeyError(
-                "expected a model; found none in uns['stpredict']['model']; pass the model that stp.tl.fit returned, "
-                "or the directory of a saved one"
-            )
-        model = record["path"]
-    given = [model] if isinstance(model, (str, Path, FittedModel)) else list(model)
-    if not given:
-        raise ValueError("expected at least one model; found an empty list; see stp.tl.fit_folds")
-    members = [part if isinstance(part, FittedModel) else FittedModel.load(part) for part in given]
-    for other in members[1:]:
-        for what in ("panel", "normalization", "features"):
-            if getattr(other, what) != getattr(members[0], what):
-                raise ValueError(
-                    f"expected models with the same {what} to average; found different ones; pass the models of one "
-                    "call of stp.tl.fit_folds, with a panel that is the same in every fold"
-                )
-    return members
-
-
-def check_normalization(adata: AnnData, fitted: FittedModel) -> None:
-    """Raise when the object says it is normalized otherwise than the model's target was; name both sides."""
-    record = read_record(adata, "normalize")
-    if record is None or fitted.normalization.get("method") in {"layer", "scanpy", "outcome", "label"}:
-        return  # an unmeasured object, or a target whose unit the user looks after
-    wanted = fitted.normalization
-    compared = ("method", "unit", "size_factors", "target_sum")
-    differing = [name for name in compared if wanted.get(name) != record.get(name)]
-    if sorted(wanted.get("panel", [])) != sorted(record.get("panel", [])):
-        differing.append("panel")
-    if differing:
-
-        def side(values: dict[str, Any]) -> str:
-            shown = {name: values.get(name) for name in differing}
-            if "panel" in shown:
-                shown["panel"] = f"{len(values.get('panel', []))} genes"
-            return str(shown)
-
-        raise ValueError(
-            f"expected the normalization of the model's training data, {side(wanted)}; found {side(record)}; "
-            "run stp.pp.normalize with the settings of the model"
-        )

@@ -15,9 +15,14 @@ from stpredict.slots._checks import as_mask, check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import read_normalization
 from stpredict.slots._keys import Key
-from stpredict.tl.learn._collect import check_features, collect, inputs_of
-from stpredict.tl.learn._fit import check_measured, patients_seen
-from stpredict.tl.learn._predict import check_normalization
+from stpredict.slots._rows import rows_of
+from stpredict.targets import Expression
+from stpredict.tl.learn._fit import check_measured, with_target
+from stpredict.tl.learn._members import source_of
+from stpredict.tl.learn.inputs._collect import collect
+from stpredict.tl.learn.inputs._slots import check_features
+from stpredict.tl.learn.targets._base import Keys, slots_for
+from stpredict.tl.learn.targets._expression import check_normalization
 
 if TYPE_CHECKING:
     from stpredict.slots._container import Container
@@ -71,8 +76,8 @@ def retrieval_bank(
 
     Returns
     -------
-    A new model; the given one and `data` stay as they are. `training["patients"]` and `training["samples"]` are those of the
-    bank; the patients whom the weights were trained on stay known as `training["pretraining_patients"]`, so that
+    A new model; the given one and `data` stay as they are. `training.patients` and `training.samples` are those of the
+    bank; the patients whom the weights were trained on stay known as `training.pretraining_patients`, so that
     predictions of either are marked as leaky.
 
     Raises
@@ -97,10 +102,11 @@ def retrieval_bank(
     ...     training={"max_epochs": 2},
     ... )
     >>> other = stp.tl.retrieval_bank(adata, model, adata.obs["patient"] == "P2")
-    >>> other.training["patients"], other.training["pretraining_patients"]
+    >>> other.training.patients, other.training.pretraining_patients
     (['P2'], ['P1'])
     """
     from stpredict.core._device import resolve_device
+    from stpredict.models import get_model
     from stpredict.models.nn._bank import Bank
     from stpredict.training import FittedModel
     from stpredict.training._fit_arrays import show_rows
@@ -113,9 +119,9 @@ def retrieval_bank(
             f"expected a model that looks up training spots (bleep, mclstexp); found {fitted.model!r}, which keeps none"
         )
     check_patients(adata, sample_key, patient_key)
-    rows = as_mask(adata, train)
+    mask = as_mask(adata, train)
     patient = adata.obs[patient_key].astype(str).to_numpy()
-    both = sorted(set(patient[rows]) & set(patient[~rows]))
+    both = sorted(set(patient[mask]) & set(patient[~mask]))
     if both and not allow_leakage:
         raise ValueError(
             f"expected every patient on one side of `train` only; found {few(both)} on both: their other sections would "
@@ -135,39 +141,37 @@ def retrieval_bank(
             f"expected the normalization of the model's training data, {wanted}; found {found}; "
             "run stp.pp.normalize with the settings of the model, or name its layer"
         )
-    check_normalization(adata, fitted)
-    check_measured(adata, rows, layer)
-    reads = getattr(network, "bank_reads", network.needs)
-    if "features" in reads:
+    check_normalization(adata, fitted.normalization)
+    request = Expression(panel=fitted.panel, layer=layer)
+    reader, keys = slots_for(request), Keys(sample_key, patient_key)
+    usable = reader.usable(adata, request)
+    check_measured(mask & ~usable, get_model(fitted.model))
+    needs = frozenset(getattr(network, "bank_reads", network.needs))
+    if "features" in needs:
         check_features(adata, fitted.features)
-    slots = list(fitted.features["slots"]) if "features" in reads else []
-    inputs = inputs_of(network, slots, fitted.features["scaling"], config=network.config, image=image)
-    inputs = replace(inputs, patch=inputs.patch if "patches" in reads else None, positions="positions" in reads)
+    rows = replace(rows_of(adata, mask, sample_key=sample_key, patient_key=patient_key), measured=usable[mask])
     show = settings.progress if progress is None else progress
-    arrays = collect(
-        data, adata, rows, inputs,
-        panel=fitted.panel, layer=layer, sample_key=sample_key, patient_key=patient_key, progress=show,
-    )  # fmt: skip
+    source = source_of(fitted, data, adata, rows, image=image, sample_key=sample_key, progress=show)
+    arrays = collect(replace(source, genes=fitted.panel), needs)
+    arrays = with_target(arrays, fitted.target, reader.read(adata, request, fitted.target, rows, keys), rows.measured)
 
     renewed = deepcopy(network)
     if same_patient is not None:
         renewed.config = replace(renewed.config, same_patient=same_patient)
     show_rows(renewed, "finish", arrays, resolve_device(device))
-    facts = fitted.training
-    return FittedModel(
-        model=fitted.model,
+    facts = replace(
+        fitted.training,
+        patients=rows.patients,
+        samples=rows.sections,
+        n_obs=len(rows),
+        pretraining_patients=fitted.training.patients_seen,
+        allow_leakage=bool(fitted.training.allow_leakage or both),
+    )
+    return replace(
+        fitted,
         network=renewed.eval(),
-        panel=list(fitted.panel),
-        normalization=dict(fitted.normalization),
         features=dict(fitted.features),
-        training=facts
-        | {
-            "patients": sorted(set(patient[rows])),
-            "samples": sorted(set(adata.obs[sample_key].astype(str).to_numpy()[rows])),
-            "n_obs": int(rows.sum()),
-            "pretraining_patients": patients_seen(fitted),
-            "allow_leakage": bool(facts["allow_leakage"] or both),
-        },
+        training=facts,
         history=fitted.history.copy(),
         baselines=dict(fitted.baselines),
     )

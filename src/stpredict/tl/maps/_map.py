@@ -72,7 +72,7 @@ def predict_map(
     mapper = Mapper(networks, batch_size=batch_size, device=device, progress=progress)
     windows = lay_windows(row, col, window=window, stride=stride, min_tiles=min_tiles)
     features = _check_features(features, networks[0], len(windows.n_windows))
-    chunks = gene_chunks(networks[0].n_genes, len(features), gene_chunk)
+    chunks = gene_chunks(networks[0].n_outputs, len(features), gene_chunk)
     return windows, ((genes, mean) for genes, mean, _ in mapper.run([features], [windows], chunks))
 
 
@@ -197,9 +197,9 @@ def _check_features(values: Any, network: BagPredictor, n_tiles: int, key: str |
     name = "features" if key is None else f"features {key!r}"
     features = values.toarray() if hasattr(values, "toarray") else values
     features = np.ascontiguousarray(features, dtype=np.float32)
-    if features.shape != (n_tiles, network.n_features):
+    if features.shape != (n_tiles, network.shape.width("tokens")):
         raise ValueError(
-            f"expected {name} of shape ({n_tiles}, {network.n_features}), one row per tile in the width that the model "
+            f"expected {name} of shape ({n_tiles}, {network.shape.width('tokens')}), one row per tile in the width that the model "
             f"was trained on; found {features.shape}; take the encoder of the training"
         )
     check_finite(features, name, "run stp.pp.image_features again")

@@ -53,7 +53,7 @@ class Mapper:
         strangers = [type(network).__name__ for network in networks if not isinstance(network, BagPredictor)]
         if strangers or not networks:
             raise TypeError(f"expected one or more networks on bags; found {', '.join(strangers) or 'none'}")
-        sizes = {(network.n_genes, network.n_features) for network in networks}
+        sizes = {(network.n_outputs, network.shape.width("tokens")) for network in networks}
         if len(sizes) > 1:
             raise ValueError(f"expected networks with the same genes and features; found {sorted(sizes)}")
         self.networks = list(networks)

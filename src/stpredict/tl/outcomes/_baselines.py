@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,16 +33,19 @@ def baseline_inputs(maps: DenseMaps, covariates: np.ndarray) -> dict[str, np.nda
 
 
 def fit_baselines(
-    cohort: Cohort, covariates: np.ndarray, train: np.ndarray, inner: np.ndarray
+    cohort: Cohort, covariates: np.ndarray, train: np.ndarray, inner: np.ndarray, names: Collection[str] | None = None
 ) -> dict[str, LinearOutcome]:
-    """Fit each baseline to the training side, with the penalty that its inner folds choose."""
+    """Fit some baselines, or all, to the training side, with the penalty that its inner folds choose."""
+    values = cohort.values[train]
+    outcome = {"time": values[:, 0], "event": values[:, 1]} if cohort.is_risk else {"label": values}
     return {
-        name: fit_linear_outcome(x[train], inner, **cohort.outcome(train))
+        name: fit_linear_outcome(x[train], inner, **outcome)
         for name, x in baseline_inputs(cohort.maps, covariates).items()
+        if names is None or name in names
     }
 
 
 def majority(cohort: Cohort, train: np.ndarray) -> np.ndarray:
     """The same log risk, or logit of the class that is more frequent on the training side, for everybody (n,)."""
-    constant = 0.0 if cohort.label is None else 20.0 * np.sign(2 * cohort.label[train].mean() - 1)
+    constant = 0.0 if cohort.is_risk else 20.0 * np.sign(2 * cohort.values[train].mean() - 1)
     return np.full(len(train), constant)

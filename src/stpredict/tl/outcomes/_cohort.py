@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stpredict.core._validate import check_unique, few
 from stpredict.slots._checks import check_obs
 from stpredict.slots._outcome import patients_of, read_outcome
+from stpredict.targets import Classes, FollowUp
 from stpredict.tl.outcomes._clinical import check_leaks
 from stpredict.tl.outcomes._maps import DenseMaps, Maps, dense_maps
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+
+    from stpredict.training.targets import Target
 
 
 @dataclass
@@ -33,10 +36,10 @@ class Cohort:
         Covariates, one row per slide.
     leaky
         (n,) whether the score of a slide is too good to be true.
-    time, event, label
-        (n,) outcome, as far as there is one.
-    classes
-        Names of the two classes.
+    target
+        What is predicted: follow-up, or two classes.
+    values
+        (n, 2) float32 time and event, or (n,) int64 classes, 1 for the second.
     leaky_covariates
         Whether a covariate determines the outcome.
     """
@@ -46,57 +49,59 @@ class Cohort:
     maps: DenseMaps
     clinical: pd.DataFrame
     leaky: np.ndarray
-    time: np.ndarray | None = None
-    event: np.ndarray | None = None
-    label: np.ndarray | None = None
-    classes: tuple[str, ...] = ()
+    target: Target
+    values: np.ndarray
     leaky_covariates: bool = False
+
+    @property
+    def is_risk(self) -> bool:
+        """Whether follow-up is predicted, and not classes."""
+        return self.target.kind == "follow_up"
 
     @property
     def stratum(self) -> np.ndarray:
         """Event or class of each slide (n,)."""
-        values = self.event if self.label is None else self.label
-        assert values is not None
-        return values.astype(int)
-
-    def outcome(self, rows: np.ndarray) -> dict[str, Any]:
-        """Time, event and class of some rows, `None` for those there are not."""
-        values = {"time": self.time, "event": self.event, "label": self.label}
-        return {name: None if array is None else array[rows] for name, array in values.items()}
+        return (self.values[:, 1] if self.is_risk else self.values).astype(int)
 
 
 def read_cohort(
     adata: AnnData,
-    outcome: str,
+    request: FollowUp | Classes,
     maps: Maps,
     channels: str | Sequence[str],
     clinical: str | Sequence[str] | None,
     features: str | None,
     *,
-    keys: Sequence[str],
     allow_leakage: bool,
     sample_key: str,
     patient_key: str,
     table_key: str,
 ) -> Cohort:
-    """Outcome (in the columns `keys`), covariates and maps of all slides; an error for covariates that leak."""
+    """Outcome, covariates and maps of all slides; an error for covariates that leak."""
+    from stpredict.training.targets import ClassTarget, FollowUpTarget
+
     patient = patients_of(adata, patient_key)
-    values: dict[str, Any] = {}
-    if outcome == "survival":
-        values["time"], values["event"] = read_outcome(adata, *keys, patient_key=patient_key)
+    target: Target
+    if isinstance(request, FollowUp):
+        keys = [request.time, request.event]
+        target = FollowUpTarget(*keys)
+        values = np.column_stack(read_outcome(adata, *keys, patient_key=patient_key)).astype(np.float32)
+        events, times = values[:, 1], {request.time: values[:, 0]}
     else:
-        values["label"], values["classes"] = read_response(adata, keys[0], patient)
+        keys = [request.key]
+        values, classes = read_response(adata, request.key, patient)
+        target = ClassTarget(request.key, classes)
+        events, times = values, {}
     columns = [clinical] if isinstance(clinical, str) else list(clinical or ())
     check_unique(columns, "clinical columns")
     for name in columns:
         check_obs(adata, name, "name the columns with covariates of the patients")
     frame = adata.obs[columns]
     first = np.unique(patient, return_index=True)[1]
-    binary = {keys[-1]: values["event" if outcome == "survival" else "label"][first]}
-    times = {keys[0]: values["time"][first]} if outcome == "survival" else {}
     telling = False
     try:
-        check_leaks(frame.iloc[first], keys, binary, times)
+        outcomes = {keys[-1]: events[first]}, {name: column[first] for name, column in times.items()}
+        check_leaks(frame.iloc[first], keys, *outcomes)
     except ValueError:
         if not allow_leakage:
             raise
@@ -105,7 +110,7 @@ def read_cohort(
     wanted = [channels] if isinstance(channels, str) else list(channels)
     features = features or next((name for name in wanted if name.startswith("X_")), None)
     dense = dense_maps(maps, names, wanted, features, sample_key=sample_key, table_key=table_key)
-    return Cohort(patient, names, dense, frame, dense.leaky | telling, leaky_covariates=telling, **values)
+    return Cohort(patient, names, dense, frame, dense.leaky | telling, target, values, leaky_covariates=telling)
 
 
 def slide_names(adata: AnnData, sample_key: str) -> list[str]:
@@ -119,7 +124,7 @@ def read_response(adata: AnnData, key: str, patient: np.ndarray) -> tuple[np.nda
     """Classes (n,) int64, 1 for the second of two, and their names; the slides of a patient must agree."""
     import pandas as pd
 
-    check_obs(adata, key, "put the two classes there, or name their column with `response=`")
+    check_obs(adata, key, "put the two classes there, or name their column with `target=`")
     column = adata.obs[key]
     if column.isna().any():
         raise ValueError(
@@ -160,15 +165,15 @@ def check_folds(cohort: Cohort, fold: np.ndarray, n_folds: int, n_inner: int, ke
             f"expected between 2 folds and one per patient ({n_patients}), and at least 2 inner folds; found "
             f"n_folds={n_folds} and n_inner={n_inner}"
         )
-    codes = (1,) if cohort.label is None else (0, 1)
+    codes = (1,) if cohort.is_risk else (0, 1)
     for number in range(n_folds):
         train = fold != number
         for code in codes:
             n = len(np.unique(cohort.patient[train & (cohort.stratum == code)]))
             if n < n_inner:
-                what = "events" if cohort.label is None else "of each class"
+                what = "events" if cohort.is_risk else "of each class"
                 raise ValueError(
-                    f"expected at least n_inner={n_inner} patients {'with ' if cohort.label is None else ''}{what} in "
+                    f"expected at least n_inner={n_inner} patients {'with ' if cohort.is_risk else ''}{what} in "
                     f"obs[{keys[0]!r}] in the training side of every fold; found {n} in fold {number}; add patients, or "
                     "use fewer folds"
                 )

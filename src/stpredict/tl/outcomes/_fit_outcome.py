@@ -3,48 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._optional import optional_import
 from stpredict.core._settings import settings
-from stpredict.core._validate import check_choice
+from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
+from stpredict.targets import Classes, FollowUp
+from stpredict.tl.learn.targets._base import slots_of
 from stpredict.tl.outcomes._maps import Maps
 
 if TYPE_CHECKING:
     from stpredict.slots._container import Container
     from stpredict.tl.outcomes._result import OutcomeResult
 
+BASELINES = ("majority", "clinical", "mean map", "clinical + mean map", "image features")
+_LEVEL, _N_BOOT = 0.95, 2000
+
 
 def fit_outcome(
-    slides: Container,
-    outcome: Literal["survival", "response"] = "survival",
+    data: Container,
+    target: FollowUp | Classes | str | None = None,
     *,
     maps: Maps,
     channels: str | Sequence[str] = Key.PREDICTED,
     clinical: str | Sequence[str] | None = None,
-    features: str | None = None,
-    time: str = Key.TIME,
-    event: str = Key.EVENT,
-    response: str = "response",
-    n_folds: int = 5,
-    n_inner: int = 3,
-    hyperparameters: Mapping[str, Any] | None = None,
+    n_folds: int | tuple[int, int] = (5, 3),
+    hyperparameters: Mapping[str, Any] | str | None = None,
     training: Mapping[str, Any] | None = None,
-    baselines: bool = True,
+    baselines: Baselines = True,
     allow_leakage: bool = False,
+    n_jobs: int = 1,
+    seed: int = 0,
+    key_added: str | None = None,
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
-    key_added: str | None = None,
-    level: float = 0.95,
-    n_boot: int = 2000,
-    device: str | None = None,
-    seed: int = 0,
-    progress: bool | None = None,
     table_key: str = Key.TABLE,
 ) -> OutcomeResult:
     """Predict the survival or the response of patients from maps of their slides, and score it beside baselines.
@@ -63,11 +60,12 @@ def fit_outcome(
 
     Parameters
     ----------
-    slides
+    data
         One row per slide, with the outcome and the covariates of its patient in `obs`.
-    outcome
-        `"survival"`: time and event, by the Cox loss. `"response"`: two classes, by cross-entropy in which both classes
-        weigh the same.
+    target
+        What to predict: :class:`stpredict.targets.FollowUp`, by the Cox loss; or a column of `obs` with two classes
+        (boolean, 0 and 1, or categories; or :class:`stpredict.targets.Classes`), the second of which is the response, by
+        a cross-entropy in which both weigh the same.
     maps
         What the network reads: a mapping from the slide (`obs[sample_key]`, or the name of the row where there is no
         such column) to the AnnData of its spots or tiles with `obs["grid_row"]` and `obs["grid_col"]`
@@ -78,39 +76,29 @@ def fit_outcome(
         the tissue; several are read together. Of arrays all channels are read, unless `channels="mask"`.
     clinical
         Columns of `obs` that join the pooled maps: numbers are standardized, all else is split into categories.
-    features
-        Slot of `obsm` of the maps with image features, for the baseline on their mean; the first of `channels` that
-        begins with `"X_"` when `None`.
-    time, event
-        Columns of `obs` with the follow-up time, and 1 where it ended in the event and 0 where it was censored.
-    response
-        Column of `obs` with two classes (boolean, 0 and 1, or categories); the second one is the response.
-    n_folds, n_inner
+    n_folds
         Number of outer and of inner folds.
     hyperparameters
-        Of the network: `depths`, `dims`, `drop_path`, `augment`. Two small stages by default, which tens of patients can
-        train; the published networks have four, `{"depths": (2, 2, 2, 2), "dims": (3, 4, 5, 6), "drop_path": 0.4}` for
-        survival and `{"depths": (2, 2, 8, 2), "dims": (16, 24, 32, 40), "drop_path": 0.4}` for a response, and
-        `"augment": False`.
+        Departures from the defaults: `depths`, `dims`, `drop_path`, `augment`; or the name of a preset. Two small stages
+        by default, which tens of patients can train; the published networks, with four, are the presets `"survival"`
+        and `"response"`.
     training
         Departures from the training settings, see :class:`stpredict.training.TrainConfig`.
     baselines
-        Add the baselines: `"majority"` (the same for everybody), `"clinical"`, `"mean map"` (channels averaged over the
-        tissue), `"clinical + mean map"` and `"image features"`, linear with a ridge penalty.
+        Names of the baselines: `"majority"` (the same for everybody), `"clinical"`, `"mean map"` (channels averaged over
+        the tissue), `"clinical + mean map"` and `"image features"` (their mean, from the first of `channels` that begins
+        with `"X_"`; a slot of the maps, `"X_{encoder}"`, names another), linear with a ridge penalty. All of them for
+        `True`, none for `False`; those that have nothing to read are left out.
     allow_leakage
-        Accept covariates that determine the outcome; every score is then marked as leaky.
+        Whether to accept covariates that determine the outcome; every score is then marked as leaky.
+    n_jobs
+        Processes that work on folds side by side. The result does not depend on it.
+    seed
+        Random seed for folds, weights, order, dropped paths and resamples.
+    key_added
+        Column of the prediction; `"risk"` or `"{column}_probability"` when `None`.
     sample_key, patient_key
         Columns of `obs` with the slide and the patient.
-    key_added
-        Column of the prediction; `"risk"` or `"response_probability"` when `None`.
-    level, n_boot
-        Level and resamples of the intervals over patients.
-    device
-        `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
-    seed
-        Of folds, weights, order, dropped paths and resamples.
-    progress
-        Show a progress bar; `settings.progress` when `None`.
     table_key
         Table of a SpatialData.
 
@@ -124,7 +112,7 @@ def fit_outcome(
     subtracted from 1.
 
     Writes the predictions of the network: `obs["risk"]` (log hazard relative to the mean of the training side) and
-    `obs["risk_group"]` (`"high"` above the median of the training side), or `obs["response_probability"]`; and, with
+    `obs["risk_group"]` (`"high"` above the median of the training side), or `obs["{column}_probability"]`; and, with
     the same beginning, `"_fold"`, `"_leaky"` and the provenance in `uns["stpredict"]`.
 
     Raises
@@ -146,7 +134,7 @@ def fit_outcome(
     >>> obs = pd.DataFrame({"patient": np.arange(24).astype(str), "response": np.arange(24) % 2 == 0})
     >>> slides = ad.AnnData(obs=obs.set_index("s" + obs["patient"]))
     >>> maps = {name: rng.normal(size=(2, 8, 8)) + y for name, y in slides.obs["response"].items()}
-    >>> result = stp.tl.fit_outcome(slides, "response", maps=maps, n_folds=2, n_inner=2, training={"max_epochs": 2})
+    >>> result = stp.tl.fit_outcome(slides, "response", maps=maps, n_folds=(2, 2), training={"max_epochs": 2})
     >>> result.scores["model"].tolist()
     ['convnext', 'majority', 'mean map']
     """
@@ -155,44 +143,57 @@ def fit_outcome(
     from stpredict.core._device import resolve_device
     from stpredict.tl.outcomes._cohort import check_folds, read_cohort, stratified_folds
     from stpredict.tl.outcomes._folds import cross_validate_outcome, fit_outcome_model
-    from stpredict.tl.outcomes._network import NETWORK, NETWORKS, outcome_settings
+    from stpredict.tl.outcomes._network import NETWORK, outcome_settings
     from stpredict.tl.outcomes._result import OutcomeResult
     from stpredict.tl.outcomes._scores import score_outcome
+    from stpredict.training.targets import ClassTarget, FollowUpTarget
 
-    check_choice(outcome, tuple(NETWORKS), "outcome")
-    if outcome == "survival":
+    request = FollowUp() if target is None else Classes(target) if isinstance(target, str) else target
+    if not isinstance(request, FollowUp | Classes):
+        raise TypeError(
+            f"expected the outcome as stp.targets.FollowUp, stp.targets.Classes or a column of obs; found {target!r}"
+        )
+    if isinstance(request, FollowUp):
         optional_import("lifelines", "survival")
-    if not 0 < level < 1 or n_boot < 1:
-        raise ValueError(f"expected a level between 0 and 1 and at least one resample; found {level!r} and {n_boot!r}")
-    sizes, config = outcome_settings(outcome, hyperparameters or {}, training or {})
-    adata = get_table(slides, table_key)
-    keys = (time, event) if outcome == "survival" else (response,)
+    names = chosen_baselines(baselines, BASELINES)
+    slots = [name for name in names if name.startswith("X_")]
+    unknown = sorted(set(names) - {*BASELINES, *slots[:1]})
+    if unknown:
+        raise ValueError(
+            f"expected baselines among {', '.join(BASELINES)} and one slot X_…; found {', '.join(unknown)}"
+        )
+    n_outer, n_inner = (n_folds, 3) if isinstance(n_folds, int) else n_folds
+    kind = FollowUpTarget("", "") if isinstance(request, FollowUp) else ClassTarget("", ("", ""))
+    sizes, config = outcome_settings(kind, hyperparameters, training or {})
+    adata = get_table(data, table_key)
     cohort = read_cohort(
-        adata, outcome, maps, channels, clinical, features,
-        keys=keys, allow_leakage=allow_leakage, sample_key=sample_key, patient_key=patient_key, table_key=table_key,
+        adata, request, maps, channels, clinical, slots[0] if slots else None,
+        allow_leakage=allow_leakage, sample_key=sample_key, patient_key=patient_key, table_key=table_key,
     )  # fmt: skip
-    fold = stratified_folds(cohort.patient, cohort.stratum, n_folds, seed)
-    check_folds(cohort, fold, n_folds, n_inner, keys[-1:])
+    fold = stratified_folds(cohort.patient, cohort.stratum, n_outer, seed)
+    column = request.event if isinstance(request, FollowUp) else request.key
+    check_folds(cohort, fold, n_outer, n_inner, [column])
     options: dict[str, Any] = {
-        "n_inner": n_inner, "sizes": sizes, "config": config, "baselines": baselines, "device": resolve_device(device),
-        "seed": seed,
+        "n_inner": n_inner, "sizes": sizes, "config": config, "seed": seed,
+        "baselines": [*names, "image features"] if slots else names,
     }  # fmt: skip
-    show = settings.progress if progress is None else progress
-    found = cross_validate_outcome(cohort, fold, progress=show, **options)
-    table = score_outcome(cohort, found.scores, found.high, fold, level=level, n_boot=n_boot, seed=seed)
-    model, history = fit_outcome_model(cohort, keys, epochs=found.epochs, allow_leakage=allow_leakage, **options)
+    device = resolve_device(config.device)
+    found = cross_validate_outcome(cohort, fold, device=device, n_jobs=n_jobs, progress=settings.progress, **options)
+    table = score_outcome(cohort, found.scores, found.high, fold, level=_LEVEL, n_boot=_N_BOOT, seed=seed)
+    model = fit_outcome_model(cohort, epochs=found.epochs, allow_leakage=allow_leakage, device=device, **options)
 
-    key = key_added or (Key.RISK if outcome == "survival" else Key.probability(response))
+    key = key_added or slots_of(cohort.target.kind).key(cohort.target)
     adata.obs[key] = found.scores[NETWORK].astype(np.float32)
-    if outcome == "survival":
-        adata.obs[f"{key}_group"] = pd.Categorical(np.where(found.high[NETWORK], "high", "low"))
+    if cohort.is_risk:
+        adata.obs[Key.group(key)] = pd.Categorical(np.where(found.high[NETWORK], "high", "low"))
     adata.obs[Key.fold(key)] = fold
     adata.obs[Key.leaky(key)] = cohort.leaky
     record = {
-        "model": NETWORK, "outcome": outcome, "channels": [channels] if isinstance(channels, str) else list(channels),
-        "clinical": list(cohort.clinical.columns), "n_folds": n_folds, "n_inner": n_inner, "shape": cohort.maps.shape,
+        "model": NETWORK, "target": cohort.target.to_dict(),
+        "channels": [channels] if isinstance(channels, str) else list(channels),
+        "clinical": list(cohort.clinical.columns), "n_folds": n_outer, "n_inner": n_inner, "shape": cohort.maps.shape,
         "hyperparameters": sizes, "training": config.to_dict(), "seed": seed, "allow_leakage": allow_leakage,
     }  # fmt: skip
     write_record(adata, key, record)
     predictions = pd.DataFrame(found.scores, index=adata.obs_names)
-    return OutcomeResult(table, predictions, pd.concat([found.history, history], ignore_index=True), model)
+    return OutcomeResult(table, predictions, pd.concat([found.history, model.history], ignore_index=True), model)

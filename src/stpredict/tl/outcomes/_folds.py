@@ -1,25 +1,24 @@
-"""Nested cross-validation of an outcome, and the models fitted on everybody in its wake."""
+"""Nested cross-validation of an outcome, and the models that are then fitted to all patients."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.outcomes._baselines import MAJORITY, baseline_inputs, fit_baselines, majority
 from stpredict.tl.outcomes._clinical import ClinicalEncoder
 from stpredict.tl.outcomes._cohort import stratified_folds
-from stpredict.tl.outcomes._network import NETWORK, fit_network
+from stpredict.tl.outcomes._network import NETWORK, NetworkFit, fit_network
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
 
     from stpredict.tl.outcomes._cohort import Cohort
-    from stpredict.tl.outcomes._result import OutcomeModel
-    from stpredict.training import TrainConfig
+    from stpredict.training import FittedModel, TrainConfig
 
 
 @dataclass
@@ -33,7 +32,7 @@ class OutOfFold:
     high
         By model, whether the score is above the median of the training side (n,).
     history
-        Of the networks, one row per epoch.
+        History of the networks, one row per epoch.
     epochs
         Best number of epochs of every inner fold of every fold.
     """
@@ -45,16 +44,7 @@ class OutOfFold:
 
 
 def cross_validate_outcome(
-    cohort: Cohort,
-    fold: np.ndarray,
-    *,
-    n_inner: int,
-    sizes: Mapping[str, Any],
-    config: TrainConfig,
-    baselines: bool,
-    device: torch.device,
-    seed: int,
-    progress: bool,
+    cohort: Cohort, fold: np.ndarray, *, device: torch.device, n_jobs: int, progress: bool, **options: Any
 ) -> OutOfFold:
     """Fit the network and the baselines without each fold in turn, and predict it.
 
@@ -64,43 +54,58 @@ def cross_validate_outcome(
         Slides and outcomes.
     fold
         Outer fold (n,).
-    n_inner
-        Inner folds.
-    sizes, config
-        Hyperparameters and training settings of the network.
-    baselines
-        Add the baselines.
-    device, seed, progress
-        As in :func:`stpredict.tl.fit_outcome`.
+    device, n_jobs, progress
+        Where to train, processes that work side by side, and whether to show a progress bar.
+    **options
+        Inner folds, hyperparameters, settings, baselines and seed, as :func:`fit_fold` takes them.
     """
     import pandas as pd
-    from tqdm.auto import tqdm
 
-    n = len(fold)
+    numbers = np.unique(fold)
+
+    def jobs() -> Iterator[Job]:
+        for number in numbers:
+            yield fit_fold, {"cohort": cohort, "train": fold != number, **options}
+
+    results = run_jobs(jobs(), len(numbers), device=device, n_jobs=n_jobs, progress=progress, what="outcome")
     out = OutOfFold()
     histories = []
-    for number in tqdm(np.unique(fold), desc="outcome", unit="fold", disable=not progress):
+    for number, (fit, found) in zip(numbers, results, strict=True):
         train, test = fold != number, fold == number
-        covariates = ClinicalEncoder(cohort.clinical[train])(cohort.clinical)
-        inner = stratified_folds(cohort.patient[train], cohort.stratum[train], n_inner, seed)
-        fit = fit_network(cohort, covariates, train, inner, sizes=sizes, config=config, device=device, seed=seed)
         histories.append(fit.history.assign(fold=number))
         out.epochs += fit.chosen
-        found = {NETWORK: fit.score}
-        if baselines:
-            inputs = baseline_inputs(cohort.maps, covariates)
-            found[MAJORITY] = majority(cohort, train)
-            linear = fit_baselines(cohort, covariates, train, inner)
-            found |= {name: model(inputs[name]) for name, model in linear.items()}
         for name, score in found.items():
-            out.scores.setdefault(name, np.full(n, np.nan))
-            out.high.setdefault(name, np.zeros(n, dtype=bool))
-            if cohort.label is None:
+            out.scores.setdefault(name, np.full(len(fold), np.nan))
+            out.high.setdefault(name, np.zeros(len(fold), dtype=bool))
+            if cohort.is_risk:
                 score = score - score[train].mean()
-            out.scores[name][test] = score[test] if cohort.label is None else probability(score[test])
+            out.scores[name][test] = score[test] if cohort.is_risk else probability(score[test])
             out.high[name][test] = score[test] > np.median(score[train])
     out.history = pd.concat(histories, ignore_index=True)
     return out
+
+
+def fit_fold(
+    cohort: Cohort,
+    train: np.ndarray,
+    *,
+    n_inner: int,
+    sizes: Mapping[str, Any],
+    config: TrainConfig,
+    baselines: Collection[str],
+    seed: int,
+    device: torch.device,
+) -> tuple[NetworkFit, dict[str, np.ndarray]]:
+    """Fit the network and the baselines to one training side; their log risks or logits (n,) of all slides."""
+    covariates = ClinicalEncoder(cohort.clinical[train])(cohort.clinical)
+    inner = stratified_folds(cohort.patient[train], cohort.stratum[train], n_inner, seed)
+    fit = fit_network(cohort, covariates, train, inner, sizes=sizes, config=config, device=device, seed=seed)
+    found = {NETWORK: fit.score}
+    if MAJORITY in baselines:
+        found[MAJORITY] = majority(cohort, train)
+    inputs = baseline_inputs(cohort.maps, covariates)
+    linear = fit_baselines(cohort, covariates, train, inner, baselines)
+    return fit, found | {name: model(inputs[name]) for name, model in linear.items()}
 
 
 def probability(logit: np.ndarray) -> np.ndarray:
@@ -110,61 +115,60 @@ def probability(logit: np.ndarray) -> np.ndarray:
 
 def fit_outcome_model(
     cohort: Cohort,
-    keys: Sequence[str],
     *,
-    epochs: Sequence[int],
+    epochs: Collection[int],
     allow_leakage: bool,
     n_inner: int,
     sizes: Mapping[str, Any],
     config: TrainConfig,
-    baselines: bool,
+    baselines: Collection[str],
     device: torch.device,
     seed: int,
-) -> tuple[OutcomeModel, pd.DataFrame]:
+) -> FittedModel:
     """Fit the network and the baselines to all patients, for other cohorts.
 
     The network gets the median of the best numbers of epochs of all inner folds (`epochs`), each of which held out
     patients of the training side of a fold; no test side had a part in them.
-
-    Returns
-    -------
-    The model and the history, whose fold is -1.
     """
-    from stpredict.tl.outcomes._result import OutcomeModel
+    from stpredict.training import FittedModel, TrainingFacts
 
     everybody = np.ones(len(cohort.patient), dtype=bool)
     encoder = ClinicalEncoder(cohort.clinical)
     covariates = encoder(cohort.clinical)
     inner = stratified_folds(cohort.patient, cohort.stratum, n_inner, seed)
-    n_epochs = int(np.median(epochs)) if epochs else config.max_epochs
+    n_epochs = int(np.median(list(epochs))) if epochs else config.max_epochs
     fit = fit_network(
         cohort, covariates, everybody, inner,
         sizes=sizes, config=replace(config, max_epochs=n_epochs, patience=0), device=device, seed=seed,
     )  # fmt: skip
-    scores, linear = {NETWORK: fit.score}, {}
-    if baselines:
-        inputs = baseline_inputs(cohort.maps, covariates)
-        for name, model in fit_baselines(cohort, covariates, everybody, inner).items():
-            linear[name] = np.append(model.coefficients, model.intercept)
-            scores[name] = model(inputs[name])
-    found = OutcomeModel(
+    scores, linear = {"model": fit.score}, {}
+    inputs = baseline_inputs(cohort.maps, covariates)
+    for name, model in fit_baselines(cohort, covariates, everybody, inner, baselines).items():
+        linear[name] = [*model.coefficients.tolist(), float(model.intercept)]
+        scores[name] = model(inputs[name])
+    settings = {name: value for name, value in config.to_dict().items() if name != "device"}
+    return FittedModel(
+        model=NETWORK,
         network=fit.network,
-        outcome="survival" if cohort.label is None else "response",
-        keys=list(keys),
-        classes=list(cohort.classes),
-        maps=cohort.maps.kind.to_dict() | {"shape": list(cohort.maps.shape)},
-        clinical=encoder.to_dict(),
-        training={
-            "patients": sorted(set(cohort.patient.tolist())),
-            "samples": sorted(cohort.slide),
-            "n_epochs": n_epochs,
-            "settings": config.to_dict(),
-            "seed": seed,
-            "allow_leakage": allow_leakage,
-            "leaky_covariates": cohort.leaky_covariates,
-            "mean": {name: float(score.mean()) for name, score in scores.items()},
-            "median": {name: float(np.median(score)) for name, score in scores.items()},
-        },
-        baselines=linear,
+        target=cohort.target,
+        features={"slots": {}, "scaling": "global"},
+        training=TrainingFacts(
+            sorted(set(cohort.patient.tolist())),
+            sorted(cohort.slide),
+            len(cohort.patient),
+            seed,
+            allow_leakage=allow_leakage,
+            settings=settings,
+            validated_on="patient",
+            n_epochs=n_epochs,
+            mean={name: float(score.mean()) for name, score in scores.items()},
+            median={name: float(np.median(score)) for name, score in scores.items()},
+            extra={
+                "maps": cohort.maps.kind.to_dict() | {"shape": list(cohort.maps.shape)},
+                "clinical": encoder.to_dict(),
+                "linear": linear,
+                "leaky_covariates": cohort.leaky_covariates,
+            },
+        ),
+        history=fit.history.assign(fold=-1),
     )
-    return found, fit.history.assign(fold=-1)

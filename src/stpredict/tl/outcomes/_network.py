@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from stpredict.models._convnext import ConvNeXt
+    from stpredict.models import Predictor
     from stpredict.tl.outcomes._cohort import Cohort
     from stpredict.tl.outcomes._maps import DenseMaps
     from stpredict.training import ArraySet, TrainConfig
+    from stpredict.training.targets import Target
 
 NETWORK = "convnext"
 #: Batches of whole risk sets for times; the batches of the published model for classes. The Cox loss of tens of patients
 #: grows with the spread of the risks while their order still gets better, hence the C-index.
 _TRAINING: dict[str, dict[str, Any]] = {
-    "survival": {"learning_rate": 2e-2, "batch_size": 100_000, "monitor": "correlation"},
-    "response": {"learning_rate": 5e-3, "batch_size": 20},
+    "follow_up": {"learning_rate": 2e-2, "batch_size": 100_000, "monitor": "correlation"},
+    "classes": {"learning_rate": 5e-3, "batch_size": 20},
 }
 _COMMON = {"max_epochs": 200, "patience": 20, "weight_decay": 0.05}
-#: Two small stages: with the four of the published networks cohorts of tens of patients are learned by heart.
-_SMALL = {"depths": (1, 1), "dims": (8, 16), "drop_path": 0.1}
-NETWORKS: dict[str, dict[str, Any]] = {"survival": _SMALL, "response": _SMALL}
+#: Two small stages: the four of the published networks fit the noise of cohorts of tens of patients.
+_SMALL: dict[str, Any] = {"depths": (1, 1), "dims": (8, 16), "drop_path": 0.1}
 _GIVEN = frozenset({"shape", "mask", "n_clinical", "class_weights", "lattice"})  # follow from the data
 
 
@@ -42,7 +42,7 @@ class NetworkFit:
     Attributes
     ----------
     network
-        In evaluation mode, on the CPU.
+        The network in evaluation mode, on the CPU.
     score
         Log risk or logit of every slide (n,), those that were not fitted on included.
     history
@@ -53,7 +53,7 @@ class NetworkFit:
         Epochs behind the weights.
     """
 
-    network: ConvNeXt
+    network: Predictor
     score: np.ndarray
     history: pd.DataFrame
     chosen: list[int]
@@ -61,37 +61,38 @@ class NetworkFit:
 
 
 def outcome_settings(
-    outcome: str, hyperparameters: Mapping[str, Any], training: Mapping[str, Any]
+    target: Target, hyperparameters: Mapping[str, Any] | str | None, training: Mapping[str, Any]
 ) -> tuple[dict[str, Any], TrainConfig]:
     """Hyperparameters of the network and settings of its training, checked."""
-    from stpredict.models._convnext import ConvNeXt, ConvNeXtConfig
+    from stpredict.models import build, get_model
     from stpredict.training import TrainConfig
 
-    known = [f.name for f in fields(ConvNeXtConfig) if f.name not in _GIVEN]
-    unknown = sorted(set(hyperparameters) - set(known))
+    info = get_model(NETWORK)
+    options = info.options(hyperparameters)
+    known = [name for name in info.config.__dataclass_fields__ if name not in _GIVEN]
+    unknown = sorted(set(options) - set(known))
     if unknown:
         raise TypeError(f"expected hyperparameters among {', '.join(known)}; found {', '.join(unknown)}")
-    sizes = NETWORKS[outcome] | dict(hyperparameters)
-    ConvNeXt(
-        ConvNeXtConfig((1, 1), **sizes), 1, 1
-    )  # sizes that do not fit each other are found before anything is read
-    config = TrainConfig().updated(_COMMON | _TRAINING[outcome]).updated(training)
+    sizes = _SMALL | options
+    # Sizes that do not fit each other are found before anything is read.
+    build(NETWORK, 1, {"tokens": 1}, hyperparameters={"shape": (1, 1), **sizes}, seed=0)
+    config = TrainConfig().updated(_COMMON | _TRAINING[target.kind]).updated(training)
     if config.monitor == "loss_then_correlation":
         raise ValueError("expected training['monitor'] to be 'loss' or 'correlation'; found 'loss_then_correlation'")
     return sizes, config
 
 
-def map_arrays(maps: DenseMaps, covariates: np.ndarray, patient: np.ndarray, **outcome: Any) -> ArraySet:
-    """Slides as the training loop reads them: their cells are the tokens of bags."""
+def map_arrays(maps: DenseMaps, covariates: np.ndarray, patient: np.ndarray, cohort: Cohort | None = None) -> ArraySet:
+    """Slides as the training loop reads them: their cells are the tokens of bags; with the outcome of a cohort."""
     from stpredict.training import ArraySet
 
     return ArraySet(
         section=np.zeros(len(patient), dtype=np.int64),  # slides are compared with each other
         patient=np.unique(patient, return_inverse=True)[1],
-        features=covariates,
-        bag=maps.values,
-        bag_size=maps.tissue,
-        **outcome,
+        inputs={"features": covariates, "tokens": maps.values, "token_size": maps.tissue},
+        target=None if cohort is None else cohort.values,
+        kind=None if cohort is None else cohort.target,
+        unit="slide",
     )
 
 
@@ -119,42 +120,36 @@ def fit_network(
     inner
         Inner fold of each of them; not used where `config.patience` is 0: `config.max_epochs` epochs then.
     sizes, config
-        What :func:`outcome_settings` returned.
+        Hyperparameters and training settings, as :func:`outcome_settings` returned them.
     device, seed
-        Where to train, and the seed of weights and order.
+        Where to train, and the random seed of weights and order.
     """
     import pandas as pd
     import torch
 
-    from stpredict.models._convnext import ConvNeXt, ConvNeXtConfig
+    from stpredict.models import Stage, build
     from stpredict.training import predict_arrays
     from stpredict.training._data import summarize
 
     mend_torchvision()
     from stpredict.training._loop import run_epochs
 
-    every = np.arange(len(cohort.patient))
-    data = map_arrays(
-        cohort.maps, covariates, cohort.patient, n_classes=0 if cohort.label is None else 2, **cohort.outcome(every)
-    )
-    weights: tuple[float, ...] = ()
-    if cohort.label is not None:
-        share = np.bincount(cohort.label[train], minlength=2) / train.sum()
-        weights = tuple((0.5 / share).tolist())
-    network_config = ConvNeXtConfig(
-        shape=cohort.maps.shape, mask=cohort.maps.mask, n_clinical=covariates.shape[1], class_weights=weights,
-        lattice=cohort.maps.lattice, **sizes,
-    )  # fmt: skip
+    data = map_arrays(cohort.maps, covariates, cohort.patient, cohort)
+    options: dict[str, Any] = {
+        "shape": cohort.maps.shape, "mask": cohort.maps.mask, "n_clinical": covariates.shape[1],
+        "class_weights": () if cohort.is_risk else _even_weights(cohort.values[train]), "lattice": cohort.maps.lattice,
+    }  # fmt: skip
+    widths = {"tokens": cohort.maps.values.shape[2], "features": covariates.shape[1]}
     training = data.take(train)
 
-    def run(part: ArraySet, validation: ArraySet | None, settings: TrainConfig) -> tuple[ConvNeXt, pd.DataFrame, int]:
+    def run(part: ArraySet, validation: ArraySet | None, settings: TrainConfig) -> tuple[Predictor, pd.DataFrame, int]:
         torch.manual_seed(seed)
-        network = ConvNeXt(network_config, 1, cohort.maps.values.shape[2])
+        network = build(NETWORK, 1, widths, hyperparameters=options | dict(sizes))
         network.prepare(summarize(part, network.needs))
         with tempfile.TemporaryDirectory(prefix="stpredict-") as scratch:
             history, n_epochs = run_epochs(
                 network, part, validation, settings,
-                device=device, seed=seed, directory=Path(scratch), resume=False, progress=False,
+                stage=Stage(), device=device, seed=seed, directory=Path(scratch), resume=False, progress=False,
             )  # fmt: skip
         return network, history, n_epochs
 
@@ -167,7 +162,13 @@ def fit_network(
         n_epochs = int(np.median(chosen)) if chosen else config.max_epochs
         network, history, _ = run(training, None, replace(config, max_epochs=n_epochs, patience=0))
     histories.append(history.assign(inner=-1))
-    score, _ = predict_arrays(network, data, batch_size=64, device=device)
+    score = predict_arrays(network, data, batch_size=64, device=device).mean
     return NetworkFit(
         network, score[:, 0].astype(np.float64), pd.concat(histories, ignore_index=True), chosen, n_epochs
     )
+
+
+def _even_weights(label: np.ndarray) -> tuple[float, ...]:
+    """Weights with which both classes weigh the same."""
+    share = np.bincount(label, minlength=2) / len(label)
+    return tuple((0.5 / share).tolist())

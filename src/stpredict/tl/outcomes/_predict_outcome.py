@@ -9,23 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._outcome import patients_of
 from stpredict.slots._provenance import write_record
+from stpredict.tl.learn.targets._base import slots_of
 from stpredict.tl.outcomes._maps import Maps
 
 if TYPE_CHECKING:
     from stpredict.slots._container import Container
-    from stpredict.tl.outcomes._result import OutcomeModel, OutcomeResult
+    from stpredict.tl.outcomes._result import OutcomeResult
+    from stpredict.training import FittedModel
 
 
 def predict_outcome(
     slides: Container,
-    model: OutcomeResult | OutcomeModel | str | Path,
+    model: OutcomeResult | FittedModel | str | Path,
     *,
     maps: Maps,
-    baselines: bool = True,
+    baselines: Baselines = True,
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
     key_added: str | None = None,
@@ -48,7 +51,8 @@ def predict_outcome(
     maps
         Maps of the slides, as for :func:`stpredict.tl.fit_outcome`. The slots to read are those of the model.
     baselines
-        Also predict with the linear baselines that were fitted beside the network.
+        Names of the linear baselines to predict with beside the network; all that were fitted with it for `True`, none
+        for `False`.
     sample_key, patient_key
         Columns of `obs` with the slide and the patient.
     key_added
@@ -58,7 +62,7 @@ def predict_outcome(
     device
         `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
     copy
-        Return a changed copy instead of changing `slides`.
+        Whether to return a changed copy instead of changing `slides`.
     table_key
         Table of a SpatialData.
 
@@ -73,7 +77,7 @@ def predict_outcome(
     - `obs["{key_added}_leaky"]`: whether the model was trained on this patient (the predictions of
       :func:`stpredict.tl.fit_outcome` are the honest ones there) or on covariates that determine the outcome, or the map
       comes from a model that was trained on this patient;
-    - `uns["stpredict"][key_added]`: model, outcome, classes, training patients and slides.
+    - `uns["stpredict"][key_added]`: model, target, training patients and slides.
 
     A column with the folds of an earlier prediction is removed.
 
@@ -96,7 +100,7 @@ def predict_outcome(
     >>> obs = pd.DataFrame({"patient": np.arange(24).astype(str), "response": np.arange(24) % 2 == 0})
     >>> slides = ad.AnnData(obs=obs.set_index("s" + obs["patient"]))
     >>> maps = {name: rng.normal(size=(2, 8, 8)) + y for name, y in slides.obs["response"].items()}
-    >>> result = stp.tl.fit_outcome(slides, "response", maps=maps, n_folds=2, n_inner=2, training={"max_epochs": 2})
+    >>> result = stp.tl.fit_outcome(slides, "response", maps=maps, n_folds=(2, 2), training={"max_epochs": 2})
     >>> others = ad.AnnData(obs=pd.DataFrame({"patient": ["x", "y", "3"]}, index=["a", "b", "c"]))
     >>> stp.tl.predict_outcome(others, result, maps={name: rng.normal(size=(2, 9, 7)) for name in "abc"})
     >>> others.obs["response_probability"].between(0, 1).all(), others.obs["response_probability_leaky"].tolist()
@@ -110,64 +114,66 @@ def predict_outcome(
     from stpredict.tl.outcomes._cohort import slide_names
     from stpredict.tl.outcomes._folds import probability
     from stpredict.tl.outcomes._maps import MapKind, dense_maps
-    from stpredict.tl.outcomes._network import NETWORK, map_arrays
+    from stpredict.tl.outcomes._network import map_arrays
     from stpredict.training import predict_arrays
 
     fitted = _find_model(model)
+    facts = fitted.training
     source = get_table(slides, table_key)
     patient = patients_of(source, patient_key)
-    covariates = ClinicalEncoder.from_dict(fitted.clinical).read(source)
-    kind = MapKind(**{name: value for name, value in fitted.maps.items() if name != "shape"})
-    wanted = fitted.baselines if baselines else {}
+    covariates = ClinicalEncoder.from_dict(facts.extra["clinical"]).read(source)
+    kind = MapKind(**{name: value for name, value in facts.extra["maps"].items() if name != "shape"})
+    names = chosen_baselines(baselines, facts.extra["linear"])
+    linear = {name: np.asarray(facts.extra["linear"][name]) for name in names}
     dense = dense_maps(
-        maps, slide_names(source, sample_key), kind.channels, kind.features if "image features" in wanted else None,
+        maps, slide_names(source, sample_key), kind.channels, kind.features if "image features" in linear else None,
         like=kind, sample_key=sample_key, table_key=table_key,
     )  # fmt: skip
     network = copying.copy(fitted.network)
     network.config = replace(network.config, shape=dense.shape)
-    score, _ = predict_arrays(
+    found = predict_arrays(
         network, map_arrays(dense, covariates, patient), batch_size=batch_size, device=resolve_device(device)
     )
-    scores = {NETWORK: score[:, 0].astype(np.float64)}
+    scores = {"model": found.mean[:, 0].astype(np.float64)}
     inputs = baseline_inputs(dense, covariates)
-    for name in (name for name in inputs if name in wanted):
-        coefficients, intercept = wanted[name][:-1], wanted[name][-1]
+    for name in (name for name in inputs if name in linear):
+        coefficients, intercept = linear[name][:-1], linear[name][-1]
         scores[name] = inputs[name] @ coefficients + intercept
 
-    risk = fitted.outcome == "survival"
-    key = key_added or (Key.RISK if risk else Key.probability(fitted.keys[0]))
+    risk = fitted.target.kind == "follow_up"
+    key = key_added or slots_of(fitted.target.kind).key(fitted.target)
     columns: dict[str, Any] = {}
     for name, values in scores.items():
-        values = values - fitted.training["mean"][name] if risk else probability(values)
-        columns[key if name == NETWORK else Key.baseline(key, name)] = values.astype(np.float32)
+        values = values - facts.mean[name] if risk else probability(values)
+        columns[key if name == "model" else Key.baseline(key, name)] = values.astype(np.float32)
     if risk:
-        high = scores[NETWORK] > fitted.training["median"][NETWORK]
-        columns[f"{key}_group"] = pd.Categorical(np.where(high, "high", "low"))
-    seen = np.isin(patient, fitted.training["patients"])
-    columns[Key.leaky(key)] = seen | dense.leaky | fitted.training["leaky_covariates"]
+        high = scores["model"] > facts.median["model"]
+        columns[Key.group(key)] = pd.Categorical(np.where(high, "high", "low"))
+    seen = np.isin(patient, facts.patients)
+    columns[Key.leaky(key)] = seen | dense.leaky | facts.extra["leaky_covariates"]
 
     container, adata = begin(slides, copy, table_key)
     stale = [name for name in adata.obs if name == Key.fold(key) or str(name).startswith(Key.baseline(key, ""))]
     adata.obs = adata.obs.drop(columns=stale).assign(**columns)
     record = {
-        "model": NETWORK, "outcome": fitted.outcome, "classes": fitted.classes, "channels": kind.channels,
-        "clinical": fitted.clinical["columns"], "training_patients": fitted.training["patients"],
-        "training_samples": fitted.training["samples"], "seed": fitted.training["seed"],
-        "allow_leakage": fitted.training["allow_leakage"],
+        "model": fitted.model, "target": fitted.target.to_dict(), "channels": kind.channels,
+        "clinical": facts.extra["clinical"]["columns"], "training_patients": facts.patients,
+        "training_samples": facts.samples, "seed": facts.seed, "allow_leakage": facts.allow_leakage,
     }  # fmt: skip
     write_record(adata, key, record)
     return container if copy else None
 
 
-def _find_model(model: Any) -> OutcomeModel:
-    from stpredict.tl.outcomes._result import OutcomeModel, OutcomeResult
+def _find_model(model: Any) -> FittedModel:
+    from stpredict.tl.outcomes._result import OutcomeResult, check_outcome_model
+    from stpredict.training import FittedModel
 
     if isinstance(model, str | Path):
         model = OutcomeResult.load(model)
-    found = getattr(model, "model", model)
-    if not isinstance(found, OutcomeModel):
+    found = model.model if isinstance(model, OutcomeResult) else model
+    if not isinstance(found, FittedModel):
         raise TypeError(
             f"expected what stp.tl.fit_outcome returned, or the directory where it was saved; found {type(model).__name__}"
-            "; models of stp.tl.fit are used by stp.tl.predict"
         )
+    check_outcome_model(found, "the model")
     return found

@@ -38,26 +38,26 @@ def score_outcome(
     fold
         Outer fold (n,).
     level, n_boot, seed
-        Of the intervals.
+        Level, resamples and random seed of the intervals.
     """
     import pandas as pd
 
-    if cohort.label is not None:
+    if not cohort.is_risk:
         rows = [
-            {"model": name} | response_scores(cohort.patient, cohort.label, values, fold, level, n_boot, seed)
+            {"model": name} | response_scores(cohort.patient, cohort.values, values, fold, level, n_boot, seed)
             for name, values in scores.items()
         ]
         return pd.DataFrame(rows).assign(leaky=bool(cohort.leaky.any()))
     from anndata import AnnData
 
-    from stpredict.tl.outcomes._survival import survival
+    from stpredict.tl.judge._survival import survival
 
     tables = []
     for name, values in scores.items():
         obs = pd.DataFrame(
             {
-                Key.PATIENT: cohort.patient, Key.TIME: cohort.time, Key.EVENT: cohort.event, Key.RISK: values,
-                "risk_group": np.where(high[name], "high", "low"), Key.fold(Key.RISK): fold,
+                Key.PATIENT: cohort.patient, Key.TIME: cohort.values[:, 0], Key.EVENT: cohort.values[:, 1], Key.RISK: values,
+                Key.group(Key.RISK): np.where(high[name], "high", "low"), Key.fold(Key.RISK): fold,
                 Key.leaky(Key.RISK): cohort.leaky,
             },
             index=[str(number) for number in range(len(values))],

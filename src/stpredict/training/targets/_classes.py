@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stpredict.models import Prediction
+    from stpredict.training._facts import TrainingFacts
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,11 @@ class ClassTarget(Target):
 
         truth = one_hot(torch.from_numpy(values), mean.shape[1]).numpy()
         known = values >= 0
-        return mean_correlation(self.link(mean)[known], truth[known], section[known])
+        return mean_correlation(_probabilities(mean)[known], truth[known], section[known])
 
-    def link(self, mean: np.ndarray) -> np.ndarray:
+    def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
         """Probabilities of the logits."""
-        import torch
-
-        from stpredict.models.nn._heads import class_probabilities
-
-        return class_probabilities(torch.from_numpy(mean)).numpy()
+        return _probabilities(mean)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the column and its classes."""
@@ -78,3 +75,11 @@ class ClassTarget(Target):
     def from_dict(cls, fields: Mapping[str, Any], names: list[str]) -> ClassTarget:
         """Rebuild from the fields."""
         return cls(fields["key"], tuple(fields["classes"]))
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    import torch
+
+    from stpredict.models.nn._heads import class_probabilities
+
+    return class_probabilities(torch.from_numpy(logits)).numpy()

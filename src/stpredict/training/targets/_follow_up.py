@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stpredict.models import Prediction
+    from stpredict.training._facts import TrainingFacts
 
 RISK = "risk"
 
@@ -66,6 +67,10 @@ class FollowUpTarget(Target):
         """C-index over all validation rows; 0 where it is not defined."""
         value = concordance(values[:, 0], values[:, 1], np.nan_to_num(mean[:, 0]))
         return value if value == value else 0.0
+
+    def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
+        """Risks relative to the mean of the training observations."""
+        return mean - np.float32(facts.mean["model"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the columns."""

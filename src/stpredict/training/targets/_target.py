@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stpredict.models import Prediction
+    from stpredict.training._facts import TrainingFacts
 
 _KINDS: dict[str, type[Target]] = {}
 
@@ -23,11 +24,11 @@ class Target(ABC):
     """
 
     #: Name of the kind, as :meth:`stpredict.models.Batch.measured` knows it.
-    kind: ClassVar[str]
+    kind: str
     #: Score by which `monitor="correlation"` chooses the epoch, and its column in the history.
-    score: ClassVar[str] = "correlation"
+    score: str = "correlation"
     #: Whether the loss of a validation set is that of all of its rows together, and not the mean over batches.
-    whole: ClassVar[bool] = False
+    whole: bool = False
     #: Departures of the training settings that suit this kind of target.
     training_defaults: ClassVar[Mapping[str, Any]] = {}
 
@@ -52,8 +53,8 @@ class Target(ABC):
     def validate(self, mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
         """Score of the outputs (n, n_outputs) of all validation rows; the higher, the better."""
 
-    def link(self, mean: np.ndarray) -> np.ndarray:
-        """Turn outputs (n, n_outputs) into what users get."""
+    def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
+        """Turn outputs (n, n_outputs) of a model into what users get."""
         return mean
 
     @abstractmethod

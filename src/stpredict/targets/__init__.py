@@ -1,0 +1,5 @@
+"""What to predict, as users ask for it: expression, classes of observations, or the follow-up of patients."""
+
+from stpredict.targets._requests import Classes, Expression, FollowUp
+
+__all__ = ["Classes", "Expression", "FollowUp"]

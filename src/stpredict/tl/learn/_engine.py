@@ -1,0 +1,71 @@
+"""Run fits side by side: here or in several processes, on a device, with a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Job = tuple[Callable[..., Any], dict[str, Any]]
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    n_total: int,
+    *,
+    device: torch.device,
+    n_jobs: int = 1,
+    threads: int | None = None,
+    progress: bool = False,
+    what: str = "folds",
+) -> list[Any]:
+    """Call functions that fit something, each with `device=` and its own arguments.
+
+    Jobs are made one at a time, when their turn comes: the arrays of all of them at once would be as many copies. The
+    results do not depend on the number of processes.
+
+    Parameters
+    ----------
+    jobs
+        Functions, which must be found in a module, and their keyword arguments.
+    n_total
+        Number of jobs.
+    device
+        Where to train and predict; on an accelerator jobs run one after the other.
+    n_jobs
+        Processes that work side by side.
+    threads
+        Threads of each job; as many as there are when `None`.
+    progress
+        Whether to show a progress bar.
+    what
+        What the bar counts.
+
+    Returns
+    -------
+    Results in the order of the jobs.
+    """
+    from joblib import Parallel, delayed
+
+    calls = (delayed(_call)(function, arguments, str(device), threads) for function, arguments in jobs)
+    results: Any = Parallel(n_jobs=n_jobs if device.type == "cpu" else 1, return_as="generator")(calls)
+    if progress:
+        from tqdm.auto import tqdm
+
+        results = tqdm(results, total=n_total, desc=what, unit="fit")
+    return list(results)
+
+
+def _call(function: Callable[..., Any], arguments: dict[str, Any], device: str, threads: int | None) -> Any:
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with threadpool_limits(threads):
+            return function(**arguments, device=torch.device(device))
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,277 @@
+"""The one engine that runs folds: every task on every fold, here or in several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from stpredict.cohorts import Fold, assert_disjoint, grouped_k_fold, leave_one_patient_out, leave_one_section_out
+from stpredict.slots._rows import rows_of
+from stpredict.tl.learn._engine import Job, run_jobs
+from stpredict.tl.learn._fit import check_measured, with_target
+from stpredict.tl.learn._task import Task, check_enough, fit_task
+from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, collect, patient_codes
+from stpredict.tl.learn.inputs._reader import readers
+from stpredict.tl.learn.targets._base import Keys, slots_for
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+
+    from stpredict.slots._container import Container
+    from stpredict.slots._rows import Rows
+    from stpredict.training import ArraySet, FittedModel, Predicted, TrainingFacts
+    from stpredict.training.targets import Target
+
+Splitter: TypeAlias = "str | int | Sequence[Fold] | Any"
+
+
+@dataclass
+class FoldResult:
+    """What a task gave on a fold.
+
+    Attributes
+    ----------
+    label
+        Name of the task.
+    number
+        Number of the fold.
+    test
+        (n_test,) rows of the table that were predicted.
+    mean, std
+        (n_test, n_outputs) float32 in the unit of the user; `std` where the model gives one.
+    target
+        Target of the fold: its panel may be its own.
+    strangers
+        Patients outside the training rows that the panel was selected on.
+    model
+        The fitted model, where models are kept.
+    """
+
+    label: str
+    number: int
+    test: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray | None
+    target: Target
+    strangers: list[str]
+    model: FittedModel | None
+
+
+def run_folds(
+    data: Container,
+    adata: AnnData,
+    tasks: Mapping[str, Task],
+    folds: Sequence[Fold],
+    request: Any,
+    keys: Keys,
+    *,
+    image: Any = None,
+    keep_models: bool = False,
+    allow_leakage: bool = False,
+    n_jobs: int = 1,
+    threads: int | None = 1,
+    device: torch.device,
+    seed: int,
+    progress: bool,
+) -> list[FoldResult]:
+    """Fit every task on the training side of every fold, and predict its test side.
+
+    The target is chosen on the training side of each fold. Inputs are read once for all folds; the arrays of a fit are
+    taken from them when its turn comes. The result does not depend on the number of processes.
+
+    Parameters
+    ----------
+    data, adata
+        Container and its table.
+    tasks
+        What to fit, by label; comparators are tasks like any other.
+    folds
+        Training and test sides.
+    request
+        What to predict, an object of :mod:`stpredict.targets`.
+    keys
+        Columns of `obs` with the section and the patient.
+    image
+        Images that the object does not record.
+    keep_models
+        Whether to return the fitted models.
+    allow_leakage
+        Whether to accept a panel that was selected on test patients.
+    n_jobs
+        Processes that work side by side.
+    threads
+        Threads of each fit; as many as there are when `None`.
+    device
+        Where to train and predict.
+    seed
+        Random seed of every fit.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    One result per fold and task, fold by fold.
+    """
+    reader = slots_for(request)
+    usable = reader.usable(adata, request)
+    for task in tasks.values():
+        for fold in folds:
+            check_measured(fold.train & ~usable, task.info)
+    for fold in folds:
+        check_enough(fold.train & usable, MIN_OBSERVATIONS, f" in fold {fold.name!r}")
+    goals = [reader.resolve(adata, request, fold.train & usable, keys, allow_leakage=allow_leakage) for fold in folds]
+    everyone = np.logical_or.reduce([fold.train | fold.test for fold in folds])
+    rows = rows_of(adata, everyone, sample_key=keys.sample, patient_key=keys.patient)
+    rows = replace(rows, measured=usable[rows.index])
+    collected = _collect_all(data, adata, tasks, rows, image, keys, progress)
+
+    def jobs() -> Iterator[Job]:
+        """Arrays of one fit at a time: all of them at once would be folds × tasks copies."""
+        for fold, (target, strangers) in zip(folds, goals, strict=True):
+            own = rows.take(fold.train[rows.index])
+            values = reader.read(adata, request, target, own, keys)
+            facts = _facts(own, seed, strangers, allow_leakage)
+            for label, task in tasks.items():
+                train = collected[label].take(fold.train[rows.index])
+                train = _with_genes(train, task, data, adata, own, target, keys)
+                train = with_target(train, target, values, own.measured)
+                test = collected[label].take(fold.test[rows.index])
+                train.patient = patient_codes(own.patient, facts.patients)
+                test.patient = patient_codes(rows.patient[fold.test[rows.index]], facts.patients)
+                yield (
+                    _fit_and_predict,
+                    {
+                        "task": task, "train": train, "test": test, "target": target, "facts": facts, "seed": seed,
+                        "keep_model": keep_models,
+                    },
+                )  # fmt: skip
+
+    results = run_jobs(
+        jobs(), len(folds) * len(tasks), device=device, n_jobs=n_jobs, threads=threads, progress=progress
+    )
+    order = [(label, number) for number in range(len(folds)) for label in tasks]
+    found = []
+    for (label, number), (model, predicted) in zip(order, results, strict=True):
+        target, strangers = goals[number]
+        test = np.flatnonzero(folds[number].test)
+        found.append(FoldResult(label, number, test, predicted.mean, predicted.std, target, strangers, model))
+    return found
+
+
+def _facts(rows: Rows, seed: int, strangers: list[str], allow_leakage: bool) -> TrainingFacts:
+    from stpredict.training import TrainingFacts
+
+    return TrainingFacts(
+        rows.patients, rows.sections, len(rows), seed, allow_leakage=allow_leakage, panel_patients=strangers
+    )
+
+
+def _collect_all(
+    data: Container,
+    adata: AnnData,
+    tasks: Mapping[str, Task],
+    rows: Rows,
+    image: Any,
+    keys: Keys,
+    progress: bool,
+) -> dict[str, ArraySet]:
+    """Inputs of every task; tasks that read the same share them."""
+    from stpredict.models import INPUTS
+
+    collected: dict[str, ArraySet] = {}
+    signatures: list[tuple[Any, str]] = []
+    for label, task in tasks.items():
+        # What is measured, and tables of the panel, are those of a fold.
+        needs = frozenset(name for name in task.needs if not INPUTS[name].measured and INPUTS[name].axis != "gene")
+        config = task.info.configure(task.options)
+        patch = (config.patch_um, config.patch_px) if "patches" in needs else None
+        signature = (needs, task.slots, task.scaling, patch)
+        same = next((other for known, other in signatures if known == signature), None)
+        if same is None:
+            source = task.source(
+                data=data, adata=adata, rows=rows, image=image, sample_key=keys.sample, progress=progress
+            )
+            collected[label] = collect(source, needs)
+            signatures.append((signature, label))
+        else:
+            collected[label] = collected[same]
+    return collected
+
+
+def _with_genes(
+    arrays: ArraySet, task: Task, data: Container, adata: AnnData, rows: Rows, target: Target, keys: Keys
+) -> ArraySet:
+    """Add what depends on the panel of a fold: counts, and tables of genes."""
+    from stpredict.models import INPUTS, Panel
+
+    source = task.source(data=data, adata=adata, rows=rows, genes=target.names, sample_key=keys.sample)
+    inputs, tables = dict(arrays.inputs), dict[str, Any]()
+    done: set[str] = set()
+    for name in sorted(task.needs):
+        each = INPUTS[name]
+        if (each.measured or each.axis == "gene") and name not in done:
+            found = readers()[name].read(source)
+            done |= set(found)
+            (tables if each.axis == "gene" else inputs).update(found)
+    return replace(arrays, inputs=inputs, genes=Panel(tuple(target.names), tables))
+
+
+def _fit_and_predict(
+    task: Task,
+    train: ArraySet,
+    test: ArraySet,
+    target: Target,
+    facts: TrainingFacts,
+    *,
+    seed: int,
+    keep_model: bool,
+    device: torch.device,
+) -> tuple[FittedModel | None, Predicted]:
+    """Fit one task on one fold and predict its test side; the same in any process."""
+    from stpredict.training import predict_arrays
+
+    model = fit_task(task, train, target, facts, device=device, seed=seed)
+    predicted = predict_arrays(model.network, test, device=device, seed=seed)
+    predicted.mean = target.link(predicted.mean, model.training)
+    return model if keep_model else None, predicted
+
+
+def make_folds(adata: AnnData, splitter: Splitter, seed: int, keys: Keys) -> list[Fold]:
+    """Folds of a splitter: `"patient"`, `"section"`, a number of groups of patients, folds, or a function."""
+    columns = {"sample_key": keys.sample, "patient_key": keys.patient}
+    if splitter == "patient":
+        return leave_one_patient_out(adata, **columns)
+    if splitter == "section":
+        return leave_one_section_out(adata, **columns)
+    if isinstance(splitter, int):
+        return grouped_k_fold(adata, splitter, seed=seed, **columns)
+    folds: list[Any] = list(splitter(adata)) if callable(splitter) else list(splitter)
+    if not folds or not all(isinstance(fold, Fold) for fold in folds):
+        raise TypeError("expected `splitter` to be 'patient', 'section', a number, or stp.cohorts.Fold objects")
+    return folds
+
+
+def check_folds(adata: AnnData, folds: Sequence[Fold], patient_key: str, *, allow_leakage: bool) -> None:
+    """Raise unless the folds are masks of this object, disjoint by patient (or by observation, where leaks are allowed)."""
+    for fold in folds:
+        for side, mask in (("train", fold.train), ("test", fold.test)):
+            if np.shape(mask) != (adata.n_obs,) or np.asarray(mask).dtype != bool:
+                raise ValueError(
+                    f"expected {side} of fold {fold.name!r} to be a boolean array of {adata.n_obs} values; "
+                    f"found {np.asarray(mask).dtype} of shape {np.shape(mask)}"
+                )
+        if not fold.test.any():
+            raise ValueError(f"expected test observations in fold {fold.name!r}; found none")
+        if not allow_leakage:
+            assert_disjoint(adata, fold.train, fold.test, patient_key=patient_key)
+        both = int((fold.train & fold.test).sum())
+        if both:
+            raise ValueError(
+                f"expected each observation of fold {fold.name!r} on one side; found {both} in training and test"
+            )
+    if (np.sum([fold.test for fold in folds], axis=0) > 1).any():
+        raise ValueError("expected each observation in the test side of one fold at most; found some in several")

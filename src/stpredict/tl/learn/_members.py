@@ -1,0 +1,99 @@
+"""The models behind a prediction: which they are, whom they saw, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.slots._checks import check_patients
+from stpredict.slots._container import get_table
+from stpredict.slots._features import is_tile_table
+from stpredict.slots._provenance import read_record
+from stpredict.slots._rows import Rows
+from stpredict.tl.learn.inputs._collect import collect, patient_codes
+from stpredict.tl.learn.inputs._reader import Source
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stpredict.models import Panel
+    from stpredict.slots._container import Container
+    from stpredict.training import ArraySet, FittedModel
+
+
+def find_models(data: Container, model: Any, table_key: str) -> list[FittedModel]:
+    """The models to average: those given, read where they are paths, or the one that the object names."""
+    from stpredict.training import FittedModel
+
+    if model is None:
+        record = read_record(get_table(data, table_key), "model")
+        if record is None:
+            raise KeyError(
+                "expected a model; found none in uns['stpredict']['model']; pass the model that stp.tl.fit returned, "
+                "or the directory of a saved one"
+            )
+        model = record["path"]
+    given = [model] if isinstance(model, (str, Path, FittedModel)) else list(model)
+    if not given:
+        raise ValueError("expected at least one model; found an empty list; see stp.tl.fit_folds")
+    members = [part if isinstance(part, FittedModel) else FittedModel.load(part) for part in given]
+    for other in members[1:]:
+        for what in ("panel", "normalization", "features"):
+            if getattr(other, what) != getattr(members[0], what):
+                raise ValueError(
+                    f"expected models with the same {what} to average; found different ones; pass the models of one "
+                    "call of stp.tl.fit_folds, with a panel that is the same in every fold"
+                )
+    return members
+
+
+def source_of(member: FittedModel, data: Container, adata: AnnData, rows: Rows, **others: Any) -> Source:
+    """Where the inputs of a fitted model are read from."""
+    slots, scaling = list(member.features["slots"]), member.features["scaling"]
+    return Source(data, adata, rows, member.network.config, slots, scaling, **others)
+
+
+def people_of(adata: AnnData, sample_key: str, patient_key: str) -> np.ndarray:
+    """Patient of every observation; tiles whose slide names no patient stand for themselves."""
+    if patient_key not in adata.obs and is_tile_table(adata):
+        return adata.obs[sample_key].astype(str).to_numpy()
+    check_patients(adata, sample_key, patient_key)
+    return adata.obs[patient_key].astype(str).to_numpy()
+
+
+def predict_members(
+    members: Sequence[FittedModel],
+    source: Source,
+    people: np.ndarray,
+    *,
+    batch_size: int | None,
+    device: str | None,
+    n_samples: int = 0,
+    seed: int = 0,
+    genes: Panel | None = None,
+    take_samples: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean over models (n, n_outputs), and the model's standard deviation, or that between several models."""
+    from stpredict.core._device import resolve_device
+    from stpredict.training import predict_arrays
+
+    total, squares = np.zeros(()), np.zeros(())
+    arrays: ArraySet = collect(source, members[0].network.needs)
+    for part in members:
+        arrays.patient = patient_codes(people, part.training.patients)
+        found = predict_arrays(
+            part.network, arrays,
+            batch_size=batch_size, device=resolve_device(device), progress=source.progress, n_samples=n_samples,
+            seed=seed, genes=genes, take_samples=take_samples,
+        )  # fmt: skip
+        mean = part.target.link(found.mean, part.training)
+        if len(members) == 1:
+            return mean, found.std
+        total, squares = total + mean, squares + np.square(mean, dtype=np.float64)
+    n = len(members)
+    average = total / np.float32(n)
+    spread = np.sqrt(np.maximum(squares / n - np.square(average, dtype=np.float64), 0) * n / (n - 1))
+    return average, spread.astype(np.float32)

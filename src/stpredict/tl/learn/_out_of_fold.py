@@ -1,0 +1,101 @@
+"""Predictions of observations by the models that never saw them, as they are written into an object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.slots._keys import Key
+from stpredict.tl.learn._folds import FoldResult
+from stpredict.tl.learn.targets._base import Outputs, slots_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from stpredict.cohorts import Fold
+
+
+def write_out_of_fold(
+    adata: AnnData, key: str, results: Sequence[FoldResult], folds: Sequence[Fold], patient_key: str
+) -> None:
+    """Write the results of one task: predictions, standard deviations, the fold of each observation, and leaks.
+
+    Genes that a fold did not select, and observations that no fold tested, are NaN.
+    """
+    frame, std = (tables(adata, results, which) for which in ("mean", "std"))
+    assert frame is not None
+    # Groups and classes follow from the outputs of each fold by itself.
+    columns: dict[str, Any] = {}
+    written = {key: frame} | ({} if std is None else {Key.std(key): std})
+    slots = slots_of(results[0].target.kind)
+    for result in results:
+        part = Outputs([result.model] if result.model else [], {key: frame.iloc[result.test]})
+        arranged = slots.arrange(key, part)
+        if not arranged.frames:
+            written = {}
+        for name, values in arranged.columns.items():
+            columns.setdefault(name, _empty(values, adata.n_obs))[result.test] = values
+    adata.obsm.pop(Key.std(key), None)
+    for name, table in written.items():
+        adata.obsm[name] = table
+    for name, values in columns.items():
+        adata.obs[name] = _as_category(values) if values.dtype == object else values
+    adata.obs[Key.leaky(key)] = leaks(adata, results, folds, patient_key)
+    adata.obs[Key.fold(key)] = fold_numbers(adata, folds)
+
+
+def tables(adata: AnnData, results: Sequence[FoldResult], which: str) -> pd.DataFrame | None:
+    """Table (n_obs, n_outputs) float32 of the mean or the standard deviation of all folds; `None` without any."""
+    import pandas as pd
+
+    if any(getattr(result, which) is None for result in results):
+        return None
+    outputs = results[0].target.names
+    if any(result.target.names != outputs for result in results):
+        union = {name for result in results for name in result.target.names}
+        outputs = [name for name in adata.var_names if name in union]
+    elif set(outputs) <= set(adata.var_names):
+        chosen = set(outputs)
+        outputs = [name for name in adata.var_names if name in chosen]
+    values = np.full((adata.n_obs, len(outputs)), np.nan, dtype=np.float32)
+    index = pd.Index(outputs)
+    for result in results:
+        values[np.ix_(result.test, index.get_indexer(pd.Index(result.target.names)))] = getattr(result, which)
+    return pd.DataFrame(values, index=adata.obs_names, columns=outputs)
+
+
+def leaks(adata: AnnData, results: Sequence[FoldResult], folds: Sequence[Fold], patient_key: str) -> np.ndarray:
+    """Mask (n_obs,) of observations whose patient the model, its panel or its starting weights have seen."""
+    leaky = np.zeros(adata.n_obs, dtype=bool)
+    patient = adata.obs[patient_key].astype(str).to_numpy()
+    for result in results:
+        # Said of the patients themselves: folds made by hand need not say it of themselves.
+        fold = folds[result.number]
+        seen = {*patient[fold.train], *result.strangers}
+        if result.model is not None:
+            seen |= set(result.model.training.patients_seen)
+        leaky |= fold.test & np.isin(patient, list(seen))
+    return leaky
+
+
+def fold_numbers(adata: AnnData, folds: Sequence[Fold]) -> np.ndarray:
+    """Number of the fold that tested each observation (n_obs,), -1 for none."""
+    numbers = np.full(adata.n_obs, -1)
+    for number, fold in enumerate(folds):
+        numbers[fold.test] = number
+    return numbers
+
+
+def _empty(values: Any, n_obs: int) -> np.ndarray:
+    if np.asarray(values).dtype.kind == "f":
+        return np.full(n_obs, np.nan, dtype=np.asarray(values).dtype)
+    return np.full(n_obs, None, dtype=object)
+
+
+def _as_category(values: np.ndarray) -> pd.Categorical:
+    import pandas as pd
+
+    return pd.Categorical(values)

@@ -1,0 +1,203 @@
+"""One thing to be fitted: a network with its inputs and settings, or a comparator of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stpredict.slots._features import feature_matrix
+from stpredict.tl.learn.inputs._collect import with_lattice
+from stpredict.tl.learn.inputs._reader import Scaling, Source
+from stpredict.tl.learn.inputs._slots import FROM_SLOTS, check_features, describe_features, feature_keys
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+
+    from stpredict.models import ModelInfo
+    from stpredict.training import ArraySet, FittedModel, TrainConfig, TrainingFacts
+    from stpredict.training.targets import Target
+
+#: The network itself, without anything to learn from.
+OWN_COMPARATORS = ("untrained", "permuted")
+Variant = Literal["fit", "untrained", "permuted"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to fit and how.
+
+    Attributes
+    ----------
+    info
+        The network.
+    options
+        Departures from its default hyperparameters.
+    config
+        Training settings.
+    slots, scaling
+        Slots of image features and how these are scaled.
+    described
+        Provenance of the features.
+    variant
+        `"fit"`; `"permuted"`: on labels that were shuffled; `"untrained"`: as it is drawn.
+    init
+        Model to start from.
+    """
+
+    info: ModelInfo
+    options: dict[str, Any]
+    config: TrainConfig
+    slots: list[str] = field(default_factory=list)
+    scaling: Scaling = "global"
+    described: dict[str, Any] = field(default_factory=dict)
+    variant: Variant = "fit"
+    init: FittedModel | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Inputs that the network reads."""
+        return self.info.reads(self.options)
+
+    def source(self, **others: Any) -> Source:
+        """Where its inputs are read from; what does not follow from the task is passed."""
+        return Source(config=self.info.configure(self.options), slots=self.slots, scaling=self.scaling, **others)
+
+
+def make_task(
+    adata: AnnData,
+    model: str | FittedModel | Path,
+    target: Target | None,
+    *,
+    features: str | Sequence[str] | None = None,
+    scaling: Scaling = "global",
+    hyperparameters: Any = None,
+    training: Mapping[str, Any] | None = None,
+) -> Task:
+    """Check what was asked for against an object and the registry, before anything is read.
+
+    Raises
+    ------
+    KeyError
+        When there is no such model, or its features are missing.
+    TypeError
+        For unknown hyperparameters or training settings.
+    ValueError
+        When settings do not fit each other, or the features are others than those of the model to start from.
+    """
+    from stpredict.models import get_model
+    from stpredict.training import FittedModel, train_config
+
+    start = FittedModel.load(model) if isinstance(model, Path) else model if isinstance(model, FittedModel) else None
+    info = get_model(model if isinstance(model, str) else start.model)  # type: ignore[union-attr]
+    given = info.options(hyperparameters)
+    if start is not None:
+        given = {name: getattr(start.network.config, name) for name in info.config.__dataclass_fields__} | given
+    options = with_lattice(adata, info, given)
+    needs = info.reads(options)
+    if "tokens" in needs and scaling != "global":
+        raise ValueError(
+            f"expected features with scaling='global' for networks on bags; found {scaling!r}; what tells slides apart "
+            "would be standardized away"
+        )
+    config = train_config(info.name, training, target)
+    slots = feature_keys(adata, features, bag="tokens" in needs) if needs & FROM_SLOTS else []
+    if start is not None:
+        check_features(adata, start.features)
+    described = describe_features(adata, slots, scaling)
+    return Task(info, options, config, slots, scaling, described, init=start)
+
+
+def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequence[str] | None = None) -> Task | None:
+    """The task of a comparator beside a network; `None` where it would not differ from it, or has nothing to read.
+
+    Raises
+    ------
+    ValueError
+        When it is neither in closed form nor one of the network itself.
+    """
+    from stpredict.models import get_model
+    from stpredict.training import train_config
+
+    if name in OWN_COMPARATORS:
+        closed = main.info.cls.closed_form
+        return None if closed and name == "untrained" else replace(main, variant=name)  # type: ignore[arg-type]
+    info = get_model(name)
+    if not info.cls.closed_form:
+        raise ValueError(
+            f"expected baselines in closed form (mean, ridge) or among {', '.join(OWN_COMPARATORS)}; found {name}; fit "
+            "it on its own, or compare it with stp.tl.cross_validate"
+        )
+    if name == main.info.name:
+        return None
+    slots: list[str] = []
+    if "features" in info.reads():
+        slots = main.slots or ([] if features is None else feature_keys(adata, features))
+        if not slots or feature_matrix(adata, slots[0]) is None:
+            return None  # a network on pixels and no features named, or bags without their mean
+    described = describe_features(adata, slots, main.scaling)
+    return Task(info, {}, train_config(name), slots, main.scaling, described)
+
+
+def fit_task(
+    task: Task,
+    arrays: ArraySet,
+    target: Target,
+    facts: TrainingFacts,
+    *,
+    device: torch.device,
+    seed: int,
+    checkpoint_dir: str | Path | None = None,
+    progress: bool = False,
+) -> FittedModel:
+    """Fit a task on training rows with their target."""
+    from stpredict.training import FittedModel, fit_arrays, predict_arrays, untrained
+
+    if task.variant == "untrained":
+        result = untrained(task.info.name, arrays, hyperparameters=task.options, seed=seed)
+    else:
+        result = fit_arrays(
+            task.info.name,
+            arrays.permuted(seed) if task.variant == "permuted" else arrays,
+            hyperparameters=task.options,
+            config=task.config,
+            device=device,
+            seed=seed,
+            init=None if task.init is None else task.init.network,
+            checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
+            progress=progress,
+        )
+    settings = {name: value for name, value in task.config.to_dict().items() if name != "device"}
+    facts = replace(facts, settings=settings, validated_on=result.validated_on, n_epochs=result.n_epochs)
+    if task.init is not None:
+        facts = replace(facts, pretraining_patients=task.init.training.patients_seen)
+    if "patches" in task.needs:
+        config = task.info.configure(task.options)
+        facts = replace(facts, patch=[config.patch_um, config.patch_px], padded_patches=_padded(arrays))
+    if target.whole:  # a risk has no unit: it is told relative to the training set
+        outputs = predict_arrays(result.network, arrays, device=device).mean[:, 0]
+        facts = replace(facts, mean={"model": float(outputs.mean())}, median={"model": float(np.median(outputs))})
+    empty: dict[str, Any] = {"slots": {}, "scaling": task.scaling}
+    return FittedModel(
+        model=task.info.name,
+        network=result.network,
+        target=target,
+        features=task.described if task.slots and task.needs & FROM_SLOTS else empty,
+        training=facts,
+        history=result.history,
+    )
+
+
+def _padded(arrays: ArraySet) -> dict[str, int] | None:
+    patches = arrays.inputs.get("patches")
+    return getattr(getattr(patches, "source", patches), "padded", None)
+
+
+def check_enough(rows: np.ndarray, least: int, where: str = "") -> None:
+    """Raise where a mask (n_obs,) leaves too few observations to train on."""
+    if rows.sum() < least:
+        raise ValueError(f"expected at least {least} training observations{where}; found {int(rows.sum())}")

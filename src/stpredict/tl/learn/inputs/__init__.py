@@ -1,0 +1,1 @@
+"""What networks read, from the slots of an object: one reader per file."""

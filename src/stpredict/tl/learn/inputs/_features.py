@@ -1,0 +1,57 @@
+"""Image features of each observation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._validate import check_finite
+from stpredict.slots._features import feature_matrix
+from stpredict.tl.learn.inputs._reader import Reader, Scaling, Source
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_CONSTANT = 1e-6  # spread relative to the mean below which a feature does not vary within a section
+
+
+class Features(Reader):
+    """Slots of `obsm`, or `X` of a table of tiles, side by side."""
+
+    names = ("features",)
+
+    def read(self, source: Source) -> dict[str, Any]:
+        """Features (n, d) float32; none where only bags are there."""
+        slots = [key for key in source.slots if feature_matrix(source.adata, key) is not None]
+        if not slots:
+            return {}
+        rows = source.rows
+        return {"features": read_features(source.adata, slots, source.scaling, rows.index, rows.sample)}
+
+
+def read_features(
+    adata: AnnData, keys: Sequence[str], scaling: Scaling, index: np.ndarray, sample: np.ndarray
+) -> np.ndarray:
+    """Features (n, d) float32 of some rows; with `scaling="section"` standardized within each section."""
+    parts = []
+    for key in keys:
+        whole = feature_matrix(adata, key)
+        assert whole is not None  # feature_keys or check_features came before
+        values = np.asarray(whole[index], dtype=np.float32)
+        check_finite(values, f"features in obsm[{key!r}]", "run stp.pp.image_features again for these sections")
+        parts.append(values)
+    features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return within_sections(features, sample) if scaling == "section" else features
+
+
+def within_sections(features: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Standardize features (n, d) within each section; what does not vary there becomes 0."""
+    scaled = features.astype(np.float64)
+    for name in np.unique(sample):
+        rows = sample == name
+        mean, std = scaled[rows].mean(axis=0), scaled[rows].std(axis=0)
+        least = _CONSTANT * np.maximum(np.abs(mean), _CONSTANT)
+        scaled[rows] = (scaled[rows] - mean) / np.where(std > least, std, np.inf)
+    return scaled.astype(np.float32)

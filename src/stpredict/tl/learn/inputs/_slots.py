@@ -1,0 +1,103 @@
+"""Which slots of an object hold image features, how they were made, and whether a model knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._validate import check_choice
+from stpredict.slots._checks import check_obsm
+from stpredict.slots._features import feature_matrix
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import read_record
+from stpredict.tl.learn.inputs._reader import Scaling
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_COARSER = 1.5
+_COMPARED = ("encoder", "fingerprint", "dim", "tile_um", "tile_px", "context")
+#: Inputs that come from slots of image features.
+FROM_SLOTS = frozenset({"features", "tokens", "neighbors", "section_features"})
+
+
+def feature_keys(adata: AnnData, features: str | Sequence[str] | None, *, bag: bool = False) -> list[str]:
+    """Names of the feature slots: those asked for (by encoder or by slot), or the only one there is.
+
+    With `bag=True` one slot whose tokens lie beside it.
+    """
+    call = "run stp.pp.bag(slides)" if bag else "run stp.pp.image_features(adata)"
+    if features is None:
+        recorded = [key for key in adata.uns.get(Key.UNS, {}) if key.startswith("X_")]
+        found = [key for key in recorded if (Key.bag(key) if bag else key) in adata.obsm and not _beside(key, recorded)]
+        if not found and not bag:
+            found = [key for key in recorded if feature_matrix(adata, key) is not None]
+        if len(found) != 1:
+            what = (
+                f"several ({', '.join(sorted(found))}); name one with `features=`"
+                if found
+                else (f"none among {sorted(adata.obsm)}; {call} first")
+            )
+            raise KeyError(f"expected one slot of {'bags' if bag else 'image features'} in obsm; found {what}")
+        return found
+    names = [features] if isinstance(features, str) else list(features)
+    if bag and len(names) != 1:
+        raise ValueError(f"expected one slot of bags for a network on bags; found {len(names)}; name one encoder")
+    keys = [name if name.startswith("X_") else Key.features(name) for name in names]
+    keys = [name if name in adata.obsm else key for name, key in zip(names, keys, strict=True)]
+    for key in keys:
+        if bag:
+            check_obsm(adata, Key.bag(key), f"run stp.pp.bag(slides, {key.removeprefix('X_')!r})")
+        elif feature_matrix(adata, key) is None:
+            check_obsm(adata, key, f"run stp.pp.image_features(adata, encoder={key.removeprefix('X_')!r})")
+    return keys
+
+
+def _beside(key: str, others: Sequence[str]) -> bool:
+    """Whether a slot was made of another one."""
+    return any(key in {Key.bag(other), Key.neighbors(other)} for other in others)
+
+
+def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling) -> dict[str, Any]:
+    """What a model has to know about its features to recognize them elsewhere."""
+    check_choice(scaling, ("global", "section"), "scaling")
+    slots = {}
+    for key in keys:
+        record = read_record(adata, key) or {}
+        entry = {name: record[name] for name in _COMPARED if name in record}
+        values = feature_matrix(adata, key)
+        width = adata.obsm[Key.bag(key)].shape[2] if values is None else values.shape[1]
+        slots[key] = entry | {"dim": int(width)}
+        if record.get("microns_per_pixel"):
+            slots[key]["coarsest_um_per_px"] = max(record["microns_per_pixel"].values())
+    return {"slots": slots, "scaling": scaling}
+
+
+def check_features(adata: AnnData, wanted: Mapping[str, Any]) -> None:
+    """Raise when the features of an object are not those a model was fitted on; name both sides."""
+    for key, entry in wanted["slots"].items():
+        if feature_matrix(adata, key) is None and Key.bag(key) not in adata.obsm:
+            check_obsm(adata, key, f"run stp.pp.image_features(adata, encoder={entry.get('encoder', key)!r})")
+        found = describe_features(adata, [key], wanted["scaling"])["slots"][key]
+        differing = [name for name in entry if name != "coarsest_um_per_px" and entry[name] != found.get(name)]
+        # A finer picture is resampled to the same tile; one much coarser than any in training lacks the texture.
+        if found.get("coarsest_um_per_px", 0.0) > entry.get("coarsest_um_per_px", np.inf) * _COARSER:
+            differing.append("coarsest_um_per_px")
+        if differing:
+            sides = "; ".join(f"{name}: model {entry[name]!r}, data {found.get(name)!r}" for name in differing)
+            raise ValueError(
+                f"expected obsm[{key!r}] made the way the model's training features were; found {sides}; "
+                "run stp.pp.image_features with the settings of the model"
+            )
+
+
+def split_features(features: Any) -> tuple[str | Sequence[str] | None, Scaling]:
+    """Slots and scaling of what users pass as `features`: slots, or a mapping with `"slot"` and `"scaling"`."""
+    if not isinstance(features, Mapping):
+        return features, "global"
+    unknown = sorted(set(features) - {"slot", "scaling"})
+    if unknown:
+        raise TypeError(f"expected 'slot' and 'scaling' in features; found {', '.join(map(repr, unknown))}")
+    return features.get("slot"), check_choice(features.get("scaling", "global"), ("global", "section"), "scaling")  # type: ignore[return-value]

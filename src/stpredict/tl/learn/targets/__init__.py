@@ -1,0 +1,1 @@
+"""Targets and predictions in the slots of an object: one file per kind of target."""

@@ -1,0 +1,157 @@
+"""Expression of genes: which of them, their values, and where predictions go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._validate import check_finite, few
+from stpredict.slots._checks import check_genes
+from stpredict.slots._expression import matrix_of, measured_rows, read_normalization
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import read_record
+from stpredict.slots._rows import Rows
+from stpredict.targets import Expression
+from stpredict.targets._requests import Panel
+from stpredict.tl.learn.targets._base import Keys, TargetSlots
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stpredict.training.targets import Target
+
+
+class ExpressionSlots(TargetSlots):
+    """`X` or a layer; predictions are tables in `obsm`."""
+
+    kind = "expression"
+    request = Expression
+    closed_form = True
+    maps = True
+    stores = True
+
+    def resolve(
+        self, adata: AnnData, request: Expression, train: np.ndarray, keys: Keys, *, allow_leakage: bool
+    ) -> tuple[Target, list[str]]:
+        """Choose the panel on the training rows, and read how it is normalized."""
+        from stpredict.training.targets import ExpressionTarget
+
+        normalization = read_normalization(adata, request.layer)
+        genes = choose_panel(adata, request, train, keys, allow_leakage=allow_leakage)
+        strangers = panel_strangers(adata, request.panel, train, keys.patient)
+        return ExpressionTarget(tuple(genes), normalization), strangers
+
+    def usable(self, adata: AnnData, request: Expression) -> np.ndarray:
+        """Observations with a measurement."""
+        return measured_rows(adata, matrix_of(adata, request.layer))
+
+    def read(self, adata: AnnData, request: Expression, target: Target, rows: Rows, keys: Keys) -> np.ndarray:
+        """Values (n, n_genes) float32; NaN where nothing was measured."""
+        columns = adata.var_names.get_indexer(target.names)
+        matrix = adata.X if request.layer is None else adata.layers[request.layer]
+        values = matrix[rows.index][:, columns]
+        values = np.array(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
+        call = "leave unmeasured sections out with `train=`"
+        check_finite(values[rows.measured], "expression of the training observations", call)
+        values[~rows.measured] = np.nan
+        return values
+
+    def key(self, target: Target) -> str:
+        """`obsm["predicted"]`."""
+        return Key.PREDICTED
+
+    def check(self, adata: AnnData, target: Target) -> None:
+        """Raise when the object says that it is normalized otherwise than the training was; name both sides."""
+        check_normalization(adata, target.normalization)  # type: ignore[attr-defined]
+
+
+def choose_panel(
+    adata: AnnData, request: Expression, train: np.ndarray, keys: Keys, *, allow_leakage: bool
+) -> list[str]:
+    """The genes to predict: a list, a selection run on the training rows (n_obs,), a column of `var`, or every gene.
+
+    A selection reads the sections and the layer that the fit reads, unless its own options say otherwise. One that saw
+    patients outside the training rows is refused: it would let the test choose its own genes.
+    """
+    panel = request.panel
+    if isinstance(panel, Mapping) or (isinstance(panel, str) and panel in {"moran", "spatial_hvg", "mean"}):
+        from stpredict.pp._select_genes import select_panel
+
+        chosen = dict(panel) if isinstance(panel, Mapping) else {"method": panel}
+        options: dict[str, Any] = {"layer": request.layer, "sample_key": keys.sample} | chosen
+        genes = select_panel(adata, options.pop("method", "moran"), train, **options)
+    elif panel is not None and not isinstance(panel, str):
+        genes = [str(gene) for gene in panel]
+    else:
+        genes = _recorded_panel(adata, panel, train, keys, allow_leakage=allow_leakage)
+    check_genes(adata, [*genes, *(gene for gene in request.always if gene not in set(genes))])
+    if request.always:
+        asked = {*genes, *request.always}
+        return [gene for gene in adata.var_names if gene in asked]
+    return genes
+
+
+def _recorded_panel(
+    adata: AnnData, panel: str | None, train: np.ndarray, keys: Keys, *, allow_leakage: bool
+) -> list[str]:
+    """Genes of a column of `var`, or every gene, unless patients outside the training rows had a part in the choice."""
+    key = panel or Key.SELECTED
+    if key not in adata.var and panel is not None:
+        raise KeyError(f"expected var[{panel!r}]; found {list(adata.var.columns)}; run stp.pp.select_genes first")
+    strangers = panel_strangers(adata, panel, train, keys.patient)
+    if strangers and not allow_leakage:
+        filtered = key not in adata.var
+        what, call = (
+            ("the list of genes", "stp.pp.filter_genes") if filtered else (f"var[{key!r}]", "stp.pp.select_genes")
+        )
+        raise ValueError(
+            f"expected a panel selected on training patients only; found {few(strangers)} among the patients that "
+            f"{what} was selected on; call {call} with `train=`, or pass target={{'panel': {{'method': …}}}} to select "
+            "it inside the training set"
+        )
+    return list(adata.var_names) if key not in adata.var else list(adata.var_names[adata.var[key].to_numpy(dtype=bool)])
+
+
+def panel_strangers(adata: AnnData, panel: Panel, train: np.ndarray, patient_key: str) -> list[str]:
+    """Patients outside the training rows (n_obs,) that the column of `var` behind a panel was selected on."""
+    key = panel or Key.SELECTED
+    if not isinstance(key, str):
+        return []
+    if key not in adata.var:
+        key = "filter_genes"  # every gene that a filter left
+    record = read_record(adata, key) or {}
+    if record.get("method") == "given":
+        return []
+    trained_on = set(adata.obs[patient_key].astype(str).to_numpy()[train])
+    return sorted(set(map(str, np.atleast_1d(record.get("patients", [])))) - trained_on)
+
+
+def check_normalization(adata: AnnData, normalization: Mapping[str, Any]) -> None:
+    """Raise when the object says it is normalized otherwise than a model's target was; name both sides."""
+    record = read_record(adata, "normalize")
+    if record is None or normalization.get("method") in {"layer", "scanpy"}:
+        return  # an unmeasured object, or a target whose unit the user looks after
+    compared = ("method", "unit", "size_factors", "target_sum")
+    differing = [name for name in compared if normalization.get(name) != record.get(name)]
+    if sorted(normalization.get("panel", [])) != sorted(record.get("panel", [])):
+        differing.append("panel")
+    if differing:
+
+        def side(values: Mapping[str, Any]) -> str:
+            shown = {name: values.get(name) for name in differing}
+            if "panel" in shown:
+                shown["panel"] = f"{len(values.get('panel', []))} genes"
+            return str(shown)
+
+        raise ValueError(
+            f"expected the normalization of the model's training data, {side(normalization)}; found {side(record)}; "
+            "run stp.pp.normalize with the settings of the model"
+        )
+
+
+def genes_of(panels: Sequence[Sequence[str]], adata: AnnData) -> list[str]:
+    """Genes of any of several panels, in the order of the object."""
+    wanted = {gene for panel in panels for gene in panel}
+    return [gene for gene in adata.var_names if gene in wanted]
