@@ -15,13 +15,13 @@ def auroc(truth: Any, score: Any, weights: np.ndarray | None = None, strata: Any
     Parameters
     ----------
     truth
-        True for the positive class (n,).
+        Class of each observation (n,), true for the positive one.
     score
-        Higher for the positive class (n,).
+        Score of each observation (n,), higher for the positive class.
     weights
-        How often each observation counts in each resample (n_resamples, n); once when `None`.
+        Number of times that each observation counts in each resample (n_resamples, n); once when `None`.
     strata
-        Only pairs of one stratum (n,) are compared, where given.
+        Stratum of each observation (n,); only pairs within one stratum are compared.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def auroc(truth: Any, score: Any, weights: np.ndarray | None = None, strata: Any
 def average_precision(truth: Any, score: Any, weights: np.ndarray | None = None) -> np.ndarray:
     """Area under the precision-recall curve as the mean precision over steps of recall, (n_resamples,).
 
-    A score that tells nothing reaches the share of the positive class. NaN without that class.
+    A score without information reaches the share of the positive class. NaN without that class.
     """
     truth, score, counts = _arrays(truth, score, weights)
     result = np.full(len(counts), np.nan)

@@ -31,12 +31,12 @@ def bootstrap_mean(
     level
         Coverage of the interval, between 0 and 1.
     seed
-        Seed or generator of the resampling.
+        Random seed, or generator, for the resampling.
 
     Returns
     -------
     Mean of the group means, lower and upper bound: scalars for (n,), arrays (k,) for (n, k). All are NaN without a
-    defined value; the bounds are NaN with a single group, whose variation nothing is known about.
+    defined value; the bounds are NaN with a single group, whose variation is not known.
 
     Raises
     ------

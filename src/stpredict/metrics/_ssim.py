@@ -58,6 +58,8 @@ def ssim(
     ------
     ValueError
         When shapes differ, positions repeat or are not whole numbers, or the window is not odd.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------
