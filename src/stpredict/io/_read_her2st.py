@@ -40,9 +40,9 @@ def read_her2st(
 
     Two layouts are read: folders `counts`, `spots`, `labels` and `images`, and that of the original repository
     (`ST-cnts`, `ST-spotfiles`, `ST-pat/lbl`, `ST-imgs`, at the top or under `data`). Spots and counts are joined by
-    their array position, and what has no partner is left out. Genes that a section does not list were not detected
-    there and are zero. Other data in the same format can be read as well: the letters of a section's name are taken as
-    its patient.
+    their array position, and spots that occur in only one of the two files are left out. Genes that a section does not
+    list were not detected there and are zero. Other data in the same format can be read as well: the letters of a
+    section's name are taken as its patient.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def read_her2st(
     sections
         Names of the sections to read, such as `["B4", "C2"]`; all that have counts and spots when `None`.
     images
-        Folder of the images, or a path per section; the folder beside the counts when `None`. Sections without an
-        image are read without one.
+        Folder of the images, or a path per section; the folder beside the counts when `None`. Sections without an image
+        are read all the same.
     microns_per_pixel
         µm per full-resolution pixel; derived from the 200 µm between neighboring spots when `None`.
     thumbnail_px
@@ -73,10 +73,10 @@ def read_her2st(
     Raises
     ------
     FileNotFoundError
-        If the folder, or the counts or spots of a section, are missing.
+        When the folder, or the counts or spots of a section, are missing.
     ValueError
-        If a file is empty or holds no counts, nothing joins, spots lie outside the image or look transposed, the image
-        is damaged, or the µm per pixel cannot be derived.
+        When a file is empty or holds no counts, nothing joins, spots lie outside the image or look transposed, the
+        image is damaged, or the µm per pixel cannot be derived.
 
     Examples
     --------

@@ -26,11 +26,11 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
     Parameters
     ----------
     path
-        The `store` of that call.
+        Path of the store, the `store` of that call.
     genes
         Genes to read; all when `None`.
     key
-        Slot for the prediction.
+        Slot of `obsm` for the prediction.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
     FileNotFoundError
         When there is no store, or only an unfinished one.
     ValueError
-        When what lies at the path is no map.
+        When the path holds something other than a map.
     KeyError
         When genes are not in the map.
 

@@ -47,7 +47,7 @@ def read_visium(
     sample
         Name of the section; the name of the folder when `None`.
     patient
-        Name of the patient. Without it `obs["patient"]` is left out, and splits by patient ask for it.
+        Name of the patient; `obs["patient"]` is left out when `None`, and splits by patient then raise an error.
     count_file
         Counts as an h5 file or a folder of mtx files, relative to `path`; `filtered_feature_bc_matrix.h5` or the folder
         `filtered_feature_bc_matrix` when `None`.
@@ -77,9 +77,9 @@ def read_visium(
     Raises
     ------
     FileNotFoundError
-        If the folder, the counts, the positions, the scale factors or `image` are missing.
+        When the folder, the counts, the positions, the scale factors or `image` are missing.
     ValueError
-        If no barcode has a position, spots lie outside `image` or look transposed, or the µm per pixel cannot be
+        When no barcode has a position, spots lie outside `image` or look transposed, or the µm per pixel cannot be
         derived.
 
     Examples
