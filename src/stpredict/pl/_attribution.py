@@ -36,20 +36,22 @@ def attribution(
 ) -> Axes:
     """Color the spots of a section by their attribution, over the picture.
 
+    The attribution is that of Grad-CAM :cite:p:`selvaraju2017` or integrated gradients :cite:p:`sundararajan2017`.
+
     Parameters
     ----------
     data
         AnnData or SpatialData with the result of :func:`stpredict.tl.attribution`.
     gene
-        The gene that was explained.
+        Gene that was explained.
     key
-        Column of `obs` with the attribution; `"attribution_{gene}"` by default.
+        Column of `obs` with the attribution; `"attribution_{gene}"` when `None`.
     sample
         Section to show; the first one that was explained by default.
     ax
         Axes to draw into; those of a new figure by default.
     cmap
-        Colormap; by default a sequential one for Grad-CAM, and for integrated gradients a diverging one around 0.
+        Colormap; when `None`, a sequential one for Grad-CAM, and for integrated gradients a diverging one around 0.
     spot_size
         Diameter of a spot in full-resolution pixels; that of the section by default.
     alpha
@@ -70,6 +72,8 @@ def attribution(
         When the attribution or the section is missing.
     ValueError
         When the section was not explained.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

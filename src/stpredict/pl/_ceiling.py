@@ -20,15 +20,16 @@ _FONT = 7.5
 def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw the correlation of each gene against its noise ceiling, and name the eight best genes.
 
-    A gene on the diagonal is predicted as well as its counting noise allows; one far below it leaves something to
-    learn; one at a low ceiling says little about any model.
+    A gene on the diagonal is predicted as well as its counting noise allows; a gene far below it could be predicted
+    better; a gene with a low ceiling says little about any model. The noise ceiling is that of
+    :func:`stpredict.metrics.noise_ceiling`.
 
     Parameters
     ----------
     scores
         Table of :func:`stpredict.tl.evaluate` or :func:`stpredict.tl.cross_validate` with `ceiling=True`.
     model
-        Model to show. By default the one with the highest mean correlation that is no baseline.
+        Model to show; when `None`, the one with the highest mean correlation that is not a baseline.
     ax
         Axes to draw into; those of a new figure by default.
 

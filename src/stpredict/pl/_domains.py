@@ -73,10 +73,12 @@ def domains(
 
     Returns
     -------
-    The axes; with `label_key` an array of two, and in the title the adjusted Rand index :cite:p:`hubert1985` between
-    domains and labels over the labeled spots of this section, and each domain has the color of the label that it shares
-    most spots with over all sections, one to one (within each section, where domains were found section by section).
-    Colors are the same in every section. Spots without a domain, and those without a label or labeled `"undetermined"`, are gray.
+    Axes; with `label_key` an array of two. Colors are the same in every section. Spots without a domain, and those
+    without a label or labeled `"undetermined"`, are gray.
+
+    With `label_key` the title gives the adjusted Rand index :cite:p:`hubert1985` between domains and labels over the
+    labeled spots of this section. Each domain has the color of the label that it shares most spots with over all
+    sections, one to one (within each section, where domains were found section by section).
 
     Raises
     ------
@@ -84,6 +86,8 @@ def domains(
         When the domains, the labels or the section are missing.
     ValueError
         When `ax` does not have one axes per panel.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

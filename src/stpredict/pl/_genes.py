@@ -48,11 +48,11 @@ def genes(
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> np.ndarray:
-    """Map genes on a section: the picture, what was measured, what was predicted, and where they differ.
+    """Map genes on a section: picture, measured values, predicted values and their difference.
 
-    Measured and predicted values share one color scale, so that a prediction that is flatter than the truth looks it.
-    The error is the difference after both were standardized within the section: it shows where the pattern is missed,
-    whatever the amplitude.
+    Measured and predicted values share one color scale, so that a prediction that is flatter than the truth also looks
+    flatter. The error is the difference after both were standardized within the section: it shows where the pattern is
+    missed, whatever the amplitude.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def genes(
     sample
         Section to show; the first one by default.
     columns
-        Among `"image"`, `"measured"`, `"predicted"` and `"error"`. By default all that the section has: one that was
-        not measured shows its picture and the prediction.
+        Panels of each gene, among `"image"`, `"measured"`, `"predicted"` and `"error"`; all that the section has when
+        `None`: a section that was not measured shows its picture and the prediction.
     layer
         Layer with the measured values; `X` by default.
     spot_size
@@ -91,6 +91,8 @@ def genes(
         When the prediction, a gene, the section or a column that was asked for is missing.
     ValueError
         When there is no observation to show.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

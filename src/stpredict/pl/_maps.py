@@ -58,16 +58,16 @@ def maps(
         Slot of the measured map that :func:`stpredict.tl.compare_to_st` writes; without it, or with `None`, only the
         prediction is shown.
     scores
-        Table that :func:`stpredict.tl.compare_to_st` returned, for the titles; otherwise computed for the genes shown,
-        exactly up to 1,500 tiles and sliced above.
+        Table that :func:`stpredict.tl.compare_to_st` returned, for the titles; when `None`, the scores are computed for
+        the genes shown, exactly up to 1,500 tiles and sliced above.
     sample
         Slide to show; the first one by default.
     n_columns
-        Genes beside each other; by default 2 with a measured map and 4 without.
+        Number of genes side by side; when `None`, 2 with a measured map and 4 without.
     cmap
         Colormap.
     opacity
-        Of the tiles over the picture, 0–1; by default 1 with a measured map (no picture) and 0.75 without.
+        Opacity of the tiles over the picture, 0–1; when `None`, 1 with a measured map (no picture) and 0.75 without.
     sample_key
         Column of `obs` that names the slide.
     table_key
@@ -84,6 +84,8 @@ def maps(
         When the prediction, a gene or the slide is missing.
     ValueError
         When there is no tile to show, or an option is out of range.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

@@ -54,26 +54,26 @@ def slide(
     sdata
         Slide of :func:`stpredict.io.open_slide`.
     tiles
-        Whether tiles are drawn, where the slide has any.
+        Whether to draw tiles, where the slide has any.
     tissue
-        Whether outlines of the tissue are drawn, where the slide has any.
+        Whether to draw outlines of the tissue, where the slide has any.
     color
-        What tiles are filled with: a column of `obs` of the tile table, a predicted gene, or a column of the tiles
-        themselves. Nothing by default.
+        Values to fill the tiles by: a column of `obs` of the tile table, a predicted gene, or a column of the tiles
+        themselves; no fill when `None`.
     key
         Slot in `obsm` of the tile table with predictions.
     ax
         Axes to draw into; those of a new figure by default.
     cmap
-        Colormap of numbers.
+        Colormap of the numbers in `color`.
     vmin, vmax
         Values at the ends of the colormap; the smallest and largest by default.
     alpha
         Opacity of the filled tiles.
     tile_key, tissue_key
-        Names of the shapes.
+        Names of the shapes with the tiles and with the outlines of the tissue.
     table_key
-        Tile table; by default the only one with `color`.
+        Name of the tile table; the only one with `color` when `None`.
 
     Returns
     -------
@@ -85,6 +85,12 @@ def slide(
         When nothing is named `color`, or there are no tiles to color.
     ValueError
         When several tile tables have `color`.
+    TypeError
+        When `sdata` is not a slide of :func:`stpredict.io.open_slide`.
+    FileNotFoundError
+        When the file of the slide is missing.
+    ImportError
+        When wsidata is not installed (extra `wsi`).
 
     Examples
     --------
