@@ -48,39 +48,45 @@ def filter_genes(
     data
         AnnData, or SpatialData whose table is used.
     gene_types
-        Biotypes that are kept, whatever their case, hyphens and spaces (`"protein coding"` is `"protein_coding"`).
-        `None` keeps all.
+        Biotypes to keep, whatever their case, hyphens and spaces (`"protein coding"` is `"protein_coding"`); all when
+        `None`.
     gene_type_key
         Column of `var` with the biotype.
     min_median
-        Genes whose median over the training patients does not exceed it are dropped; 0 drops genes that half of them
-        do not express. In the unit of `X`. Several slides of a patient are averaged first.
+        Median over the training patients that a gene must exceed, in the unit of `X`; 0 drops genes that half of the
+        patients do not express. Several slides of a patient are averaged first.
     train
-        Boolean array or `obs` key: the observations that the median is taken over. All measured ones by default.
+        Training observations, a boolean array (n_obs,) or a column of `obs`, that the median is taken over; all
+        measured ones when `None`.
     layer
         Layer to read instead of `X`.
     patient_key
-        Column of `obs` that names the person; without it every observation counts by itself.
+        Column of `obs` that names the patient; without it every observation counts by itself.
     key_added
         Column of `var` to mark the genes in, instead of removing the others. A column `"selected"` is the panel of
         :func:`stpredict.tl.fit`.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
     Returns
     -------
-    `None`, or the changed copy. Removes genes from the object, or writes `var[key_added]`; and writes
-    `uns["stpredict"]["filter_genes"]` (or `[key_added]`): `gene_types`, `min_median`, `n_genes`, `digest`, the number of
-    genes that each filter removed (`dropped`), and for a median the `patients` and `samples` that it looked at.
+    `None`, or the changed copy. Removes genes from the object, or writes
+
+    - `var[key_added]`: whether the gene is kept, where `key_added` is given.
+    - `uns["stpredict"]["filter_genes"]` (or `[key_added]`): `gene_types`, `min_median`, `n_genes`, `digest`, the number
+      of genes that each filter removed (`dropped`), and for a median the `patients` and `samples` that it was taken
+      over.
 
     Raises
     ------
     KeyError
-        `var[gene_type_key]` or the layer is missing.
+        When `var[gene_type_key]` or the layer is missing.
     ValueError
-        No gene is left, there is nothing to filter by, or no training observation was measured.
+        When no gene is left, there is nothing to filter by, or no training observation was measured.
+    TypeError
+        When `data` is neither AnnData nor SpatialData. Also when `obs[train]` is not boolean.
 
     Examples
     --------

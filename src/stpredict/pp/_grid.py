@@ -58,13 +58,13 @@ def grid(
     data
         AnnData, or SpatialData whose table is used.
     lattice
-        `"hex"`, `"square"` (legacy Spatial Transcriptomics, bins, tiles of a slide), or `"auto"` to recognize it in
-        every section: on a hexagonal lattice row and column are both even or both odd (or never so), and the distances
-        in pixels fit.
+        Lattice of the sections: `"hex"`, `"square"` (legacy Spatial Transcriptomics, bins, tiles of a slide), or
+        `"auto"` to recognize it in every section: on a hexagonal lattice row and column are both even or both odd (or
+        never so), and the distances in pixels fit.
     sample_key
         Column of `obs` that names the section.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -80,11 +80,13 @@ def grid(
     Raises
     ------
     KeyError
-        `obs[sample_key]` is missing, or there are neither `obs["array_row"]` and `obs["array_col"]` nor
+        When `obs[sample_key]` is missing, or there are neither `obs["array_row"]` and `obs["array_col"]` nor
         `obsm["spatial"]`.
     ValueError
-        Two observations share a cell, the lattice is not recognized or is not the one asked for, positions are missing,
-        or array positions and pixels do not belong together.
+        When two observations share a cell, the lattice is not recognized or is not the one asked for, positions are
+        missing, or array positions and pixels do not belong together.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

@@ -45,27 +45,27 @@ def patches(
 ) -> pd.DataFrame:
     """Cut the patches of every section ahead of training, and keep them in the cache.
 
-    Networks that read pixels find them there: :func:`stpredict.tl.fit` and :func:`stpredict.tl.predict` cut what is
-    missing themselves, so that this is for doing it elsewhere, for example on a node without an accelerator, with the
-    sizes of the network's configuration. Patches lie in one uint8 file per section under
-    `settings.cache_dir / "patches"`, `3 * patch_px**2` bytes each, named after what they were cut from: the image, the
-    positions, and both sizes. What lies beyond the border of the image is filled by reflection, and counted.
+    Networks that read pixels find them there. :func:`stpredict.tl.fit` and :func:`stpredict.tl.predict` cut missing
+    patches themselves; this function does it elsewhere, for example on a node without an accelerator, with the sizes of
+    the network's configuration. Patches lie in one uint8 file per section under `settings.cache_dir / "patches"`,
+    `3 * patch_px**2` bytes each, named after what they were cut from: the image, the positions, and both sizes. What
+    lies beyond the border of the image is filled by reflection, and counted.
 
     Parameters
     ----------
     data
-        AnnData or SpatialData with `obsm["spatial"]` (x, y in full-resolution pixels), `obs[sample_key]` and µm per pixel
-        in `uns["spatial"]`.
+        AnnData or SpatialData with `obsm["spatial"]` (x, y in full-resolution pixels), `obs[sample_key]` and µm per
+        pixel in `uns["spatial"]`.
     patch_um
         Side of a patch in µm.
     patch_px
-        Side in pixels after resampling (bilinear, antialiased).
+        Side of a patch in pixels after resampling (bilinear, antialiased).
     image
         Images that the object does not record: a path, an array, or a mapping from section to either.
     sample_key
         Column of `obs` that names the section.
     progress
-        Show a progress bar; `settings.progress` when `None`.
+        Whether to show a progress bar; `settings.progress` when `None`.
     table_key
         Table of a SpatialData.
 
@@ -82,7 +82,7 @@ def patches(
         When µm per pixel is not known, positions lie outside the image or do not fit it, a patch is larger than the
         image, or the image is damaged.
     TypeError
-        When an image holds neither uint8, uint16 nor floats.
+        When an image holds neither uint8, uint16 nor floats, or `data` is neither AnnData nor SpatialData.
     OSError
         When the cache has too little room.
 
@@ -140,7 +140,8 @@ class PatchStack:
     part, row
         (n,) which part and which row of it each observation is.
     cut
-        What was cut, one entry per section: `sample`, `n_patches`, `n_padded`, `side_px`, `patch_um`, `patch_px`, `path`.
+        What was cut, one entry per section: `sample`, `n_patches`, `n_padded`, `side_px`, `patch_um`, `patch_px`,
+        `path`.
     padded
         Number of patches that reach beyond the image, by section, among the observations of the stack.
     """
@@ -198,7 +199,7 @@ def patch_stack(
     sample_key
         Column of `obs` with the section.
     progress
-        Show a progress bar.
+        Whether to show a progress bar.
     """
     from tqdm.auto import tqdm
 

@@ -56,7 +56,7 @@ def tile_features(
     cache
         Whether chunks are read from and written to the cache.
     progress
-        Whether a progress bar is shown.
+        Whether to show a progress bar.
 
     Returns
     -------

@@ -41,13 +41,14 @@ def tiles(
 ) -> SpatialData | None:
     """Lay tiles over the tissue of a slide.
 
-    Tiles lie on a lattice that starts at the top left corner of the slide; position (row, column) is exactly `stride_um`
-    times row and column away from it, also where that is no whole number of pixels. Of the tiles with enough tissue, in
-    an order drawn by `seed`, the first `max_tiles` with enough contrast are kept, and sorted by position.
+    Tiles lie on a lattice that starts at the top left corner of the slide; position (row, column) is exactly
+    `stride_um` times row and column away from it, also where that is no whole number of pixels. Of the tiles with
+    enough tissue, in an order drawn by `seed`, the first `max_tiles` with enough contrast are kept, and sorted by
+    position.
 
     With `grid` the tiles are as large as it takes to cover the tissue with so many of them, as HiST lays them
-    :cite:p:`li2026`. They then differ in size between slides, and a network sees nuclei of one slide larger than those of
-    another; predicting slides with a model of other tiles is refused. Tiles of a fixed size have a physical scale.
+    :cite:p:`li2026`. They then differ in size between slides, and a network sees nuclei of one slide larger than those
+    of another; predicting slides with a model of other tiles is refused. Tiles of a fixed size have a physical scale.
 
     Parameters
     ----------
@@ -56,14 +57,16 @@ def tiles(
     tile_um
         Side of a tile in µm, 128 by default. With `grid` it follows from the tissue.
     tile_px
-        Pixels that a tile should have across. Recorded for readers of tiles, and a warning when the scan has fewer.
+        Number of pixels that a tile should have across. It is recorded for readers of tiles, and a warning is given
+        when the scan has fewer.
     stride_um
         Distance between tiles in µm; `tile_um` by default, so that they touch and do not overlap.
     grid
-        Tiles along the two sides of the tissue, such as (80, 64). The box around the tissue is padded on both sides to
-        this ratio, upright or lying, whichever takes the smaller tiles, and the first tile lies in its top left corner.
+        Numbers of tiles along the two sides of the tissue, such as (80, 64). The box around the tissue is padded on
+        both sides to this ratio, upright or rotated by 90°, whichever takes the smaller tiles, and the first tile lies
+        in its top left corner.
     segments
-        Segments of `grid` that cover the tissue, a square number: 4 give 160 × 128 tiles.
+        Number of segments of `grid` that cover the tissue, a square number: 4 give 160 × 128 tiles.
     max_background
         Largest share of a tile, 0–1, that may lie outside the tissue or the slide.
     min_contrast
@@ -71,17 +74,18 @@ def tiles(
         what `skimage.exposure.is_low_contrast` means by its 0.05 on an RGB image, whose gray values it takes to lie
         between -1 and 1. Measured on about 2 µm per pixel, read in batches. 0 keeps all and reads nothing.
     max_tiles
-        Most tiles that are kept; `None` for all. With `grid`, those left out are holes in the map, and a warning.
+        Largest number of tiles to keep; all when `None`. With `grid`, the tiles left out are holes in the map, and a
+        warning is given.
     min_tiles
-        Fewest tiles that are accepted.
+        Smallest number of tiles that is accepted.
     seed
-        Seed of the draw.
+        Random seed for the order of the draw.
     tissue_key
-        Shapes with the tissue.
+        Name of the shapes with the tissue.
     key_added
-        Name of the shapes.
+        Name of the new shapes.
     copy
-        Whether a changed copy is returned and `sdata` left as it is.
+        Whether to return a changed copy instead of changing `sdata`.
 
     Returns
     -------
@@ -98,7 +102,19 @@ def tiles(
     KeyError
         When the tissue is missing.
     ValueError
-        When there are fewer tiles than `min_tiles`, a tile is smaller than a pixel, or `grid` comes with a size of tiles.
+        When there are fewer tiles than `min_tiles`, a tile is smaller than a pixel, or `grid` comes with a size of
+        tiles.
+    TypeError
+        When `sdata` is not a slide of :func:`stpredict.io.open_slide`.
+    FileNotFoundError
+        When the file of the slide is missing.
+    ImportError
+        When wsidata is not installed (extra `wsi`).
+
+    Warns
+    -----
+    UserWarning
+        When tiles have fewer pixels than `tile_px` asks for, or `max_tiles` leaves holes in a `grid`.
 
     Examples
     --------
@@ -263,8 +279,8 @@ def _candidates(
 def _raster(polygons: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
     """Pixels whose centers lie in polygons (h, w), `scale` times the size (width, height) of the slide.
 
-    Every edge is noted where it crosses the middle of a row, with the sign of its direction (all outlines turn one way, all holes the other); the running sum along the
-    row is then how many polygons a pixel lies in.
+    Every edge is noted where it crosses the middle of a row, with the sign of its direction (all outlines turn one way,
+    all holes the other); the running sum along the row is then how many polygons a pixel lies in.
     """
     import shapely
 
