@@ -68,7 +68,7 @@ def cnv(
     reference_key
         Column of `obs` that says which spots are normal.
     reference_cat
-        Its value, or values, for normal spots; as text where the column is boolean (`"False"`).
+        Value, or values, of that column for normal spots; as text where the column is boolean (`"False"`).
     positions
         Chromosome, start and end of genes: a DataFrame with these columns indexed by gene, a GTF file, or a file of
         comma- or tab-separated values. By default the columns `chromosome`, `start` and `end` of `var` where they
@@ -78,32 +78,32 @@ def cnv(
     layer
         Layer with raw counts.
     by
-        Whose normal spots are the reference: those of the same section (`"sample"`), of the same patient, or of all.
-        Differences of depth and stain between sections would otherwise look like copy numbers.
+        Normal spots that are the reference: those of the same section (`"sample"`), of the same patient (`"patient"`),
+        or all (`"all"`). With `"all"`, differences of depth and stain between sections look like copy numbers.
     window
-        Genes in a window.
+        Number of genes in a window.
     step
-        Genes between windows.
+        Number of genes from one window to the next.
     clip
         Largest log difference of a single gene.
     dynamic_threshold
-        Windows below this many standard deviations are set to 0; `None` keeps them.
+        Number of standard deviations below which windows are set to 0; `None` keeps all.
     min_mean
-        Genes with fewer counts per spot on average are left out.
+        Mean count per spot below which a gene is left out.
     exclude
         Chromosomes to leave out.
     n_clusters
-        Also cluster the profiles into so many groups (k-means on 20 principal components).
+        Number of groups to cluster the profiles into (k-means on 20 principal components); no clusters when `None`.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     n_jobs
-        Processes of infercnvpy.
+        Number of processes of infercnvpy.
     seed
-        Of the clusters.
+        Random seed for the clusters.
     key_added
         Name of the result.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -117,16 +117,25 @@ def cnv(
     - `uns[key_added]`: `chr_pos`, the first window of each chromosome, as infercnvpy's figures read it;
     - `uns["stpredict"][key_added]`: settings, source of the positions and number of genes used.
 
-    Off tissue, and where a section (or patient) has fewer than five normal spots, which is warned of, all are missing.
+    All are missing off tissue, and where a section (or patient) has fewer than five normal spots.
 
     Raises
     ------
     KeyError
         When counts, the reference column or a reference category are missing.
     ValueError
-        When counts are none, no gene has a position, or no section has enough normal spots.
+        When the layer holds no counts, no gene has a position, or no section has enough normal spots.
     ImportError
         When infercnvpy, or hgfind where it gives the positions, is not installed.
+    FileNotFoundError
+        When there is no file at the path `positions`.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
+
+    Warns
+    -----
+    UserWarning
+        When a section (or patient) has fewer than five normal spots.
 
     Examples
     --------

@@ -57,14 +57,14 @@ def domains(
     key
         Slot of the prediction in `obsm`. With `use="measured"` it only supplies the genes.
     use
-        `"predicted"` clusters `obsm[key]`, `"measured"` the measured expression.
+        Expression to cluster: `"predicted"` for `obsm[key]`, `"measured"` for the measured expression.
     genes
-        Genes to use; by default those of the prediction, or all variables where there is no prediction and
+        Genes to use; when `None`, those of the prediction, or all variables where there is no prediction and
         `use="measured"`.
     layer
         Layer with the measured values; `X` by default.
     n_domains
-        Number of domains wanted. The resolution is then searched by bisection, and `resolution` is not used.
+        Number of domains; the resolution is then searched by bisection, and `resolution` is not used.
     resolution
         Resolution of Leiden when `n_domains` is not given.
     n_pcs
@@ -76,14 +76,14 @@ def domains(
     sample_key
         Column of `obs` that names the section, read with `per_sample`.
     per_sample
-        Cluster each section on its own. Domains are then named `"{sample}:{number}"` and do not correspond between
-        sections.
+        Whether to cluster each section on its own. Domains are then named `"{sample}:{number}"` and do not correspond
+        between sections.
     seed
-        Seed of the principal components, the neighbors and Leiden.
+        Random seed for the principal components, the neighbors and Leiden.
     key_added
         Name of the result in `obs`, and of its record in `uns["stpredict"]`.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -105,6 +105,8 @@ def domains(
         When the prediction, a gene, the labels or the sections are missing.
     ValueError
         When values are not finite, or there are too few observations or genes.
+    TypeError
+        When the prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
 
     Warns
     -----

@@ -70,27 +70,28 @@ def compare_to_st(
     key
         Slot of the prediction in `obsm` of `tiles`.
     genes
-        Genes to compare; by default all that were both predicted and measured. The exact distance solves two transport
-        problems per gene: name the genes for more than a few hundred.
+        Genes to compare; all that were both predicted and measured when `None`. The exact distance solves two transport
+        problems per gene: name the genes when there are more than a few hundred.
     layer
-        Layer of `spots` with normalized values, which are then only standardized; `"X"` for `X`. By default the raw
+        Layer of `spots` with normalized values, which are then only standardized; `"X"` for `X`. When `None`, the raw
         counts in `layers["counts"]` are normalized.
     spots_to_tiles
-        How positions of spots become pixels of the slide at full resolution: a factor, or an affine matrix (2, 3) that
-        is applied to (x, y, 1). By default they are such pixels.
+        Transformation from positions of spots to pixels of the slide at full resolution: a factor, or an affine matrix
+        (2, 3) that is applied to (x, y, 1); none when `None`.
     n_neighbors
-        Spots that are averaged for each tile.
+        Number of spots averaged for each tile.
     median_filter
-        Side of the median filter in tiles, odd; `None` for none. The median is over the tiles there are, where these
-        are more than half of the places; other tiles keep their value.
+        Side of the median filter in tiles, odd; no filter when `None`. The median is over the tiles that exist, where
+        they are more than half of the places; other tiles keep their value.
     max_distance_um
-        Distance from a tile to its nearest spot beyond which the tile is left out; 1.5 times the distance between spots
-        by default.
+        Distance in µm from a tile to its nearest spot beyond which the tile is left out; 1.5 times the distance between
+        spots when `None`.
     min_unique
-        Different measured values that a gene needs on the tiles of a section; the scores of others are NaN.
+        Smallest number of different measured values of a gene on the tiles of a section; the scores of other genes are
+        NaN.
     method
-        `"exact"`, `"sliced"` or `"auto"` distances, see :func:`stpredict.metrics.emd`. Exact ones of 4,000 tiles take
-        seconds to minutes per gene.
+        Kind of distance: `"exact"`, `"sliced"` or `"auto"`, see :func:`stpredict.metrics.emd`. Exact distances of 4,000
+        tiles take seconds to minutes per gene.
     n_jobs
         Number of joblib threads for exact distances.
     sample_key
@@ -116,6 +117,8 @@ def compare_to_st(
         When the prediction, genes, positions or counts are missing, or no section is in both.
     ValueError
         When no tile is near a spot, or an option is out of range.
+    TypeError
+        When the prediction is not a DataFrame, or an object is neither AnnData nor SpatialData.
 
     Examples
     --------

@@ -47,56 +47,61 @@ def evaluate(
 ) -> pd.DataFrame:
     """Score predictions per gene and section.
 
-    Scores are taken over in-tissue observations within one section, so that differences between slides earn nothing.
-    A correlation that is undefined (a constant gene, a section with one spot) stays `NaN`;
+    Scores are taken over in-tissue observations within one section, so that differences between slides do not raise a
+    score. A correlation that is undefined (a constant gene, a section with one spot) stays `NaN`;
     :func:`stpredict.tl.summarize` leaves it out and counts it.
 
     Where every observation is a slide, patients are compared with each other: slides are averaged within their patient,
-    there is one score per gene, and the metrics of maps and the noise ceiling are left out. Which genes are predicted
-    better than by chance says :func:`stpredict.tl.well_predicted`.
+    there is one score per gene, and the metrics of maps and the noise ceiling are left out.
+    :func:`stpredict.tl.well_predicted` tests which genes are predicted better than by chance.
 
     Parameters
     ----------
     data
-        Object with predictions and normalized measured expression.
+        AnnData or SpatialData with predictions and normalized measured expression.
     key
-        Slot of the predictions, or several to compare.
+        Slot of the predictions in `obsm`, or several to compare.
     genes
         Genes to score; those of each prediction when `None`.
     layer
         Layer with the measured target instead of `X`.
     metrics
-        Among `"pearson"`, `"pearson_given_depth"` (after regressing the logarithm of the spot's total counts out of
-        both sides: what is predicted beyond depth; needs `layers["counts"]`), `"spearman"`, `"rmse"`, `"rmse_iqr"`
-        (RMSE over the interquartile range of the truth), `"variance_ratio"` (predicted over measured), `"ssim"`
-        (structural similarity of the maps on the array, over tissue; `NaN` in sections without a lattice in
-        `obs["array_row"]` and `obs["array_col"]`) and `"emd"` (earth mover's distance of percentile maps, sliced). Not
-        by default `"pearson_with_background"`, the published correlation of dense maps with the empty slide counted as
-        zeros: a prediction that is constant on tissue scores high on it, see
-        :func:`stpredict.metrics.pearson_with_background`; needs the grid of :func:`stpredict.pp.grid`, whose sides are
-        rounded up to multiples of 16 as published, and is `NaN` without.
+        Scores to compute, among `"pearson"`, `"pearson_given_depth"` (after regressing the logarithm of the spot's
+        total counts out of both sides: what is predicted beyond depth; needs `layers["counts"]`), `"spearman"`,
+        `"rmse"`, `"rmse_iqr"` (RMSE over the interquartile range of the truth), `"variance_ratio"` (predicted over
+        measured), `"ssim"` (structural similarity :cite:p:`wang2004` of the maps on the array, over tissue; `NaN` in
+        sections without a lattice in `obs["array_row"]` and `obs["array_col"]`) and `"emd"` (earth mover's distance of
+        percentile maps, sliced). Only on request `"pearson_with_background"`, the published correlation of dense maps
+        with the empty slide counted as zeros :cite:p:`li2026`: a prediction that is constant on tissue scores high on
+        it, see :func:`stpredict.metrics.pearson_with_background`; needs the grid of :func:`stpredict.pp.grid`, whose
+        sides are rounded up to multiples of 16 as published, and is `NaN` without.
     ceiling
-        Add the noise ceiling of each gene and section, the correlation that a perfect model would reach given the
-        counting noise; needs `layers["counts"]`.
+        Whether to add the noise ceiling of each gene and section, the correlation that a perfect model would reach
+        given the counting noise; needs `layers["counts"]`.
     baselines
-        Add the baselines that :func:`stpredict.tl.predict` wrote beside the prediction, and a spatial smoother: the
-        ridge (the first prediction where there is no ridge) averaged over its six nearest neighbors.
+        Whether to add the baselines that :func:`stpredict.tl.predict` wrote beside the prediction, and a spatial
+        smoother: the ridge (the first prediction where there is no ridge) averaged over its six nearest neighbors.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     seed
-        Of the noise ceiling and the projections of the earth mover's distance.
+        Random seed for the noise ceiling and the projections of the earth mover's distance.
     table_key
         Table of a SpatialData.
 
     Returns
     -------
-    One row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`, `n_obs`, `leaky`
-    (the model was trained on this patient).
+    Table with one row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`,
+    `n_obs`, `leaky` (the model was trained on this patient). Nothing is written to `data`.
 
     Raises
     ------
     KeyError
-        When there is no prediction or no measured value.
+        When there is no prediction, no measured value, no record of the normalization (without `layer`), or a gene,
+        section or patient is missing.
+    ValueError
+        When a metric is unknown, a gene is named twice, or a section belongs to several patients.
+    TypeError
+        When a prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
 
     Warns
     -----

@@ -47,11 +47,11 @@ def pseudobulk(
     layer
         Layer with the measured values; `X` by default.
     by
-        `"sample"`: one profile per slide. `"patient"`: the mean over the slides of each patient, all with the same
-        weight however large they are.
+        Unit of a profile. `"sample"`: one profile per slide. `"patient"`: the mean over the slides of each patient, all
+        with the same weight however large they are.
     scale
-        `"log"`: the mean of the values as they are, of logged expression that is. `"linear"`: the logarithm is undone
-        before the mean and taken again after it, which is what a tube of ground tissue measures; a prediction that is
+        Scale of the mean. `"log"`: the values as they are, that is logged expression. `"linear"`: the logarithm is
+        undone before the mean and taken again after it, as bulk sequencing of ground tissue does; a prediction that is
         smoother than the truth then comes out lower, since peaks weigh more than their share.
     genes
         Genes to average; those of the prediction by default.
@@ -62,7 +62,7 @@ def pseudobulk(
 
     Returns
     -------
-    A new AnnData, one row per slide or patient, in the unit of `data`, with
+    A new AnnData (n_slides or n_patients, n_genes), in the unit of `data`; nothing is written to `data`. It has
 
     - `X`: predicted;
     - `layers["measured"]`: measured, over the predicted observations that were measured too; NaN for genes and slides
@@ -78,6 +78,8 @@ def pseudobulk(
         When the prediction, a gene, the slides or the patients are missing.
     ValueError
         When nothing on tissue was predicted, or the logarithm to undo is not known.
+    TypeError
+        When the prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

@@ -30,20 +30,21 @@ def pseudobulk_agreement(
 ) -> pd.DataFrame:
     """Correlate predicted and measured profiles of patients: per gene across patients, and per patient across genes.
 
-    The first is the question: does the prediction know in whom a gene is high? The second is the weaker statement,
-    though the one in print :cite:p:`li2026`: some genes are abundant in everyone, and a prediction that is the same for
-    all patients correlates across genes without knowing anything about this one. The correlation of such a prediction
-    stands beside it, and what is left when each gene is taken relative to its mean over patients.
+    The first answers the main question: does the prediction tell in which patients a gene is high? The second is the
+    weaker statement, although it is the published one :cite:p:`li2026`: some genes are abundant in everyone, and a
+    prediction that is the same for all patients correlates across genes without any information about this one. The
+    table gives the correlation of such a prediction beside it, and the correlation that remains when each gene is taken
+    relative to its mean over patients.
 
     Parameters
     ----------
     bulk
-        What :func:`stpredict.tl.pseudobulk` returned; slides are averaged within their patient.
+        Result of :func:`stpredict.tl.pseudobulk`; slides are averaged within their patient.
     truth
-        Measured profiles, patients × genes, for example bulk RNA sequencing; `layers["measured"]` by default. Patients
-        and genes are joined by name.
+        Measured profiles, a DataFrame (patients × genes), for example bulk RNA sequencing; `layers["measured"]` when
+        `None`. Patients and genes are joined by name.
     correlation
-        `"pearson"` or `"spearman"`.
+        Kind of correlation: `"pearson"` or `"spearman"`.
     patient_key
         Column of `obs` with the patient.
     table_key
@@ -56,11 +57,11 @@ def pseudobulk_agreement(
     - `kind`, `gene`, `patient`: what the correlation is of; the other name is missing;
     - `r`: the correlation; NaN where it is undefined (a gene without variation, fewer than two values);
     - `n`, `p`, `q`: patients (or genes) behind it, its p-value with n - 2 degrees of freedom and, across patients, the
-      false-discovery rate over genes. Across genes there is no `p`: genes are no independent observations;
+      false-discovery rate over genes. Across genes there is no `p`: genes are not independent observations;
     - `baseline`, `baseline_of`: across genes, the correlation of the measured profile with one that is the same for
       every patient: the training mean, or the mean of the other patients' measured profiles where that is not known;
-    - `r_centered`: across genes, the correlation after the mean over patients was subtracted from every gene, on either
-      side its own: of what sets this patient apart;
+    - `r_centered`: across genes, the correlation after the mean over patients was subtracted from every gene, each side
+      with its own mean: agreement in what distinguishes this patient;
     - `leaky`: the model was trained on a patient behind this row.
 
     Raises
@@ -69,6 +70,8 @@ def pseudobulk_agreement(
         When there are no measured profiles or no patients.
     ValueError
         When `truth` has no patient or no gene in common with `bulk`, or names one twice.
+    TypeError
+        When `truth` is not a DataFrame, or `bulk` is neither AnnData nor SpatialData.
 
     Examples
     --------

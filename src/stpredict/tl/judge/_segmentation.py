@@ -41,31 +41,34 @@ def segmentation(
     Parameters
     ----------
     data
-        Sections with the annotation and the probabilities that :func:`stpredict.tl.predict` wrote.
+        AnnData or SpatialData of sections with the annotation and the probabilities that :func:`stpredict.tl.predict`
+        wrote.
     label
         Column of `obs` with the annotation: boolean, or categorical with two or more classes.
     key
         Column of `obs` with the probability of the positive class, or slot of `obsm` with one column per class;
         `"{label}_probability"` when `None`.
     threshold
-        Above this probability an observation is predicted to be in the positive class of two.
+        Probability above which an observation is predicted to be in the positive class of two.
     baselines
-        Add the majority: the most frequent class of the other patients, or of all sections where there is one patient
-        only. A prediction that does not beat it has found no region.
+        Whether to add the majority: the most frequent class of the other patients, or of all sections where there is
+        one patient only. A prediction that does not beat it has found no region.
     summarize
-        Return the mean over patients with its interval, and how often each score is undefined, instead of sections.
+        Whether to return the mean over patients with its interval :cite:p:`efron1993`, and how often each score is
+        undefined, instead of one row per section.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     level, n_boot, seed
-        Level, resamples and seed of the intervals over patients.
+        Level, number of resamples and random seed of the intervals over patients.
     table_key
         Table of a SpatialData.
 
     Returns
     -------
-    One row per model (`"model"`, `"majority"`), class and section: `model`, `class`, `sample`, `patient`, `n_obs`,
-    `n_positive`, `prevalence`, the scores of :func:`stpredict.metrics.segmentation`, `n_undefined` (how many of them are
-    undefined in this section) and `leaky` (the model was trained on this patient).
+    Table with one row per model (`"model"`, `"majority"`), class and section; nothing is written to `data`: `model`,
+    `class`, `sample`, `patient`, `n_obs`, `n_positive`, `prevalence`, the scores of
+    :func:`stpredict.metrics.segmentation`, `n_undefined` (how many of them are undefined in this section) and `leaky`
+    (the model was trained on this patient).
 
     With `summarize=True` one row per model, class and score: `model`, `class`, `score`, `mean` (sections within
     patients, then patients), `low`, `high`, `n_sections`, `n_patients`, `n_undefined` (sections left out because the
@@ -78,6 +81,8 @@ def segmentation(
     ValueError
         When there are fewer than two classes, a class has no probability, a probability is not between 0 and 1, or no
         observation has both an annotation and a prediction.
+    TypeError
+        When the slot of the probabilities is not a DataFrame, or `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

@@ -62,7 +62,7 @@ def predict_map(
     device
         Device of the work; `settings.device` when `None`.
     progress
-        Show a progress bar.
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def map_table(
     device
         Device of the work; `settings.device` when `None`.
     progress
-        Show a progress bar.
+        Whether to show a progress bar.
     sample_key
         Column of `obs` that names the slide.
     key_added

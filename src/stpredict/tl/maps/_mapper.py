@@ -36,7 +36,7 @@ class Mapper:
     device
         Device of the work.
     progress
-        Show a progress bar.
+        Whether to show a progress bar.
     """
 
     def __init__(
