@@ -74,20 +74,20 @@ def predicted(
     table = get_table(data, table_key)
     frame = prediction_frame(table, key)
     genes = pd.Index(frame.columns.astype(str))
-    known = genes.isin(table.var_names)
+    is_measured = genes.isin(table.var_names)
     layers = {}
-    if known.any() and (table.X is not None or layer is not None):
-        found = to_dense(measured_matrix(table, list(genes[known]), layer=layer))
-        layers["measured"] = np.full(frame.shape, np.nan, dtype=found.dtype)
-        layers["measured"][:, known] = found
+    if is_measured.any() and (table.X is not None or layer is not None):
+        measured_values = to_dense(measured_matrix(table, list(genes[is_measured]), layer=layer))
+        layers["measured"] = np.full(frame.shape, np.nan, dtype=measured_values.dtype)
+        layers["measured"][:, is_measured] = measured_values
     for name in ("std", "lower", "upper"):
-        other = table.obsm.get(f"{key}_{name}")
-        if isinstance(other, pd.DataFrame) and list(other.columns) == list(frame.columns):
-            layers[name] = other.to_numpy(copy=True)
+        extra = table.obsm.get(f"{key}_{name}")
+        if isinstance(extra, pd.DataFrame) and list(extra.columns) == list(frame.columns):
+            layers[name] = extra.to_numpy(copy=True)
     return AnnData(
         X=frame.to_numpy(copy=True),
         obs=table.obs.copy(),
-        var=pd.DataFrame({"measured": known}, index=genes),
+        var=pd.DataFrame({"measured": is_measured}, index=genes),
         layers=layers,
         obsm={Key.SPATIAL: table.obsm[Key.SPATIAL].copy()} if Key.SPATIAL in table.obsm else None,
         uns={name: table.uns[name] for name in (Key.SPATIAL, Key.UNS) if name in table.uns},

@@ -221,10 +221,10 @@ def synthetic_slides(
             )
         area = np.array([row["tissue_mm2"] for row in own])
         weight = area / area.sum()
-        here = slice(patient * n_slides, (patient + 1) * n_slides)
+        slides_of_patient = slice(patient * n_slides, (patient + 1) * n_slides)
         mixture = weight @ np.stack([bulk_expression(composition[row[Key.SAMPLE]], genes) for row in own])
-        expected[here] = mixture
-        measured[here] = draw_bulk(mixture, noise, batch, loading, generator(seed, _PATIENT, patient, 1))
+        expected[slides_of_patient] = mixture
+        measured[slides_of_patient] = draw_bulk(mixture, noise, batch, loading, generator(seed, _PATIENT, patient, 1))
         covariates = weight @ np.array([[row[name] for name in COVARIATES] for row in own])
         log_risk = log_hazard(covariates, effects)
         time, event = draw_survival(log_risk, effects, censoring, generator(seed, _PATIENT, patient, 2))

@@ -129,12 +129,12 @@ def register(
     """
 
     def decorate(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        known = _entries.get(name)
-        if known is not None and (known.build.__module__, known.build.__qualname__) != (
+        existing = _entries.get(name)
+        if existing is not None and (existing.build.__module__, existing.build.__qualname__) != (
             build.__module__,
             build.__qualname__,
         ):
-            raise ValueError(f"expected a new encoder name; found {name!r}, registered by {known.build.__module__}")
+            raise ValueError(f"expected a new encoder name; found {name!r}, registered by {existing.build.__module__}")
         _entries[name] = _Entry(EncoderInfo(name=name, **info), build, remap, optional)
         return build
 

@@ -106,8 +106,8 @@ def from_spatialdata(
 
     spatial = dict(adata.uns.get("spatial", {}))
     for sample, region in dict(zip(samples, regions, strict=True)).items():
-        given = microns_per_pixel.get(sample) if isinstance(microns_per_pixel, Mapping) else microns_per_pixel
-        spatial[sample] = _entry(sdata, sample, spatial.get(sample, {}), given, diameters.get(region))
+        section_mpp = microns_per_pixel.get(sample) if isinstance(microns_per_pixel, Mapping) else microns_per_pixel
+        spatial[sample] = _entry(sdata, sample, spatial.get(sample, {}), section_mpp, diameters.get(region))
     adata.uns["spatial"] = spatial
     return adata
 

@@ -187,14 +187,14 @@ def _listed(source: str | Path, pattern: str) -> pd.DataFrame:
     paths = sorted(path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise ValueError(f"expected images ({', '.join(sorted(_SUFFIXES))}) in {folder} or its folders; found none")
-    found = [expression.search(path.stem) for path in paths]
-    strange = [path.name for path, match in zip(paths, found, strict=True) if match is None]
+    matches = [expression.search(path.stem) for path in paths]
+    strange = [path.name for path, match in zip(paths, matches, strict=True) if match is None]
     if strange:
         raise ValueError(
             f"expected file names like x1024_y512.png, matching {pattern!r}; found {few(strange)}; pass `pattern=`, or a "
             "DataFrame with the columns path, sample, x, y"
         )
-    rows = [(path, path.parent.name, int(match["x"]), int(match["y"])) for path, match in zip(paths, found, strict=True) if match]  # fmt: skip
+    rows = [(path, path.parent.name, int(match["x"]), int(match["y"])) for path, match in zip(paths, matches, strict=True) if match]  # fmt: skip
     table = pd.DataFrame(rows, columns=["path", Key.SAMPLE, "x", "y"])
     return table.sort_values([Key.SAMPLE, "y", "x"], kind="stable", ignore_index=True)
 
@@ -258,8 +258,8 @@ def _encode(
         shape = (max(1, round(height * factor)), max(1, round(width * factor)), 3)
         pictures[str(name)] = np.full(shape, 255, dtype=np.uint8), factor
     features = np.empty((len(table), encoder.dim), dtype=np.float32)
-    shown = settings.progress if progress is None else progress
-    with tqdm(total=len(table), unit="tile", desc=encoder.name, disable=not shown) as bar:
+    show_progress = settings.progress if progress is None else progress
+    with tqdm(total=len(table), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
         for start in range(0, len(table), batch_size):
             part = table.iloc[start : start + batch_size]
             windows = np.empty((len(part), side_px, side_px, 3), dtype=np.uint8)

@@ -74,9 +74,9 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
         if mark_of(unfinished) is None:
             raise FileNotFoundError(f"expected a map at {path}; found nothing; write one with stp.tl.predict(store=…)")
         work: Any = zarr.open_group(unfinished, mode="r", use_consolidated=False)
-        done = np.asarray(work[f"{WORK}/done"] if WORK in work else [True])
+        finished = np.asarray(work[f"{WORK}/done"] if WORK in work else [True])
         raise FileNotFoundError(
-            f"expected a finished map at {path}; found an unfinished one ({int(done.sum())} of {len(done)} chunks of "
+            f"expected a finished map at {path}; found an unfinished one ({int(finished.sum())} of {len(finished)} chunks of "
             f"genes) at {unfinished}; run the same stp.tl.predict again to finish it"
         )
     if mark_of(path) is None:

@@ -205,13 +205,13 @@ def _find_counts(root: Path, count_file: str | Path | None) -> Path:
         if not path.exists():
             raise FileNotFoundError(f"expected counts at {path}; found nothing")
         return path
-    found = [root / name for name in _COUNTS if (root / name).exists()]
-    if not found:
+    count_paths = [root / name for name in _COUNTS if (root / name).exists()]
+    if not count_paths:
         raise FileNotFoundError(
             f"expected {' or '.join(_COUNTS)} in {root}; found {few(sorted(item.name for item in root.iterdir()), 8)}; "
             "pass `count_file=`"
         )
-    return found[0]
+    return count_paths[0]
 
 
 def _read_counts(path: Path, genome: str | None) -> AnnData:

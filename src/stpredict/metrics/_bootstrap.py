@@ -61,8 +61,8 @@ def bootstrap_mean(
     if groups is not None:
         means = _group_means(means, groups)
     defined = np.isfinite(means)
-    some = defined.any(axis=1)
-    means, counted = np.where(defined, means, 0.0)[some], defined[some].astype(np.float64)
+    has_value = defined.any(axis=1)
+    means, counted = np.where(defined, means, 0.0)[has_value], defined[has_value].astype(np.float64)
     n_groups = counted.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = means.sum(axis=0) / n_groups

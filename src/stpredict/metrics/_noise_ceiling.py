@@ -99,10 +99,10 @@ def noise_ceiling(
     in_size[slice(None) if size_columns is None else np.asarray(size_columns)] = True
 
     totals = np.asarray(counts[:, np.flatnonzero(in_size)].sum(axis=1, dtype=np.float64)).ravel()
-    kept = np.flatnonzero(totals > 0)
-    panel = sparse.csc_matrix(counts[:, columns])[kept]
+    nonempty = np.flatnonzero(totals > 0)
+    panel = sparse.csc_matrix(counts[:, columns])[nonempty]
     panel.eliminate_zeros()
-    totals, n = totals[kept], len(kept)
+    totals, n = totals[nonempty], len(nonempty)
     ceiling = np.full(len(columns), np.nan)
     detected = np.diff(panel.indptr) >= _MIN_DETECTED
     if n < _MIN_DETECTED or not detected.any():
