@@ -1,4 +1,4 @@
-"""What a network's prediction of a gene rests on, over the picture."""
+"""Attribution of a network's prediction of a gene, over the picture."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ def attribution(
     key = key or f"attribution_{gene}"
     check_obs(adata, key, "run stp.tl.attribution(adata, model, gene) first, or name the column with `key=`")
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
-    every = adata.obs[key].to_numpy(dtype=float)
-    if sample is None and np.isfinite(every).any():
-        sample = str(adata.obs[sample_key].iloc[int(np.flatnonzero(np.isfinite(every))[0])])
+    all_values = adata.obs[key].to_numpy(dtype=float)
+    if sample is None and np.isfinite(all_values).any():
+        sample = str(adata.obs[sample_key].iloc[int(np.flatnonzero(np.isfinite(all_values))[0])])
     section = find_section(data, sample=sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
-    values = every[section.rows]
+    values = all_values[section.rows]
     if not np.isfinite(values).any():
         raise ValueError(
             f"expected an attribution in section {section.name!r}; found none; run "

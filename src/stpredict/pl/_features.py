@@ -136,8 +136,8 @@ def _scatter(ax: Axes, points: np.ndarray, order: np.ndarray, adata: AnnData, co
         rasterized=len(points) >= _RASTERIZE_FROM,
     )  # fmt: skip
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        shown = draw(c=column.to_numpy(dtype=float)[order], cmap=VALUE_CMAP)
-        bar = ax.figure.colorbar(shown, ax=ax, shrink=0.8, aspect=18, pad=0.02, label=color)
+        artist = draw(c=column.to_numpy(dtype=float)[order], cmap=VALUE_CMAP)
+        bar = ax.figure.colorbar(artist, ax=ax, shrink=0.8, aspect=18, pad=0.02, label=color)
         bar.outline.set_visible(False)
         return
     categories = pd.Categorical(column)

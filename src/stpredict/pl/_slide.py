@@ -144,29 +144,29 @@ def _values(sdata: SpatialData, color: str, key: str, tile_key: str, table_key: 
     from stpredict.io._slide import tile_frame
 
     frame = tile_frame(sdata, tile_key)
-    known = {
+    tables = {
         name: table
         for name, table in sdata.tables.items()
         if Key.TILE_ID in table.obs and table.uns.get("spatialdata_attrs", {}).get("region") in (tile_key, [tile_key])
     }
     if table_key is not None:
-        if table_key not in known:
+        if table_key not in tables:
             raise KeyError(
-                f"expected a table {table_key!r} of {tile_key!r}; found {sorted(known)}; correct `table_key=`"
+                f"expected a table {table_key!r} of {tile_key!r}; found {sorted(tables)}; correct `table_key=`"
             )
-        known = {table_key: known[table_key]}
-    found = {name: column for name, table in known.items() if (column := _column(table, color, key)) is not None}
-    if len(found) > 1:
+        tables = {table_key: tables[table_key]}
+    matches = {name: column for name, table in tables.items() if (column := _column(table, color, key)) is not None}
+    if len(matches) > 1:
         raise ValueError(
-            f"expected one tile table with {color!r}; found it in {sorted(found)}; choose with `table_key=`"
+            f"expected one tile table with {color!r}; found it in {sorted(matches)}; choose with `table_key=`"
         )
-    if found:
-        (column,) = found.values()
+    if matches:
+        (column,) = matches.values()
         return column.reindex(frame["tile_id"].to_numpy())
     if table_key is None and color in frame and color != "geometry":
         return frame[color]
     raise KeyError(
-        f"expected {color!r} among the columns of obs, the genes of obsm[{key!r}] in the tile tables {sorted(known)}, or "
+        f"expected {color!r} among the columns of obs, the genes of obsm[{key!r}] in the tile tables {sorted(tables)}, or "
         f"the columns of shapes[{tile_key!r}]; found none; run stp.tl.predict, or correct `color=`"
     )
 

@@ -80,8 +80,8 @@ def well_predicted(
                 _background(ax, position, defined)
             violin(ax, position, called, BLUE, hatched=leaky)
             labels.append(label.replace(" ", "\n") + ("\nleaky" if leaky else ""))
-            shown = defined if all_genes else called
-            tops.append(float(shown.max()) if len(shown) else 0.0)
+            drawn = defined if all_genes else called
+            tops.append(float(drawn.max()) if len(drawn) else 0.0)
         steep: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if n >= _ROTATE_FROM else {}
         ax.set_xticks(range(n), labels, **steep)
         ax.set_xlim(-0.6, n - 0.4)

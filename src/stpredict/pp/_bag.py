@@ -147,19 +147,19 @@ def bag(
     if isinstance(n_tokens, bool) or int(n_tokens) != n_tokens or n_tokens < 1:
         raise ValueError(f"expected n_tokens to be a positive whole number; found {n_tokens!r}")
     bulk = None if expression is None else as_bulk(expression)
-    known = {} if patient is None else {str(name): str(who) for name, who in dict(patient).items() if who == who}
+    patient_of = {} if patient is None else {str(name): str(who) for name, who in dict(patient).items() if who == who}
     sources = list_sources(slides, sample_key)
     names = [source.name for source in sources if source.name is not None]
     if bulk is not None and len(names) == len(sources):  # before hours of reading, where it can be told
         if by == "slide":
             check_join(bulk, names, by, join)
-        elif all(name in known for name in names):
-            check_join(bulk, [known[name] for name in names], by, join)
+        elif all(name in patient_of for name in names):
+            check_join(bulk, [patient_of[name] for name in names], by, join)
 
     bags = _summarize(sources, encoder, int(n_tokens), sample_key, patient_key, seed, n_jobs, progress)
     names = [made.slide.name for made in bags]
     check_unique(names, "slides")
-    patients = _patients(bags, known, bulk, by, patient_key)
+    patients = _patients(bags, patient_of, bulk, by, patient_key)
     units = names if by == "slide" else patients
     if bulk is not None:
         check_join(bulk, units, by, join)
@@ -196,14 +196,14 @@ def _summarize(
         n_tiles, slide.features, slide.positions = len(slide.features), slide.features[:0], None
         return _Bag(slide, n_tiles, mean, tokens, size)
 
-    shown = settings.progress if progress is None else progress
+    show_progress = settings.progress if progress is None else progress
     bags: list[_Bag] = []
-    # The limit of BLAS is one for the whole process: set here once, jobs that end do not lift it for those still running.
+    # The limit of BLAS holds for the whole process: set here once, so that no job lifts it while others still run.
     with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is not present in the SpatialData.*")  # only tables are read
         run = Parallel(n_jobs=n_jobs, backend="threading", return_as="generator", pre_dispatch="n_jobs")
         made = run(delayed(work)(source) for source in sources)
-        for one in tqdm(made, total=len(sources), unit="slide", desc="bag", disable=not shown):
+        for one in tqdm(made, total=len(sources), unit="slide", desc="bag", disable=not show_progress):
             bags.append(one)
             _check_same(bags[0].slide, one.slide)
     return bags

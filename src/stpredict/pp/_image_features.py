@@ -170,8 +170,8 @@ def image_features(
     width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
     key = key_added or Key.features(network.name)
     if _has_tiles(data, table_key):
-        for name, given in (("image", image), ("microns_per_pixel", microns_per_pixel)):
-            if given is not None:
+        for name, value in (("image", image), ("microns_per_pixel", microns_per_pixel)):
+            if value is not None:
                 raise ValueError(f"expected no `{name}=` with a slide, which was opened with it; found one")
         if scales != (1.0,):
             raise ValueError(
@@ -302,12 +302,12 @@ def _compute(
     store = FeatureCache() if cache and encoder.reproducible else None
     total = sum(len(section.rows) for section in sections)
     features = np.empty((total, encoder.dim * len(scales)), dtype=np.float32)
-    shown = settings.progress if progress is None else progress
-    with tqdm(total=total * len(scales), unit="tile", desc=encoder.name, disable=not shown) as bar:
+    show_progress = settings.progress if progress is None else progress
+    with tqdm(total=total * len(scales), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
         for section in sections:
             picture = section.find()
             try:
-                key = found = None
+                key = cached = None
                 if store is not None:
                     key = cache_key(
                         {
@@ -320,22 +320,22 @@ def _compute(
                             "context": scales,
                         }
                     )
-                    found = store.get(key)
-                if found is not None and found.shape == (len(section.rows), features.shape[1]):
-                    bar.update(found.shape[0] * len(scales))
+                    cached = store.get(key)
+                if cached is not None and cached.shape == (len(section.rows), features.shape[1]):
+                    bar.update(cached.shape[0] * len(scales))
                 else:
-                    found = _encode(picture, section, encoder, batch_size, bar.update)
+                    cached = _encode(picture, section, encoder, batch_size, bar.update)
                     check_finite(
-                        found,
+                        cached,
                         f"features of section {section.name!r}",
                         f"encoder {encoder.name!r} or its weights are broken",
                     )
                     if store is not None and key is not None:
                         try:
-                            store.put(key, found)
+                            store.put(key, cached)
                         except OSError as error:
                             warnings.warn(f"features could not be cached in {store.directory}: {error}", stacklevel=3)
-                features[section.rows] = found
+                features[section.rows] = cached
             finally:
                 picture.close()
     return features
@@ -358,7 +358,7 @@ def _encode(
 def windows_around(
     picture: SectionImage, positions: np.ndarray, side: int, batch_size: int = 256
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of the positions (b,) and the windows around them, uint8 (b, side, side, 3), in batches of bounded memory."""
+    """Rows of the positions (b,) and the windows around them, uint8 (b, side, side, 3), in bounded batches."""
     fitting = max(1, min(batch_size, _BATCH_BYTES // (3 * side**2)))
     # Few spots on a wide image would make the rows between the first and the last of a batch most of the image.
     stripe = positions[:, 1] // max(side, _BAND_BYTES // (3 * picture.width))

@@ -153,15 +153,15 @@ def _normalize_bulk(adata: AnnData, unit: str, layer: str | None) -> None:
     """Take log2(x + 1) of expression on a linear scale, which is kept in a layer named after the unit."""
     from scipy import sparse
 
-    kept = unit.replace("-", "_")
+    layer_kept = unit.replace("-", "_")
     if layer is not None:
         check_layer(adata, layer, f"pass the layer that holds the {unit.upper()} values as `layer=`")
         linear = adata.layers[layer]
-    elif kept in adata.layers:
-        linear = adata.layers[kept]
+    elif layer_kept in adata.layers:
+        linear = adata.layers[layer_kept]
     elif (record := read_record(adata, "normalize")) is not None:
         raise ValueError(
-            f"expected {unit.upper()} values in layers[{kept!r}] of an object that was normalized before "
+            f"expected {unit.upper()} values in layers[{layer_kept!r}] of an object that was normalized before "
             f"({record.get('method')}, {record.get('unit', 'counts')}); found none; pass their layer as `layer=`"
         )
     elif adata.X is None:
@@ -195,7 +195,7 @@ def _normalize_bulk(adata: AnnData, unit: str, layer: str | None) -> None:
     else:
         with np.errstate(invalid="ignore"):  # whatever unmeasured rows hold
             result = np.log2(result + np.float32(1))
-    adata.layers[kept] = linear
+    adata.layers[layer_kept] = linear
     adata.X = result
     n_empty = int((np.asarray(rows.sum(axis=1)).ravel() == 0).sum())
     write_record(adata, "normalize", {"method": "log2p1", "unit": unit, "n_empty": n_empty})

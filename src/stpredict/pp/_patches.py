@@ -140,7 +140,7 @@ class PatchStack:
     part, row
         (n,) which part and which row of it each observation is.
     cut
-        What was cut, one entry per section: `sample`, `n_patches`, `n_padded`, `side_px`, `patch_um`, `patch_px`,
+        Record of the cut patches, one entry per section: `sample`, `n_patches`, `n_padded`, `side_px`, `patch_um`, `patch_px`,
         `path`.
     padded
         Number of patches that reach beyond the image, by section, among the observations of the stack.
@@ -165,8 +165,8 @@ class PatchStack:
         part, row = self.part[index], self.row[index]
         out = np.empty((len(part), *self.parts[0].shape[1:]), dtype=np.uint8)
         for number in np.unique(part):
-            here = part == number
-            out[here] = self.parts[number][row[here]]
+            in_part = part == number
+            out[in_part] = self.parts[number][row[in_part]]
         return out
 
 
@@ -220,10 +220,10 @@ def patch_stack(
     part, row = np.empty(len(index), dtype=np.int64), np.empty(len(index), dtype=np.int64)
     jobs, padded, cut = [], {}, []
     for number, name in enumerate(names):
-        here = sample[index] == name
+        in_section = sample[index] == name
         # The whole section is cut, so that a split of its spots finds the same file.
         whole = np.flatnonzero(sample == name)
-        part[here], row[here] = number, np.searchsorted(whole, index[here])
+        part[in_section], row[in_section] = number, np.searchsorted(whole, index[in_section])
         xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=np.float64)[whole]
         side = max(1, round(patch_um / microns_per_pixel(adata, name)))
         job = _job(section_image(data, adata, name, image), name, xy, side, int(patch_px))
@@ -239,10 +239,10 @@ def patch_stack(
                 "path": str(job.path),
             }
         )
-        padded[name] = int(job.padded[row[here]].sum())
-        if padded[name] > _MANY_PADDED * here.sum():
+        padded[name] = int(job.padded[row[in_section]].sum())
+        if padded[name] > _MANY_PADDED * in_section.sum():
             warnings.warn(
-                f"{padded[name]} of {here.sum()} patches of section {name!r} reach beyond the image and are filled by "
+                f"{padded[name]} of {in_section.sum()} patches of section {name!r} reach beyond the image and are filled by "
                 "reflection; a smaller patch, or an image with a margin, avoids it",
                 stacklevel=2,
             )
@@ -279,10 +279,10 @@ def _section_patches(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
     shape = (len(job.xy), job.patch_px, job.patch_px, 3)
     if job.path.is_file():
         try:
-            found = np.load(job.path, mmap_mode="r")
-            if found.shape == shape and found.dtype == np.uint8:
-                done(len(found))
-                return found
+            stored = np.load(job.path, mmap_mode="r")
+            if stored.shape == shape and stored.dtype == np.uint8:
+                done(len(stored))
+                return stored
         except (ValueError, OSError, EOFError):
             pass
         logger.warning("patches at %s are damaged; they are cut again", job.path)

@@ -134,8 +134,8 @@ def select_genes(
     container, adata = begin(data, copy, table_key)
     key = key_added or Key.SELECTED
     mask = as_mask(adata, train)
-    given = not isinstance(method, str)
-    if given:
+    is_list = not isinstance(method, str)
+    if is_list:
         chosen = _Selection(_given(adata, method, always))
         rows = mask
     else:
@@ -156,9 +156,9 @@ def select_genes(
             sample_key=sample_key,
         )
 
-    entry: dict[str, Any] = {"method": "given" if given else method, "n_genes": len(chosen.genes)}
+    entry: dict[str, Any] = {"method": "given" if is_list else method, "n_genes": len(chosen.genes)}
     entry["digest"] = genes_digest(chosen.genes)
-    if not given:
+    if not is_list:
         entry |= {"min_fraction": min_fraction, "drop_ribosomal": drop_ribosomal, "layer": layer}
         entry |= {"drop_mitochondrial": drop_mitochondrial, "dropped": chosen.dropped}
         entry["added"] = chosen.added or None
@@ -230,7 +230,7 @@ def _select(
     sample_key: str = Key.SAMPLE,
 ) -> _Selection:
     check_choice(method, _METHODS, "method")
-    wanted = _given(adata, always) if len(always) else []
+    required = _given(adata, always) if len(always) else []
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     check_unique(adata.var_names, "var_names")
     if n_genes is None and method != "moran":
@@ -254,12 +254,12 @@ def _select(
         keep(~names.str.contains(_RIBOSOMAL), "drop_ribosomal")
     if drop_mitochondrial:
         keep(~names.str.contains(_MITOCHONDRIAL), "drop_mitochondrial")
-    seen = np.ones(adata.n_vars, dtype=bool)
+    detected = np.ones(adata.n_vars, dtype=bool)
     for section in dict.fromkeys(samples[rows]):
-        here = np.flatnonzero(rows & (samples == section))
-        share = np.asarray((matrix[here] != 0).sum(axis=0)).ravel() / len(here)
-        seen &= (share > 0) & (share >= min_fraction)
-    keep(seen, "min_fraction")
+        section_rows = np.flatnonzero(rows & (samples == section))
+        share = np.asarray((matrix[section_rows] != 0).sum(axis=0)).ravel() / len(section_rows)
+        detected &= (share > 0) & (share >= min_fraction)
+    keep(detected, "min_fraction")
     if not kept.any():
         raise ValueError(_nothing(dropped))
 
@@ -287,7 +287,7 @@ def _select(
         best[np.argsort(np.where(kept, -score, np.inf), kind="stable")[:n_genes]] = True
         keep(best, "n_genes")
     chosen = {str(name) for name in names[kept]}
-    selection.added = [gene for gene in wanted if gene not in chosen]
+    selection.added = [gene for gene in required if gene not in chosen]
     selection.genes = [str(name) for name in names if name in chosen or name in selection.added]
     return selection
 

@@ -119,12 +119,12 @@ def section_morans_i(
         )
     matrix, xy = matrix_of(adata, layer), np.asarray(adata.obsm[Key.SPATIAL], dtype=float)
     columns = adata.var_names.get_indexer(genes)
-    every = len(columns) == adata.n_vars and bool((columns == np.arange(adata.n_vars)).all())
+    all_genes = len(columns) == adata.n_vars and bool((columns == np.arange(adata.n_vars)).all())
     statistic, p_value = {}, {}
     for section in sections:
-        here = np.flatnonzero(rows & (samples == section))
-        values = matrix[here] if every else matrix[here][:, columns]
-        result = morans_i(values, spatial_weights(xy[here], n_neighbors))
+        section_rows = np.flatnonzero(rows & (samples == section))
+        values = matrix[section_rows] if all_genes else matrix[section_rows][:, columns]
+        result = morans_i(values, spatial_weights(xy[section_rows], n_neighbors))
         statistic[section], p_value[section] = result["I"].to_numpy(), result["p"].to_numpy()
     index = pd.Index(genes)
     return pd.DataFrame(statistic, index=index), pd.DataFrame(p_value, index=index)

@@ -181,21 +181,21 @@ def tiles(
     enough = len(position)
     order = np.random.default_rng(seed).permutation(enough)
     with slide_reader(sdata) as reader:
-        kept = np.sort(_contrasting(reader, position, order, layout, width_um, float(min_contrast), max_tiles))
-    if len(kept) < min_tiles:
+        chosen = np.sort(_contrasting(reader, position, order, layout, width_um, float(min_contrast), max_tiles))
+    if len(chosen) < min_tiles:
         raise ValueError(
-            f"expected at least {min_tiles} tiles on slide {slide_name(sdata)!r}; found {len(kept)}: {enough} have at "
-            f"most {max_background:.0%} background, and {len(kept)} of these a contrast of {min_contrast:g}; take "
+            f"expected at least {min_tiles} tiles on slide {slide_name(sdata)!r}; found {len(chosen)}: {enough} have at "
+            f"most {max_background:.0%} background, and {len(chosen)} of these a contrast of {min_contrast:g}; take "
             "smaller tiles, or allow more background"
         )
 
-    if grid is not None and max_tiles is not None and len(kept) == max_tiles < enough:
+    if grid is not None and max_tiles is not None and len(chosen) == max_tiles < enough:
         warnings.warn(
             f"max_tiles={max_tiles} leaves out tiles by chance, of {enough} with enough tissue; they are holes in the map; "
             "pass max_tiles=None",
             stacklevel=2,
         )
-    frame = _frame(position[kept], fraction[kept], layout, sdata.shapes[tissue_key])
+    frame = _frame(position[chosen], fraction[chosen], layout, sdata.shapes[tissue_key])
     container = shallow_copy(sdata) if copy else sdata
     container.shapes[key_added] = frame
     level, downsample = _level(container, side / tile_px)
@@ -223,10 +223,12 @@ def _check_counts(**counts: int | None) -> None:
 
 def _level(sdata: SpatialData, downsample: float) -> tuple[int, float]:
     """Level that wsidata would read tiles from, and its downsample."""
-    known = [1.0 if value is None else float(value) for value in sdata.attrs["slide_properties"]["level_downsample"]]
-    fitting = [level for level, value in enumerate(known) if value <= downsample * (1 + 1e-6)]
-    level = max(fitting, key=lambda index: known[index]) if fitting else 0
-    return level, known[level]
+    downsamples = [
+        1.0 if value is None else float(value) for value in sdata.attrs["slide_properties"]["level_downsample"]
+    ]
+    fitting = [level for level, value in enumerate(downsamples) if value <= downsample * (1 + 1e-6)]
+    level = max(fitting, key=lambda index: downsamples[index]) if fitting else 0
+    return level, downsamples[level]
 
 
 class _Layout(NamedTuple):
@@ -333,24 +335,24 @@ def _contrasting(
     """The first of the tiles, in the given order, that have enough contrast."""
     from stpredict.io._slide import windows_of
 
-    wanted = len(order) if max_tiles is None else min(int(max_tiles), len(order))
+    limit = len(order) if max_tiles is None else min(int(max_tiles), len(order))
     if min_contrast == 0:
-        return order[:wanted]
+        return order[:limit]
     windows = windows_of(
         reader, layout.top_left(position) + layout.side / 2, layout.side, max(1, round(tile_um / _CONTRAST_UM))
     )
-    kept: list[np.ndarray] = []
-    found = start = 0
-    while found < wanted and start < len(order):
-        part = order[start : start + max(_BATCH, wanted - found)]
+    chosen: list[np.ndarray] = []
+    n_found = start = 0
+    while n_found < limit and start < len(order):
+        part = order[start : start + max(_BATCH, limit - n_found)]
         good = np.zeros(len(position), dtype=bool)
         for rows, pixels in windows.read(reader, part[windows.order(part)]):
             good[rows] = _contrast(pixels) >= min_contrast
         passing = part[good[part]]
-        kept.append(passing)
-        found += len(passing)
+        chosen.append(passing)
+        n_found += len(passing)
         start += len(part)
-    return np.concatenate(kept)[:wanted] if kept else np.empty(0, dtype=np.int64)
+    return np.concatenate(chosen)[:limit] if chosen else np.empty(0, dtype=np.int64)
 
 
 def _contrast(pixels: np.ndarray) -> np.ndarray:

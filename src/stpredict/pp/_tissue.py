@@ -15,7 +15,7 @@ _DARK = 50  # gray value below which there is no light: padding, scanner borders
 _BRIGHT = 150  # of the darkest channel; glass is at least as bright in every channel
 _SMOOTH = 3.5  # standard deviation of gray values within a neighborhood; tissue has more, glass and its stains less
 _GLASS_SHARE = 0.005  # of the picture; less is no background to measure the light on
-# Saturation and transmission relative to the glass. Otsu's threshold divides whatever it is given into two classes; these
+# Saturation and transmission relative to the glass. Otsu's threshold divides any values into two classes; these
 # bounds keep it from dividing tissue into pale and dark, or the noise of empty glass into two.
 _SATURATION = (0.05, 0.08)
 _TRANSMISSION = (0.82, 0.94)
