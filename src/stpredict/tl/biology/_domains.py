@@ -152,17 +152,17 @@ def domains(
 
     assigned = np.empty(adata.n_obs, dtype=object)
     components = np.full((adata.n_obs, min(n_pcs, matrix.shape[1] - 1)), np.nan, dtype=np.float32)
-    resolutions, found = [], []
+    resolutions, numbers = [], []
     for index, rows in enumerate(groups):
         pca, label, used = cluster(matrix[rows], n_domains, resolution, n_pcs, n_neighbors, seed)
         assigned[rows] = [f"{samples[index]}:{name}" for name in label] if per_sample else label
         components[rows, : pca.shape[1]] = pca
         resolutions.append(used)
-        found.append(len(np.unique(label)))
-        if n_domains is not None and found[-1] != n_domains:
+        numbers.append(len(np.unique(label)))
+        if n_domains is not None and numbers[-1] != n_domains:
             where = f" in section {samples[index]!r}" if per_sample else ""
             warnings.warn(
-                f"no resolution gave {n_domains} domains{where}; kept the nearest number, {found[-1]}", stacklevel=2
+                f"no resolution gave {n_domains} domains{where}; kept the nearest number, {numbers[-1]}", stacklevel=2
             )
     components = components[:, ~np.isnan(components).all(axis=0)]
 
@@ -181,7 +181,7 @@ def domains(
         "per_sample": per_sample,
         "samples": samples or None,
         "n_domains": n_domains,
-        "n_found": found[0] if one else found,
+        "n_found": numbers[0] if one else numbers,
         "resolution": resolutions[0] if one else resolutions,
         "seed": seed,
         "label_key": label_key,
@@ -266,10 +266,10 @@ def _agreement(adata: AnnData, assigned: np.ndarray, label_key: str, groups: lis
     text, labeled = region_labels(adata, label_key)
     ari, nmi = [], []
     for rows in groups:
-        kept = rows[labeled[rows]]
-        known, ours = text[kept], assigned[kept].astype(str)
-        ari.append(float(adjusted_rand_score(known, ours)) if len(kept) else float("nan"))
-        nmi.append(float(normalized_mutual_info_score(known, ours)) if len(kept) else float("nan"))
+        labeled_rows = rows[labeled[rows]]
+        labels, ours = text[labeled_rows], assigned[labeled_rows].astype(str)
+        ari.append(float(adjusted_rand_score(labels, ours)) if len(labeled_rows) else float("nan"))
+        nmi.append(float(normalized_mutual_info_score(labels, ours)) if len(labeled_rows) else float("nan"))
     return {"ari": ari, "nmi": nmi, "n_unlabeled": int((~labeled).sum())}
 
 

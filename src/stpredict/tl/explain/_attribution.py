@@ -175,9 +175,9 @@ def attribution(
     slots, scaling = list(fitted.features["slots"]), fitted.features["scaling"]
     inputs = inputs_of(network, slots, scaling, config=network.config)
     was_training = network.training
-    where = resolve_device(device)
+    target_device = resolve_device(device)
     try:
-        network.eval().to(where)
+        network.eval().to(target_device)
         for name in names:
             mask = source.obs[sample_key].astype(str).to_numpy() == name
             rows, on_tissue = np.flatnonzero(mask), tissue[mask]
@@ -185,11 +185,11 @@ def attribution(
                 data, source, mask, inputs, panel=None, layer=None, sample_key=sample_key, patient_key=None
             )
             if method == "gradcam":
-                level = default_level(network, arrays, where) if level is None else level
-                section = gradcam(network, arrays, output, on_tissue, level, where)
+                level = default_level(network, arrays, target_device) if level is None else level
+                section = gradcam(network, arrays, output, on_tissue, level, target_device)
             else:
                 detail, differences[name] = integrated_gradients(
-                    network, arrays, output, on_tissue, steps, start, where
+                    network, arrays, output, on_tissue, steps, start, target_device
                 )
                 section = detail.sum(axis=1)
                 gap = abs(section.sum() - differences[name])
@@ -246,14 +246,14 @@ def _check_network(network: Predictor, name: str, method: str) -> None:
 
 
 def _samples(adata: AnnData, sample: str | Sequence[str] | None, sample_key: str) -> list[str]:
-    found = list(dict.fromkeys(adata.obs[sample_key].astype(str)))
+    names = list(dict.fromkeys(adata.obs[sample_key].astype(str)))
     if sample is None:
-        return found
-    wanted = [sample] if isinstance(sample, str) else [str(name) for name in sample]
-    missing = [name for name in wanted if name not in set(found)]
-    if missing or not wanted:
+        return names
+    asked_names = [sample] if isinstance(sample, str) else [str(name) for name in sample]
+    missing = [name for name in asked_names if name not in set(names)]
+    if missing or not asked_names:
         raise KeyError(
             f"expected sections of obs[{sample_key!r}]; found {missing[0] if missing else 'an empty list'!r}; "
-            f"choose among {sorted(found)}"
+            f"choose among {sorted(names)}"
         )
-    return wanted
+    return asked_names

@@ -114,24 +114,30 @@ def cluster_agreement(
     for column in columns:
         values = adata.obs[column]
         scored = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-        other: np.ndarray = values.to_numpy(dtype=np.float64) if scored else _codes(values)
-        known = np.isfinite(other) if scored else other >= 0
+        compared: np.ndarray = values.to_numpy(dtype=np.float64) if scored else _codes(values)
+        has_value = np.isfinite(compared) if scored else compared >= 0
         for name in pd.unique(sample[tissue]):
             # One stream per section: neither the other sections nor the other columns change it.
             rng = np.random.default_rng([seed, *str(name).encode()])
-            here = np.flatnonzero((sample == name) & tissue & known & (group >= 0))
-            _, label = np.unique(group[here], return_inverse=True)
+            section_rows = np.flatnonzero((sample == name) & tissue & has_value & (group >= 0))
+            _, label = np.unique(group[section_rows], return_inverse=True)
             entry: dict[str, Any] = {"sample": name, "against": column, "measure": "eta2" if scored else "ari"}
             entry |= dict.fromkeys(("value", "null_mean", "null_high", "p"), np.nan)
-            entry |= {"n_obs": len(here), "n_clusters": len(np.unique(label))}
+            entry |= {"n_obs": len(section_rows), "n_clusters": len(np.unique(label))}
             rows.append(entry)
-            if len(here) < min_observations or len(np.unique(label)) < 2 or len(np.unique(other[here])) < 2:
+            if (
+                len(section_rows) < min_observations
+                or len(np.unique(label)) < 2
+                or len(np.unique(compared[section_rows])) < 2
+            ):
                 continue
-            section = np.zeros(len(here), dtype=np.int64)
-            moved = label[displaced(section, None if xy is None else xy[here], n_permutations, null, rng)]
+            section = np.zeros(len(section_rows), dtype=np.int64)
+            moved = label[displaced(section, None if xy is None else xy[section_rows], n_permutations, null, rng)]
             drawn = np.concatenate([label[None], moved])
-            found = eta_squared(drawn, other[here]) if scored else adjusted_rand(drawn, other[here])
-            value, chance = found[0], found[1:]
+            agreement = (
+                eta_squared(drawn, compared[section_rows]) if scored else adjusted_rand(drawn, compared[section_rows])
+            )
+            value, chance = agreement[0], agreement[1:]
             reached = (chance >= value - 1e-12).sum()
             entry |= {
                 "value": value,

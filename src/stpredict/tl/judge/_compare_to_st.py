@@ -186,8 +186,8 @@ def find_table(data: Container, table_key: str, key: str) -> str:
     """The table asked for, or the only one of a slide that has a slot."""
     if not is_spatialdata(data) or table_key in data.tables:
         return table_key
-    found = [name for name, table in data.tables.items() if key in table.obsm]
-    return found[0] if len(found) == 1 else table_key
+    matches = [name for name, table in data.tables.items() if key in table.obsm]
+    return matches[0] if len(matches) == 1 else table_key
 
 
 def nearest_spots(
@@ -204,7 +204,7 @@ def nearest_spots(
     limit
         Largest distance to the nearest one; 1.5 times the median distance between neighboring spots when `None`.
     name
-        Of the section, for errors.
+        Name of the section, for errors.
 
     Returns
     -------
@@ -243,15 +243,15 @@ def median_of_neighbors(values: np.ndarray, around: np.ndarray) -> np.ndarray:
     around
         Numbers of the tiles at the places around each (n_tiles, n_places), -1 for none.
     """
-    there = around >= 0
-    n_there = there.sum(axis=1)
+    exists = around >= 0
+    n_there = exists.sum(axis=1)
     full = np.flatnonzero(2 * n_there > around.shape[1])
     result = values.copy()
     width = max(1, _BLOCK // max(1, len(full) * around.shape[1]))
     middle = np.stack([(n_there[full] - 1) // 2, n_there[full] // 2], axis=1)[:, :, None]
     for start in range(0, values.shape[1], width):
         block = values[:, start : start + width]
-        sorted_values = np.where(there[full, :, None], block[around[full]], np.inf)
+        sorted_values = np.where(exists[full, :, None], block[around[full]], np.inf)
         sorted_values.sort(axis=1)
         result[full, start : start + width] = np.take_along_axis(sorted_values, middle, axis=1).mean(axis=1)
     return result
@@ -271,13 +271,13 @@ def score_maps(
     ordered = np.sort(truth, axis=0)
     n_unique = 1 + (np.diff(ordered, axis=0) > _SAME).sum(axis=0)
     scores = {name: np.full(truth.shape[1], np.nan) for name in ("pearson", "emd", "emd_uniform")}
-    told = np.flatnonzero(n_unique >= min_unique)
-    if len(told):
-        truth, predicted = percentiles(truth[:, told]), percentiles(predicted[:, told])
+    varied = np.flatnonzero(n_unique >= min_unique)
+    if len(varied):
+        truth, predicted = percentiles(truth[:, varied]), percentiles(predicted[:, varied])
         options: dict[str, Any] = {"method": method, "n_jobs": n_jobs}
-        scores["pearson"][told] = pearson(truth, predicted)
-        scores["emd"][told] = emd(truth, predicted, xy, **options)
-        scores["emd_uniform"][told] = emd_uniform(truth, xy, **options)
+        scores["pearson"][varied] = pearson(truth, predicted)
+        scores["emd"][varied] = emd(truth, predicted, xy, **options)
+        scores["emd_uniform"][varied] = emd_uniform(truth, xy, **options)
     return scores | {"n_unique": n_unique}
 
 

@@ -133,8 +133,8 @@ def conformal(
     check_finite(prediction, f"predictions in obsm[{key!r}]", "leave out observations without a prediction")
 
     weights, n = _weights(patient[held], by)
-    wanted = level * (n + 1) / n
-    if wanted > 1 + 1e-12:
+    corrected_level = level * (n + 1) / n
+    if corrected_level > 1 + 1e-12:
         needed = int(np.ceil(level / (1 - level) - 1e-9))
         raise ValueError(
             f"expected at least {needed} calibration {by}s for level {level:g}; found {n}; lower `level`"
@@ -143,7 +143,7 @@ def conformal(
     scores = np.abs(measured - prediction[held])
     if scale is not None:
         scores /= scale[held]
-    quantile = weighted_quantile(scores, weights, wanted)
+    quantile = weighted_quantile(scores, weights, corrected_level)
 
     half = np.broadcast_to(quantile, prediction.shape) if scale is None else scale * quantile
     dtype = prediction.dtype if prediction.dtype.kind == "f" else np.dtype(np.float64)
@@ -181,10 +181,10 @@ def _patients(adata: AnnData, patient_key: str, held: np.ndarray, allow_leakage:
     if column.isna().any():
         raise ValueError(f"expected obs[{patient_key!r}] without gaps; found {int(column.isna().sum())} missing values")
     patient = column.astype(str).to_numpy().astype(object)
-    both = sorted(set(patient[held]) & set(patient[~held]))
-    if both and not allow_leakage:
+    shared = sorted(set(patient[held]) & set(patient[~held]))
+    if shared and not allow_leakage:
         raise ValueError(
-            f"expected calibration patients to have no other observations; found {few(both)} on both sides; "
+            f"expected calibration patients to have no other observations; found {few(shared)} on both sides; "
             "calibrate on whole patients, or pass allow_leakage=True, which is recorded"
         )
     return patient
@@ -248,11 +248,11 @@ def _coverage(
     for name in sorted(set(patient[bounded])):
         rows = np.flatnonzero(bounded & (patient == name))
         values = to_dense(truth[rows])
-        known = np.isfinite(values)
-        if not known.any():
+        is_measured = np.isfinite(values)
+        if not is_measured.any():
             continue
         inside = (values >= lower[rows]) & (values <= upper[rows])
         patients.append(name)
-        coverage.append(float(inside[known].mean()))
+        coverage.append(float(inside[is_measured].mean()))
         width.append(float((upper[rows] - lower[rows]).mean()))
     return patients, coverage, width

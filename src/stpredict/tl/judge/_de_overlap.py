@@ -209,13 +209,13 @@ def de_overlap(
 
     summary, details = [], []
     for direction, sign in _DIRECTIONS:
-        found, enriched = {"direction": direction, "term": terms, "size": member.sum(axis=1)}, {}
+        term_columns, enriched = {"direction": direction, "term": terms, "size": member.sum(axis=1)}, {}
         for side in sides:
             picked = chosen[side, direction]
-            found[f"hits_{side}"], p = (v[0] for v in enrichment(member, picked[None]))
-            found[f"p_{side}"], found[f"q_{side}"] = p, _adjust(p)
-            enriched[side] = found[f"q_{side}"] < term_alpha
-        details.append(pd.DataFrame(found))
+            term_columns[f"hits_{side}"], p = (v[0] for v in enrichment(member, picked[None]))
+            term_columns[f"p_{side}"], term_columns[f"q_{side}"] = p, _adjust(p)
+            enriched[side] = term_columns[f"q_{side}"] < term_alpha
+        details.append(pd.DataFrame(term_columns))
         n_measured = int(enriched["measured"].sum())
         shared = int((enriched["measured"] & enriched["predicted"]).sum())
         n_picked = int(chosen["predicted", direction].sum())
@@ -251,8 +251,8 @@ def _labels(column: pd.Series, group: str, reference: str, groupby: str) -> np.n
     if group == reference:
         raise ValueError(f"expected two different groups; found {group!r} twice")
     values = text.to_numpy(dtype=object)
-    others = text.notna().to_numpy() if reference == "rest" and "rest" not in names else values == reference
-    return np.where(values == group, 1, np.where(others, 0, -1))
+    in_reference = text.notna().to_numpy() if reference == "rest" and "rest" not in names else values == reference
+    return np.where(values == group, 1, np.where(in_reference, 0, -1))
 
 
 def _compare(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -292,7 +292,7 @@ def _strongest(t: np.ndarray, n: int, among: np.ndarray | None = None) -> np.nda
 
 
 def enrichment(member: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over-representation of terms (n_terms, G) among chosen genes (n_draws, G): hits and p, both (n_draws, n_terms)."""
+    """Over-representation of terms (n_terms, G) among chosen genes (n_draws, G): hits and p (n_draws, n_terms)."""
     from scipy.stats import hypergeom
 
     chosen = chosen.astype(np.float64)

@@ -169,21 +169,23 @@ def domain_agreement(
         check_finite(xy[rows], f"positions of section {name!r}", f"correct obsm[{spatial_key!r}]")
 
     table, missed = [], []
-    shown = settings.progress if progress is None else progress
-    with tqdm(total=len(sections) * n_seeds, desc="domains", unit="seed", disable=not shown) as bar:
+    show_progress = settings.progress if progress is None else progress
+    with tqdm(total=len(sections) * n_seeds, desc="domains", unit="seed", disable=not show_progress) as bar:
         for name, rows in sections.items():
-            here = labeled[rows]
-            truth = np.unique(text[rows[here]], return_inverse=True)[1]
+            has_label = labeled[rows]
+            truth = np.unique(text[rows[has_label]], return_inverse=True)[1]
             n_regions = int(truth.max()) + 1
-            wanted = n_domains or n_regions
+            n_wanted = n_domains or n_regions
             entry: dict[str, Any] = {"sample": name}
-            counts = {"n_domains": wanted, "n_found": np.nan, "n_labeled": len(truth), "n_obs": len(rows)}
+            counts = {"n_domains": n_wanted, "n_found": np.nan, "n_labeled": len(truth), "n_obs": len(rows)}
             if n_regions > 1:
-                drawn = _domains_over_seeds(matrix[rows], wanted, n_pcs, n_neighbors, range(seed, seed + n_seeds), bar)
-                found = np.array([len(np.unique(domains)) for domains in drawn])
-                counts["n_found"] = found.mean()
-                missed += [name] if (found != wanted).any() else []
-                entry |= _agreement(drawn, here, truth, xy[rows], wanted, n_permutations, seed, name)
+                drawn = _domains_over_seeds(
+                    matrix[rows], n_wanted, n_pcs, n_neighbors, range(seed, seed + n_seeds), bar
+                )
+                n_found = np.array([len(np.unique(domains)) for domains in drawn])
+                counts["n_found"] = n_found.mean()
+                missed += [name] if (n_found != n_wanted).any() else []
+                entry |= _agreement(drawn, has_label, truth, xy[rows], n_wanted, n_permutations, seed, name)
             else:
                 bar.update(n_seeds)
             table.append(entry | counts | {"n_seeds": n_seeds})

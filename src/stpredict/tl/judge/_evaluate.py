@@ -131,24 +131,24 @@ def evaluate(
         raise KeyError("expected normalized expression in X; found no record of it; run stp.pp.normalize(adata) first")
 
     measured = measured_rows(adata, matrix_of(adata, layer))
-    shown = _models(adata, keys, baselines)
-    every = sorted({gene for frame, *_ in shown.values() for gene in frame.columns} & set(adata.var_names))
+    models = _models(adata, keys, baselines)
+    scored_genes = sorted({gene for frame, *_ in models.values() for gene in frame.columns} & set(adata.var_names))
     if genes is not None:
         check_genes(adata, genes)
-        absent = [gene for gene in genes if gene not in set(every)]
+        absent = [gene for gene in genes if gene not in set(scored_genes)]
         if absent:
             raise KeyError(
                 f"expected predictions of every gene asked for; missing {', '.join(absent[:5])} ({len(absent)} in all); "
                 "take genes among the columns of the prediction"
             )
-        every = list(genes)
-    if not every:
+        scored_genes = list(genes)
+    if not scored_genes:
         raise KeyError("expected predicted genes among var_names; found none in common")
     sample = adata.obs[sample_key].astype(str).to_numpy()
     if is_slide_level(adata, sample_key):
         patient = adata.obs[patient_key].astype(str).to_numpy()
-        truth = to_dense(measured_matrix(adata, every, layer=layer)).astype(np.float64)
-        return _score_patients(shown, truth, every, patient, measured, metrics)
+        truth = to_dense(measured_matrix(adata, scored_genes, layer=layer)).astype(np.float64)
+        return _score_patients(models, truth, scored_genes, patient, measured, metrics)
     tissue = in_tissue(adata)
     tables, off_lattice = [], []
     for name in np.unique(sample):
@@ -158,30 +158,34 @@ def evaluate(
         if "ssim" in metrics and _lattice_positions(adata, rows) is None:
             off_lattice.append(str(name))
         patient = str(adata.obs[patient_key].iloc[rows[0]])
-        truth = to_dense(measured_matrix(adata, every, rows, layer)).astype(np.float64)
-        top = _ceilings(adata, rows, every, seed) if ceiling and Key.COUNTS in adata.layers and layer is None else None
-        for label, (frame, leaky, smooth) in shown.items():
-            columns = [gene for gene in every if gene in frame.columns]
+        truth = to_dense(measured_matrix(adata, scored_genes, rows, layer)).astype(np.float64)
+        top = (
+            _ceilings(adata, rows, scored_genes, seed)
+            if ceiling and Key.COUNTS in adata.layers and layer is None
+            else None
+        )
+        for label, (frame, leaky, smooth) in models.items():
+            columns = [gene for gene in scored_genes if gene in frame.columns]
             predicted = frame.iloc[rows][columns].to_numpy(dtype=np.float64)
             # Folds may test part of a section; a panel selected per fold leaves the genes of other folds empty.
             tested = ~np.isnan(predicted).all(axis=1)
-            predicted, here = predicted[tested], rows[tested]
+            predicted, scored_rows = predicted[tested], rows[tested]
             filled = ~np.isnan(predicted).any(axis=0)
-            if not len(here) or not filled.any():
+            if not len(scored_rows) or not filled.any():
                 continue
             columns, predicted = [c for c, f in zip(columns, filled, strict=True) if f], predicted[:, filled]
             if smooth:
-                predicted = _smoothed(adata, here, predicted)
-            at = np.searchsorted(every, columns) if genes is None else [every.index(c) for c in columns]
-            table = _score(adata, here, truth[np.ix_(tested, at)], predicted, metrics, seed, sample_key)
+                predicted = _smoothed(adata, scored_rows, predicted)
+            at = np.searchsorted(scored_genes, columns) if genes is None else [scored_genes.index(c) for c in columns]
+            table = _score(adata, scored_rows, truth[np.ix_(tested, at)], predicted, metrics, seed, sample_key)
             table.insert(0, "gene", columns)
             table.insert(0, "patient", patient)
             table.insert(0, "sample", name)
             table.insert(0, "model", label)
             if top is not None:
                 table["ceiling"] = top[at]
-            table["n_obs"] = len(here)
-            table["leaky"] = bool(leaky[here].any())
+            table["n_obs"] = len(scored_rows)
+            table["leaky"] = bool(leaky[scored_rows].any())
             tables.append(table)
     if not tables:
         raise KeyError("expected measured expression of at least one predicted section; found none")
@@ -195,7 +199,7 @@ def evaluate(
 
 
 def _score_patients(
-    shown: dict[str, tuple[pd.DataFrame, np.ndarray, bool]],
+    models: dict[str, tuple[pd.DataFrame, np.ndarray, bool]],
     truth: np.ndarray,
     genes: Sequence[str],
     patient: np.ndarray,
@@ -208,7 +212,7 @@ def _score_patients(
     from stpredict import metrics as m
 
     tables = []
-    for label, (frame, leaky, smooth) in shown.items():
+    for label, (frame, leaky, smooth) in models.items():
         columns = [gene for gene in genes if gene in frame.columns]
         predicted = frame[columns].to_numpy(dtype=np.float64)
         rows = measured & ~np.isnan(predicted).all(axis=1)
@@ -227,7 +231,7 @@ def _score_patients(
 
 def _models(adata: AnnData, keys: Sequence[str], baselines: bool) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
     """Label, prediction, leak flags and whether to smooth, of every line of the table."""
-    shown: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
+    models: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
     flags: dict[str, np.ndarray] = {}
     for key in keys:
         record = read_record(adata, key) or {}
@@ -237,18 +241,18 @@ def _models(adata: AnnData, keys: Sequence[str], baselines: bool) -> dict[str, t
             if Key.leaky(key) in adata.obs
             else np.zeros(adata.n_obs, dtype=bool)
         )
-        # Two predictions of one model are told apart by their slots.
-        shown[key if label in shown else label] = (adata.obsm[key], leaky, False)
+        # Two predictions of one model are distinguished by their slots.
+        models[key if label in models else label] = (adata.obsm[key], leaky, False)
     for key in keys if baselines else ():
         prefix = f"{key}_baseline_"
         for slot in adata.obsm:
             if slot.startswith(prefix):
-                shown.setdefault(slot.removeprefix(prefix), (adata.obsm[slot], flags[key], False))
+                models.setdefault(slot.removeprefix(prefix), (adata.obsm[slot], flags[key], False))
     if baselines:
-        label = "ridge" if "ridge" in shown else next(iter(shown))
+        label = "ridge" if "ridge" in models else next(iter(models))
         if label != "mean":
-            shown[f"{label} (smoothed)"] = (*shown[label][:2], True)
-    return shown
+            models[f"{label} (smoothed)"] = (*models[label][:2], True)
+    return models
 
 
 def _ceilings(adata: AnnData, rows: np.ndarray, genes: Sequence[str], seed: int) -> np.ndarray:
@@ -312,9 +316,9 @@ def _lattice_positions(adata: AnnData, rows: np.ndarray) -> tuple[np.ndarray, np
 
     columns = (pd.to_numeric(adata.obs[key].iloc[rows], errors="coerce") for key in (Key.ARRAY_ROW, Key.ARRAY_COL))
     row, col = (column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns)
-    both = np.column_stack([row, col])
-    whole = np.isfinite(both).all() and (both == np.round(both)).all()
-    return (row, col) if whole and len(np.unique(both, axis=0)) == len(both) else None
+    row_col = np.column_stack([row, col])
+    whole = np.isfinite(row_col).all() and (row_col == np.round(row_col)).all()
+    return (row, col) if whole and len(np.unique(row_col, axis=0)) == len(row_col) else None
 
 
 def _n_background(adata: AnnData, rows: np.ndarray, sample_key: str) -> int | None:

@@ -105,8 +105,8 @@ def noise_ceiling(
     counts = adata.layers[layer]
     measured = measured_rows(adata, counts)
     check_counts(counts[measured], f"counts in layers[{layer!r}]")
-    seen = measured & (np.asarray(np.nan_to_num(counts.sum(axis=1))).ravel() > 0)
-    sections = list(dict.fromkeys(samples[seen]))
+    usable = measured & (np.asarray(np.nan_to_num(counts.sum(axis=1))).ravel() > 0)
+    sections = list(dict.fromkeys(samples[usable]))
     if not sections:
         raise ValueError(f"expected counts in at least one section; found none in layers[{layer!r}]")
 

@@ -111,14 +111,14 @@ def pseudobulk(
     obs.columns = [Key.SAMPLE, Key.PATIENT]
     code, slides = pd.factorize(obs[Key.SAMPLE])
     values: dict[str, np.ndarray] = {key: _means(predicted[rows], code, len(slides), base)}
-    known = names.isin(adata.var_names)
-    if known.any() and (adata.X is not None or layer is not None):
-        here = np.flatnonzero(rows & measured_rows(adata, adata.X if layer is None else adata.layers[layer]))
+    is_measured = names.isin(adata.var_names)
+    if is_measured.any() and (adata.X is not None or layer is not None):
+        measured_index = np.flatnonzero(rows & measured_rows(adata, adata.X if layer is None else adata.layers[layer]))
         truth = np.full(values[key].shape, np.nan)
-        if len(here):
-            code_here = pd.Index(slides).get_indexer(adata.obs[sample_key].astype(str).to_numpy()[here])
-            matrix = measured_matrix(adata, list(names[known]), here, layer)
-            truth[:, known] = _means(matrix, code_here, len(slides), base)
+        if len(measured_index):
+            code_here = pd.Index(slides).get_indexer(adata.obs[sample_key].astype(str).to_numpy()[measured_index])
+            matrix = measured_matrix(adata, list(names[is_measured]), measured_index, layer)
+            truth[:, is_measured] = _means(matrix, code_here, len(slides), base)
             values[MEASURED] = truth
     baseline = adata.obsm.get(Key.baseline(key, "mean"))
     if baseline is not None and names.isin(baseline.columns).all():

@@ -115,23 +115,23 @@ def pseudobulk_agreement(
 
     correlate = getattr(m, correlation)
     y, x = measured.to_numpy(), predicted.to_numpy()
-    both = np.isfinite(y) & np.isfinite(x)
+    finite = np.isfinite(y) & np.isfinite(x)
     per_gene = pd.DataFrame({"kind": ACROSS_PATIENTS, "gene": measured.columns, "patient": None})
-    per_gene["r"], per_gene["n"] = _columns(correlate, y, x, both), both.sum(axis=0)
+    per_gene["r"], per_gene["n"] = _columns(correlate, y, x, finite), finite.sum(axis=0)
     per_gene["p"] = m.pearson_p(per_gene["r"].to_numpy(), per_gene["n"].to_numpy())
     per_gene["q"] = np.where(per_gene["p"].isna(), np.nan, m.benjamini_hochberg(per_gene["p"].to_numpy()))
     per_gene["leaky"] = bool(leaky.any())
 
-    known = "training mean" if shared is not None else "other patients"
+    baseline_of = "training mean" if shared is not None else "other patients"
     flat = _others(y) if shared is None else shared
-    told = both & np.isfinite(flat)
+    defined = finite & np.isfinite(flat)
     per_patient = pd.DataFrame({"kind": ACROSS_GENES, "gene": None, "patient": measured.index})
-    per_patient["r"], per_patient["n"] = _columns(correlate, y.T, x.T, both.T), both.sum(axis=1)
-    per_patient["baseline"] = _columns(correlate, y.T, flat.T, told.T)
-    per_patient["baseline_of"] = known
-    alone = both.sum(axis=0) < 2
-    centered = [np.where(alone, np.nan, v - _mean(v, both)) for v in (y, x)]
-    per_patient["r_centered"] = _columns(correlate, centered[0].T, centered[1].T, (both & ~alone).T)
+    per_patient["r"], per_patient["n"] = _columns(correlate, y.T, x.T, finite.T), finite.sum(axis=1)
+    per_patient["baseline"] = _columns(correlate, y.T, flat.T, defined.T)
+    per_patient["baseline_of"] = baseline_of
+    alone = finite.sum(axis=0) < 2
+    centered = [np.where(alone, np.nan, v - _mean(v, finite)) for v in (y, x)]
+    per_patient["r_centered"] = _columns(correlate, centered[0].T, centered[1].T, (finite & ~alone).T)
     per_patient["leaky"] = leaky.to_numpy()
     columns = ["kind", "gene", "patient", "r", "n", "p", "q", "baseline", "baseline_of", "r_centered", "leaky"]
     records = per_gene.to_dict("records") + per_patient.to_dict("records")
@@ -167,10 +167,10 @@ def _given(truth: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     return truth.loc[people, genes].astype(np.float64)
 
 
-def _columns(correlate: Any, y: np.ndarray, x: np.ndarray, both: np.ndarray) -> np.ndarray:
+def _columns(correlate: Any, y: np.ndarray, x: np.ndarray, finite: np.ndarray) -> np.ndarray:
     """Correlate columns over the rows where both are known; columns with the same gaps go together."""
     result = np.full(y.shape[1], np.nan)
-    patterns, which = np.unique(both, axis=1, return_inverse=True)
+    patterns, which = np.unique(finite, axis=1, return_inverse=True)
     for i in range(patterns.shape[1]):
         rows, columns = patterns[:, i], np.flatnonzero(which.ravel() == i)
         if rows.sum() > 1:
@@ -178,16 +178,16 @@ def _columns(correlate: Any, y: np.ndarray, x: np.ndarray, both: np.ndarray) -> 
     return result
 
 
-def _mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _mean(values: np.ndarray, finite: np.ndarray) -> np.ndarray:
     """Mean over the rows (G,) where both sides are known."""
-    count = known.sum(axis=0)
-    return np.divide(np.where(known, values, 0.0).sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0)
+    count = finite.sum(axis=0)
+    return np.divide(np.where(finite, values, 0.0).sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 def _others(y: np.ndarray) -> np.ndarray:
     """Mean over the other patients (n, G); NaN where there is no other."""
-    known = np.isfinite(y)
-    value = np.where(known, y, 0.0)
-    count = known.sum(axis=0) - known
+    finite = np.isfinite(y)
+    value = np.where(finite, y, 0.0)
+    count = finite.sum(axis=0) - finite
     total = value.sum(axis=0) - value
     return np.divide(total, count, out=np.full(y.shape, np.nan), where=count > 0)

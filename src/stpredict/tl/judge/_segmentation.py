@@ -123,25 +123,30 @@ def segmentation(
     records = []
     for model in ("model", "majority") if baselines else ("model",):
         for name in np.unique(sample[rows]):
-            here = np.flatnonzero(rows & (sample == name))
-            person = patient[here[0]]
+            section_rows = np.flatnonzero(rows & (sample == name))
+            person = patient[section_rows[0]]
             for number, column in enumerate(names):
                 code = classes.index(column)
-                inside = truth[here] == code
+                inside = truth[section_rows] == code
                 if model == "model":
-                    score, predicted = probability[here, number], chosen[here] == (1 if binary else number)
+                    score, predicted = (
+                        probability[section_rows, number],
+                        chosen[section_rows] == (1 if binary else number),
+                    )
                 else:
-                    others = rows & (patient != person)
-                    most = np.bincount(truth[others if others.any() else rows], minlength=len(classes)).argmax()
-                    score, predicted = np.zeros(len(here)), np.full(len(here), most == code)
+                    other_patients = rows & (patient != person)
+                    most = np.bincount(
+                        truth[other_patients if other_patients.any() else rows], minlength=len(classes)
+                    ).argmax()
+                    score, predicted = np.zeros(len(section_rows)), np.full(len(section_rows), most == code)
                 scores = region_scores(inside, predicted, score)
                 records.append(
                     {
                         "model": model, "class": column, "sample": name, "patient": person,
-                        "n_obs": len(here), "n_positive": int(inside.sum()), "prevalence": float(inside.mean()),
+                        "n_obs": len(section_rows), "n_positive": int(inside.sum()), "prevalence": float(inside.mean()),
                         **scores,
                         "n_undefined": int(np.isnan(list(scores.values())).sum()),
-                        "leaky": bool(leaky[here].any()) and model == "model",
+                        "leaky": bool(leaky[section_rows].any()) and model == "model",
                     }
                 )  # fmt: skip
     table = pd.DataFrame(records)

@@ -100,9 +100,9 @@ def summarize(
         row: dict[str, Any] = dict(zip(by, name, strict=True))
         row |= dict(zip(("pearson", "low", "high"), map(float, interval), strict=True))
         if "ceiling" in table:
-            both = table[defined & table["ceiling"].notna()]
-            row["ceiling"] = top = pooled_ceiling(both)
-            reached = both.groupby(["patient", "sample"])["pearson"].mean().groupby("patient").mean().mean()
+            complete = table[defined & table["ceiling"].notna()]
+            row["ceiling"] = top = pooled_ceiling(complete)
+            reached = complete.groupby(["patient", "sample"])["pearson"].mean().groupby("patient").mean().mean()
             row["r_over_ceiling"] = reached / top if top > 0 else np.nan
         per_section = groups[values].mean()
         means = per_section.groupby("patient").mean().mean()

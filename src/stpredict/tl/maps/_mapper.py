@@ -79,9 +79,9 @@ class Mapper:
         chunks
             Slices of the genes.
         store
-            Where to keep what was pooled; its finished chunks are left out.
+            Store for the pooled values; its finished chunks are left out.
         std
-            Also give the standard deviation over the networks.
+            Whether to return the standard deviation over the networks too.
 
         Yields
         ------
