@@ -109,8 +109,8 @@ def bag(
     - `obsm["X_{encoder}_bag_size"]`: tiles behind each token (n_slides, n_tokens) float32, 0 for padding.
     - `obsm["X_{encoder}"]`: mean over all tiles (n_slides, d) float32.
     - `uns["stpredict"]["X_{encoder}"]`: provenance of the features, the same for all slides except `microns_per_pixel`.
-    - `uns["stpredict"]["X_{encoder}_bag"]`: `method`, `n_tokens`, `seed`, and `n_padded`, the number of slides with
-      fewer tokens.
+    - `uns["stpredict"]["X_{encoder}_bag"]`: `method`, `n_tokens`, `seed`, `features` (slot of the mean features), and
+      `n_padded`, the number of slides with fewer tokens.
 
     Raises
     ------

@@ -75,9 +75,9 @@ def filter_genes(
     `None`, or the changed copy. Removes genes from the object, or writes
 
     - `var[key_added]`: whether the gene is kept, where `key_added` is given.
-    - `uns["stpredict"]["filter_genes"]` (or `[key_added]`): `gene_types`, `min_median`, `n_genes`, `digest`, the number
-      of genes that each filter removed (`dropped`), and for a median the `patients` and `samples` that it was taken
-      over.
+    - `uns["stpredict"]["filter_genes"]` (or `[key_added]`): `method`, `layer`, `gene_types`, `min_median`, `n_genes`,
+      `digest`, the number of genes that each filter removed (`dropped`), and for a median the `patients`, `samples` and
+      `n_observations` that it was taken over.
 
     Raises
     ------

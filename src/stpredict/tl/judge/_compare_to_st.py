@@ -109,7 +109,7 @@ def compare_to_st(
 
     - `obsm[key_added]`: DataFrame (n_tiles, n_genes), the measured map that was compared, in standard deviations over
       the spots of the section; NaN for tiles that were left out;
-    - `uns["stpredict"][key_added]`: the options.
+    - `uns["stpredict"][key_added]`: `layer`, `n_neighbors` and `median_filter`.
 
     Raises
     ------
