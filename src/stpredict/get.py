@@ -45,8 +45,8 @@ def predicted(
     A new AnnData (n_obs, n_genes) with
 
     - `X`: the prediction, in the unit of the training target,
-    - `layers["measured"]`: the measured values (`X` of `data`, or `layer`), NaN for genes that were not measured; left out when
-      none was,
+    - `layers["measured"]`: the measured values (`X` of `data`, or `layer`), NaN for genes that were not measured; left
+      out when none was,
     - `layers["std"]`, `layers["lower"]`, `layers["upper"]`: from `obsm["{key}_std"]` and so on, where these exist,
     - `var["measured"]`: whether the gene is among the variables of `data`,
     - `obs`, `obsm["spatial"]`, `uns["spatial"]` and the provenance in `uns["stpredict"]`, as in `data`.
@@ -56,7 +56,7 @@ def predicted(
     KeyError
         When there is no such prediction, layer or table.
     TypeError
-        When the slot is not a DataFrame, and its genes are therefore unknown.
+        When the slot is not a DataFrame, so that its genes are not known, or `data` is neither AnnData nor SpatialData.
     ValueError
         When a gene name occurs twice.
 
@@ -74,20 +74,20 @@ def predicted(
     table = get_table(data, table_key)
     frame = prediction_frame(table, key)
     genes = pd.Index(frame.columns.astype(str))
-    known = genes.isin(table.var_names)
+    is_measured = genes.isin(table.var_names)
     layers = {}
-    if known.any() and (table.X is not None or layer is not None):
-        found = to_dense(measured_matrix(table, list(genes[known]), layer=layer))
-        layers["measured"] = np.full(frame.shape, np.nan, dtype=found.dtype)
-        layers["measured"][:, known] = found
+    if is_measured.any() and (table.X is not None or layer is not None):
+        measured_values = to_dense(measured_matrix(table, list(genes[is_measured]), layer=layer))
+        layers["measured"] = np.full(frame.shape, np.nan, dtype=measured_values.dtype)
+        layers["measured"][:, is_measured] = measured_values
     for name in ("std", "lower", "upper"):
-        other = table.obsm.get(f"{key}_{name}")
-        if isinstance(other, pd.DataFrame) and list(other.columns) == list(frame.columns):
-            layers[name] = other.to_numpy(copy=True)
+        extra = table.obsm.get(f"{key}_{name}")
+        if isinstance(extra, pd.DataFrame) and list(extra.columns) == list(frame.columns):
+            layers[name] = extra.to_numpy(copy=True)
     return AnnData(
         X=frame.to_numpy(copy=True),
         obs=table.obs.copy(),
-        var=pd.DataFrame({"measured": known}, index=genes),
+        var=pd.DataFrame({"measured": is_measured}, index=genes),
         layers=layers,
         obsm={Key.SPATIAL: table.obsm[Key.SPATIAL].copy()} if Key.SPATIAL in table.obsm else None,
         uns={name: table.uns[name] for name in (Key.SPATIAL, Key.UNS) if name in table.uns},
@@ -106,18 +106,18 @@ def to_grid(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return values of a section as a dense map, one pixel per spot or tile.
 
-    Whatever is put into a map goes by the same cells, so that features, measurements and predictions of an observation
-    lie on the same pixel. :func:`stpredict.get.from_grid` takes them back.
+    All maps of a section use the same cells, so that features, measurements and predictions of an observation lie on
+    the same pixel. :func:`stpredict.get.from_grid` is the inverse.
 
     Parameters
     ----------
     data
         AnnData or SpatialData with the cells of :func:`stpredict.pp.grid`.
     values
-        A key of `obsm`, a column of `obs` (numbers or booleans) or a gene, looked for in this order; several columns or
+        Key of `obsm`, column of `obs` (numbers or booleans) or gene, looked for in this order; several columns or
         genes; or an array or DataFrame (n_obs, k) with a row for every observation of all sections.
     sample
-        Name of the section; it may be left out when there is only one.
+        Name of the section; not needed when there is only one.
     layer
         Layer to read genes from; `X` by default.
     fill
@@ -129,17 +129,17 @@ def to_grid(
 
     Returns
     -------
-    The map (n_rows, n_cols, k) float32, and the tissue mask (n_rows, n_cols): the cells that hold an observation, except
-    those that `obs["in_tissue"]` says are off tissue, which are filled.
+    The map (n_rows, n_cols, k) float32, and the tissue mask (n_rows, n_cols): the cells that hold an observation,
+    except those off tissue according to `obs["in_tissue"]`, which hold `fill`.
 
     Raises
     ------
     KeyError
-        There are no cells, or the section or the values are not known.
+        When there are no cells, or the section or the values are not known.
     ValueError
-        The section has to be named, or the values have another number of rows.
+        When the section has to be named, or the values have another number of rows.
     TypeError
-        The values are no numbers.
+        When the values are not numbers, or `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -176,11 +176,11 @@ def from_grid(
     Parameters
     ----------
     grid
-        Map (n_rows, n_cols, k), or (n_rows, n_cols), of the section's shape; padding has to be cut off before.
+        Map (n_rows, n_cols, k), or (n_rows, n_cols), of the shape of the section; cut padding off before.
     data
         AnnData or SpatialData with the cells of :func:`stpredict.pp.grid`.
     sample
-        Name of the section; it may be left out when there is only one.
+        Name of the section; not needed when there is only one.
     sample_key
         Column of `obs` that names the section.
     table_key
@@ -193,9 +193,11 @@ def from_grid(
     Raises
     ------
     KeyError
-        There are no cells, or the section is not known.
+        When there are no cells, or the section is not known.
     ValueError
-        The section has to be named, or the map has another shape.
+        When the section has to be named, or the map has another shape.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

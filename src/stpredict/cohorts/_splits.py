@@ -17,16 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fold:
-    """One split.
+    """Training and test observations of one split.
 
     Attributes
     ----------
     name
         Name of the fold, for tables.
     train, test
-        (n_obs,) boolean masks; an observation may be in neither.
+        Boolean masks (n_obs,); an observation may be in neither.
     leaky
-        Whether a test patient is in training.
+        Whether a patient of the test observations has training observations too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stpredict.cohorts import Fold
+    >>> Fold("P1", train=np.array([False, True]), test=np.array([True, False])).leaky
+    False
     """
 
     name: str
@@ -43,9 +50,13 @@ def assert_disjoint(adata: AnnData, train: np.ndarray, test: np.ndarray, *, pati
     adata
         Object with the observations.
     train, test
-        (n_obs,) boolean masks.
+        Boolean masks (n_obs,) of the training and of the test observations.
     patient_key
-        Column of `obs` with the patient.
+        Column of `obs` that names the patient.
+
+    Returns
+    -------
+    `None`; nothing is written to `adata`.
 
     Raises
     ------
@@ -90,12 +101,21 @@ def leave_one_patient_out(
 
     Returns
     -------
-    One fold per patient, in order of their names.
+    One :class:`Fold` per patient, with boolean masks (n_obs,), in order of their names; nothing is written to `adata`.
 
     Raises
     ------
+    KeyError
+        When `obs[sample_key]` or `obs[patient_key]` is missing.
     ValueError
-        When there is one patient only.
+        When there is only one patient, names are missing, or a section belongs to several patients.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(n_patients=2, n_sections=1, n_genes=5, n_spots=30)
+    >>> [fold.name for fold in stp.cohorts.leave_one_patient_out(adata)]
+    ['P1', 'P2']
     """
     check_patients(adata, sample_key, patient_key)
     patient = adata.obs[patient_key].astype(str).to_numpy()
@@ -123,20 +143,31 @@ def grouped_k_fold(
     adata
         Object with at least `n_folds` patients.
     n_folds
-        Number of folds.
+        Number of folds, at least 2 and at most one per patient.
     seed
-        Of the shuffle of the patients.
+        Random seed for the shuffle of the patients.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
 
     Returns
     -------
-    The folds.
+    One :class:`Fold` per part, with boolean masks (n_obs,), named after its test patients; nothing is written to
+    `adata`.
 
     Raises
     ------
+    KeyError
+        When `obs[sample_key]` or `obs[patient_key]` is missing.
     ValueError
-        When there are fewer patients than folds.
+        When there are fewer patients than folds, or fewer than two folds, names are missing, or a section belongs to
+        several patients.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(n_patients=2, n_sections=1, n_genes=5, n_spots=30)
+    >>> len(stp.cohorts.grouped_k_fold(adata, n_folds=2))
+    2
     """
     check_patients(adata, sample_key, patient_key)
     patient = adata.obs[patient_key].astype(str).to_numpy()
@@ -164,12 +195,22 @@ def leave_one_section_out(
 
     Returns
     -------
-    One fold per section; `leaky` is `True` where its patient has other sections.
+    One :class:`Fold` per section, with boolean masks (n_obs,), in order of their names; `leaky` is `True` where its
+    patient has other sections. Nothing is written to `adata`.
 
     Raises
     ------
+    KeyError
+        When `obs[sample_key]` or `obs[patient_key]` is missing.
     ValueError
-        When there is one section only.
+        When there is only one section, names are missing, or a section belongs to several patients.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(n_patients=1, n_sections=2, n_genes=5, n_spots=30)
+    >>> [fold.leaky for fold in stp.cohorts.leave_one_section_out(adata)]
+    [True, True]
     """
     check_patients(adata, sample_key, patient_key)
     sample = adata.obs[sample_key].astype(str).to_numpy()

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def expected_tiles(adata: AnnData, slide: str) -> np.ndarray:
     """Compute the true expression of each tile of a slide of :func:`synthetic_slides`.
 
-    The truth of a predicted map. Tiles lie on the lattice of 128 µm that starts at the top left corner of the slide,
-    so that tile `(row, column)` covers x from `column * 128` to `(column + 1) * 128` µm. The mean over tiles, weighted
-    by the area of their tissue, is the expected bulk expression of the slide, which is `layers["expected"]` where the
-    patient has one slide.
+    This is the truth of a predicted map. Tiles lie on the lattice of 128 µm that starts at the top left corner of the
+    slide, so that tile `(row, column)` covers x from `column * 128` to `(column + 1) * 128` µm. The mean over tiles,
+    weighted by the area of their tissue, is the expected bulk expression of the slide, which is `layers["expected"]`
+    where the patient has one slide.
 
     Parameters
     ----------
@@ -27,8 +27,8 @@ def expected_tiles(adata: AnnData, slide: str) -> np.ndarray:
 
     Returns
     -------
-    (rows, columns, n_genes) float32, linear as in `layers["expected"]`, without noise; NaN where a tile holds no
-    tissue.
+    Expected expression (rows, columns, n_genes) float32, linear as in `layers["expected"]`, without noise; NaN where a
+    tile holds no tissue.
 
     Raises
     ------

@@ -30,7 +30,7 @@ class Habit:
     infiltration
         Share of the immune cells that lies inside the tumor.
     attraction
-        Where the other immune cells lie: at the margin of the tumor (1), anywhere (0), or away from it (negative).
+        Place of the other immune cells: at the margin of the tumor (1), anywhere (0), or away from it (negative).
     """
 
     shares: np.ndarray
@@ -133,9 +133,9 @@ def _along_x(
     first, last = int(columns[0]), int(columns[-1])
     half = max(1, round(TILE_UM / 2 / step_um))
     centers = np.linspace(first, last, max(2, 2 * (last - first) // half))
-    wanted = np.interp((centers - first) / max(last - first, 1), *course)
+    target_share = np.interp((centers - first) / max(last - first, 1), *course)
     thresholds = []
-    for center, share in zip(centers, wanted, strict=True):
+    for center, share in zip(centers, target_share, strict=True):
         # Near the ends the strip is cut on both sides, so that its mean position stays.
         reach = max(8, min(half, int(center) - first, last - int(center)))
         strip = slice(max(0, int(center) - reach), int(center) + reach + 1)
@@ -195,7 +195,7 @@ def _extent(index: np.ndarray, n: int, full: float) -> np.ndarray:
 
 
 def core_of_tiles(composition: np.ndarray) -> np.ndarray:
-    """How deep each tile lies in a tumor nest: 0 where tumor fills at most half of the tissue of 3 × 3 tiles, 1 where all.
+    """Depth of each tile in a tumor nest: 0 where tumor fills at most half of the tissue of 3 × 3 tiles, 1 where all.
 
     Parameters
     ----------
@@ -216,5 +216,5 @@ def core_of_tiles(composition: np.ndarray) -> np.ndarray:
 def contact_of_slide(composition: np.ndarray) -> float:
     """Share of the tissue in tiles that hold both tumor and immune infiltrate (each on a tenth of the tile or more)."""
     tissue = composition.sum(axis=-1)
-    both = (composition[..., _TUMOR] >= _BOTH) & (composition[..., _IMMUNE] >= _BOTH)
-    return float(tissue[both].sum() / max(tissue.sum(), 1e-9))
+    holds_both = (composition[..., _TUMOR] >= _BOTH) & (composition[..., _IMMUNE] >= _BOTH)
+    return float(tissue[holds_both].sum() / max(tissue.sum(), 1e-9))

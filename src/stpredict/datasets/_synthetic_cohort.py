@@ -46,39 +46,41 @@ def synthetic_cohort(
     """Simulate a cohort of stained sections with spatial counts whose truth is known.
 
     A section is a field of tumor, stroma, immune infiltrate and fat. Its picture is rendered from that field (glands,
-    collagen, lymphocytes, fat cells, in hematoxylin and eosin by the law of Lambert and Beer with the stain vectors
-    of :cite:t:`ruifrok2001`), and its counts are drawn from the same field. What a picture can and cannot tell is
+    collagen, lymphocytes, fat cells, in hematoxylin and eosin by the law of Lambert and Beer with the stain vectors of
+    :cite:t:`ruifrok2001`), and its counts are drawn from the same field. What can be predicted from a picture is
     therefore known exactly: see the layers below.
 
     The rate of a gene with signal is log-linear in the composition of the spot. Counts are Poisson around that rate,
-    times a capture efficiency shared by the spot and, for genes with signal, times variation of the gene's own that
-    no picture shows; the counts of such a gene are negative binomial, with variance `mu + dispersion * mu**2` at
-    given efficiency. Flat genes are Poisson at a constant share of the counts.
+    times a capture efficiency shared by the spot and, for genes with signal, times gene-specific variation that no
+    picture shows; the counts of such a gene are negative binomial, with variance `mu + dispersion * mu**2` at given
+    efficiency. Flat genes are Poisson at a constant share of the counts.
 
     Parameters
     ----------
     n_patients
         Number of patients, each with tissue preferences, stain and gene offsets of its own.
     n_sections
-        Sections of each patient.
+        Number of sections of each patient.
     n_genes
         Number of genes.
     seed
-        Seed. A section stays the same when patients or sections are added.
+        Random seed for all that is drawn. A section stays the same when patients or sections are added.
     n_spots
-        Spots of each section.
+        Number of spots of each section.
     counts_per_spot
         Mean number of counts of a spot.
     lattice
-        `"square"` (legacy Spatial Transcriptomics, spots of 100 µm) or `"hex"` (Visium, spots of 55 µm).
+        Lattice of the spots: `"square"` (legacy Spatial Transcriptomics, spots of 100 µm) or `"hex"` (Visium, spots of
+        55 µm).
     pitch_um
-        Distance between neighboring spots in µm. By default 200 on a square lattice, 100 on a hexagonal one.
+        Distance between neighboring spots in µm; when `None`, 200 on a square lattice and 100 on a hexagonal one.
     microns_per_pixel
-        µm per pixel. Nuclei are well resolved up to about 1. Time and memory grow with its inverse square.
+        Resolution of the pictures in µm per pixel. Nuclei are well resolved up to about 1. Time and memory grow with
+        its inverse square.
     signal_fraction
         Share of the genes that depend on the tissue; the others are flat.
     dispersion
-        Squared coefficient of variation of the variation of a gene's own.
+        Squared coefficient of variation of the gene-specific variation.
     depth_dispersion
         Squared coefficient of variation of the capture efficiency.
     neighborhood
@@ -101,8 +103,8 @@ def synthetic_cohort(
         - `layers["counts"]` and `X`: counts, CSR.
         - `layers["morphology"]`: expected counts at mean depth given the tissue, which is what the picture
           determines (times the offset of the patient).
-        - `layers["expected"]`: Poisson rate of the counts, which is `morphology` times the capture efficiency and
-          the variation of the gene's own. No prediction can come closer to the counts.
+        - `layers["expected"]`: Poisson rate of the counts, which is `morphology` times the capture efficiency and the
+          gene-specific variation. No prediction can come closer to the counts.
         - `obs`: `sample`, `patient`, `array_row`, `array_col`, `in_tissue`, `label` (most frequent class), `tumor`,
           `stroma`, `immune`, `fat` (shares of the classes within the spot), `capture_efficiency` (mean 1).
         - `var`: `program` (class that the gene marks, or `"flat"`) and `signal`.
@@ -118,6 +120,8 @@ def synthetic_cohort(
         When a number is out of range or the lattice is unknown.
     NotADirectoryError
         When `image_dir` is a file.
+    TypeError
+        When a number of patients, sections, genes or spots is not a whole number.
 
     Examples
     --------

@@ -47,27 +47,27 @@ def synthetic_slides(
 ) -> AnnData:
     """Simulate whole slides with the bulk expression and the survival of their patients, whose truth is known.
 
-    A slide is a section of tumor, stroma, immune infiltrate and fat on bare glass, drawn as by
-    :func:`synthetic_cohort`. Patients differ much in the shares of these classes, in the size of the tumor nests, and
-    in where the immune cells lie: inside the tumor, at its margin, or away from it.
+    A slide is a section of tumor, stroma, immune infiltrate and fat on bare glass, drawn as by :func:`synthetic_cohort`
+    with the stain vectors of :cite:t:`ruifrok2001`. Patients differ much in the shares of these classes, in the size of
+    the tumor nests, and in where the immune cells lie: inside the tumor, at its margin, or away from it.
 
     The expression of a gene is a mixture, over the tissue of all slides of the patient, of what each class expresses.
     Two programs depend on the arrangement of the tissue as well: genes of immune response rise with the contact of
     tumor and immune cells on the slide, genes of hypoxia with the depth of the tumor nests. Expression is linear, in
-    the range of FPKM-UQ (0–12 after log2(x + 1)), so that its logarithm is no linear function of the shares.
-    Survival follows a Weibull model with proportional hazards and independent censoring.
+    the range of FPKM-UQ (0–12 after log2(x + 1)), so that its logarithm is no linear function of the shares. Survival
+    follows a Weibull model with proportional hazards :cite:p:`cox1972` and independent censoring.
 
     Parameters
     ----------
     n_patients
         Number of patients.
     slides_per_patient
-        Slides of each patient, which vary around the patient.
+        Number of slides of each patient, which vary around the patient.
     n_genes
         Number of genes.
     seed
-        Seed. A slide, and the expression and survival of a patient, stay the same when patients are added. Genes
-        depend on `seed`, `n_genes`, `signal_fraction` and `interaction` alone.
+        Random seed for all that is drawn. A slide, and the expression and survival of a patient, stay the same when
+        patients are added. Genes depend on `seed`, `n_genes`, `signal_fraction` and `interaction` alone.
     image_dir
         Directory for the slides, made when missing. They are written there as `{sample}.tif`. Earlier synthetic
         slides are replaced, other files are not touched.
@@ -76,7 +76,7 @@ def synthetic_slides(
     margin_um
         Width of the bare glass around the tissue in µm.
     microns_per_pixel
-        µm per pixel. Time and size of the files grow with its inverse square.
+        Resolution of the slides in µm per pixel. Time and size of the files grow with its inverse square.
     signal_fraction
         Share of the genes that depend on the tissue; the others are flat.
     interaction
@@ -94,9 +94,9 @@ def synthetic_slides(
     censoring
         Expected share of censored patients, below 1.
     gradient
-        `None`, or a known course of the share of tumor along x, the same on all slides, in nests of about 50 µm:
-        `"x"`, which rises linearly from 0.05 at the left end of the tissue to 0.9 at the right end, or `"ridge"`,
-        which rises linearly from 0.05 at the left end to 0.9 at 0.6 of the width and falls to 0.05 at the right end.
+        Known course of the share of tumor along x, the same on all slides, in nests of about 50 µm; random when `None`.
+        `"x"` rises linearly from 0.05 at the left end of the tissue to 0.9 at the right end; `"ridge"` rises linearly
+        from 0.05 at the left end to 0.9 at 0.6 of the width and falls to 0.05 at the right end.
 
     Returns
     -------
@@ -130,6 +130,8 @@ def synthetic_slides(
         When `image_dir` is a file.
     FileExistsError
         When a file lies where a slide is to be written that is no synthetic slide. Nothing is written then.
+    TypeError
+        When a number of patients, slides or genes is not a whole number.
 
     Examples
     --------
@@ -220,10 +222,10 @@ def synthetic_slides(
             )
         area = np.array([row["tissue_mm2"] for row in own])
         weight = area / area.sum()
-        here = slice(patient * n_slides, (patient + 1) * n_slides)
+        slides_of_patient = slice(patient * n_slides, (patient + 1) * n_slides)
         mixture = weight @ np.stack([bulk_expression(composition[row[Key.SAMPLE]], genes) for row in own])
-        expected[here] = mixture
-        measured[here] = draw_bulk(mixture, noise, batch, loading, generator(seed, _PATIENT, patient, 1))
+        expected[slides_of_patient] = mixture
+        measured[slides_of_patient] = draw_bulk(mixture, noise, batch, loading, generator(seed, _PATIENT, patient, 1))
         covariates = weight @ np.array([[row[name] for name in COVARIATES] for row in own])
         log_risk = log_hazard(covariates, effects)
         time, event = draw_survival(log_risk, effects, censoring, generator(seed, _PATIENT, patient, 2))

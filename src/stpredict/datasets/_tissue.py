@@ -66,17 +66,17 @@ def plan_section(
     offset = xy - center
     depth = np.hypot(*offset.T) * _gauge(np.arctan2(offset[:, 1], offset[:, 0]), aspect, waves)
     order = np.argsort(depth, kind="stable")
-    kept = np.sort(order[:n_spots])
+    innermost = np.sort(order[:n_spots])
     level = (depth[order[n_spots - 1]] + depth[order[n_spots]]) / 2 + spot_diameter_um / 2 + 15
 
     contour = center + _contour(level, aspect, waves)
     low, high = contour.min(axis=0) - _BORDER_UM, contour.max(axis=0) + _BORDER_UM
-    row, column = row[kept], column[kept]
+    row, column = row[innermost], column[innermost]
     # Shifts by two on a hexagonal lattice, so that row and column keep equal parity as in Visium.
     unit = 2 if lattice == "hex" else 1
     row, column = (index - index.min() // unit * unit for index in (row, column))
     return Layout(
-        xy_um=xy[kept] - low,
+        xy_um=xy[innermost] - low,
         row=row,
         column=column,
         size_um=(float((high - low)[0]), float((high - low)[1])),
@@ -136,8 +136,8 @@ def composition_at(classes: np.ndarray, xy: np.ndarray, radius: float) -> np.nda
     column = np.floor(xy[:, 0]).astype(int)[:, None] + dx[disk]
     outside = (row < 0) | (column < 0) | (row >= classes.shape[0]) | (column >= classes.shape[1])
     row[outside], column[outside] = 0, 0
-    found = np.where(outside, -1, classes[row, column])
-    counts = np.stack([(found == index).sum(axis=1) for index in range(len(CLASSES))], axis=1)
+    class_at = np.where(outside, -1, classes[row, column])
+    counts = np.stack([(class_at == index).sum(axis=1) for index in range(len(CLASSES))], axis=1)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
@@ -329,7 +329,7 @@ def _fibers(x: np.ndarray, y: np.ndarray, step_um: float, rng: np.random.Generat
 def _cells(
     x: np.ndarray, y: np.ndarray, spacing: float, jitter: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Voronoi cells of a jittered lattice at points (n,): distances to the two nearest seeds, cell, and seed position."""
+    """Voronoi cells of a jittered lattice at points (n,): distances to the two nearest seeds, cell, seed position."""
     low_x, low_y = float(x.min()) - spacing, float(y.min()) - spacing
     n_x = int((float(x.max()) - low_x) / spacing) + 3
     n_y = int((float(y.max()) - low_y) / spacing) + 3
@@ -352,7 +352,7 @@ def _cells(
 def _glands(
     part: np.ndarray, x: np.ndarray, y: np.ndarray, step_um: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Glands that fill the tumor: depth in µm, whether in a lumen, whether without one, and direction of the columns."""
+    """Glands that fill the tumor: depth in µm, whether in a lumen, whether without one, direction of the columns."""
     from scipy.ndimage import distance_transform_edt
 
     if not part.any():

@@ -46,9 +46,9 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     out
         Folder for the results.
     n_jobs
-        Processes for the cross-validation.
+        Number of processes for the cross-validation.
     seed
-        Of everything random.
+        Random seed for the simulation, the folds, the models and the intervals.
 
     Returns
     -------
@@ -89,8 +89,8 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     scores.to_csv(out / "scores.csv", index=False)
     summary.to_csv(out / "summary.csv", index=False)
     figures = _figures(adata, scores, best, out, seed)
-    shown = summary[[column for column in _SHOWN if column in summary]]
-    print("\n" + shown.round(3).to_string(index=False))
+    report_table = summary[[column for column in _SHOWN if column in summary]]
+    print("\n" + report_table.round(3).to_string(index=False))
     if best_domains := adata.uns["stpredict"]["domain"].get("ari"):
         print(f"\ndomains on out-of-fold predictions against the labels: ARI {float(best_domains):.2f}")
     facts = {
@@ -101,7 +101,7 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
         "Split": "leave one patient out",
         "Interval": f"95 % bootstrap over {summary['interval_over'].iloc[0]}",
     }
-    path = write_report(out / "report.html", facts, shown, figures)
+    path = write_report(out / "report.html", facts, report_table, figures)
     print(f"\nreport: {path} ({time.perf_counter() - started:.0f} s)")
     return summary
 

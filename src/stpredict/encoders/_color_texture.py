@@ -185,10 +185,10 @@ class ColorTexture(nn.Module):
         histogram = torch.bincount((level + row * _BINS).flatten(), minlength=batch * count * _BINS)
         histogram = histogram.reshape(batch, count, _BINS)
         below = histogram.cumsum(dim=-1).float() / n
-        wanted = torch.tensor(PERCENTILES, device=channels.device, dtype=below.dtype) / 100
-        at = torch.searchsorted(below, wanted.expand(batch, count, -1).contiguous()).clamp_(max=_BINS - 1)
+        levels = torch.tensor(PERCENTILES, device=channels.device, dtype=below.dtype) / 100
+        at = torch.searchsorted(below, levels.expand(batch, count, -1).contiguous()).clamp_(max=_BINS - 1)
         share = histogram.gather(-1, at).float() / n
-        within = (wanted - (below.gather(-1, at) - share)) / share.clamp(min=1 / n)
+        within = (levels - (below.gather(-1, at) - share)) / share.clamp(min=1 / n)
         percentiles = self.low + (at + within) * ((self.high - self.low) / _BINS)
         return torch.cat([torch.stack(_moments(channels), dim=-1), percentiles], dim=-1)
 

@@ -35,12 +35,13 @@ def color_texture_names() -> list[str]:
       :cite:p:`ojala2002` of hematoxylin; `k` from 0 to 8 is the number of darker neighbors, 9 gathers the non-uniform.
     - `{stain}_blob_{a}_{b}_energy`, `_skewness`: log10 mean square and skewness of the difference of Gaussians with
       standard deviations a and b: how much structure there is of that size, and whether it is dark on light.
-    - `{stain}_gradient_{scale}_mean`, `_energy`, `_coherence`: mean and log10 mean square of the gradient magnitude, and
-      the anisotropy of the structure tensor (0 no direction, 1 all edges parallel).
-    - `nuclear_fraction_{level}`: fraction of pixels whose smoothed hematoxylin exceeds a level; `nuclear_peaks_{a}_{level}`:
-      blob centers per 1000 pixels above a level; `clear_fraction_{level}`: fraction of pixels below a total optical density.
-    - `{channel}_center_minus_surround`: mean within the central disk (half the side in diameter) minus the mean outside;
-      `{stain}_center_blob_ratio`: log10 ratio of blob energy in and outside the disk.
+    - `{stain}_gradient_{scale}_mean`, `_energy`, `_coherence`: mean and log10 mean square of the gradient magnitude,
+      and the anisotropy of the structure tensor (0 no direction, 1 all edges parallel).
+    - `nuclear_fraction_{level}`: fraction of pixels whose smoothed hematoxylin exceeds a level;
+      `nuclear_peaks_{a}_{level}`: blob centers per 1000 pixels above a level; `clear_fraction_{level}`: fraction of
+      pixels below a total optical density.
+    - `{channel}_center_minus_surround`: mean within the central disk (half the side in diameter) minus the mean
+      outside; `{stain}_center_blob_ratio`: log10 ratio of blob energy in and outside the disk.
     - `{stain}_blocks_sd`: standard deviation of the means of 4 x 4 blocks.
 
     Returns

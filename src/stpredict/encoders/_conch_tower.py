@@ -36,7 +36,7 @@ class QueryPooling(nn.Module):
 
 
 class ConchTower(nn.Module):
-    """ViT-B/16 at 448 px, pooled by one query to 512 features, normalized; the names are those of the published file."""
+    """ViT-B/16 at 448 px, pooled by one query to 512 features, normalized; names as in the published file."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _stem(width: int) -> nn.Module:
-    """Two 3 x 3 convolutions of stride 2 with batch normalization, then 1 x 1 to `width`: (b, 3, h, w) to (…, h/4, w/4)."""
+    """Two 3 x 3 convolutions of stride 2 with batch norm, then 1 x 1 to `width`: (b, 3, h, w) to (…, h/4, w/4)."""
     from torch import nn
 
     layers: list[nn.Module] = []

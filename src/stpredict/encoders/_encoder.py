@@ -40,24 +40,24 @@ def network_digest(network: Callable[..., Any]) -> str:
 
 
 class Encoder:
-    """Image tiles in, feature vectors out.
+    """Turn image tiles into feature vectors.
 
     Parameters
     ----------
     network
-        Takes normalized float tiles (b, 3, tile_px, tile_px) and returns features (b, dim).
+        Network or function from normalized float tiles (b, 3, tile_px, tile_px) to features (b, dim).
     name
         Name used in slots and provenance.
     tile_px
-        Side of a tile in pixels, as the network takes it.
+        Side of a tile in pixels, as the network expects it.
     tile_um
         Default field of view: side of a tile in µm.
     dim
         Number of features; found by a trial run when `None`.
     mean, std
-        Mean and standard deviation per RGB channel (values in 0–1) that tiles are normalized with.
+        Mean and standard deviation per RGB channel (values in 0–1) for the normalization of the tiles.
     device
-        Where it runs; `settings.device` when `None`.
+        Device to run on; `settings.device` when `None`.
 
     Attributes
     ----------
@@ -66,6 +66,12 @@ class Encoder:
     reproducible
         Whether the fingerprint covers all that features depend on. False for a callable that is no `nn.Module`, whose
         features are therefore not cached.
+
+    Raises
+    ------
+    ValueError
+        When `tile_px` or `tile_um` is not positive, `mean` or `std` does not have three values, or, with `dim=None`,
+        the network does not return one feature vector per tile.
 
     Examples
     --------

@@ -177,7 +177,8 @@ def h0_mini() -> nn.Module:
 def gigapath() -> nn.Module:
     """Build the tile encoder of Prov-GigaPath: ViT-g/16.
 
-    Its published transform resizes 256 px to 256 px and takes the central 224: at 0.5 µm/px that is the 112 µm used here.
+    Its published transform resizes 256 px to 256 px and takes the central 224: at 0.5 µm/px that is the 112 µm used
+    here.
     """
     return _transformer(
         "vit_giant_patch14_dinov2",

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What is known of an encoder before it is built.
+    """Describe an encoder before it is built.
 
     Attributes
     ----------
     name
-        Name it is asked for by, and the end of `obsm["X_{name}"]`.
+        Name for :func:`get_encoder`, and the end of `obsm["X_{name}"]`.
     dim
         Number of features.
     tile_px
@@ -40,9 +40,15 @@ class EncoderInfo:
     source
         Hugging Face repository of the weights, or where else they come from; empty when there are none.
     filename
-        The file to pass as `weights=`; empty when the encoder has no weights.
+        Name of the file to pass as `weights=`; empty when the encoder has no weights.
     citation
         Key in the documentation's bibliography.
+
+    Examples
+    --------
+    >>> from stpredict.encoders import EncoderInfo
+    >>> EncoderInfo("mean-color", dim=3, tile_px=16, license="BSD-3-Clause").tile_um
+    112.0
     """
 
     name: str
@@ -93,11 +99,11 @@ def register(
     name
         Name of the encoder.
     remap
-        Turns the keys of the published weight file into those of the network.
+        Function from the tensors of the published weight file, by key, to those of the network.
     optional
-        Prefixes of keys of the file that the network may lack, or the other way round.
+        Prefixes of the keys that either the file or the network may lack.
     **info
-        The other fields of :class:`EncoderInfo`.
+        Other fields of :class:`EncoderInfo`.
 
     Returns
     -------
@@ -170,21 +176,21 @@ def get_encoder(
     Parameters
     ----------
     encoder
-        A name of :func:`list_encoders`; `"timm:NAME"`, `"hf-hub:OWNER/NAME"` or `"torchvision:NAME"` for any network of
-        these; an `nn.Module` or callable that turns normalized float tiles (b, 3, tile_px, tile_px) into features
-        (b, dim); or an :class:`Encoder`, which is returned as it is.
+        Name of an encoder of :func:`list_encoders`; `"timm:NAME"`, `"hf-hub:OWNER/NAME"` or `"torchvision:NAME"` for
+        any network of these; an `nn.Module` or callable that turns normalized float tiles (b, 3, tile_px, tile_px) into
+        features (b, dim); or an :class:`Encoder`, which is returned as it is.
     weights
-        Weight file (safetensors, or a torch file of tensors). `None` downloads the published weights.
+        Weight file (safetensors, or a torch file of tensors); the published weights, which are downloaded, when `None`.
     device
-        Where it runs; `settings.device` when `None`.
+        Device to run on; `settings.device` when `None`.
     **kwargs
-        `tile_px`, `tile_um`, `mean`, `std` and `name` of the :class:`Encoder`. A module or callable needs `tile_px` and
-        gets ImageNet normalization unless `mean` and `std` are given. Other arguments go to the constructor of a timm or
-        torchvision network.
+        Arguments `tile_px`, `tile_um`, `mean`, `std` and `name` of the :class:`Encoder`. A module or callable needs
+        `tile_px` and gets ImageNet normalization unless `mean` and `std` are given. A registered encoder takes only
+        `tile_um` and `name`. Other arguments go to the constructor of a timm or torchvision network.
 
     Returns
     -------
-    The encoder.
+    Encoder from uint8 tiles (b, 3, tile_px, tile_px) to float32 features (b, dim).
 
     Raises
     ------
@@ -196,6 +202,10 @@ def get_encoder(
         When weights are needed and neither given nor reachable; the message names repository and file.
     RuntimeError
         When the weights are gated.
+    TypeError
+        When `encoder` is neither a name, a module nor a function, or a registered encoder gets other arguments.
+    ImportError
+        When a package that the encoder needs is not installed (extra `encoders`).
 
     Examples
     --------

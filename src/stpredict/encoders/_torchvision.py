@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def headless(name: str, **kwargs: Any) -> tuple[nn.Module, str, int]:
-    """Return a torchvision classification network without its last linear layer, that layer's name, and the dimension."""
+    """Return a torchvision classification network without its last linear layer, the layer's name, and the dimension."""
     from torch import nn
 
     from stpredict.core._optional import import_torchvision

@@ -81,32 +81,32 @@ def load_weights(
     """
     import torch
 
-    given = {key.removeprefix("module."): value for key, value in state.items()}
+    tensors = {key.removeprefix("module."): value for key, value in state.items()}
     if remap is not None:
-        given = remap(given)
+        tensors = remap(tensors)
     spare = tuple(optional)
-    wanted = network.state_dict()
-    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
-    missing = sorted(key for key in set(wanted) - set(given) - counters if not (spare and key.startswith(spare)))
-    extra = sorted(key for key in set(given) - set(wanted) if not (spare and key.startswith(spare)))
+    expected = network.state_dict()
+    counters = {key for key in expected if key.endswith("num_batches_tracked")}
+    missing = sorted(key for key in set(expected) - set(tensors) - counters if not (spare and key.startswith(spare)))
+    extra = sorted(key for key in set(tensors) - set(expected) if not (spare and key.startswith(spare)))
     if missing or extra:
         raise ValueError(
-            f"expected the {len(wanted)} tensors of encoder {name!r}; found {len(given)}"
+            f"expected the {len(expected)} tensors of encoder {name!r}; found {len(tensors)}"
             + (f"; missing {few(missing)}" if missing else "")
             + (f"; not part of it {few(extra)}" if extra else "")
             + "; these weights belong to another network"
         )
-    shared = {key: value for key, value in given.items() if key in wanted}
+    shared = {key: value for key, value in tensors.items() if key in expected}
     shapes = [
-        f"{key} {tuple(wanted[key].shape)} (found {tuple(value.shape)})"
+        f"{key} {tuple(expected[key].shape)} (found {tuple(value.shape)})"
         for key, value in shared.items()
-        if value.shape != wanted[key].shape
+        if value.shape != expected[key].shape
     ]
     if [key for key in shapes if not (spare and key.startswith(spare))]:
         raise ValueError(
             f"expected, for encoder {name!r}, weights of shape {few(shapes)}; these belong to another size"
         )
-    shared = {key: value for key, value in shared.items() if value.shape == wanted[key].shape}
+    shared = {key: value for key, value in shared.items() if value.shape == expected[key].shape}
     broken = [key for key, value in shared.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
         raise ValueError(f"expected finite weights for encoder {name!r}; found NaN or infinity in {few(broken)}")

@@ -55,17 +55,17 @@ def from_spatialdata(
 
     - `obsm["spatial"]`: x and y of the centroids
     - `obs[sample_key]`, and `obs[patient_key]` where `patient` is given
-    - `uns["spatial"][sample]`: `microns_per_pixel` and `spot_diameter_fullres` where known, and the thumbnail `hires` of
-      a downscaled image `{sample}_hires_image` or `{sample}_image`, each where it was missing
+    - `uns["spatial"][sample]`: `microns_per_pixel` and `spot_diameter_fullres` where known, and the thumbnail `hires`
+      of a downscaled image `{sample}_hires_image` or `{sample}_image`, each where it was missing
 
     Raises
     ------
     TypeError
-        If `sdata` is no SpatialData.
+        When `sdata` is no SpatialData.
     KeyError
-        If the table, the annotated shapes, or the patient of a section are missing.
+        When the table, the annotated shapes, or the patient of a section are missing.
     ValueError
-        If the table annotates nothing, rows have no shape, or both `patient` and its column exist.
+        When the table annotates nothing, rows have no shape, or both `patient` and its column exist.
 
     Examples
     --------
@@ -106,8 +106,8 @@ def from_spatialdata(
 
     spatial = dict(adata.uns.get("spatial", {}))
     for sample, region in dict(zip(samples, regions, strict=True)).items():
-        given = microns_per_pixel.get(sample) if isinstance(microns_per_pixel, Mapping) else microns_per_pixel
-        spatial[sample] = _entry(sdata, sample, spatial.get(sample, {}), given, diameters.get(region))
+        section_mpp = microns_per_pixel.get(sample) if isinstance(microns_per_pixel, Mapping) else microns_per_pixel
+        spatial[sample] = _entry(sdata, sample, spatial.get(sample, {}), section_mpp, diameters.get(region))
     adata.uns["spatial"] = spatial
     return adata
 

@@ -38,9 +38,11 @@ def from_tables(
     ----------
     counts
         Raw counts, spots × genes, as a DataFrame indexed by barcode or an AnnData (`layers["counts"]` where it exists,
-        else `X`; its `obs` and `var` columns are kept). `None` for a section that was not measured: it has no genes.
+        else `X`; its `obs` and `var` columns are kept). `None` stands for a section that was not measured and has no
+        genes.
     positions
-        Columns `x` and `y` in full-resolution pixels, indexed by barcode, and optionally `array_row` and `array_col`.
+        Positions, a DataFrame indexed by barcode with the columns `x` and `y` in full-resolution pixels, and optionally
+        `array_row` and `array_col`.
     image
         Full-resolution image as a path, which is remembered, or an array (height, width, 3), of which only a thumbnail
         is kept.
@@ -49,7 +51,7 @@ def from_tables(
     sample
         Name of the section.
     patient
-        Name of the patient. Without it `obs["patient"]` is left out, and splits by patient ask for it.
+        Name of the patient; `obs["patient"]` is left out when `None`, and splits by patient then raise an error.
     pitch_um
         Distance of neighboring spots in µm, from which, with `array_row` and `array_col`, the µm per pixel are derived.
     lattice
@@ -74,14 +76,15 @@ def from_tables(
     Raises
     ------
     TypeError
-        If `counts` or `positions` are of another type.
+        When `counts` or `positions` are of another type.
     KeyError
-        If `positions` lack a column.
+        When `positions` lack a column.
     ValueError
-        If barcodes repeat or have nothing in common, positions are no finite numbers, counts are negative or fractional,
-        the µm per pixel are unknown, spots lie outside the image or look transposed, or the image is damaged.
+        When barcodes repeat or have nothing in common, positions are no finite numbers, counts are negative or
+        fractional, the µm per pixel are unknown, spots lie outside the image or look transposed, or the image is
+        damaged.
     FileNotFoundError
-        If there is no image at the path.
+        When there is no image at the path.
 
     Examples
     --------

@@ -42,19 +42,20 @@ def from_tiles(
 ) -> AnnData:
     """Read slides that come as folders of tile images, and compute the features of every tile.
 
-    Whole slides are often passed on as square tiles, one folder per slide, with positions in the names of the files. The
-    slide itself is not needed; tiles are read in batches, resized to what the encoder takes, and not kept.
+    Whole slides are often shared as square tiles, one folder per slide, with positions in the names of the files. The
+    slide itself is not needed; tiles are read in batches, resized to the input of the encoder, and not kept.
 
     Parameters
     ----------
     source
-        Folder with one folder of images per slide, whose name is the slide's; or of the images of a single slide. Or a
-        DataFrame with the columns `path`, `sample`, `x`, `y` and optionally `patient`, one row per tile.
+        Folder with one folder of images per slide, named after the slide; folder with the images of a single slide; or
+        a DataFrame with the columns `path`, `sample`, `x`, `y` and optionally `patient`, one row per tile.
     encoder
-        A name of :func:`stpredict.encoders.list_encoders`, or an encoder of :func:`stpredict.encoders.get_encoder`.
+        Name of an encoder of :func:`stpredict.encoders.list_encoders`, or an encoder of
+        :func:`stpredict.encoders.get_encoder`.
     microns_per_pixel
-        µm per full-resolution pixel of the slides. File names do not tell: the nuclei do, at 0.25 (scanned at 40x) most
-        are 25 to 50 pixels wide, at 0.5 half as much.
+        µm per full-resolution pixel of the slides. File names do not say it, but the size of the nuclei does: at 0.25
+        (scanned at 40x) most are 25 to 50 pixels wide, at 0.5 half as wide.
     downsample
         Full-resolution pixels per pixel of a tile image, for tiles that were saved at a lower resolution. Positions are
         in full-resolution pixels in any case.
@@ -63,15 +64,15 @@ def from_tiles(
     pattern
         Regular expression with the groups `x` and `y`, the position of the top left corner, for the name of a file.
     weights
-        Weight file of the encoder.
+        Weight file of the encoder; the published weights, which are downloaded, when `None`.
     batch_size
-        Tiles read and encoded at once.
+        Number of tiles read and encoded at once.
     device
-        Where the encoder runs; `settings.device` by default.
+        Device to run the encoder on; `settings.device` when `None`.
     thumbnail_px
         Longest side in pixels of the picture of each slide that is put together from its tiles.
     progress
-        Whether a progress bar is shown; `settings.progress` by default.
+        Whether to show a progress bar; `settings.progress` when `None`.
 
     Returns
     -------
@@ -88,12 +89,14 @@ def from_tiles(
     Raises
     ------
     FileNotFoundError
-        The folder or an image is missing.
+        When the folder or an image is missing, or weights are needed and neither given nor reachable.
     KeyError
-        Columns of the DataFrame or patients are missing.
+        When columns of the DataFrame or patients are missing.
     ValueError
-        There are no images, names do not match the pattern, two tiles of a slide have one position, images are not
+        When there are no images, names do not match the pattern, two tiles of a slide have one position, images are not
         square, differ in size or are damaged, or features are not finite.
+    RuntimeError
+        When the weights of the encoder are gated.
 
     Examples
     --------
@@ -184,14 +187,14 @@ def _listed(source: str | Path, pattern: str) -> pd.DataFrame:
     paths = sorted(path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise ValueError(f"expected images ({', '.join(sorted(_SUFFIXES))}) in {folder} or its folders; found none")
-    found = [expression.search(path.stem) for path in paths]
-    strange = [path.name for path, match in zip(paths, found, strict=True) if match is None]
+    matches = [expression.search(path.stem) for path in paths]
+    strange = [path.name for path, match in zip(paths, matches, strict=True) if match is None]
     if strange:
         raise ValueError(
             f"expected file names like x1024_y512.png, matching {pattern!r}; found {few(strange)}; pass `pattern=`, or a "
             "DataFrame with the columns path, sample, x, y"
         )
-    rows = [(path, path.parent.name, int(match["x"]), int(match["y"])) for path, match in zip(paths, found, strict=True) if match]  # fmt: skip
+    rows = [(path, path.parent.name, int(match["x"]), int(match["y"])) for path, match in zip(paths, matches, strict=True) if match]  # fmt: skip
     table = pd.DataFrame(rows, columns=["path", Key.SAMPLE, "x", "y"])
     return table.sort_values([Key.SAMPLE, "y", "x"], kind="stable", ignore_index=True)
 
@@ -255,8 +258,8 @@ def _encode(
         shape = (max(1, round(height * factor)), max(1, round(width * factor)), 3)
         pictures[str(name)] = np.full(shape, 255, dtype=np.uint8), factor
     features = np.empty((len(table), encoder.dim), dtype=np.float32)
-    shown = settings.progress if progress is None else progress
-    with tqdm(total=len(table), unit="tile", desc=encoder.name, disable=not shown) as bar:
+    show_progress = settings.progress if progress is None else progress
+    with tqdm(total=len(table), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
         for start in range(0, len(table), batch_size):
             part = table.iloc[start : start + batch_size]
             windows = np.empty((len(part), side_px, side_px, 3), dtype=np.uint8)

@@ -250,8 +250,8 @@ def element_scale(element: Any, sample: str) -> float:
     """
     from spatialdata.transformations import get_transformation
 
-    known = get_transformation(element, get_all=True)
-    transformation = known.get(sample, known.get("global"))
+    transformations = get_transformation(element, get_all=True)
+    transformation = transformations.get(sample, transformations.get("global"))
     if transformation is None:
         return 1.0
     matrix = transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))[:2, :2]
@@ -308,12 +308,14 @@ def check_positions(xy: np.ndarray, image: SectionImage, sample: str) -> None:
     small, factor = image.thumbnail(512)
     density = gaussian(-np.log((small.astype(float).mean(axis=2) + 1) / 256), sigma=3)
     tissue = density > threshold_otsu(density) if np.ptp(density) > 0 else np.ones(density.shape, dtype=bool)
-    here, swapped = _mean_at(tissue, xy * factor), _mean_at(tissue, xy[:, ::-1] * factor)
+    on_tissue, swapped = _mean_at(tissue, xy * factor), _mean_at(tissue, xy[:, ::-1] * factor)
     # Three standard errors of the difference: a few spots may lie better transposed by chance.
-    error = np.sqrt((here * (1 - here) + swapped * (1 - swapped)) / len(xy)) if np.isfinite(swapped) else np.inf
-    if swapped - here > max(0.1, 3 * error):
+    error = (
+        np.sqrt((on_tissue * (1 - on_tissue) + swapped * (1 - swapped)) / len(xy)) if np.isfinite(swapped) else np.inf
+    )
+    if swapped - on_tissue > max(0.1, 3 * error):
         raise ValueError(
-            f"expected the spots of section {sample!r} on tissue; found {here:.0%} there, and {swapped:.0%} of their "
+            f"expected the spots of section {sample!r} on tissue; found {on_tissue:.0%} there, and {swapped:.0%} of their "
             "transposed positions; x and y look swapped: obsm['spatial'] holds x (column) first"
         )
 

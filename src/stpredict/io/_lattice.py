@@ -36,7 +36,7 @@ def pitch_px(array_row: np.ndarray, array_col: np.ndarray, xy: np.ndarray, latti
     Raises
     ------
     ValueError
-        If fewer than three spots that are not on a line are given, or if the pixels do not form such a lattice.
+        When fewer than three spots that are not on a line are given, or if the pixels do not form such a lattice.
 
     Examples
     --------

@@ -30,20 +30,20 @@ def open_slide(
     """Open a whole slide without decoding it.
 
     The slide is opened by wsidata, with openslide :cite:p:`goode2013` first and tiffslide for TIFF files that openslide
-    refuses, such as those without tiles or pyramid. Nothing is written beside the slide. That the file is complete is
-    checked: its directory of tiles against its size, and by reading corners of every level.
+    refuses, such as those without tiles or pyramid. Nothing is written beside the slide. The function checks that the
+    file is complete: it compares its directory of tiles with its size, and reads corners of every level.
 
     Parameters
     ----------
     path
-        File of the slide (SVS, NDPI, MRXS, pyramidal TIFF and what else the two libraries read).
+        File of the slide (SVS, NDPI, MRXS, pyramidal TIFF and other formats that one of the two libraries reads).
     microns_per_pixel
-        µm per pixel at full resolution; read from the file by default. Where both are known and differ by more than
-        5 %, a warning says so and the given one holds.
+        µm per pixel at full resolution; read from the file when `None`. Where both are known and differ by more than 5
+        %, a warning says so and the given value is used.
     sample
         Name of the slide; the name of the file without its ending by default.
     patient
-        Who the slide is from.
+        Name of the patient.
 
     Returns
     -------
@@ -56,6 +56,13 @@ def open_slide(
         When there is no such file.
     ValueError
         When no library can read it, it is truncated or damaged, or its µm per pixel is neither recorded nor given.
+    ImportError
+        When wsidata is not installed (extra `wsi`).
+
+    Warns
+    -----
+    UserWarning
+        When the given µm per pixel differ from those in the file by more than 5 %.
 
     Examples
     --------

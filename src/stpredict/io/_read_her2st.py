@@ -40,9 +40,9 @@ def read_her2st(
 
     Two layouts are read: folders `counts`, `spots`, `labels` and `images`, and that of the original repository
     (`ST-cnts`, `ST-spotfiles`, `ST-pat/lbl`, `ST-imgs`, at the top or under `data`). Spots and counts are joined by
-    their array position, and what has no partner is left out. Genes that a section does not list were not detected
-    there and are zero. Other data in the same format can be read as well: the letters of a section's name are taken as
-    its patient.
+    their array position, and spots that occur in only one of the two files are left out. Genes that a section does not
+    list were not detected there and are zero. Other data in the same format can be read as well: the letters of a
+    section's name are taken as its patient.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def read_her2st(
     sections
         Names of the sections to read, such as `["B4", "C2"]`; all that have counts and spots when `None`.
     images
-        Folder of the images, or a path per section; the folder beside the counts when `None`. Sections without an
-        image are read without one.
+        Folder of the images, or a path per section; the folder beside the counts when `None`. Sections without an image
+        are read all the same.
     microns_per_pixel
         µm per full-resolution pixel; derived from the 200 µm between neighboring spots when `None`.
     thumbnail_px
@@ -73,10 +73,10 @@ def read_her2st(
     Raises
     ------
     FileNotFoundError
-        If the folder, or the counts or spots of a section, are missing.
+        When the folder, or the counts or spots of a section, are missing.
     ValueError
-        If a file is empty or holds no counts, nothing joins, spots lie outside the image or look transposed, the image
-        is damaged, or the µm per pixel cannot be derived.
+        When a file is empty or holds no counts, nothing joins, spots lie outside the image or look transposed, the
+        image is damaged, or the µm per pixel cannot be derived.
 
     Examples
     --------
@@ -102,27 +102,27 @@ def read_her2st(
     spots = _by_section(folders["spots"], r"_selection\.tsv(\.gz)?")
     labels = _by_section(folders["labels"], r"_labeled_coordinates\.tsv(\.gz)?")
     if sections is None:
-        wanted = [name for name in counts if name in spots]
+        to_read = [name for name in counts if name in spots]
     else:
-        wanted = [sections] if isinstance(sections, str) else list(sections)
-        check_unique(wanted, "sections")
-    missing = [name for name in wanted if name not in counts or name not in spots]
-    if missing or not wanted:
+        to_read = [sections] if isinstance(sections, str) else list(sections)
+        check_unique(to_read, "sections")
+    missing = [name for name in to_read if name not in counts or name not in spots]
+    if missing or not to_read:
         raise FileNotFoundError(
             f"expected counts and spots of {few(missing) or 'at least one section'}; found counts of "
             f"{few(counts, 12) or 'none'} and spots of {few(spots, 12) or 'none'} in {root}"
         )
     if isinstance(images, Mapping):
-        pictures: dict[str, Any] = {name: images.get(name) for name in wanted}
+        pictures: dict[str, Any] = {name: images.get(name) for name in to_read}
     else:
-        pictures = {name: _find_image(folders["images"], name) for name in wanted}
+        pictures = {name: _find_image(folders["images"], name) for name in to_read}
 
     adata = join_sections(
         [
             _read_section(
                 name, counts[name], spots[name], labels.get(name), pictures[name], microns_per_pixel, thumbnail_px
             )
-            for name in wanted
+            for name in to_read
         ]
     )
     record_reading(adata, "read_her2st", lattice="square", pitch_um=_PITCH_UM, microns_per_pixel=microns_per_pixel)
@@ -266,12 +266,12 @@ def _find_image(folder: Path | None, name: str) -> Path | None:
             return folder / f"{name}{ending}"
     for inner in (folder / name.rstrip("0123456789") / name, folder / name):
         if inner.is_dir():
-            found = sorted(item for item in inner.iterdir() if item.suffix.lower() in _IMAGES)
-            if len(found) > 1:
+            images = sorted(item for item in inner.iterdir() if item.suffix.lower() in _IMAGES)
+            if len(images) > 1:
                 raise ValueError(
-                    f"expected one image in {inner}; found {few(item.name for item in found)}; "
+                    f"expected one image in {inner}; found {few(item.name for item in images)}; "
                     f"pass `images={{{name!r}: …}}`"
                 )
-            if found:
-                return found[0]
+            if images:
+                return images[0]
     return None

@@ -26,11 +26,11 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
     Parameters
     ----------
     path
-        The `store` of that call.
+        Path of the store, the `store` of that call.
     genes
         Genes to read; all when `None`.
     key
-        Slot for the prediction.
+        Slot of `obsm` for the prediction.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
     FileNotFoundError
         When there is no store, or only an unfinished one.
     ValueError
-        When what lies at the path is no map.
+        When the path holds something other than a map.
     KeyError
         When genes are not in the map.
 
@@ -74,9 +74,9 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
         if mark_of(unfinished) is None:
             raise FileNotFoundError(f"expected a map at {path}; found nothing; write one with stp.tl.predict(store=…)")
         work: Any = zarr.open_group(unfinished, mode="r", use_consolidated=False)
-        done = np.asarray(work[f"{WORK}/done"] if WORK in work else [True])
+        finished = np.asarray(work[f"{WORK}/done"] if WORK in work else [True])
         raise FileNotFoundError(
-            f"expected a finished map at {path}; found an unfinished one ({int(done.sum())} of {len(done)} chunks of "
+            f"expected a finished map at {path}; found an unfinished one ({int(finished.sum())} of {len(finished)} chunks of "
             f"genes) at {unfinished}; run the same stp.tl.predict again to finish it"
         )
     if mark_of(path) is None:

@@ -47,7 +47,7 @@ def read_visium(
     sample
         Name of the section; the name of the folder when `None`.
     patient
-        Name of the patient. Without it `obs["patient"]` is left out, and splits by patient ask for it.
+        Name of the patient; `obs["patient"]` is left out when `None`, and splits by patient then raise an error.
     count_file
         Counts as an h5 file or a folder of mtx files, relative to `path`; `filtered_feature_bc_matrix.h5` or the folder
         `filtered_feature_bc_matrix` when `None`.
@@ -77,9 +77,9 @@ def read_visium(
     Raises
     ------
     FileNotFoundError
-        If the folder, the counts, the positions, the scale factors or `image` are missing.
+        When the folder, the counts, the positions, the scale factors or `image` are missing.
     ValueError
-        If no barcode has a position, spots lie outside `image` or look transposed, or the µm per pixel cannot be
+        When no barcode has a position, spots lie outside `image` or look transposed, or the µm per pixel cannot be
         derived.
 
     Examples
@@ -205,13 +205,13 @@ def _find_counts(root: Path, count_file: str | Path | None) -> Path:
         if not path.exists():
             raise FileNotFoundError(f"expected counts at {path}; found nothing")
         return path
-    found = [root / name for name in _COUNTS if (root / name).exists()]
-    if not found:
+    count_paths = [root / name for name in _COUNTS if (root / name).exists()]
+    if not count_paths:
         raise FileNotFoundError(
             f"expected {' or '.join(_COUNTS)} in {root}; found {few(sorted(item.name for item in root.iterdir()), 8)}; "
             "pass `count_file=`"
         )
-    return found[0]
+    return count_paths[0]
 
 
 def _read_counts(path: Path, genome: str | None) -> AnnData:

@@ -58,7 +58,7 @@ def build_section(
     image
         Path or array of the full-resolution image.
     images, scalefactors
-        What the platform delivers for `uns["spatial"][sample]`; a thumbnail is added where `hires` is missing.
+        Entry of the platform for `uns["spatial"][sample]`; a thumbnail is added where `hires` is missing.
     thumbnail_px
         Longest side of that thumbnail in pixels.
     measured

@@ -81,7 +81,7 @@ def slide_path(sdata: SpatialData) -> Path:
 
 @contextmanager
 def slide_reader(sdata: SpatialData) -> Iterator[Any]:
-    """Reader of the slide's file, as wsidata has them: that of the object, or a new one for an object read from Zarr."""
+    """Reader of the slide's file, as in wsidata: that of the object, or a new one for an object read from Zarr."""
     reader = getattr(sdata, "reader", None)
     if reader is not None:
         yield reader
@@ -104,7 +104,7 @@ def slide_reader(sdata: SpatialData) -> Iterator[Any]:
 
 
 def slide_fingerprint(path: Path) -> str:
-    """SHA-256 of the slide's file, read in pieces, and of the names and sizes in the folder of the same name, if any."""
+    """SHA-256 of the slide's file, and of the names and sizes in the folder of the same name, if there is one."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 22):
@@ -172,9 +172,9 @@ def slide_thumbnail(
 
 def sufficient_level(reader: Any, downsample: float) -> int:
     """Coarsest level that is not coarser than `downsample` (1 % allowed); level 0 where all are."""
-    known = np.array([1.0 if value is None else float(value) for value in reader.properties.level_downsample])
-    fitting = np.flatnonzero(known <= downsample * 1.01)
-    return int(fitting[np.argmax(known[fitting])]) if len(fitting) else 0
+    downsamples = np.array([1.0 if value is None else float(value) for value in reader.properties.level_downsample])
+    fitting = np.flatnonzero(downsamples <= downsample * 1.01)
+    return int(fitting[np.argmax(downsamples[fitting])]) if len(fitting) else 0
 
 
 @dataclass(frozen=True)
@@ -257,8 +257,8 @@ class Windows:
 
 
 def _reflection(region: np.ndarray, before: np.ndarray, after: np.ndarray) -> Any:
-    shown = np.array([region.shape[1], region.shape[0]])
-    return "reflect" if (np.maximum(before, after) < shown).all() else "symmetric"
+    region_size = np.array([region.shape[1], region.shape[0]])
+    return "reflect" if (np.maximum(before, after) < region_size).all() else "symmetric"
 
 
 def windows_of(reader: Any, center: np.ndarray, side_px: float, wanted_px: int) -> Windows:
@@ -283,7 +283,7 @@ def windows_of(reader: Any, center: np.ndarray, side_px: float, wanted_px: int) 
 
 
 def tile_frame(sdata: SpatialData, tile_key: str) -> Any:
-    """Return the table of the slide's tiles; an error unless stp.pp.tiles, or another tool in its layout, has written it."""
+    """Return the table of the slide's tiles, written by stp.pp.tiles or another tool in its layout; raise without it."""
     if tile_key not in sdata.shapes:
         raise KeyError(f"expected shapes[{tile_key!r}]; found {sorted(sdata.shapes)}; run stp.pp.tiles(sdata) first")
     frame = sdata.shapes[tile_key]

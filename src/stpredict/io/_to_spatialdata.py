@@ -50,7 +50,8 @@ def to_spatialdata(
     scale_factors
         Factors between the levels of a pyramid, such as `[2, 2, 2]`; one level when `None`.
     radius_px
-        Radius of the spots in full-resolution pixels, for all or by section; half of `spot_diameter_fullres` when `None`.
+        Radius of the spots in full-resolution pixels, for all or by section; half of `spot_diameter_fullres` when
+        `None`.
     table_key
         Name of the table.
 
@@ -63,10 +64,10 @@ def to_spatialdata(
     Raises
     ------
     KeyError
-        If positions, the section, or a full-resolution image that was asked for are missing.
+        When positions, the section, or a full-resolution image that was asked for are missing.
     ValueError
-        If names of observations repeat, names of sections hold characters that files cannot, positions are not finite,
-        or the radius is unknown.
+        When names of observations repeat, names of sections hold characters that files cannot, positions are not
+        finite, or the radius is unknown.
 
     Examples
     --------

@@ -15,13 +15,13 @@ def auroc(truth: Any, score: Any, weights: np.ndarray | None = None, strata: Any
     Parameters
     ----------
     truth
-        True for the positive class (n,).
+        Class of each observation (n,), true for the positive one.
     score
-        Higher for the positive class (n,).
+        Score of each observation (n,), higher for the positive class.
     weights
-        How often each observation counts in each resample (n_resamples, n); once when `None`.
+        Number of times that each observation counts in each resample (n_resamples, n); once when `None`.
     strata
-        Only pairs of one stratum (n,) are compared, where given.
+        Stratum of each observation (n,); only pairs within one stratum are compared.
 
     Returns
     -------
@@ -45,16 +45,16 @@ def auroc(truth: Any, score: Any, weights: np.ndarray | None = None, strata: Any
 def average_precision(truth: Any, score: Any, weights: np.ndarray | None = None) -> np.ndarray:
     """Area under the precision-recall curve as the mean precision over steps of recall, (n_resamples,).
 
-    A score that tells nothing reaches the share of the positive class. NaN without that class.
+    A score without information reaches the share of the positive class. NaN without that class.
     """
     truth, score, counts = _arrays(truth, score, weights)
     result = np.full(len(counts), np.nan)
     for start, stop in _blocks(len(counts), len(truth)):
         positive, negative = (v[:, ::-1] for v in _by_value(truth, score, counts[start:stop]))
-        found = np.cumsum(positive, axis=1)
+        n_positive = np.cumsum(positive, axis=1)
         total = positive.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            precision = found / (found + np.cumsum(negative, axis=1))
+            precision = n_positive / (n_positive + np.cumsum(negative, axis=1))
             area = np.where(positive > 0, precision * positive, 0.0).sum(axis=1) / total
         result[start:stop] = np.where(total > 0, area, np.nan)
     return result
@@ -62,11 +62,11 @@ def average_precision(truth: Any, score: Any, weights: np.ndarray | None = None)
 
 def balanced_accuracy(truth: Any, predicted: Any, weights: np.ndarray | None = None) -> np.ndarray:
     """Mean of sensitivity and specificity, (n_resamples,); NaN where a class is missing."""
-    truth, said, counts = _arrays(truth, predicted, weights)
-    said = said > 0.5
+    truth, predicted_positive, counts = _arrays(truth, predicted, weights)
+    predicted_positive = predicted_positive > 0.5
     with np.errstate(invalid="ignore", divide="ignore"):
-        sensitivity = counts @ (truth & said) / (counts @ truth.astype(float))
-        specificity = counts @ (~truth & ~said) / (counts @ (~truth).astype(float))
+        sensitivity = counts @ (truth & predicted_positive) / (counts @ truth.astype(float))
+        specificity = counts @ (~truth & ~predicted_positive) / (counts @ (~truth).astype(float))
     return (sensitivity + specificity) / 2
 
 

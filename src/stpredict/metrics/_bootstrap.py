@@ -31,12 +31,12 @@ def bootstrap_mean(
     level
         Coverage of the interval, between 0 and 1.
     seed
-        Seed or generator of the resampling.
+        Random seed, or generator, for the resampling.
 
     Returns
     -------
     Mean of the group means, lower and upper bound: scalars for (n,), arrays (k,) for (n, k). All are NaN without a
-    defined value; the bounds are NaN with a single group, whose variation nothing is known about.
+    defined value; the bounds are NaN with a single group, whose variation is not known.
 
     Raises
     ------
@@ -61,8 +61,8 @@ def bootstrap_mean(
     if groups is not None:
         means = _group_means(means, groups)
     defined = np.isfinite(means)
-    some = defined.any(axis=1)
-    means, counted = np.where(defined, means, 0.0)[some], defined[some].astype(np.float64)
+    has_value = defined.any(axis=1)
+    means, counted = np.where(defined, means, 0.0)[has_value], defined[has_value].astype(np.float64)
     n_groups = counted.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = means.sum(axis=0) / n_groups

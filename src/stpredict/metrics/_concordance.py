@@ -20,13 +20,14 @@ def concordance(time: Any, event: Any, risk: Any) -> float:
     time
         Follow-up of each patient (n,), in any unit.
     event
-        1 or true where the follow-up ended in the event (n,), 0 where it was censored.
+        Event indicator of each patient (n,): 1 or true where the follow-up ended in the event, 0 where it was censored.
     risk
         Predicted risk (n,), on any scale; higher means an earlier event.
 
     Returns
     -------
-    Harrell's C, 0.5 for a risk that tells nothing and 1 for one that orders all; NaN when no pair is comparable.
+    Harrell's C, 0.5 for a risk that holds no information and 1 for one that orders all pairs; NaN when no pair is
+    comparable.
 
     Raises
     ------
@@ -51,11 +52,11 @@ def concordant_pairs(
     Parameters
     ----------
     time, event, risk
-        As in :func:`concordance`.
+        Follow-up, event indicator and risk of each patient (n,), as in :func:`concordance`.
     weights
-        How often each patient counts in each resample (n_resamples, n); once when `None`.
+        Number of times that each patient counts in each resample (n_resamples, n); once when `None`.
     strata
-        Only pairs of one stratum (n,) are comparable, where given.
+        Stratum of each patient (n,); only pairs within one stratum are comparable.
 
     Returns
     -------

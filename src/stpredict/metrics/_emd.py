@@ -33,10 +33,10 @@ def emd(
     does not depend on the unit of `xy` and lies between 0 and 1. Smooth predictions score well by construction;
     compare with :func:`emd_uniform`, the same distance for a map without any pattern.
 
-    Exact transport :cite:p:`flamary2021` is one linear program per gene, solved after canceling the mass that both
-    maps share, which leaves the optimum unchanged for a metric cost. The sliced distance :cite:p:`bonneel2015` averages
+    Exact transport :cite:p:`flamary2021` is one linear program per gene, solved after canceling the mass that both maps
+    share, which leaves the optimum unchanged for a metric cost. The sliced distance :cite:p:`bonneel2015` averages
     one-dimensional distances over directions and handles all genes at once; it is multiplied by π/2, which makes it a
-    lower bound of the exact distance that is reached when all mass moves in parallel. The two are not to be mixed in one
+    lower bound of the exact distance that is reached when all mass moves in parallel. Do not mix the two in one
     comparison.
 
     Parameters
@@ -48,10 +48,11 @@ def emd(
     xy
         Positions (n_obs, 2), in any unit.
     method
-        `"exact"`, `"sliced"` (all genes at once), or `"auto"`: exact up to `max_exact` observations.
+        Kind of distance: `"exact"`, `"sliced"` (all genes at once), or `"auto"`, which is exact up to `max_exact`
+        observations.
     scaling
-        `"percentile"` maps each gene to average ranks over the observations, 0–100, so that units and offsets do not
-        matter; `"mass"` takes non-negative values as they are.
+        Scaling of the maps: `"percentile"` maps each gene to average ranks over the observations, 0–100, so that units
+        and offsets do not matter; `"mass"` takes non-negative values as they are.
     max_exact
         Number of observations up to which `"auto"` is exact. Time grows with the cube of it, memory with the square.
     n_projections
@@ -59,7 +60,7 @@ def emd(
     n_jobs
         Number of joblib threads that solve the exact problems, gene by gene.
     seed
-        Seed of the angle at which the directions start.
+        Random seed for the angle at which the directions start.
 
     Returns
     -------
@@ -70,6 +71,8 @@ def emd(
     ------
     ValueError
         When shapes differ, positions are not finite, or `scaling="mass"` meets negative values.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------
@@ -96,6 +99,8 @@ def emd_uniform(
 ) -> np.ndarray:
     """Compute the earth mover's distance between each measured map and a uniform one, the reference of :func:`emd`.
 
+    The distance is exact :cite:p:`flamary2021` or sliced :cite:p:`bonneel2015`, as there.
+
     Parameters
     ----------
     truth
@@ -103,9 +108,9 @@ def emd_uniform(
     xy
         Positions (n_obs, 2), in any unit.
     method
-        `"exact"`, `"sliced"` or `"auto"`, as in :func:`emd`.
+        Kind of distance: `"exact"`, `"sliced"` or `"auto"`, as in :func:`emd`.
     scaling
-        `"percentile"` or `"mass"`, as in :func:`emd`.
+        Scaling of the maps: `"percentile"` or `"mass"`, as in :func:`emd`.
     max_exact
         Number of observations up to which `"auto"` is exact.
     n_projections
@@ -113,7 +118,7 @@ def emd_uniform(
     n_jobs
         Number of joblib threads that solve the exact problems.
     seed
-        Seed of the angle at which the directions start.
+        Random seed for the angle at which the directions start.
 
     Returns
     -------
@@ -123,6 +128,8 @@ def emd_uniform(
     ------
     ValueError
         When shapes differ, positions are not finite, or `scaling="mass"` meets negative values.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------

@@ -31,10 +31,10 @@ def morans_i(
     weights
         Sparse weights `(n, n)`, symmetric or not, without self-weights.
     assumption
-        Where the variance comes from: `"randomization"` takes the values as given and their places as random;
-        `"normality"` takes the values as draws of a normal distribution.
+        Source of the variance: `"randomization"` takes the values as given and their places as random; `"normality"`
+        takes the values as draws of a normal distribution.
     block_size
-        Genes that are made dense at once. By default as many as fit into 8 MB.
+        Number of genes that are made dense at once; as many as fit into 8 MB when `None`.
 
     Returns
     -------
@@ -44,7 +44,8 @@ def morans_i(
     Raises
     ------
     ValueError
-        The shapes do not match, there are fewer than 4 observations, the weights sum to 0, or values are not finite.
+        When the shapes do not match, there are fewer than 4 observations, the weights sum to 0, or values are not
+        finite.
 
     Examples
     --------

@@ -39,11 +39,11 @@ def noise_ceiling(
     size_columns
         Columns whose totals are the size factors, as indices or a mask; all by default.
     target_sum
-        Counts that every observation is scaled to before log1p.
+        Total that the counts of every observation are scaled to before log1p.
     n_repeats
-        Random splits to average over.
+        Number of random splits to average over.
     seed
-        Seed of the splits, or a generator.
+        Random seed, or generator, for the splits.
 
     Returns
     -------
@@ -52,25 +52,25 @@ def noise_ceiling(
     Raises
     ------
     ValueError
-        The matrix holds negative numbers, fractions or NaN, or a parameter is not positive.
+        When the matrix holds negative numbers, fractions or NaN, or a parameter is not positive.
     IndexError
-        `genes` or `size_columns` name a column that does not exist.
+        When `genes` or `size_columns` name a column that does not exist.
 
     Notes
     -----
     - Without :math:`d` this is the Spearman-Brown formula :cite:p:`spearman1910,brown1910` for a measurement of twice
       the length; the thinning is that of :cite:t:`neufeld2024`.
-    - :math:`d` is the correlation that depth alone brings about. After log1p the expected value of a gene still depends
-      on the depth of the observation (a single count is worth more in a shallow one), which both halves share: a gene
-      with the same proportion everywhere would have halves that correlate. :math:`d` is the variance of the expected
-      half for a gene of constant proportion at the depths observed, over the variance of the halves. Regressing depth
-      out would remove more than that: where depth follows the tissue it also carries signal.
-    - :math:`R^2` is close to unbiased. Its root is not clipped at 0, so that genes without signal average about 0 instead
-      of being counted as predictable. The root of a noisy number is too small on average, the more so the fewer the
-      observations (the standard deviation of :math:`R^2` of weak genes is about :math:`1.7/\sqrt{n}`): in the
-      simulations of `benchmarks/noise_ceiling.py` the mean over genes is too low by up to 0.04 for 1000 observations and
-      by up to 0.10 for 150, while the root mean square of a panel, `sqrt(mean(ceiling * abs(ceiling)))`, is within 0.02.
-      Use the latter to summarize a panel, and do not divide by the ceiling of a single weak gene.
+    - :math:`d` is the correlation that depth alone causes. After log1p the expected value of a gene still depends on
+      the depth of the observation (a single count is worth more in a shallow one), which both halves share: a gene with
+      the same proportion everywhere would have halves that correlate. :math:`d` is the variance of the expected half
+      for a gene of constant proportion at the depths observed, over the variance of the halves. Regressing depth out
+      would remove more than that: where depth follows the tissue it also carries signal.
+    - :math:`R^2` is close to unbiased. Its root is not clipped at 0, so that genes without signal average about 0
+      instead of being counted as predictable. The root of a noisy number is too small on average, the more so the fewer
+      the observations (the standard deviation of :math:`R^2` of weak genes is about :math:`1.7/\sqrt{n}`): in the
+      simulations of `benchmarks/noise_ceiling.py` the mean over genes is too low by up to 0.04 for 1000 observations
+      and by up to 0.10 for 150, while the root mean square of a panel, `sqrt(mean(ceiling * abs(ceiling)))`, is within
+      0.02. Use the latter to summarize a panel, and do not divide by the ceiling of a single weak gene.
     - Only counting noise is considered. Noise that is shared by the two halves, such as diffusion of transcripts or
       differences in capture between places, counts as signal.
 
@@ -99,10 +99,10 @@ def noise_ceiling(
     in_size[slice(None) if size_columns is None else np.asarray(size_columns)] = True
 
     totals = np.asarray(counts[:, np.flatnonzero(in_size)].sum(axis=1, dtype=np.float64)).ravel()
-    kept = np.flatnonzero(totals > 0)
-    panel = sparse.csc_matrix(counts[:, columns])[kept]
+    nonempty = np.flatnonzero(totals > 0)
+    panel = sparse.csc_matrix(counts[:, columns])[nonempty]
     panel.eliminate_zeros()
-    totals, n = totals[kept], len(kept)
+    totals, n = totals[nonempty], len(nonempty)
     ceiling = np.full(len(columns), np.nan)
     detected = np.diff(panel.indptr) >= _MIN_DETECTED
     if n < _MIN_DETECTED or not detected.any():

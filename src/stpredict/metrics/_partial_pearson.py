@@ -17,8 +17,9 @@ def partial_pearson(truth: Any, predicted: Any, covariate: np.ndarray) -> np.nda
     """Compute Pearson's correlation of each gene after regressing a covariate out of truth and prediction.
 
     The regression is quadratic in the covariate. With the logarithm of the total counts as covariate, what is left is
-    the agreement beyond depth: values that were normalized by few counts still depend on them, and so does the density
-    of the tissue, which a picture shows. Where depth follows biology this takes some of that out as well.
+    the agreement beyond depth: values normalized by few counts still depend on the depth, and depth depends on the
+    density of the tissue, which is visible in the picture. Where depth follows biology, this removes some of the
+    biology as well.
 
     Parameters
     ----------
@@ -27,7 +28,7 @@ def partial_pearson(truth: Any, predicted: Any, covariate: np.ndarray) -> np.nda
     predicted
         Predicted expression of the same shape.
     covariate
-        (n_obs,) finite values, for example `log(total counts)`.
+        Covariate of each observation (n_obs,), finite, for example `log(total counts)`.
 
     Returns
     -------
@@ -38,6 +39,8 @@ def partial_pearson(truth: Any, predicted: Any, covariate: np.ndarray) -> np.nda
     ------
     ValueError
         When the shapes differ, or the covariate is not finite.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------

@@ -28,6 +28,8 @@ def pearson(truth: Any, predicted: Any) -> np.ndarray:
     ------
     ValueError
         When the shapes differ or are not two-dimensional.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------
@@ -71,6 +73,11 @@ def pearson_p(r: np.ndarray | float, n: np.ndarray | int) -> np.ndarray:
     Returns
     -------
     p-values in the shape of `r`; NaN where `r` is NaN or `n` is below 3.
+
+    Raises
+    ------
+    ValueError
+        When the shapes of `r` and `n` do not broadcast.
 
     Examples
     --------

@@ -13,10 +13,10 @@ from stpredict.metrics._pearson import correlation
 def pearson_with_background(truth: Any, predicted: Any, n_background: int) -> np.ndarray:
     r"""Correlate whole maps, whose cells without tissue count as zero in truth and prediction.
 
-    This is how dense maps were scored in print :cite:p:`li2026`, and it mostly says where the tissue is: a prediction
-    that is the same on every spot reaches :math:`r = \sqrt{(1 - p) m^2 / ((1 - p) m^2 + s^2)}`, with p the share of
-    cells on tissue, m and s the mean and standard deviation of the gene on tissue. With p = 0.6, m = 4.5 and s = 0.7
-    that is 0.97. Take it to compare with published numbers, beside that of a constant prediction, and
+    Dense maps were published with this score :cite:p:`li2026`, which mostly says where the tissue is: a prediction that
+    is the same on every spot reaches :math:`r = \sqrt{(1 - p) m^2 / ((1 - p) m^2 + s^2)}`, with p the share of cells on
+    tissue, m and s the mean and standard deviation of the gene on tissue. With p = 0.6, m = 4.5 and s = 0.7 that is
+    0.97. Use it to compare with published numbers, beside the score of a constant prediction, and use
     :func:`stpredict.metrics.pearson` to judge a model.
 
     Parameters
@@ -37,6 +37,8 @@ def pearson_with_background(truth: Any, predicted: Any, n_background: int) -> np
     ------
     ValueError
         When the shapes differ or are not two-dimensional, or the number of cells is negative or no whole number.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------

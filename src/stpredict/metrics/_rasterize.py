@@ -33,6 +33,8 @@ def rasterize(values: Any, array_row: np.ndarray, array_col: np.ndarray) -> tupl
     ------
     ValueError
         When lengths differ, a position is not a whole number, or two observations share a position.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------

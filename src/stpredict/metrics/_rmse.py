@@ -27,6 +27,8 @@ def rmse(truth: Any, predicted: Any) -> np.ndarray:
     ------
     ValueError
         When the shapes differ or are not two-dimensional.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------
@@ -67,6 +69,8 @@ def rmse_iqr(truth: Any, predicted: Any) -> np.ndarray:
     ------
     ValueError
         When the shapes differ or are not two-dimensional.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------

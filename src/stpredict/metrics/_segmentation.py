@@ -14,17 +14,17 @@ SCORES = ("iou", "dice", "sensitivity", "specificity", "precision", "accuracy", 
 def segmentation(truth: Any, probability: Any, threshold: float = 0.5) -> dict[str, float]:
     """Score the probability of a region against its annotation, over the observations given.
 
-    Give observations on tissue only: the empty part of a slide is easily told from a tumor, and would raise accuracy,
-    specificity and the area under the curve.
+    Give observations on tissue only: the empty part of a slide is easily distinguished from a tumor, and would raise
+    accuracy, specificity and the area under the curve.
 
     Parameters
     ----------
     truth
-        True, or 1, inside the annotated region (n,).
+        Annotation of each observation (n,): true, or 1, inside the region.
     probability
-        Predicted probability of the region (n,).
+        Predicted probability of the region (n,), 0–1.
     threshold
-        Observations with a higher probability are predicted to be inside.
+        Probability above which an observation is predicted to be inside.
 
     Returns
     -------
@@ -35,8 +35,8 @@ def segmentation(truth: Any, probability: Any, threshold: float = 0.5) -> dict[s
     - `accuracy`, and `balanced_accuracy`, the mean of sensitivity and specificity;
     - `auc`, the area under the receiver operating characteristic.
 
-    A score whose denominator is zero is NaN, such as every one but specificity and accuracy where the region is neither
-    there nor predicted: it is not perfect there, it is undefined.
+    A score whose denominator is zero is NaN, for example every score but specificity and accuracy where the region
+    neither exists nor is predicted.
 
     Raises
     ------

@@ -29,6 +29,8 @@ def spearman(truth: Any, predicted: Any) -> np.ndarray:
     ------
     ValueError
         When the shapes differ or are not two-dimensional.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------

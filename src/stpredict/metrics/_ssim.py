@@ -58,6 +58,8 @@ def ssim(
     ------
     ValueError
         When shapes differ, positions repeat or are not whole numbers, or the window is not odd.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------
@@ -81,8 +83,8 @@ def ssim(
         return result
     tissue = np.zeros(shape)
     tissue[row, col] = 1.0
-    kept = _filter(tissue, np.full(window, 1.0 / window)) >= min_tissue - 1e-9
-    if not kept.any():
+    enough_tissue = _filter(tissue, np.full(window, 1.0 / window)) >= min_tissue - 1e-9
+    if not enough_tissue.any():
         return result
     offset = np.arange(window) - window // 2
     kernel = np.exp(-0.5 * (offset / sigma) ** 2)
@@ -97,7 +99,7 @@ def ssim(
         images[0][:, row, col] = ((x - low)[defined]) / extent[defined]
         images[1][:, row, col] = ((y - low)[defined]) / extent[defined]
         block = np.full(len(defined), np.nan)
-        block[defined] = ssim_map(images[0], images[1], tissue, kernel)[:, kept].mean(axis=1)
+        block[defined] = ssim_map(images[0], images[1], tissue, kernel)[:, enough_tissue].mean(axis=1)
         result[genes] = block
     return result
 

@@ -19,7 +19,8 @@ def steiger_z(
 
     .. math::
         z = (\operatorname{artanh} r_1 - \operatorname{artanh} r_2) \sqrt{\frac{n - 3}{2 - 2 \bar{s}}}, \qquad
-        \bar{s} = \frac{r_{12} (1 - 2 \bar{r}^2) - \frac{1}{2} \bar{r}^2 (1 - 2 \bar{r}^2 - r_{12}^2)}{(1 - \bar{r}^2)^2}
+        \bar{s} = \frac{r_{12} (1 - 2 \bar{r}^2) - \frac{1}{2} \bar{r}^2 (1 - 2 \bar{r}^2 - r_{12}^2)}
+        {(1 - \bar{r}^2)^2}
 
     with :math:`\bar{r} = (r_1 + r_2) / 2`, against the normal distribution. It is signed, as
     :func:`~stpredict.metrics.williams_t` is, which keeps its level better in small samples.
@@ -35,7 +36,7 @@ def steiger_z(
     n
         Number of independent observations, one for all or one per gene.
     alternative
-        `"greater"`: `r1` is the greater one; `"less"`; `"two-sided"`.
+        Alternative hypothesis: `"greater"` (`r1` is the greater one), `"less"` or `"two-sided"`.
 
     Returns
     -------

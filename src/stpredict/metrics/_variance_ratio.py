@@ -30,6 +30,8 @@ def variance_ratio(truth: Any, predicted: Any) -> np.ndarray:
     ------
     ValueError
         When the shapes differ or are not two-dimensional.
+    TypeError
+        When the values are not real numbers.
 
     Examples
     --------

@@ -34,7 +34,7 @@ def williams_t(
     n
         Number of independent observations, one for all or one per gene.
     alternative
-        `"greater"`: `r1` is the greater one; `"less"`; `"two-sided"`.
+        Alternative hypothesis: `"greater"` (`r1` is the greater one), `"less"` or `"two-sided"`.
 
     Returns
     -------

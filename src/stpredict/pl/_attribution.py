@@ -1,4 +1,4 @@
-"""What a network's prediction of a gene rests on, over the picture."""
+"""Attribution of a network's prediction of a gene, over the picture."""
 
 from __future__ import annotations
 
@@ -36,20 +36,22 @@ def attribution(
 ) -> Axes:
     """Color the spots of a section by their attribution, over the picture.
 
+    The attribution is that of Grad-CAM :cite:p:`selvaraju2017` or integrated gradients :cite:p:`sundararajan2017`.
+
     Parameters
     ----------
     data
         AnnData or SpatialData with the result of :func:`stpredict.tl.attribution`.
     gene
-        The gene that was explained.
+        Gene that was explained.
     key
-        Column of `obs` with the attribution; `"attribution_{gene}"` by default.
+        Column of `obs` with the attribution; `"attribution_{gene}"` when `None`.
     sample
         Section to show; the first one that was explained by default.
     ax
         Axes to draw into; those of a new figure by default.
     cmap
-        Colormap; by default a sequential one for Grad-CAM, and for integrated gradients a diverging one around 0.
+        Colormap; when `None`, a sequential one for Grad-CAM, and for integrated gradients a diverging one around 0.
     spot_size
         Diameter of a spot in full-resolution pixels; that of the section by default.
     alpha
@@ -70,6 +72,8 @@ def attribution(
         When the attribution or the section is missing.
     ValueError
         When the section was not explained.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -84,11 +88,11 @@ def attribution(
     key = key or f"attribution_{gene}"
     check_obs(adata, key, "run stp.tl.attribution(adata, model, gene) first, or name the column with `key=`")
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
-    every = adata.obs[key].to_numpy(dtype=float)
-    if sample is None and np.isfinite(every).any():
-        sample = str(adata.obs[sample_key].iloc[int(np.flatnonzero(np.isfinite(every))[0])])
+    all_values = adata.obs[key].to_numpy(dtype=float)
+    if sample is None and np.isfinite(all_values).any():
+        sample = str(adata.obs[sample_key].iloc[int(np.flatnonzero(np.isfinite(all_values))[0])])
     section = find_section(data, sample=sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
-    values = every[section.rows]
+    values = all_values[section.rows]
     if not np.isfinite(values).any():
         raise ValueError(
             f"expected an attribution in section {section.name!r}; found none; run "

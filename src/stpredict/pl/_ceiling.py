@@ -20,15 +20,16 @@ _FONT = 7.5
 def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw the correlation of each gene against its noise ceiling, and name the eight best genes.
 
-    A gene on the diagonal is predicted as well as its counting noise allows; one far below it leaves something to
-    learn; one at a low ceiling says little about any model.
+    A gene on the diagonal is predicted as well as its counting noise allows; a gene far below it could be predicted
+    better; a gene with a low ceiling says little about any model. The noise ceiling is that of
+    :func:`stpredict.metrics.noise_ceiling`.
 
     Parameters
     ----------
     scores
         Table of :func:`stpredict.tl.evaluate` or :func:`stpredict.tl.cross_validate` with `ceiling=True`.
     model
-        Model to show. By default the one with the highest mean correlation that is no baseline.
+        Model to show; when `None`, the one with the highest mean correlation that is not a baseline.
     ax
         Axes to draw into; those of a new figure by default.
 
@@ -64,11 +65,11 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
         )
     name = _model(scores, model)
     table = scores[scores["model"].astype(str) == name]
-    both = table.dropna(subset=["pearson", "ceiling"])
-    if not len(both):
+    complete = table.dropna(subset=["pearson", "ceiling"])
+    if not len(complete):
         raise ValueError(f"expected genes of model {name!r} with a correlation and a noise ceiling; found none")
-    top = gene_means(both, "ceiling", ["model"]).droplevel(0)
-    r = gene_means(both, "pearson", ["model"]).droplevel(0).reindex(top.index)
+    top = gene_means(complete, "ceiling", ["model"]).droplevel(0)
+    r = gene_means(complete, "pearson", ["model"]).droplevel(0).reindex(top.index)
     n_missing = table["gene"].nunique() - len(r)
     leaky = "leaky" in table and bool(table["leaky"].any())
 
@@ -108,8 +109,8 @@ def _model(scores: pd.DataFrame, model: str | None) -> str:
         if model not in means.index:
             raise KeyError(f"expected a model among {sorted(means.index)}; found {model!r}")
         return model
-    own = [name for name in means.index if not is_baseline(name)] or list(means.index)
-    return str(means[own].fillna(-np.inf).idxmax())
+    candidates = [name for name in means.index if not is_baseline(name)] or list(means.index)
+    return str(means[candidates].fillna(-np.inf).idxmax())
 
 
 def _label(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:

@@ -73,10 +73,12 @@ def domains(
 
     Returns
     -------
-    The axes; with `label_key` an array of two, and in the title the adjusted Rand index :cite:p:`hubert1985` between
-    domains and labels over the labeled spots of this section, and each domain has the color of the label that it shares
-    most spots with over all sections, one to one (within each section, where domains were found section by section).
-    Colors are the same in every section. Spots without a domain, and those without a label or labeled `"undetermined"`, are gray.
+    Axes; with `label_key` an array of two. Colors are the same in every section. Spots without a domain, and those
+    without a label or labeled `"undetermined"`, are gray.
+
+    With `label_key` the title gives the adjusted Rand index :cite:p:`hubert1985` between domains and labels over the
+    labeled spots of this section. Each domain has the color of the label that it shares most spots with over all
+    sections, one to one (within each section, where domains were found section by section).
 
     Raises
     ------
@@ -84,6 +86,8 @@ def domains(
         When the domains, the labels or the section are missing.
     ValueError
         When `ax` does not have one axes per panel.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -100,19 +104,19 @@ def domains(
         check_obs(adata, label_key, "name the annotated regions with `label_key=`")
     section = find_section(data, sample=sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
     panels = [key] if label_key is None else [key, label_key]
-    given = _given_axes(ax, len(panels))
+    given_axes = _given_axes(ax, len(panels))
     title = _title(adata, key, label_key, section)
     colors = _colors(adata, key, label_key, sample_key)
 
     with style():
-        if given is None:
-            given = _new_axes(section, len(panels))
-        for panel, column in zip(given, panels, strict=True):
+        if given_axes is None:
+            given_axes = _new_axes(section, len(panels))
+        for panel, column in zip(given_axes, panels, strict=True):
             _draw(panel, adata, column, colors[column], section, alpha)
             panel.set_title(column)
-        frame_section(given[0], section, scale_bar=True)
-        given[0].set_title(title)
-    return given[0] if label_key is None else np.array(given, dtype=object)
+        frame_section(given_axes[0], section, scale_bar=True)
+        given_axes[0].set_title(title)
+    return given_axes[0] if label_key is None else np.array(given_axes, dtype=object)
 
 
 def _given_axes(ax: Any, n: int) -> list[Axes] | None:
@@ -135,31 +139,31 @@ def _new_axes(section: Section, n: int) -> list[Axes]:
 
 def _colors(adata: AnnData, key: str, label_key: str | None, sample_key: str) -> dict[str, dict[str, str]]:
     """Color of every category of each panel; domains take those of the labels that they match."""
-    found, domains_ = _categories(adata.obs[key])
+    domain_of, domains_ = _categories(adata.obs[key])
     if label_key is None:
         return {key: dict(zip(domains_, category_colors(len(domains_)), strict=True))}
-    known, labels = _categories(adata.obs[label_key])
+    label_of, labels = _categories(adata.obs[label_key])
     palette = category_colors(len(domains_) + len(labels))
     shared = np.zeros((len(domains_), len(labels)))
-    both = (found != _MISSING) & (known != _MISSING)
+    has_both = (domain_of != _MISSING) & (label_of != _MISSING)
     at = {name: i for i, name in enumerate(domains_)}, {name: i for i, name in enumerate(labels)}
-    np.add.at(shared, ([at[0][name] for name in found[both]], [at[1][name] for name in known[both]]), 1)
-    matched = _matched(shared, _home(adata, found, domains_, sample_key))
-    others = iter(palette[len(labels) :])
+    np.add.at(shared, ([at[0][name] for name in domain_of[has_both]], [at[1][name] for name in label_of[has_both]]), 1)
+    matched = _matched(shared, _home(adata, domain_of, domains_, sample_key))
+    spare_colors = iter(palette[len(labels) :])
     return {
         label_key: dict(zip(labels, palette, strict=False)),
-        key: {name: palette[matched[i]] if i in matched else next(others) for i, name in enumerate(domains_)},
+        key: {name: palette[matched[i]] if i in matched else next(spare_colors) for i, name in enumerate(domains_)},
     }
 
 
-def _home(adata: AnnData, found: np.ndarray, domains_: list[str], sample_key: str) -> np.ndarray:
+def _home(adata: AnnData, domain_of: np.ndarray, domains_: list[str], sample_key: str) -> np.ndarray:
     """Section of each domain where every domain lies in one section; otherwise the same for all."""
     import pandas as pd
 
     if sample_key not in adata.obs:
         return np.zeros(len(domains_), dtype=np.int64)
     code = pd.factorize(adata.obs[sample_key].astype(str))[0]
-    pairs = pd.DataFrame({"domain": found, "section": code})[found != _MISSING].drop_duplicates()
+    pairs = pd.DataFrame({"domain": domain_of, "section": code})[domain_of != _MISSING].drop_duplicates()
     if pairs["domain"].duplicated().any():
         return np.zeros(len(domains_), dtype=np.int64)
     return pairs.set_index("domain")["section"][domains_].to_numpy()
@@ -180,12 +184,12 @@ def _matched(shared: np.ndarray, home: np.ndarray) -> dict[int, int]:
 def _draw(ax: Axes, adata: AnnData, column: str, palette: dict[str, str], section: Section, alpha: float) -> None:
     text, categories = _categories(adata.obs[column])
     colors = palette | {_MISSING: LIGHT_GRAY}
-    here = text[section.rows]
+    section_text = text[section.rows]
     frame_section(ax, section, picture=_PICTURE)
-    draw_spots(ax, section, colors=[colors[name] for name in here], alpha=alpha, edge="white")
-    shown = [name for name in categories if name in set(here)]
-    names = [*shown, "not assigned"] if _MISSING in here else shown
-    category_legend(ax, names, [colors[name] for name in shown] + [LIGHT_GRAY] * (len(names) - len(shown)))
+    draw_spots(ax, section, colors=[colors[name] for name in section_text], alpha=alpha, edge="white")
+    present = [name for name in categories if name in set(section_text)]
+    names = [*present, "not assigned"] if _MISSING in section_text else present
+    category_legend(ax, names, [colors[name] for name in present] + [LIGHT_GRAY] * (len(names) - len(present)))
 
 
 def _categories(column: pd.Series) -> tuple[np.ndarray, list[str]]:
@@ -196,10 +200,10 @@ def _categories(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     missing = column.isna() | (text == "") | (text.str.lower() == "undetermined")
     text = text.where(~missing, _MISSING)
     if isinstance(column.dtype, pd.CategoricalDtype):
-        wanted = [str(name).strip() for name in column.cat.categories]
+        names = [str(name).strip() for name in column.cat.categories]
     else:
-        wanted = sorted(set(text), key=_natural)
-    return text.to_numpy(dtype=object), [name for name in dict.fromkeys(wanted) if name in set(text) - {_MISSING}]
+        names = sorted(set(text), key=_natural)
+    return text.to_numpy(dtype=object), [name for name in dict.fromkeys(names) if name in set(text) - {_MISSING}]
 
 
 def _natural(name: str) -> list[Any]:
@@ -212,8 +216,8 @@ def _title(adata: AnnData, key: str, label_key: str | None, section: Section) ->
         return section.name
     from sklearn.metrics import adjusted_rand_score
 
-    found, known = (_categories(adata.obs[name])[0][section.rows] for name in (key, label_key))
-    both = (found != _MISSING) & (known != _MISSING)
-    if not both.any():
+    domain_of, label_of = (_categories(adata.obs[name])[0][section.rows] for name in (key, label_key))
+    has_both = (domain_of != _MISSING) & (label_of != _MISSING)
+    if not has_both.any():
         return f"{section.name}, {key}: no labels"
-    return f"{section.name}, {key}: ARI = {adjusted_rand_score(known[both].astype(str), found[both].astype(str)):.2f}"
+    return f"{section.name}, {key}: ARI = {adjusted_rand_score(label_of[has_both].astype(str), domain_of[has_both].astype(str)):.2f}"

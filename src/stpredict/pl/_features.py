@@ -35,23 +35,24 @@ def features(
 ) -> Axes:
     """Embed the image features and color them by section, patient or anything else in `obs`.
 
-    Sections that fall apart here differ in stain or scanner as much as in tissue, and a model may learn that.
+    Sections that form separate groups here differ in stain or scanner as much as in tissue, and a model may learn that
+    difference.
 
     Parameters
     ----------
     data
         AnnData or SpatialData with image features.
     key
-        Encoder, or slot of `obsm`; the only image features there are by default.
+        Encoder, or slot of `obsm`; not needed when there is only one set of image features.
     color
-        Column of `obs`: categories get a legend, numbers a colorbar.
+        Column of `obs` to color by: categories get a legend, numbers a colorbar.
     method
-        `"pca"`: first two principal components of the standardized features. `"umap"`: UMAP :cite:p:`mcinnes2018` of
-        the first 50 of them.
+        Kind of embedding. `"pca"`: first two principal components of the standardized features. `"umap"`: UMAP
+        :cite:p:`mcinnes2018` of the first 50 of them.
     ax
         Axes to draw into; those of a new figure by default.
     seed
-        Of the embedding, and of the order in which points are drawn, so that no section covers the others.
+        Random seed for the embedding and for the order in which points are drawn, so that no section covers the others.
     table_key
         Table of a SpatialData.
 
@@ -65,6 +66,8 @@ def features(
         When the features or the column are missing.
     ValueError
         When there are fewer than 3 observations, or features are not finite or all constant.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -133,8 +136,8 @@ def _scatter(ax: Axes, points: np.ndarray, order: np.ndarray, adata: AnnData, co
         rasterized=len(points) >= _RASTERIZE_FROM,
     )  # fmt: skip
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        shown = draw(c=column.to_numpy(dtype=float)[order], cmap=VALUE_CMAP)
-        bar = ax.figure.colorbar(shown, ax=ax, shrink=0.8, aspect=18, pad=0.02, label=color)
+        artist = draw(c=column.to_numpy(dtype=float)[order], cmap=VALUE_CMAP)
+        bar = ax.figure.colorbar(artist, ax=ax, shrink=0.8, aspect=18, pad=0.02, label=color)
         bar.outline.set_visible(False)
         return
     categories = pd.Categorical(column)

@@ -48,11 +48,11 @@ def genes(
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> np.ndarray:
-    """Map genes on a section: the picture, what was measured, what was predicted, and where they differ.
+    """Map genes on a section: picture, measured values, predicted values and their difference.
 
-    Measured and predicted values share one color scale, so that a prediction that is flatter than the truth looks it.
-    The error is the difference after both were standardized within the section: it shows where the pattern is missed,
-    whatever the amplitude.
+    Measured and predicted values share one color scale, so that a prediction that is flatter than the truth also looks
+    flatter. The error is the difference after both were standardized within the section: it shows where the pattern is
+    missed, whatever the amplitude.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def genes(
     sample
         Section to show; the first one by default.
     columns
-        Among `"image"`, `"measured"`, `"predicted"` and `"error"`. By default all that the section has: one that was
-        not measured shows its picture and the prediction.
+        Panels of each gene, among `"image"`, `"measured"`, `"predicted"` and `"error"`; all that the section has when
+        `None`: a section that was not measured shows its picture and the prediction.
     layer
         Layer with the measured values; `X` by default.
     spot_size
@@ -91,6 +91,8 @@ def genes(
         When the prediction, a gene, the section or a column that was asked for is missing.
     ValueError
         When there is no observation to show.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -111,18 +113,18 @@ def genes(
     section = find_section(data, sample=sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
     predicted = frame.to_numpy(dtype=float)[section.rows]
     measured = _measured(adata, names, section.rows, layer)
-    shown = _columns(columns, section, measured)
+    panels = _columns(columns, section, measured)
     error = _error(measured, predicted)
     limit = _symmetric_limit(error)
     leaky = bool(adata.obs[Key.leaky(key)].to_numpy()[section.rows].any()) if Key.leaky(key) in adata.obs else False
 
     with style():
         aspect = (section.box[2] - section.box[3]) / (section.box[1] - section.box[0])
-        bars = 0.75 * (bool({"measured", "predicted"} & set(shown)) + ("error" in shown))
+        bars = 0.75 * (bool({"measured", "predicted"} & set(panels)) + ("error" in panels))
         figure, axes = plt.subplots(
             len(names),
-            len(shown),
-            figsize=(_PANEL * len(shown) + bars + 0.3, (_PANEL * aspect + 0.3) * len(names) + 0.4),
+            len(panels),
+            figsize=(_PANEL * len(panels) + bars + 0.3, (_PANEL * aspect + 0.3) * len(names) + 0.4),
             squeeze=False,
             layout="constrained",
         )
@@ -132,7 +134,7 @@ def genes(
             norm = Normalize(*_limits(pair))
             values = {"measured": measured[:, row], "predicted": predicted[:, row], "error": error[:, row]}
             drawn: dict[str, Any] = {}
-            for column, kind in enumerate(shown):
+            for column, kind in enumerate(panels):
                 ax = axes[row, column]
                 last = row == len(names) - 1
                 frame_section(ax, section, picture=float(kind == "image"), scale_bar=column == 0 and last)
@@ -146,7 +148,7 @@ def genes(
                 ax.set_title(f"{section.name}: {title}" if row == column == 0 else title)
                 if column == 0:
                     ax.set_ylabel(name, fontstyle="italic", fontsize=10)
-            _add_colorbars(figure, axes[row], shown, drawn, pair, unit)
+            _add_colorbars(figure, axes[row], panels, drawn, pair, unit)
     return axes
 
 
@@ -156,9 +158,9 @@ def _measured(adata: AnnData, names: Sequence[str], rows: np.ndarray, layer: str
 
     check_unique(adata.var_names, "var_names")
     values = np.full((len(rows), len(names)), np.nan)
-    known = np.isin(names, adata.var_names)
-    if known.any() and (adata.X is not None or layer is not None):
-        values[:, known] = to_dense(measured_matrix(adata, list(np.array(names)[known]), rows, layer))
+    is_measured = np.isin(names, adata.var_names)
+    if is_measured.any() and (adata.X is not None or layer is not None):
+        values[:, is_measured] = to_dense(measured_matrix(adata, list(np.array(names)[is_measured]), rows, layer))
         values[~measured_rows(adata, np.empty((adata.n_obs, 0), dtype=int))[rows]] = np.nan
     return values
 
@@ -197,8 +199,8 @@ def _standardized(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 def _error(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Standardized prediction minus standardized measurement (n, n_genes), over observations that have both."""
-    both = np.isfinite(measured) & np.isfinite(predicted)
-    return _standardized(predicted, both) - _standardized(measured, both)
+    finite = np.isfinite(measured) & np.isfinite(predicted)
+    return _standardized(predicted, finite) - _standardized(measured, finite)
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
@@ -218,10 +220,10 @@ def _title(kind: str, first: bool, measured: np.ndarray, predicted: np.ndarray, 
     from stpredict.metrics import pearson
 
     label = _TITLES[kind] if first else ""
-    both = np.isfinite(measured) & np.isfinite(predicted)
-    if kind != "predicted" or not both.any():
+    finite = np.isfinite(measured) & np.isfinite(predicted)
+    if kind != "predicted" or not finite.any():
         return label
-    r = float(pearson(measured[both, None], predicted[both, None])[0])
+    r = float(pearson(measured[finite, None], predicted[finite, None])[0])
     score = f"r = {r:.2f}" if np.isfinite(r) else "r undefined"
     return ", ".join(part for part in (label, score, "leaky" if leaky else "") if part)
 

@@ -26,7 +26,7 @@ def history(model: FittedModel | pd.DataFrame, *, metric: str = "loss", ax: Axes
     model
         Fitted model, or its `history`.
     metric
-        `"loss"`, or `"correlation"` (over the validation split only).
+        Curve to draw: `"loss"`, or `"correlation"` (of the validation split only).
     ax
         Axes to draw into; those of a new figure by default.
 

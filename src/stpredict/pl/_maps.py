@@ -58,16 +58,16 @@ def maps(
         Slot of the measured map that :func:`stpredict.tl.compare_to_st` writes; without it, or with `None`, only the
         prediction is shown.
     scores
-        Table that :func:`stpredict.tl.compare_to_st` returned, for the titles; otherwise computed for the genes shown,
-        exactly up to 1,500 tiles and sliced above.
+        Table that :func:`stpredict.tl.compare_to_st` returned, for the titles; when `None`, the scores are computed for
+        the genes shown, exactly up to 1,500 tiles and sliced above.
     sample
         Slide to show; the first one by default.
     n_columns
-        Genes beside each other; by default 2 with a measured map and 4 without.
+        Number of genes side by side; when `None`, 2 with a measured map and 4 without.
     cmap
         Colormap.
     opacity
-        Of the tiles over the picture, 0–1; by default 1 with a measured map (no picture) and 0.75 without.
+        Opacity of the tiles over the picture, 0–1; when `None`, 1 with a measured map (no picture) and 0.75 without.
     sample_key
         Column of `obs` that names the slide.
     table_key
@@ -84,6 +84,8 @@ def maps(
         When the prediction, a gene or the slide is missing.
     ValueError
         When there is no tile to show, or an option is out of range.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -116,9 +118,9 @@ def maps(
         raise ValueError(f"expected an opacity above 0 and up to 1; found {opacity}")
     titles = [""] * len(names)
     if measured is not None:
-        told = _scores(scores, section, names, measured, predicted)
+        title_scores = _scores(scores, section, names, measured, predicted)
         predicted = np.where(np.isfinite(measured), predicted, np.nan)
-        titles = [_title(*row) for row in told]
+        titles = [_title(*row) for row in title_scores]
     leaky = bool(adata.obs[Key.leaky(key)].to_numpy()[section.rows].any()) if Key.leaky(key) in adata.obs else False
 
     width = 2 if pairs else 1
@@ -140,8 +142,8 @@ def maps(
                 _draw_tiles(ax, section, _percentiles(values), cmap, opacity)
             _label(axes[number], name, titles[number], section.name if number == 0 else "", leaky)
         scale = ScalarMappable(Normalize(0, 100), cmap)
-        shown = axes.ravel().tolist()
-        bar = figure.colorbar(scale, ax=shown, shrink=min(1.0, 0.8 / below + 0.1), aspect=22, pad=0.02)
+        all_axes = axes.ravel().tolist()
+        bar = figure.colorbar(scale, ax=all_axes, shrink=min(1.0, 0.8 / below + 0.1), aspect=22, pad=0.02)
         bar.set_label("percentile over tiles", fontsize=8)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=7, length=2)
@@ -165,27 +167,27 @@ def _scores(
     """Correlation, distance and distance of a uniform map of each gene."""
     from stpredict.tl.judge._compare_to_st import score_maps
 
-    wanted = ["pearson", "emd", "emd_uniform"]
+    columns = ["pearson", "emd", "emd_uniform"]
     if scores is not None:
-        missing = [name for name in ("gene", "sample", *wanted) if name not in scores]
+        missing = [name for name in ("gene", "sample", *columns) if name not in scores]
         if missing:
             raise KeyError(f"expected the table of stp.tl.compare_to_st; found one without {', '.join(missing)}")
-        table = scores[scores["sample"].astype(str) == section.name].set_index("gene")[wanted]
+        table = scores[scores["sample"].astype(str) == section.name].set_index("gene")[columns]
         check_unique(table.index, f"genes of section {section.name!r} in the table of scores")
         return [tuple(row) for row in table.reindex(names).to_numpy(dtype=float)]
-    told = np.full((len(names), 3), np.nan)
-    there = np.isfinite(measured)
+    values = np.full((len(names), 3), np.nan)
+    is_measured = np.isfinite(measured)
     # compare_to_st leaves out the same tiles for all genes it wrote; a gene that it did not write has none.
-    known = np.flatnonzero(there.any(axis=0))
-    rows = there[:, known].all(axis=1)
+    with_values = np.flatnonzero(is_measured.any(axis=0))
+    rows = is_measured[:, with_values].all(axis=1)
     if rows.sum() > 1:
         method: Any = "exact" if rows.sum() <= _MAX_EXACT else "sliced"
-        found = score_maps(
-            measured[np.ix_(rows, known)], predicted[np.ix_(rows, known)], section.xy[rows], min_unique=2,
+        computed = score_maps(
+            measured[np.ix_(rows, with_values)], predicted[np.ix_(rows, with_values)], section.xy[rows], min_unique=2,
             method=method, n_jobs=1,
         )  # fmt: skip
-        told[known] = np.column_stack([found[name] for name in wanted])
-    return [tuple(row) for row in told]
+        values[with_values] = np.column_stack([computed[name] for name in columns])
+    return [tuple(row) for row in values]
 
 
 def _title(r: float, distance: float, uniform: float) -> str:

@@ -52,14 +52,14 @@ def scores(
     by
         Column whose values get a violin each.
     order
-        Values of `by` to show, from left to right. By default all, baselines first, better medians further
-        right.
+        Values of `by` to show, from left to right; when `None`, all of them, baselines first, then by increasing
+        median.
     baselines
-        Values of `by` to draw in gray: by default the training mean, color, permuted labels, smoothed predictions, and
-        the ridge when other models are there.
+        Values of `by` to draw in gray; when `None`, the training mean, color, permuted labels, smoothed predictions,
+        and the ridge when there are other models.
     ceiling
-        Add the noise ceiling of the genes at the right, and its median as a line, where the table has it and the
-        metric is `"pearson"`.
+        Whether to add the noise ceiling of the genes at the right, and its median as a line, where the table has it and
+        the metric is `"pearson"`.
     ax
         Axes to draw into; those of a new figure by default.
 

@@ -54,26 +54,26 @@ def slide(
     sdata
         Slide of :func:`stpredict.io.open_slide`.
     tiles
-        Whether tiles are drawn, where the slide has any.
+        Whether to draw tiles, where the slide has any.
     tissue
-        Whether outlines of the tissue are drawn, where the slide has any.
+        Whether to draw outlines of the tissue, where the slide has any.
     color
-        What tiles are filled with: a column of `obs` of the tile table, a predicted gene, or a column of the tiles
-        themselves. Nothing by default.
+        Values to fill the tiles by: a column of `obs` of the tile table, a predicted gene, or a column of the tiles
+        themselves; no fill when `None`.
     key
         Slot in `obsm` of the tile table with predictions.
     ax
         Axes to draw into; those of a new figure by default.
     cmap
-        Colormap of numbers.
+        Colormap of the numbers in `color`.
     vmin, vmax
         Values at the ends of the colormap; the smallest and largest by default.
     alpha
         Opacity of the filled tiles.
     tile_key, tissue_key
-        Names of the shapes.
+        Names of the shapes with the tiles and with the outlines of the tissue.
     table_key
-        Tile table; by default the only one with `color`.
+        Name of the tile table; the only one with `color` when `None`.
 
     Returns
     -------
@@ -85,6 +85,12 @@ def slide(
         When nothing is named `color`, or there are no tiles to color.
     ValueError
         When several tile tables have `color`.
+    TypeError
+        When `sdata` is not a slide of :func:`stpredict.io.open_slide`.
+    FileNotFoundError
+        When the file of the slide is missing.
+    ImportError
+        When wsidata is not installed (extra `wsi`).
 
     Examples
     --------
@@ -138,29 +144,29 @@ def _values(sdata: SpatialData, color: str, key: str, tile_key: str, table_key: 
     from stpredict.io._slide import tile_frame
 
     frame = tile_frame(sdata, tile_key)
-    known = {
+    tables = {
         name: table
         for name, table in sdata.tables.items()
         if Key.TILE_ID in table.obs and table.uns.get("spatialdata_attrs", {}).get("region") in (tile_key, [tile_key])
     }
     if table_key is not None:
-        if table_key not in known:
+        if table_key not in tables:
             raise KeyError(
-                f"expected a table {table_key!r} of {tile_key!r}; found {sorted(known)}; correct `table_key=`"
+                f"expected a table {table_key!r} of {tile_key!r}; found {sorted(tables)}; correct `table_key=`"
             )
-        known = {table_key: known[table_key]}
-    found = {name: column for name, table in known.items() if (column := _column(table, color, key)) is not None}
-    if len(found) > 1:
+        tables = {table_key: tables[table_key]}
+    matches = {name: column for name, table in tables.items() if (column := _column(table, color, key)) is not None}
+    if len(matches) > 1:
         raise ValueError(
-            f"expected one tile table with {color!r}; found it in {sorted(found)}; choose with `table_key=`"
+            f"expected one tile table with {color!r}; found it in {sorted(matches)}; choose with `table_key=`"
         )
-    if found:
-        (column,) = found.values()
+    if matches:
+        (column,) = matches.values()
         return column.reindex(frame["tile_id"].to_numpy())
     if table_key is None and color in frame and color != "geometry":
         return frame[color]
     raise KeyError(
-        f"expected {color!r} among the columns of obs, the genes of obsm[{key!r}] in the tile tables {sorted(known)}, or "
+        f"expected {color!r} among the columns of obs, the genes of obsm[{key!r}] in the tile tables {sorted(tables)}, or "
         f"the columns of shapes[{tile_key!r}]; found none; run stp.tl.predict, or correct `color=`"
     )
 

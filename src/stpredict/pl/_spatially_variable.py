@@ -32,7 +32,7 @@ def spatially_variable(
     ax: Axes | None = None,
     table_key: str = Key.TABLE,
 ) -> Axes:
-    """Rank genes by Moran's I: the median over sections, with the range from the lowest to the highest section.
+    """Rank genes by Moran's I :cite:p:`moran1950`: median over sections, and range from the lowest to the highest.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def spatially_variable(
     genes
         Genes to show; the `n_genes` with the highest median by default.
     n_genes
-        Number of genes, without `genes`.
+        Number of genes to show when `genes` is `None`.
     selected_key
         Column of `var` with the selected genes, which are filled; the threshold of a selection by Moran's I is drawn
         as a line.
@@ -60,6 +60,8 @@ def spatially_variable(
         When `varm["moran_i"]` or a gene is missing.
     ValueError
         When no gene was tested.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
-# Okabe and Ito: told apart with every common form of color blindness. Wine stands in for their yellow, weak on white.
+# Okabe and Ito: distinct with every common form of color blindness. Wine replaces their yellow, weak on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000")
 BLUE, VERMILION, GREEN, ORANGE = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4]
 GRAY, LIGHT_GRAY, INK = "#8C8C8C", "#D9D9D9", "#333333"
@@ -293,7 +293,8 @@ def draw_spots(
     n = len(section.xy)
     width = np.full(n, section.diameter)
     spots = EllipseCollection(
-        width, width, np.zeros(n), units="xy", offsets=section.xy, offset_transform=ax.transData, linewidths=0.3 * min(1.0, 200 / n) if n < _DENSE_FROM else 0,
+        width, width, np.zeros(n), units="xy", offsets=section.xy, offset_transform=ax.transData,
+        linewidths=0.3 * min(1.0, 200 / n) if n < _DENSE_FROM else 0,
         edgecolors=edge, alpha=alpha, rasterized=n >= _RASTERIZE_FROM, zorder=2,
     )  # fmt: skip
     if values is not None:

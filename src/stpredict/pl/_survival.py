@@ -36,20 +36,21 @@ def survival(
     ax: Axes | None = None,
     table_key: str = Key.TABLE,
 ) -> Axes:
-    """Draw the survival of the patients with high and with low predicted risk, and how many were at risk.
+    """Draw the survival of the patients with high and with low predicted risk, and the numbers at risk.
 
     Parameters
     ----------
     slides
-        One row per slide, with a risk, its group and the follow-up, as for :func:`stpredict.tl.survival`.
+        Table with one row per slide, with a risk, its group and the follow-up, as for :func:`stpredict.tl.survival`.
     risk
-        Column of `obs`, or a series indexed by the slides.
+        Column of `obs` with the risk, or a series indexed by the slides.
     time, event
-        Columns with the follow-up.
+        Columns of `obs` with the follow-up time and the event (1 or true where it occurred).
     group
-        Column with two groups, cut at the median risk of the *training* patients by :func:`stpredict.tl.predict`.
+        Column of `obs` with two groups, cut at the median risk of the *training* patients by
+        :func:`stpredict.tl.predict`.
     patient_key
-        Column of `obs` with the patient; one with several slides counts once.
+        Column of `obs` that names the patient; a patient with several slides counts once.
     level
         Level of the bands around the curves.
     time_label
@@ -72,6 +73,8 @@ def survival(
         When the risk, the follow-up or the groups are missing.
     ValueError
         When the follow-up is unusable, see :func:`stpredict.tl.survival`.
+    TypeError
+        When `slides` is neither AnnData nor SpatialData.
 
     Examples
     --------

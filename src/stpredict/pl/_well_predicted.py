@@ -27,9 +27,9 @@ def well_predicted(
 ) -> Axes:
     """Draw a violin of the correlations of the well-predicted genes of each model or cancer, with their number.
 
-    As in Fig. 1d of :cite:t:`pizurica2024`. These genes are selected by their correlation on the same patients, so
-    the height of a violin is no estimate of accuracy, and one of fewer genes may stand higher: compare the counts, and
-    the violins of all genes behind.
+    The figure follows Fig. 1d of :cite:t:`pizurica2024`. These genes are selected by their correlation on the same
+    patients, so the height of a violin is no estimate of accuracy, and one of fewer genes may stand higher: compare the
+    counts, and the violins of all genes behind.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def well_predicted(
     by
         Column with the label, where a table holds several (concatenated) ones.
     all_genes
-        Also draw all genes with a correlation, in gray behind.
+        Whether to draw all genes with a correlation too, in gray behind.
     ax
         Axes to draw into; those of a new figure by default.
 
@@ -80,8 +80,8 @@ def well_predicted(
                 _background(ax, position, defined)
             violin(ax, position, called, BLUE, hatched=leaky)
             labels.append(label.replace(" ", "\n") + ("\nleaky" if leaky else ""))
-            shown = defined if all_genes else called
-            tops.append(float(shown.max()) if len(shown) else 0.0)
+            drawn = defined if all_genes else called
+            tops.append(float(drawn.max()) if len(drawn) else 0.0)
         steep: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if n >= _ROTATE_FROM else {}
         ax.set_xticks(range(n), labels, **steep)
         ax.set_xlim(-0.6, n - 0.4)

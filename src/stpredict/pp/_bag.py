@@ -65,64 +65,66 @@ def bag(
     Parameters
     ----------
     slides
-        A mapping from the name of a slide to its SpatialData with a table `"{encoder}_tiles"` of
-        :func:`stpredict.pp.image_features`, to such a table, or to the path of either (`.h5ad`, AnnData or SpatialData in
-        Zarr); a sequence of these, whose names are read from `obs[sample_key]`; or one AnnData with the tiles of many
-        slides, in the order of their names.
+        Mapping from the name of a slide to its SpatialData with a table `"{encoder}_tiles"` of
+        :func:`stpredict.pp.image_features`, to such a table, or to the path of either (`.h5ad`, AnnData or SpatialData
+        in Zarr); a sequence of these, whose names are read from `obs[sample_key]`; or one AnnData with the tiles of
+        many slides, in the order of their names.
     encoder
-        Encoder of the features, or their slot; may be left out where a slide has features of one encoder only.
+        Encoder of the features, or their slot; not needed where a slide has features of one encoder only.
     expression
         Bulk expression, rows × genes, as a DataFrame or an AnnData whose `obs` columns (follow-up, covariates), `var`
         columns (biotypes) and layers are kept. Rows are joined by name, never by position.
     by
-        What the rows of `expression` are named after: `"slide"` or `"patient"`.
+        Unit that the rows of `expression` are named after: `"slide"` or `"patient"`.
     patient
-        Patient of each slide, where the tile tables do not say, or say it wrong.
+        Patient of each slide, where the tile tables do not name it or name a wrong one.
     n_tokens
-        Tokens of a slide.
+        Number of tokens of a slide.
     method
-        `"kmeans"`: clusters by Lloyd's algorithm from one k-means++ start.
+        Method of clustering: `"kmeans"`, clusters by Lloyd's algorithm from one k-means++ start.
     join
-        `"exact"`: slides (or patients) and rows of `expression` must be the same. `"left"`: further rows are ignored, and
-        slides without one are unmeasured.
+        Join of the slides with `expression`. `"exact"`: slides (or patients) and rows of `expression` must be the same.
+        `"left"`: further rows are ignored, and slides without a row are unmeasured.
     shared
         Whether the slides of one patient share its expression, which is then checked. Pass `False` when each slide was
         sequenced by itself.
     sample_key
         Column of the tile tables that names the slide.
     patient_key
-        Column of the tile tables that names the person.
+        Column of the tile tables that names the patient.
     seed
-        Of the clustering.
+        Random seed for the clustering.
     n_jobs
-        Slides read and clustered at once; each holds one slide in memory.
+        Number of slides read and clustered at once; each holds one slide in memory.
     progress
-        Whether a progress bar is shown; `settings.progress` by default.
+        Whether to show a progress bar; `settings.progress` when `None`.
 
     Returns
     -------
     AnnData, slides × genes, with
 
     - `X`: expression, float32; NaN for slides without. Without `expression` there are no genes.
-    - `obs["sample"]`, `obs["patient"]`, `obs["n_tiles"]`, `obs["measured"]`, and the columns of an AnnData `expression`.
+    - `obs["sample"]`, `obs["patient"]`, `obs["n_tiles"]`, `obs["measured"]`, and the columns of an AnnData
+      `expression`.
     - `obsm["X_{encoder}_bag"]`: tokens (n_slides, n_tokens, d) float32, zero where padded.
     - `obsm["X_{encoder}_bag_size"]`: tiles behind each token (n_slides, n_tokens) float32, 0 for padding.
     - `obsm["X_{encoder}"]`: mean over all tiles (n_slides, d) float32.
     - `uns["stpredict"]["X_{encoder}"]`: provenance of the features, the same for all slides except `microns_per_pixel`.
-    - `uns["stpredict"]["X_{encoder}_bag"]`: `method`, `n_tokens`, `seed`, and `n_padded`, the number of slides with
-      fewer tokens.
+    - `uns["stpredict"]["X_{encoder}_bag"]`: `method`, `n_tokens`, `seed`, `features` (slot of the mean features), and
+      `n_padded`, the number of slides with fewer tokens.
 
     Raises
     ------
     KeyError
-        A slide has no tile features, or several and no `encoder` names one.
+        When a slide has no tile features, or several and no `encoder` names one.
     ValueError
-        Rows of `expression` and slides do not match, a name occurs twice, slides of one patient differ in expression, a
-        patient is unknown, features are not finite or were made in different ways, or a slide has no tiles.
+        When rows of `expression` and slides do not match, a name occurs twice, slides of one patient differ in
+        expression, a patient is unknown, features are not finite or were made in different ways, or a slide has no
+        tiles.
     FileNotFoundError
-        There is nothing at a path.
+        When there is nothing at a path.
     TypeError
-        A slide or `expression` is of another type.
+        When a slide or `expression` is of another type.
 
     Examples
     --------
@@ -146,19 +148,19 @@ def bag(
     if isinstance(n_tokens, bool) or int(n_tokens) != n_tokens or n_tokens < 1:
         raise ValueError(f"expected n_tokens to be a positive whole number; found {n_tokens!r}")
     bulk = None if expression is None else as_bulk(expression)
-    known = {} if patient is None else {str(name): str(who) for name, who in dict(patient).items() if who == who}
+    patient_of = {} if patient is None else {str(name): str(who) for name, who in dict(patient).items() if who == who}
     sources = list_sources(slides, sample_key)
     names = [source.name for source in sources if source.name is not None]
     if bulk is not None and len(names) == len(sources):  # before hours of reading, where it can be told
         if by == "slide":
             check_join(bulk, names, by, join)
-        elif all(name in known for name in names):
-            check_join(bulk, [known[name] for name in names], by, join)
+        elif all(name in patient_of for name in names):
+            check_join(bulk, [patient_of[name] for name in names], by, join)
 
     bags = _summarize(sources, encoder, int(n_tokens), sample_key, patient_key, seed, n_jobs, progress)
     names = [made.slide.name for made in bags]
     check_unique(names, "slides")
-    patients = _patients(bags, known, bulk, by, patient_key)
+    patients = _patients(bags, patient_of, bulk, by, patient_key)
     units = names if by == "slide" else patients
     if bulk is not None:
         check_join(bulk, units, by, join)
@@ -195,14 +197,14 @@ def _summarize(
         n_tiles, slide.features, slide.positions = len(slide.features), slide.features[:0], None
         return _Bag(slide, n_tiles, mean, tokens, size)
 
-    shown = settings.progress if progress is None else progress
+    show_progress = settings.progress if progress is None else progress
     bags: list[_Bag] = []
-    # The limit of BLAS is one for the whole process: set here once, jobs that end do not lift it for those still running.
+    # The limit of BLAS holds for the whole process: set here once, so that no job lifts it while others still run.
     with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is not present in the SpatialData.*")  # only tables are read
         run = Parallel(n_jobs=n_jobs, backend="threading", return_as="generator", pre_dispatch="n_jobs")
         made = run(delayed(work)(source) for source in sources)
-        for one in tqdm(made, total=len(sources), unit="slide", desc="bag", disable=not shown):
+        for one in tqdm(made, total=len(sources), unit="slide", desc="bag", disable=not show_progress):
             bags.append(one)
             _check_same(bags[0].slide, one.slide)
     return bags

@@ -25,11 +25,11 @@ class Bulk:
     Attributes
     ----------
     names
-        (m,) of slides or patients.
+        Names of slides or patients (m,).
     values
-        (m, n_genes) float32.
+        Values (m, n_genes), float32.
     var, obs
-        Of the genes; of the slides or patients.
+        Columns of the genes; columns of the slides or patients.
     layers
         Further matrices (m, n_genes).
     records

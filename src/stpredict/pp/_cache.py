@@ -69,7 +69,7 @@ class FeatureCache:
     Parameters
     ----------
     directory
-        Where the files lie; `settings.cache_dir / "features"` when `None`. Made at the first `put`.
+        Folder of the files; `settings.cache_dir / "features"` when `None`. Made at the first `put`.
 
     Examples
     --------

@@ -48,39 +48,45 @@ def filter_genes(
     data
         AnnData, or SpatialData whose table is used.
     gene_types
-        Biotypes that are kept, whatever their case, hyphens and spaces (`"protein coding"` is `"protein_coding"`).
-        `None` keeps all.
+        Biotypes to keep, whatever their case, hyphens and spaces (`"protein coding"` is `"protein_coding"`); all when
+        `None`.
     gene_type_key
         Column of `var` with the biotype.
     min_median
-        Genes whose median over the training patients does not exceed it are dropped; 0 drops genes that half of them
-        do not express. In the unit of `X`. Several slides of a patient are averaged first.
+        Median over the training patients that a gene must exceed, in the unit of `X`; 0 drops genes that half of the
+        patients do not express. Several slides of a patient are averaged first.
     train
-        Boolean array or `obs` key: the observations that the median is taken over. All measured ones by default.
+        Training observations, a boolean array (n_obs,) or a column of `obs`, that the median is taken over; all
+        measured ones when `None`.
     layer
         Layer to read instead of `X`.
     patient_key
-        Column of `obs` that names the person; without it every observation counts by itself.
+        Column of `obs` that names the patient; without it every observation counts by itself.
     key_added
         Column of `var` to mark the genes in, instead of removing the others. A column `"selected"` is the panel of
         :func:`stpredict.tl.fit`.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
     Returns
     -------
-    `None`, or the changed copy. Removes genes from the object, or writes `var[key_added]`; and writes
-    `uns["stpredict"]["filter_genes"]` (or `[key_added]`): `gene_types`, `min_median`, `n_genes`, `digest`, the number of
-    genes that each filter removed (`dropped`), and for a median the `patients` and `samples` that it looked at.
+    `None`, or the changed copy. Removes genes from the object, or writes
+
+    - `var[key_added]`: whether the gene is kept, where `key_added` is given.
+    - `uns["stpredict"]["filter_genes"]` (or `[key_added]`): `method`, `layer`, `gene_types`, `min_median`, `n_genes`,
+      `digest`, the number of genes that each filter removed (`dropped`), and for a median the `patients`, `samples` and
+      `n_observations` that it was taken over.
 
     Raises
     ------
     KeyError
-        `var[gene_type_key]` or the layer is missing.
+        When `var[gene_type_key]` or the layer is missing.
     ValueError
-        No gene is left, there is nothing to filter by, or no training observation was measured.
+        When no gene is left, there is nothing to filter by, or no training observation was measured.
+    TypeError
+        When `data` is neither AnnData nor SpatialData. Also when `obs[train]` is not boolean.
 
     Examples
     --------
@@ -95,18 +101,18 @@ def filter_genes(
     container, adata = begin(data, copy, table_key)
     if gene_types is None and min_median is None:
         raise ValueError("expected gene_types or min_median to filter by; found neither")
-    kept = np.ones(adata.n_vars, dtype=bool)
+    passes = np.ones(adata.n_vars, dtype=bool)
     dropped: dict[str, int] = {}
     entry: dict[str, Any] = {"method": "filter", "min_median": min_median, "layer": layer}
     if gene_types is not None:
-        wanted = [gene_types] if isinstance(gene_types, str) else [str(name) for name in gene_types]
-        kept &= _of_types(adata, wanted, gene_type_key)
-        dropped["gene_types"] = int((~kept).sum())
-        entry["gene_types"] = wanted
-        if not kept.any():
+        types = [gene_types] if isinstance(gene_types, str) else [str(name) for name in gene_types]
+        passes &= _of_types(adata, types, gene_type_key)
+        dropped["gene_types"] = int((~passes).sum())
+        entry["gene_types"] = types
+        if not passes.any():
             found = adata.var[gene_type_key].dropna().astype(str).value_counts().index
             raise ValueError(
-                f"expected genes of the types {few(wanted)} in var[{gene_type_key!r}]; found {few(found) or 'no types'}"
+                f"expected genes of the types {few(types)} in var[{gene_type_key!r}]; found {few(found) or 'no types'}"
             )
     if min_median is not None:
         rows = as_mask(adata, train)
@@ -114,10 +120,10 @@ def filter_genes(
         rows = rows & measured_rows(adata, matrix)
         if not rows.any():
             raise ValueError("expected measured expression in the training observations; found none; see `train=`")
-        columns = np.flatnonzero(kept)
-        kept[columns] = _medians(adata, matrix, rows, columns, patient_key) > min_median
-        dropped["min_median"] = len(columns) - int(kept.sum())
-        if not kept.any():
+        columns = np.flatnonzero(passes)
+        passes[columns] = _medians(adata, matrix, rows, columns, patient_key) > min_median
+        dropped["min_median"] = len(columns) - int(passes.sum())
+        if not passes.any():
             raise ValueError(
                 f"expected genes with a median above {min_median} over {int(rows.sum())} training observations; found "
                 f"none among {len(columns)}; lower min_median (it is in the unit of X)"
@@ -127,12 +133,12 @@ def filter_genes(
                 entry[name] = sorted(set(adata.obs[column].astype(str).to_numpy()[rows]))
         entry["n_observations"] = int(rows.sum())
 
-    genes = adata.var_names[kept]
+    genes = adata.var_names[passes]
     entry |= {"dropped": dropped, "n_genes": len(genes), "digest": genes_digest(map(str, genes))}
     if key_added is None:
-        adata._inplace_subset_var(kept)  # what scanpy's filters call
+        adata._inplace_subset_var(passes)  # what scanpy's filters call
     else:
-        adata.var[key_added] = kept
+        adata.var[key_added] = passes
     write_record(adata, key_added or "filter_genes", entry)
     return container if copy else None
 

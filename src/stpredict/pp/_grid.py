@@ -58,13 +58,13 @@ def grid(
     data
         AnnData, or SpatialData whose table is used.
     lattice
-        `"hex"`, `"square"` (legacy Spatial Transcriptomics, bins, tiles of a slide), or `"auto"` to recognize it in
-        every section: on a hexagonal lattice row and column are both even or both odd (or never so), and the distances
-        in pixels fit.
+        Lattice of the sections: `"hex"`, `"square"` (legacy Spatial Transcriptomics, bins, tiles of a slide), or
+        `"auto"` to recognize it in every section: on a hexagonal lattice row and column are both even or both odd (or
+        never so), and the distances in pixels fit.
     sample_key
         Column of `obs` that names the section.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -80,11 +80,13 @@ def grid(
     Raises
     ------
     KeyError
-        `obs[sample_key]` is missing, or there are neither `obs["array_row"]` and `obs["array_col"]` nor
+        When `obs[sample_key]` is missing, or there are neither `obs["array_row"]` and `obs["array_col"]` nor
         `obsm["spatial"]`.
     ValueError
-        Two observations share a cell, the lattice is not recognized or is not the one asked for, positions are missing,
-        or array positions and pixels do not belong together.
+        When two observations share a cell, the lattice is not recognized or is not the one asked for, positions are
+        missing, or array positions and pixels do not belong together.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -113,26 +115,26 @@ def grid(
     record: dict[str, dict[str, Any]] = {"lattice": {}, "shape": {}, "source": {}}
     lonely: list[str] = []
     for sample in dict.fromkeys(samples.tolist()):
-        here = np.flatnonzero(samples == sample)
-        section = _Section(sample, adata.obs_names[here], None if xy is None else xy[here])
-        steps = None if index is None else section.array(index[here])
+        section_rows = np.flatnonzero(samples == sample)
+        section = _Section(sample, adata.obs_names[section_rows], None if xy is None else xy[section_rows])
+        steps = None if index is None else section.array(index[section_rows])
         record["source"][sample] = "spatial" if steps is None else "array"
-        found: str = lattice
-        if len(here) == 1:
+        recognized: str = lattice
+        if len(section_rows) == 1:
             lonely.append(sample)
         elif steps is None:
-            steps, found = section.derive(lattice)
+            steps, recognized = section.derive(lattice)
         elif lattice != "square":
-            found = section.recognize(steps, lattice)
-        if len(here) > 1:
+            recognized = section.recognize(steps, lattice)
+        if len(section_rows) > 1:
             assert steps is not None
-            section.check_together(steps, found)
-            cell[here] = section.cells(steps, found)
-            record["lattice"][sample] = found
-        record["shape"][sample] = (cell[here].max(axis=0) + 1).tolist()
+            section.check_together(steps, recognized)
+            cell[section_rows] = section.cells(steps, recognized)
+            record["lattice"][sample] = recognized
+        record["shape"][sample] = (cell[section_rows].max(axis=0) + 1).tolist()
     for sample in lonely:  # one observation has no neighbors to tell from
-        others = [found for name, found in record["lattice"].items() if name not in lonely]
-        record["lattice"][sample] = lattice if lattice != "auto" else (others or ["square"])[0]
+        other_lattices = [recognized for name, recognized in record["lattice"].items() if name not in lonely]
+        record["lattice"][sample] = lattice if lattice != "auto" else (other_lattices or ["square"])[0]
     adata.obs[Key.GRID_ROW], adata.obs[Key.GRID_COL] = cell[:, 0], cell[:, 1]
     write_record(adata, Key.GRID, record)
     return container if copy else None
@@ -268,35 +270,35 @@ class _Section:
                 f"pixels for {few(bad)}; fill them, or drop these observations"
             )
         orders, pitch = self._orders()
-        found = lattice if lattice != "auto" else max(("square", "hex"), key=lambda name: round(abs(orders[name]), 6))
+        kind = lattice if lattice != "auto" else max(("square", "hex"), key=lambda name: round(abs(orders[name]), 6))
         looks = f"directions of neighbors that repeat every 90° to {abs(orders['square']):.2f} of 1, every 60° to " + (
             f"{abs(orders['hex']):.2f} of 1"
         )
         hint = "pass array positions in obs['array_row'] and obs['array_col']"
-        wanted = "a square or hexagonal" if lattice == "auto" else f"a {_NAMES[lattice]}"
-        if abs(orders[found]) < _ORDER:
+        expected_lattice = "a square or hexagonal" if lattice == "auto" else f"a {_NAMES[lattice]}"
+        if abs(orders[kind]) < _ORDER:
             raise ValueError(
-                f"expected {wanted} lattice of pixel positions in section {self.name!r}; found {looks}; {hint}"
+                f"expected {expected_lattice} lattice of pixel positions in section {self.name!r}; found {looks}; {hint}"
             )
-        tilt = np.angle(orders[found]) / _FOLD[found]
+        tilt = np.angle(orders[kind]) / _FOLD[kind]
         if abs(tilt) > np.radians(_TILT):
             raise ValueError(
                 f"expected rows of the lattice along x, tilted by at most {_TILT:g}°, in section {self.name!r}; found "
                 f"{np.degrees(tilt):.0f}°; {hint}"
             )
         level = xy @ np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
-        along, down = (_phase(level[:, axis], pitch * _STEP[found][axis]) for axis in (0, 1))
+        along, down = (_phase(level[:, axis], pitch * _STEP[kind][axis]) for axis in (0, 1))
         row, col = np.round(down), np.round(along)
-        if found == "hex":
+        if kind == "hex":
             options = [2 * np.round((along - (row + odd) % 2) / 2) + (row + odd) % 2 for odd in (0, 1)]
             col = min(options, key=lambda option: float(((along - option) ** 2).sum()))
-        off = np.sqrt((((np.column_stack([along - col, down - row]) * _STEP[found]) ** 2).sum(axis=1)).mean())
+        off = np.sqrt((((np.column_stack([along - col, down - row]) * _STEP[kind]) ** 2).sum(axis=1)).mean())
         if off > _OFF:
             raise ValueError(
-                f"expected {wanted} lattice of pixel positions in section {self.name!r}; found observations {off:.2f} "
-                f"pitches from the nearest {_NAMES[found]} one on average; {hint}"
+                f"expected {expected_lattice} lattice of pixel positions in section {self.name!r}; found observations {off:.2f} "
+                f"pitches from the nearest {_NAMES[kind]} one on average; {hint}"
             )
-        return np.column_stack([row, col]).astype(np.int64), found
+        return np.column_stack([row, col]).astype(np.int64), kind
 
     def _anisotropy(self, steps: np.ndarray, lattice: Literal["hexagonal", "square"]) -> float | None:
         """Ratio of the pixels per step in two directions; `None` where pixels cannot tell."""
@@ -306,7 +308,7 @@ class _Section:
         return None if fitted is None else float(fitted[0][0] / max(fitted[0][1], 1e-12))
 
     def _orders(self) -> tuple[dict[str, complex], float]:
-        """How far the directions of neighbors repeat every 90° and every 60°, 0–1, with the tilt as phase; the pitch."""
+        """Degree, 0–1, to which directions of neighbors repeat every 90° and every 60°, tilt as phase; the pitch."""
         from scipy.spatial import cKDTree
 
         assert self.xy is not None

@@ -61,13 +61,13 @@ def image_features(
     """Compute image features of the tile around every observation, or of the tiles of a whole slide.
 
     Each section's full-resolution image is decoded once, read in bands and closed before the next. Tiles are cut to a
-    size in µm, whatever the resolution of the scan, and resized (bilinear, antialiased) to what the encoder takes.
+    size in µm, whatever the resolution of the scan, and resized (bilinear, antialiased) to the input of the encoder.
     What lies beyond the border of the image is filled by reflection, and counted. All sections are checked before the
     first is encoded.
 
-    On a whole slide (:func:`stpredict.io.open_slide`, :func:`stpredict.pp.tiles`) its tiles are read block by block from
-    the coarsest pyramid level that still has the resolution of the encoder, and finished chunks are cached, so that an
-    interrupted run continues where it stopped. The tiles decide the field of view.
+    On a whole slide (:func:`stpredict.io.open_slide`, :func:`stpredict.pp.tiles`) its tiles are read block by block
+    from the coarsest pyramid level that still has the resolution of the encoder, and finished chunks are cached, so
+    that an interrupted run continues where it stopped. The tiles decide the field of view.
 
     Parameters
     ----------
@@ -75,16 +75,16 @@ def image_features(
         AnnData or SpatialData with `obsm["spatial"]` (x, y in full-resolution pixels) and `obs[sample_key]`, or a slide
         with tiles and without the table `table_key`.
     encoder
-        A name of :func:`stpredict.encoders.list_encoders`, `"timm:NAME"`, `"torchvision:NAME"`, an encoder of
-        :func:`stpredict.encoders.get_encoder`, or an `nn.Module` or function from normalized float tiles
-        (b, 3, tile_px, tile_px) to features (b, dim); the last needs `tile_px` and `key_added`.
+        Name of an encoder of :func:`stpredict.encoders.list_encoders`, `"timm:NAME"`, `"torchvision:NAME"`, an encoder
+        of :func:`stpredict.encoders.get_encoder`, or an `nn.Module` or function from normalized float tiles (b, 3,
+        tile_px, tile_px) to features (b, dim); a module or function needs `tile_px` and `key_added`.
     image
-        Image of the section (a path or an array), or a mapping from section to either. By default the image is found
+        Image of the section (a path or an array), or a mapping from section to either; when `None`, the image is found
         through `uns["spatial"]` or the SpatialData.
     tile_um
         Side of a tile in µm; the encoder's field of view by default (112 µm for most).
     tile_px
-        Side in pixels of the tiles that a network of your own takes.
+        Side of a tile in pixels, for a network of your own.
     context
         Fields of view as multiples of `tile_um`, all around the same center. Features of several are concatenated:
         `(1, 3)` adds the surroundings, three times as wide, and doubles the number of features.
@@ -92,43 +92,56 @@ def image_features(
         µm per full-resolution pixel, or a mapping by section; by default read from
         `uns["spatial"][sample]["scalefactors"]`.
     weights
-        Weight file of the encoder; downloaded by default where it has any.
+        Weight file of the encoder; the published weights, which are downloaded, when `None`.
     sample_key
         Column of `obs` that names the section.
     batch_size
-        Tiles encoded at once.
+        Number of tiles encoded at once.
     device
-        Where the encoder runs; `settings.device` by default.
+        Device to run the encoder on; `settings.device` when `None`.
     cache
-        Whether features are read from and written to `settings.cache_dir`. They are found by content: image file,
+        Whether to read features from `settings.cache_dir` and write them there. They are found by content: image file,
         encoder with weights, positions and tile size.
     progress
-        Whether a progress bar is shown; `settings.progress` by default.
+        Whether to show a progress bar; `settings.progress` when `None`.
     key_added
-        Slot in `obsm`; `"X_{encoder}"` by default.
+        Slot in `obsm`; `"X_{encoder}"` when `None`.
     table_key
         Table of a SpatialData.
     tile_key
-        Tiles of a slide.
+        Name of the shapes with the tiles of a slide.
     copy
-        Whether a changed copy is returned and `data` left as it is.
+        Whether to return a changed copy instead of changing `data`.
 
     Returns
     -------
-    `None`, or the changed copy. Writes `obsm[key_added]`, float32 (n_obs, dim of the encoder times the number of
-    contexts), and `uns["stpredict"][key_added]`: encoder, its fingerprint, dim, tile_um, tile_px, context, and per
-    section microns_per_pixel and the number of padded tiles.
+    `None`, or the changed copy. Writes
 
-    On a slide it writes the table `tables["{encoder}_tiles"]` in the layout of wsidata: the features in `X`, `tile_id`,
-    `sample`, `patient`, `array_row`, `array_col` and `tissue_fraction` in `obs` where known, centers of the tiles in
-    `obsm["spatial"]`, a picture of the slide in `uns["spatial"]`, and the same record in `uns["stpredict"]`.
+    - `obsm[key_added]`: features, float32 (n_obs, dim of the encoder times the number of contexts).
+    - `uns["stpredict"][key_added]`: encoder, its fingerprint, dim, tile_um, tile_px, context, and per section
+      microns_per_pixel and the number of padded tiles.
+
+    On a slide it writes
+
+    - `tables["{encoder}_tiles"]` in the layout of wsidata: features (n_tiles, dim) in `X`; `tile_id`, `sample`,
+      `patient`, `array_row`, `array_col` and `tissue_fraction` in `obs` where known; centers of the tiles in
+      `obsm["spatial"]`; a picture of the slide in `uns["spatial"]`; and the same record in `uns["stpredict"]`.
 
     Raises
     ------
     KeyError
         When positions, sections or an image are missing.
     ValueError
-        When µm per pixel is not known, positions do not fit the image, the image is damaged, or features are not finite.
+        When µm per pixel is not known, positions do not fit the image, the image is damaged, or features are not
+        finite.
+    FileNotFoundError
+        When an image is missing, or weights are needed and neither given nor reachable.
+    RuntimeError
+        When the weights of the encoder are gated.
+    TypeError
+        When `data` is neither AnnData nor SpatialData. Also when an image holds neither uint8, uint16 nor floats.
+    ImportError
+        When a package that the encoder or the slide needs is not installed (extra `encoders` or `wsi`).
 
     Examples
     --------
@@ -157,8 +170,8 @@ def image_features(
     width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
     key = key_added or Key.features(network.name)
     if _has_tiles(data, table_key):
-        for name, given in (("image", image), ("microns_per_pixel", microns_per_pixel)):
-            if given is not None:
+        for name, value in (("image", image), ("microns_per_pixel", microns_per_pixel)):
+            if value is not None:
                 raise ValueError(f"expected no `{name}=` with a slide, which was opened with it; found one")
         if scales != (1.0,):
             raise ValueError(
@@ -289,12 +302,12 @@ def _compute(
     store = FeatureCache() if cache and encoder.reproducible else None
     total = sum(len(section.rows) for section in sections)
     features = np.empty((total, encoder.dim * len(scales)), dtype=np.float32)
-    shown = settings.progress if progress is None else progress
-    with tqdm(total=total * len(scales), unit="tile", desc=encoder.name, disable=not shown) as bar:
+    show_progress = settings.progress if progress is None else progress
+    with tqdm(total=total * len(scales), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
         for section in sections:
             picture = section.find()
             try:
-                key = found = None
+                key = cached = None
                 if store is not None:
                     key = cache_key(
                         {
@@ -307,22 +320,22 @@ def _compute(
                             "context": scales,
                         }
                     )
-                    found = store.get(key)
-                if found is not None and found.shape == (len(section.rows), features.shape[1]):
-                    bar.update(found.shape[0] * len(scales))
+                    cached = store.get(key)
+                if cached is not None and cached.shape == (len(section.rows), features.shape[1]):
+                    bar.update(cached.shape[0] * len(scales))
                 else:
-                    found = _encode(picture, section, encoder, batch_size, bar.update)
+                    cached = _encode(picture, section, encoder, batch_size, bar.update)
                     check_finite(
-                        found,
+                        cached,
                         f"features of section {section.name!r}",
                         f"encoder {encoder.name!r} or its weights are broken",
                     )
                     if store is not None and key is not None:
                         try:
-                            store.put(key, found)
+                            store.put(key, cached)
                         except OSError as error:
                             warnings.warn(f"features could not be cached in {store.directory}: {error}", stacklevel=3)
-                features[section.rows] = found
+                features[section.rows] = cached
             finally:
                 picture.close()
     return features
@@ -345,7 +358,7 @@ def _encode(
 def windows_around(
     picture: SectionImage, positions: np.ndarray, side: int, batch_size: int = 256
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of the positions (b,) and the windows around them, uint8 (b, side, side, 3), in batches of bounded memory."""
+    """Rows of the positions (b,) and the windows around them, uint8 (b, side, side, 3), in bounded batches."""
     fitting = max(1, min(batch_size, _BATCH_BYTES // (3 * side**2)))
     # Few spots on a wide image would make the rows between the first and the last of a batch most of the image.
     stripe = positions[:, 1] // max(side, _BAND_BYTES // (3 * picture.width))

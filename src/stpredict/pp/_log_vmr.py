@@ -35,10 +35,10 @@ def log_vmr(
 ) -> Container | None:
     r"""Compute the log of the variance over the mean of every gene, a statistic of genes and no normalization.
 
-    Of log-normalized values x, :math:`\ln(\mathrm{var}(e^x - 1) / \mathrm{mean}(e^x - 1))` over observations, with the
-    variance of a sample, as Seurat's `LogVMR` :cite:p:`satija2015`. It says how much more a gene varies than counting would
-    make it vary, and takes the place of Moran's I where positions shall not matter. Values for training come from
-    :func:`stpredict.pp.normalize`.
+    For log-normalized values x it is :math:`\ln(\mathrm{var}(e^x - 1) / \mathrm{mean}(e^x - 1))` over observations,
+    with the variance of a sample, as Seurat's `LogVMR` :cite:p:`satija2015`. It says how much more a gene varies than
+    counting noise alone would explain, and replaces Moran's I where positions should not matter. Values for training
+    come from :func:`stpredict.pp.normalize`.
 
     Parameters
     ----------
@@ -47,13 +47,13 @@ def log_vmr(
     layer
         Layer with log-normalized values, log(1 + x), to read instead of `X`.
     train
-        Boolean array or `obs` key: observations to use. All measured ones by default.
+        Observations to use, a boolean array (n_obs,) or a column of `obs`; all measured ones when `None`.
     sample_key
         Column of `obs` that names the section.
     key_added
         Name of the result, `"log_vmr"` by default.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -70,9 +70,11 @@ def log_vmr(
     Raises
     ------
     KeyError
-        `obs[sample_key]`, the layer or the column of `train` are missing.
+        When `obs[sample_key]`, the layer or the column of `train` are missing.
     ValueError
-        The values are not log(1 + x) of counts.
+        When the values are not log(1 + x) of counts.
+    TypeError
+        When `data` is neither AnnData nor SpatialData. Also when `obs[train]` is not boolean.
 
     Examples
     --------

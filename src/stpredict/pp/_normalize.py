@@ -39,29 +39,29 @@ def normalize(
 ) -> Container | None:
     """Scale the counts of every observation to the same total and take log1p, or take log2(x + 1) of bulk expression.
 
-    The counts are read from `layers["counts"]`; without that layer, from `X`, which is then kept as
-    `layers["counts"]`. Calling the function again starts from the counts, so it can be repeated with other options.
-    Bulk expression in FPKM-UQ or TPM is scaled already and kept in `layers["fpkm_uq"]` or `layers["tpm"]` in the same way.
+    The counts are read from `layers["counts"]`; without that layer, from `X`, which is then kept as `layers["counts"]`.
+    Calling the function again starts from the counts, so it can be repeated with other options. Bulk expression in
+    FPKM-UQ or TPM is scaled already and kept in `layers["fpkm_uq"]` or `layers["tpm"]` in the same way.
 
     Parameters
     ----------
     data
         AnnData, or SpatialData whose table is used, with raw counts, or bulk expression on a linear scale.
     unit
-        `"counts"`; or `"fpkm-uq"` or `"tpm"` for bulk expression, of which log2(x + 1) is taken as by SEQUOIA
-        :cite:p:`pizurica2024`. The other options of scaling make no sense then.
+        Unit of the input: `"counts"`; or `"fpkm-uq"` or `"tpm"` for bulk expression, of which log2(x + 1) is taken as
+        by SEQUOIA :cite:p:`pizurica2024`, and with which the options of scaling must be left out.
     size_factors
-        `"all"` divides by the total over all measured genes. `"panel"` divides by the total over the genes of
-        `panel` only, the habit of several published models: the value of one gene then depends on which
-        others are in the panel.
+        Genes whose total is the size factor: `"all"` divides by the total over all measured genes. `"panel"` divides by
+        the total over the genes of `panel` only, as several published models do: the value of one gene then depends on
+        which others are in the panel.
     panel
         Genes whose counts make the size factors, for `size_factors="panel"`. All genes are normalized either way.
     target_sum
-        Counts that every observation is scaled to.
+        Total that the counts of every observation are scaled to.
     layer
         Layer with the raw counts or linear expression, instead of `layers["counts"]` (`"fpkm_uq"`, `"tpm"`).
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -79,10 +79,17 @@ def normalize(
     Raises
     ------
     ValueError
-        The matrix holds negative numbers, fractions (of counts) or NaN in some genes of an observation only; `X` was
-        normalized before and the input is not there; an option is missing or given without use.
+        When the matrix holds negative numbers, fractions (of counts) or NaN in some genes of an observation only; `X`
+        was normalized before and the input is not there; an option is missing or given without use.
     KeyError
-        `layer`, the table or genes of `panel` are missing.
+        When `layer`, the table or genes of `panel` are missing.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
+
+    Warns
+    -----
+    UserWarning
+        When observations have no counts, or bulk expression looks logarithmic already.
 
     Examples
     --------
@@ -146,15 +153,15 @@ def _normalize_bulk(adata: AnnData, unit: str, layer: str | None) -> None:
     """Take log2(x + 1) of expression on a linear scale, which is kept in a layer named after the unit."""
     from scipy import sparse
 
-    kept = unit.replace("-", "_")
+    layer_kept = unit.replace("-", "_")
     if layer is not None:
         check_layer(adata, layer, f"pass the layer that holds the {unit.upper()} values as `layer=`")
         linear = adata.layers[layer]
-    elif kept in adata.layers:
-        linear = adata.layers[kept]
+    elif layer_kept in adata.layers:
+        linear = adata.layers[layer_kept]
     elif (record := read_record(adata, "normalize")) is not None:
         raise ValueError(
-            f"expected {unit.upper()} values in layers[{kept!r}] of an object that was normalized before "
+            f"expected {unit.upper()} values in layers[{layer_kept!r}] of an object that was normalized before "
             f"({record.get('method')}, {record.get('unit', 'counts')}); found none; pass their layer as `layer=`"
         )
     elif adata.X is None:
@@ -188,7 +195,7 @@ def _normalize_bulk(adata: AnnData, unit: str, layer: str | None) -> None:
     else:
         with np.errstate(invalid="ignore"):  # whatever unmeasured rows hold
             result = np.log2(result + np.float32(1))
-    adata.layers[kept] = linear
+    adata.layers[layer_kept] = linear
     adata.X = result
     n_empty = int((np.asarray(rows.sum(axis=1)).ravel() == 0).sum())
     write_record(adata, "normalize", {"method": "log2p1", "unit": unit, "n_empty": n_empty})

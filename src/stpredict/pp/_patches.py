@@ -45,27 +45,27 @@ def patches(
 ) -> pd.DataFrame:
     """Cut the patches of every section ahead of training, and keep them in the cache.
 
-    Networks that read pixels find them there: :func:`stpredict.tl.fit` and :func:`stpredict.tl.predict` cut what is
-    missing themselves, so that this is for doing it elsewhere, for example on a node without an accelerator, with the
-    sizes of the network's configuration. Patches lie in one uint8 file per section under
-    `settings.cache_dir / "patches"`, `3 * patch_px**2` bytes each, named after what they were cut from: the image, the
-    positions, and both sizes. What lies beyond the border of the image is filled by reflection, and counted.
+    Networks that read pixels find them there. :func:`stpredict.tl.fit` and :func:`stpredict.tl.predict` cut missing
+    patches themselves; this function does it elsewhere, for example on a node without an accelerator, with the sizes of
+    the network's configuration. Patches lie in one uint8 file per section under `settings.cache_dir / "patches"`,
+    `3 * patch_px**2` bytes each, named after what they were cut from: the image, the positions, and both sizes. What
+    lies beyond the border of the image is filled by reflection, and counted.
 
     Parameters
     ----------
     data
-        AnnData or SpatialData with `obsm["spatial"]` (x, y in full-resolution pixels), `obs[sample_key]` and µm per pixel
-        in `uns["spatial"]`.
+        AnnData or SpatialData with `obsm["spatial"]` (x, y in full-resolution pixels), `obs[sample_key]` and µm per
+        pixel in `uns["spatial"]`.
     patch_um
         Side of a patch in µm.
     patch_px
-        Side in pixels after resampling (bilinear, antialiased).
+        Side of a patch in pixels after resampling (bilinear, antialiased).
     image
         Images that the object does not record: a path, an array, or a mapping from section to either.
     sample_key
         Column of `obs` that names the section.
     progress
-        Show a progress bar; `settings.progress` when `None`.
+        Whether to show a progress bar; `settings.progress` when `None`.
     table_key
         Table of a SpatialData.
 
@@ -82,7 +82,7 @@ def patches(
         When µm per pixel is not known, positions lie outside the image or do not fit it, a patch is larger than the
         image, or the image is damaged.
     TypeError
-        When an image holds neither uint8, uint16 nor floats.
+        When an image holds neither uint8, uint16 nor floats, or `data` is neither AnnData nor SpatialData.
     OSError
         When the cache has too little room.
 
@@ -140,7 +140,8 @@ class PatchStack:
     part, row
         (n,) which part and which row of it each observation is.
     cut
-        What was cut, one entry per section: `sample`, `n_patches`, `n_padded`, `side_px`, `patch_um`, `patch_px`, `path`.
+        Record of the cut patches, one entry per section: `sample`, `n_patches`, `n_padded`, `side_px`, `patch_um`, `patch_px`,
+        `path`.
     padded
         Number of patches that reach beyond the image, by section, among the observations of the stack.
     """
@@ -164,8 +165,8 @@ class PatchStack:
         part, row = self.part[index], self.row[index]
         out = np.empty((len(part), *self.parts[0].shape[1:]), dtype=np.uint8)
         for number in np.unique(part):
-            here = part == number
-            out[here] = self.parts[number][row[here]]
+            in_part = part == number
+            out[in_part] = self.parts[number][row[in_part]]
         return out
 
 
@@ -198,7 +199,7 @@ def patch_stack(
     sample_key
         Column of `obs` with the section.
     progress
-        Show a progress bar.
+        Whether to show a progress bar.
     """
     from tqdm.auto import tqdm
 
@@ -219,10 +220,10 @@ def patch_stack(
     part, row = np.empty(len(index), dtype=np.int64), np.empty(len(index), dtype=np.int64)
     jobs, padded, cut = [], {}, []
     for number, name in enumerate(names):
-        here = sample[index] == name
+        in_section = sample[index] == name
         # The whole section is cut, so that a split of its spots finds the same file.
         whole = np.flatnonzero(sample == name)
-        part[here], row[here] = number, np.searchsorted(whole, index[here])
+        part[in_section], row[in_section] = number, np.searchsorted(whole, index[in_section])
         xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=np.float64)[whole]
         side = max(1, round(patch_um / microns_per_pixel(adata, name)))
         job = _job(section_image(data, adata, name, image), name, xy, side, int(patch_px))
@@ -238,10 +239,10 @@ def patch_stack(
                 "path": str(job.path),
             }
         )
-        padded[name] = int(job.padded[row[here]].sum())
-        if padded[name] > _MANY_PADDED * here.sum():
+        padded[name] = int(job.padded[row[in_section]].sum())
+        if padded[name] > _MANY_PADDED * in_section.sum():
             warnings.warn(
-                f"{padded[name]} of {here.sum()} patches of section {name!r} reach beyond the image and are filled by "
+                f"{padded[name]} of {in_section.sum()} patches of section {name!r} reach beyond the image and are filled by "
                 "reflection; a smaller patch, or an image with a margin, avoids it",
                 stacklevel=2,
             )
@@ -278,10 +279,10 @@ def _section_patches(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
     shape = (len(job.xy), job.patch_px, job.patch_px, 3)
     if job.path.is_file():
         try:
-            found = np.load(job.path, mmap_mode="r")
-            if found.shape == shape and found.dtype == np.uint8:
-                done(len(found))
-                return found
+            stored = np.load(job.path, mmap_mode="r")
+            if stored.shape == shape and stored.dtype == np.uint8:
+                done(len(stored))
+                return stored
         except (ValueError, OSError, EOFError):
             pass
         logger.warning("patches at %s are damaged; they are cut again", job.path)

@@ -50,20 +50,20 @@ def select_genes(
 ) -> Container | None:
     """Choose the genes to predict from the training sections.
 
-    A panel chosen on all sections lets the test sections vote on which genes they are scored on. Pass the training
-    observations as `train`; the samples and patients that took part are recorded, and :func:`stpredict.tl.fit` refuses a
-    panel that saw patients outside its training set.
+    With a panel chosen on all sections, the test sections help to decide which genes they are scored on. Pass the
+    training observations as `train`; the samples and patients that took part are recorded, and :func:`stpredict.tl.fit`
+    refuses a panel that saw patients outside its training set.
 
     Parameters
     ----------
     data
         AnnData, or SpatialData whose table is used, with a normalized `X`.
     method
-        `"moran"`: genes with spatial structure in every training section, that is `p < p_value` in each and a median
-        Moran's I above `min_i` :cite:p:`li2026`; with `n_genes`, the best of them by median I.
-        `"spatial_hvg"`: the `2 * n_genes` most highly variable genes within sections (normalized dispersion), of which
-        the `n_genes` with the highest median I. `"mean"`: the `n_genes` with the highest mean over the training
-        observations. A list of genes is recorded as given, without filters.
+        Method of selection, or a list of genes, which is recorded as given, without filters. `"moran"`: genes with
+        spatial structure in every training section, that is `p < p_value` in each and a median Moran's I above `min_i`
+        :cite:p:`li2026`; with `n_genes`, the best of them by median I. `"spatial_hvg"`: the `2 * n_genes` most highly
+        variable genes within sections (normalized dispersion), of which the `n_genes` with the highest median I.
+        `"mean"`: the `n_genes` with the highest mean over the training observations.
     n_genes
         Size of the panel. Needed by `"spatial_hvg"` and `"mean"`; fewer are taken when fewer pass the filters.
     p_value
@@ -71,31 +71,31 @@ def select_genes(
     min_i
         Median Moran's I over sections that a gene must exceed, for `"moran"`. The published 0.4 was chosen for Visium
         sections with thousands of counts and spots; I shrinks with counting noise, and in sections of a few hundred
-        spots 0.4 keeps next to nothing, so the default is 0.1.
+        spots 0.4 keeps hardly any gene, so the default is 0.1.
     min_fraction
         Share of the observations of a section in which a gene must be seen, in every training section. A gene must
         be seen at least once in each in any case.
     train
-        Boolean array or `obs` key: the training observations. All measured ones by default.
+        Training observations, a boolean array (n_obs,) or a column of `obs`; all measured ones when `None`.
     always
         Genes that are in the panel whatever the data say, beyond `n_genes`: markers of lineages, as in HiST, or genes
         of interest. They have to be among `var_names`.
     drop_ribosomal
-        Drop genes of ribosomal proteins, named like `RPS6`, `Rpl3`, `RPLP0` or `RPSA`.
+        Whether to drop genes of ribosomal proteins, named like `RPS6`, `Rpl3`, `RPLP0` or `RPSA`.
     drop_mitochondrial
-        Drop genes named like `MT-CO1` or `mt-Nd1`.
+        Whether to drop genes named like `MT-CO1` or `mt-Nd1`.
     n_neighbors
-        Neighbors of each observation for Moran's I.
+        Number of neighbors of each observation for Moran's I.
     layer
         Layer to read instead of `X`.
     sample_key
         Column of `obs` that names the section.
     patient_key
-        Column of `obs` that names the person, for the record; it may be absent.
+        Column of `obs` that names the patient, for the record; it may be absent.
     key_added
         Name of the result, `"selected"` by default.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -113,9 +113,11 @@ def select_genes(
     Raises
     ------
     ValueError
-        No gene passes (the message says what each filter removed), or an option is missing or out of range.
+        When no gene passes (the message says what each filter removed), or an option is missing or out of range.
     KeyError
-        `obs[sample_key]`, `obsm["spatial"]`, the layer or genes of a list are missing.
+        When `obs[sample_key]`, `obsm["spatial"]`, the layer or genes of a list are missing.
+    TypeError
+        When `data` is neither AnnData nor SpatialData. Also when `obs[train]` is not boolean.
 
     Examples
     --------
@@ -132,8 +134,8 @@ def select_genes(
     container, adata = begin(data, copy, table_key)
     key = key_added or Key.SELECTED
     mask = as_mask(adata, train)
-    given = not isinstance(method, str)
-    if given:
+    is_list = not isinstance(method, str)
+    if is_list:
         chosen = _Selection(_given(adata, method, always))
         rows = mask
     else:
@@ -154,9 +156,9 @@ def select_genes(
             sample_key=sample_key,
         )
 
-    entry: dict[str, Any] = {"method": "given" if given else method, "n_genes": len(chosen.genes)}
+    entry: dict[str, Any] = {"method": "given" if is_list else method, "n_genes": len(chosen.genes)}
     entry["digest"] = genes_digest(chosen.genes)
-    if not given:
+    if not is_list:
         entry |= {"min_fraction": min_fraction, "drop_ribosomal": drop_ribosomal, "layer": layer}
         entry |= {"drop_mitochondrial": drop_mitochondrial, "dropped": chosen.dropped}
         entry["added"] = chosen.added or None
@@ -179,8 +181,8 @@ def select_panel(
 ) -> list[str]:
     """Return the panel that :func:`select_genes` would choose, and write nothing.
 
-    `train` is a mask (n_obs,), row indices, or an `obs` key; `options` are those of :func:`select_genes` that have a say
-    in the choice. The genes come in the order of `var_names`; a list of genes is returned in its own order.
+    `train` is a mask (n_obs,), row indices, or an `obs` key; `options` are those of :func:`select_genes` that have a
+    say in the choice. The genes come in the order of `var_names`; a list of genes is returned in its own order.
     """
     if not isinstance(method, str):
         return _given(adata, method, options.get("always", ()))
@@ -228,7 +230,7 @@ def _select(
     sample_key: str = Key.SAMPLE,
 ) -> _Selection:
     check_choice(method, _METHODS, "method")
-    wanted = _given(adata, always) if len(always) else []
+    required = _given(adata, always) if len(always) else []
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     check_unique(adata.var_names, "var_names")
     if n_genes is None and method != "moran":
@@ -252,12 +254,12 @@ def _select(
         keep(~names.str.contains(_RIBOSOMAL), "drop_ribosomal")
     if drop_mitochondrial:
         keep(~names.str.contains(_MITOCHONDRIAL), "drop_mitochondrial")
-    seen = np.ones(adata.n_vars, dtype=bool)
+    detected = np.ones(adata.n_vars, dtype=bool)
     for section in dict.fromkeys(samples[rows]):
-        here = np.flatnonzero(rows & (samples == section))
-        share = np.asarray((matrix[here] != 0).sum(axis=0)).ravel() / len(here)
-        seen &= (share > 0) & (share >= min_fraction)
-    keep(seen, "min_fraction")
+        section_rows = np.flatnonzero(rows & (samples == section))
+        share = np.asarray((matrix[section_rows] != 0).sum(axis=0)).ravel() / len(section_rows)
+        detected &= (share > 0) & (share >= min_fraction)
+    keep(detected, "min_fraction")
     if not kept.any():
         raise ValueError(_nothing(dropped))
 
@@ -285,7 +287,7 @@ def _select(
         best[np.argsort(np.where(kept, -score, np.inf), kind="stable")[:n_genes]] = True
         keep(best, "n_genes")
     chosen = {str(name) for name in names[kept]}
-    selection.added = [gene for gene in wanted if gene not in chosen]
+    selection.added = [gene for gene in required if gene not in chosen]
     selection.genes = [str(name) for name in names if name in chosen or name in selection.added]
     return selection
 

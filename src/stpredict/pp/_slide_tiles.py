@@ -30,19 +30,19 @@ class SlideTiles:
     Attributes
     ----------
     name
-        Of the slide.
+        Name of the slide.
     patient
-        `None` where the tiles do not say.
+        Patient of the slide; `None` where the tiles do not name one.
     key
         Slot of the features.
     features
-        (n, d) float32, finite.
+        Features (n, d), float32, finite.
     positions
-        (n, 2) array row and column, or y and x; `None` without either.
+        Array row and column, or y and x, (n, 2); `None` without either.
     record
         Provenance of the features, without what differs between slides.
     own
-        What differs: `microns_per_pixel`, `padded`.
+        Entries of the record that differ between slides: `microns_per_pixel`, `padded`.
     """
 
     name: str
@@ -126,7 +126,7 @@ def read_slide(source: Source, encoder: str | None, sample_key: str, patient_key
 
     record = read_record(table, key) or {}
     record.pop("stpredict_version", None)
-    own = {what: _of_section(record.pop(what, None), sample, name) for what in _PER_SECTION}
+    per_section = {what: _of_section(record.pop(what, None), sample, name) for what in _PER_SECTION}
     return SlideTiles(
         name=name,
         patient=_single(table, patient_key, rows, source) or _text(attrs.get("patient")),
@@ -134,7 +134,7 @@ def read_slide(source: Source, encoder: str | None, sample_key: str, patient_key
         features=features,
         positions=_positions(table, rows),
         record=record | {"dim": features.shape[1]},
-        own={what: value for what, value in own.items() if value is not None},
+        own={what: value for what, value in per_section.items() if value is not None},
     )
 
 
@@ -198,12 +198,18 @@ def _tile_table(data: Any, encoder: str | None, source: Source) -> tuple[AnnData
         raise TypeError(
             f"expected {source} as a SpatialData, an AnnData of tiles, or the path of one; found {type(data).__name__}"
         )
-    found = sorted(name for name in data.tables if name.endswith(_TILES))
-    wanted = [found[0]] if encoder is None and len(found) == 1 else [f"{encoder}{_TILES}"] if encoder else []
+    table_names = sorted(name for name in data.tables if name.endswith(_TILES))
+    wanted = (
+        [table_names[0]] if encoder is None and len(table_names) == 1 else [f"{encoder}{_TILES}"] if encoder else []
+    )
     if not wanted or wanted[0] not in data.tables:
         what = f"the table {wanted[0]!r}" if wanted else "one table of tile features"
-        hint = "name one with `encoder=`" if len(found) > 1 and encoder is None else "run stp.pp.image_features(slide)"
-        raise KeyError(f"expected {what} in {source}; found {found or 'none'}; {hint}")
+        hint = (
+            "name one with `encoder=`"
+            if len(table_names) > 1 and encoder is None
+            else "run stp.pp.image_features(slide)"
+        )
+        raise KeyError(f"expected {what} in {source}; found {table_names or 'none'}; {hint}")
     return data.tables[wanted[0]], data.attrs.get(Key.UNS, {})
 
 

@@ -28,7 +28,7 @@ def spatial_weights(xy_um: np.ndarray, n_neighbors: int = 15) -> csr_matrix:
     Raises
     ------
     ValueError
-        The positions have another shape, are not finite, or are fewer than two.
+        When the positions have another shape, are not finite, or are fewer than two.
 
     Examples
     --------

@@ -35,7 +35,7 @@ def spatially_variable(
     copy: bool = False,
     table_key: str = Key.TABLE,
 ) -> Container | None:
-    """Compute Moran's I and its one-sided p-value for every gene within every section.
+    """Compute Moran's I :cite:p:`moran1950,cliff1981` and its one-sided p-value for every gene within every section.
 
     Neighbors are the nearest observations of the same section by distance on the tissue, with weight 1; distances
     on the lattice would stretch the tissue, because lattice steps differ along rows and columns.
@@ -45,17 +45,18 @@ def spatially_variable(
     data
         AnnData, or SpatialData whose table is used, with `obsm["spatial"]` and a normalized `X`.
     n_neighbors
-        Neighbors of each observation, at most all others of the section.
+        Number of neighbors of each observation, at most all others of the section.
     layer
         Layer to read instead of `X`.
     genes
         Genes to test; all by default.
     train
-        Boolean array or `obs` key: observations to use; sections without any have no column. All by default.
+        Observations to use, a boolean array (n_obs,) or a column of `obs`; sections without any have no column. All
+        when `None`.
     sample_key
         Column of `obs` that names the section.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -70,9 +71,11 @@ def spatially_variable(
     Raises
     ------
     KeyError
-        `obsm["spatial"]`, `obs[sample_key]`, the layer or genes are missing.
+        When `obsm["spatial"]`, `obs[sample_key]`, the layer or genes are missing.
     ValueError
-        A section has fewer than 4 measured observations, or values are not finite.
+        When a section has fewer than 4 measured observations, or values are not finite.
+    TypeError
+        When `data` is neither AnnData nor SpatialData. Also when `obs[train]` is not boolean.
 
     Examples
     --------
@@ -116,12 +119,12 @@ def section_morans_i(
         )
     matrix, xy = matrix_of(adata, layer), np.asarray(adata.obsm[Key.SPATIAL], dtype=float)
     columns = adata.var_names.get_indexer(genes)
-    every = len(columns) == adata.n_vars and bool((columns == np.arange(adata.n_vars)).all())
+    all_genes = len(columns) == adata.n_vars and bool((columns == np.arange(adata.n_vars)).all())
     statistic, p_value = {}, {}
     for section in sections:
-        here = np.flatnonzero(rows & (samples == section))
-        values = matrix[here] if every else matrix[here][:, columns]
-        result = morans_i(values, spatial_weights(xy[here], n_neighbors))
+        section_rows = np.flatnonzero(rows & (samples == section))
+        values = matrix[section_rows] if all_genes else matrix[section_rows][:, columns]
+        result = morans_i(values, spatial_weights(xy[section_rows], n_neighbors))
         statistic[section], p_value[section] = result["I"].to_numpy(), result["p"].to_numpy()
     index = pd.Index(genes)
     return pd.DataFrame(statistic, index=index), pd.DataFrame(p_value, index=index)

@@ -56,7 +56,7 @@ def tile_features(
     cache
         Whether chunks are read from and written to the cache.
     progress
-        Whether a progress bar is shown.
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -77,9 +77,9 @@ def tile_features(
             f"expected tiles of tile_um={tile_um:g} in shapes[{tile_key!r}]; found {width_um:.4g} µm; the tiles of a slide "
             f"decide the field of view, lay others with stp.pp.tiles(sdata, tile_um={tile_um:g})"
         )
-    asked = sdata.attrs.get(Key.UNS, {}).get(tile_key, {}).get("tile_um")
-    if asked is not None and abs(float(asked) / width_um - 1) < _SQUARE:
-        width_um = float(asked)
+    recorded_um = sdata.attrs.get(Key.UNS, {}).get(tile_key, {}).get("tile_um")
+    if recorded_um is not None and abs(float(recorded_um) / width_um - 1) < _SQUARE:
+        width_um = float(recorded_um)
     with slide_reader(sdata) as reader:
         windows = windows_of(reader, center, side, encoder.tile_px)
         height, width = reader.properties.level_shape[windows.level]
@@ -117,11 +117,11 @@ def _compute(
     slide = slide_fingerprint(path) if store is not None else None
     order = windows.order()
     features = np.empty((len(order), encoder.dim), dtype=np.float32)
-    shown = settings.progress if progress is None else progress
-    with tqdm(total=len(order), unit="tile", desc=encoder.name, disable=not shown) as bar:
+    show_progress = settings.progress if progress is None else progress
+    with tqdm(total=len(order), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
         for start in range(0, len(order), _CHUNK):
             rows = order[start : start + _CHUNK]
-            found = entry = None
+            cached = entry = None
             if store is not None:
                 entry = cache_key(
                     {
@@ -133,19 +133,19 @@ def _compute(
                         "tile_px": encoder.tile_px,
                     }
                 )
-                found = store.get(entry)
-            if found is not None and found.shape == (len(rows), encoder.dim):
+                cached = store.get(entry)
+            if cached is not None and cached.shape == (len(rows), encoder.dim):
                 bar.update(len(rows))
             else:
-                found = _encode(reader, windows, rows, encoder, batch_size, bar.update)
-                check_finite(found, "features of tiles", f"encoder {encoder.name!r} or its weights are broken")
+                cached = _encode(reader, windows, rows, encoder, batch_size, bar.update)
+                check_finite(cached, "features of tiles", f"encoder {encoder.name!r} or its weights are broken")
                 if store is not None and entry is not None:
                     try:
-                        store.put(entry, found)
+                        store.put(entry, cached)
                     except OSError as error:
                         warnings.warn(f"features could not be cached in {store.directory}: {error}", stacklevel=4)
                         store = None
-            features[rows] = found
+            features[rows] = cached
     return features
 
 

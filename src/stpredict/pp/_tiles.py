@@ -41,13 +41,14 @@ def tiles(
 ) -> SpatialData | None:
     """Lay tiles over the tissue of a slide.
 
-    Tiles lie on a lattice that starts at the top left corner of the slide; position (row, column) is exactly `stride_um`
-    times row and column away from it, also where that is no whole number of pixels. Of the tiles with enough tissue, in
-    an order drawn by `seed`, the first `max_tiles` with enough contrast are kept, and sorted by position.
+    Tiles lie on a lattice that starts at the top left corner of the slide; position (row, column) is exactly
+    `stride_um` times row and column away from it, also where that is no whole number of pixels. Of the tiles with
+    enough tissue, in an order drawn by `seed`, the first `max_tiles` with enough contrast are kept, and sorted by
+    position.
 
     With `grid` the tiles are as large as it takes to cover the tissue with so many of them, as HiST lays them
-    :cite:p:`li2026`. They then differ in size between slides, and a network sees nuclei of one slide larger than those of
-    another; predicting slides with a model of other tiles is refused. Tiles of a fixed size have a physical scale.
+    :cite:p:`li2026`. They then differ in size between slides, and a network sees nuclei of one slide larger than those
+    of another; predicting slides with a model of other tiles is refused. Tiles of a fixed size have a physical scale.
 
     Parameters
     ----------
@@ -56,14 +57,16 @@ def tiles(
     tile_um
         Side of a tile in µm, 128 by default. With `grid` it follows from the tissue.
     tile_px
-        Pixels that a tile should have across. Recorded for readers of tiles, and a warning when the scan has fewer.
+        Number of pixels that a tile should have across. It is recorded for readers of tiles, and a warning is given
+        when the scan has fewer.
     stride_um
         Distance between tiles in µm; `tile_um` by default, so that they touch and do not overlap.
     grid
-        Tiles along the two sides of the tissue, such as (80, 64). The box around the tissue is padded on both sides to
-        this ratio, upright or lying, whichever takes the smaller tiles, and the first tile lies in its top left corner.
+        Numbers of tiles along the two sides of the tissue, such as (80, 64). The box around the tissue is padded on
+        both sides to this ratio, upright or rotated by 90°, whichever takes the smaller tiles, and the first tile lies
+        in its top left corner.
     segments
-        Segments of `grid` that cover the tissue, a square number: 4 give 160 × 128 tiles.
+        Number of segments of `grid` that cover the tissue, a square number: 4 give 160 × 128 tiles.
     max_background
         Largest share of a tile, 0–1, that may lie outside the tissue or the slide.
     min_contrast
@@ -71,17 +74,18 @@ def tiles(
         what `skimage.exposure.is_low_contrast` means by its 0.05 on an RGB image, whose gray values it takes to lie
         between -1 and 1. Measured on about 2 µm per pixel, read in batches. 0 keeps all and reads nothing.
     max_tiles
-        Most tiles that are kept; `None` for all. With `grid`, those left out are holes in the map, and a warning.
+        Largest number of tiles to keep; all when `None`. With `grid`, the tiles left out are holes in the map, and a
+        warning is given.
     min_tiles
-        Fewest tiles that are accepted.
+        Smallest number of tiles that is accepted.
     seed
-        Seed of the draw.
+        Random seed for the order of the draw.
     tissue_key
-        Shapes with the tissue.
+        Name of the shapes with the tissue.
     key_added
-        Name of the shapes.
+        Name of the new shapes.
     copy
-        Whether a changed copy is returned and `sdata` left as it is.
+        Whether to return a changed copy instead of changing `sdata`.
 
     Returns
     -------
@@ -98,7 +102,19 @@ def tiles(
     KeyError
         When the tissue is missing.
     ValueError
-        When there are fewer tiles than `min_tiles`, a tile is smaller than a pixel, or `grid` comes with a size of tiles.
+        When there are fewer tiles than `min_tiles`, a tile is smaller than a pixel, or `grid` comes with a size of
+        tiles.
+    TypeError
+        When `sdata` is not a slide of :func:`stpredict.io.open_slide`.
+    FileNotFoundError
+        When the file of the slide is missing.
+    ImportError
+        When wsidata is not installed (extra `wsi`).
+
+    Warns
+    -----
+    UserWarning
+        When tiles have fewer pixels than `tile_px` asks for, or `max_tiles` leaves holes in a `grid`.
 
     Examples
     --------
@@ -165,21 +181,21 @@ def tiles(
     enough = len(position)
     order = np.random.default_rng(seed).permutation(enough)
     with slide_reader(sdata) as reader:
-        kept = np.sort(_contrasting(reader, position, order, layout, width_um, float(min_contrast), max_tiles))
-    if len(kept) < min_tiles:
+        chosen = np.sort(_contrasting(reader, position, order, layout, width_um, float(min_contrast), max_tiles))
+    if len(chosen) < min_tiles:
         raise ValueError(
-            f"expected at least {min_tiles} tiles on slide {slide_name(sdata)!r}; found {len(kept)}: {enough} have at "
-            f"most {max_background:.0%} background, and {len(kept)} of these a contrast of {min_contrast:g}; take "
+            f"expected at least {min_tiles} tiles on slide {slide_name(sdata)!r}; found {len(chosen)}: {enough} have at "
+            f"most {max_background:.0%} background, and {len(chosen)} of these a contrast of {min_contrast:g}; take "
             "smaller tiles, or allow more background"
         )
 
-    if grid is not None and max_tiles is not None and len(kept) == max_tiles < enough:
+    if grid is not None and max_tiles is not None and len(chosen) == max_tiles < enough:
         warnings.warn(
             f"max_tiles={max_tiles} leaves out tiles by chance, of {enough} with enough tissue; they are holes in the map; "
             "pass max_tiles=None",
             stacklevel=2,
         )
-    frame = _frame(position[kept], fraction[kept], layout, sdata.shapes[tissue_key])
+    frame = _frame(position[chosen], fraction[chosen], layout, sdata.shapes[tissue_key])
     container = shallow_copy(sdata) if copy else sdata
     container.shapes[key_added] = frame
     level, downsample = _level(container, side / tile_px)
@@ -207,10 +223,12 @@ def _check_counts(**counts: int | None) -> None:
 
 def _level(sdata: SpatialData, downsample: float) -> tuple[int, float]:
     """Level that wsidata would read tiles from, and its downsample."""
-    known = [1.0 if value is None else float(value) for value in sdata.attrs["slide_properties"]["level_downsample"]]
-    fitting = [level for level, value in enumerate(known) if value <= downsample * (1 + 1e-6)]
-    level = max(fitting, key=lambda index: known[index]) if fitting else 0
-    return level, known[level]
+    downsamples = [
+        1.0 if value is None else float(value) for value in sdata.attrs["slide_properties"]["level_downsample"]
+    ]
+    fitting = [level for level, value in enumerate(downsamples) if value <= downsample * (1 + 1e-6)]
+    level = max(fitting, key=lambda index: downsamples[index]) if fitting else 0
+    return level, downsamples[level]
 
 
 class _Layout(NamedTuple):
@@ -263,8 +281,8 @@ def _candidates(
 def _raster(polygons: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
     """Pixels whose centers lie in polygons (h, w), `scale` times the size (width, height) of the slide.
 
-    Every edge is noted where it crosses the middle of a row, with the sign of its direction (all outlines turn one way, all holes the other); the running sum along the
-    row is then how many polygons a pixel lies in.
+    Every edge is noted where it crosses the middle of a row, with the sign of its direction (all outlines turn one way,
+    all holes the other); the running sum along the row is then how many polygons a pixel lies in.
     """
     import shapely
 
@@ -317,24 +335,24 @@ def _contrasting(
     """The first of the tiles, in the given order, that have enough contrast."""
     from stpredict.io._slide import windows_of
 
-    wanted = len(order) if max_tiles is None else min(int(max_tiles), len(order))
+    limit = len(order) if max_tiles is None else min(int(max_tiles), len(order))
     if min_contrast == 0:
-        return order[:wanted]
+        return order[:limit]
     windows = windows_of(
         reader, layout.top_left(position) + layout.side / 2, layout.side, max(1, round(tile_um / _CONTRAST_UM))
     )
-    kept: list[np.ndarray] = []
-    found = start = 0
-    while found < wanted and start < len(order):
-        part = order[start : start + max(_BATCH, wanted - found)]
+    chosen: list[np.ndarray] = []
+    n_found = start = 0
+    while n_found < limit and start < len(order):
+        part = order[start : start + max(_BATCH, limit - n_found)]
         good = np.zeros(len(position), dtype=bool)
         for rows, pixels in windows.read(reader, part[windows.order(part)]):
             good[rows] = _contrast(pixels) >= min_contrast
         passing = part[good[part]]
-        kept.append(passing)
-        found += len(passing)
+        chosen.append(passing)
+        n_found += len(passing)
         start += len(part)
-    return np.concatenate(kept)[:wanted] if kept else np.empty(0, dtype=np.int64)
+    return np.concatenate(chosen)[:limit] if chosen else np.empty(0, dtype=np.int64)
 
 
 def _contrast(pixels: np.ndarray) -> np.ndarray:

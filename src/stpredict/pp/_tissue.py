@@ -15,7 +15,7 @@ _DARK = 50  # gray value below which there is no light: padding, scanner borders
 _BRIGHT = 150  # of the darkest channel; glass is at least as bright in every channel
 _SMOOTH = 3.5  # standard deviation of gray values within a neighborhood; tissue has more, glass and its stains less
 _GLASS_SHARE = 0.005  # of the picture; less is no background to measure the light on
-# Saturation and transmission relative to the glass. Otsu's threshold divides whatever it is given into two classes; these
+# Saturation and transmission relative to the glass. Otsu's threshold divides any values into two classes; these
 # bounds keep it from dividing tissue into pale and dark, or the noise of empty glass into two.
 _SATURATION = (0.05, 0.08)
 _TRANSMISSION = (0.82, 0.94)
@@ -37,33 +37,40 @@ def tissue(
     threshold, not brighter than Otsu's threshold in all three channels, and not dark; three dilations and three
     erosions close it. Colors are taken relative to the glass, which may be pink or gray, and both thresholds are kept
     within bounds of absorbance, so that a slide full of tissue is all tissue and an empty one has none. Dark pixels
-    (padding, borders of the scan, black ink) and colors that no mixture of hematoxylin and eosin has (blue and green ink)
-    are neither.
+    (padding, borders of the scan, black ink) and colors that no mixture of hematoxylin and eosin has (blue and green
+    ink) are neither.
 
     Parameters
     ----------
     sdata
         Slide of :func:`stpredict.io.open_slide`.
     method
-        `"otsu"`, the only one so far.
+        Method of segmentation; `"otsu"` is the only one so far.
     min_area_um2
         Area in µm² below which a piece is left out.
     min_hole_um2
         Area in µm² below which a hole is filled.
     key_added
-        Name of the shapes.
+        Name of the new shapes.
     copy
-        Whether a changed copy is returned and `sdata` left as it is.
+        Whether to return a changed copy instead of changing `sdata`.
 
     Returns
     -------
-    `None`, or the changed copy. Writes `shapes[key_added]`: `tissue_id` and polygons with holes in level-0 pixels, the
-    largest first.
+    `None`, or the changed copy. Writes
+
+    - `shapes[key_added]`: `tissue_id` and polygons with holes in level-0 pixels, the largest first.
 
     Raises
     ------
     ValueError
         When there is no tissue.
+    TypeError
+        When `sdata` is not a slide of :func:`stpredict.io.open_slide`.
+    FileNotFoundError
+        When the file of the slide is missing.
+    ImportError
+        When wsidata is not installed (extra `wsi`).
 
     Examples
     --------

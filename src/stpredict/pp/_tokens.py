@@ -35,7 +35,7 @@ def kmeans_tokens(features: np.ndarray, n_tokens: int, seed: int = 0) -> tuple[n
     n_tokens
         Clusters asked for.
     seed
-        Of the first centers.
+        Random seed for the first centers.
 
     Returns
     -------

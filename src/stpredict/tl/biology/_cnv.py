@@ -68,7 +68,7 @@ def cnv(
     reference_key
         Column of `obs` that says which spots are normal.
     reference_cat
-        Its value, or values, for normal spots; as text where the column is boolean (`"False"`).
+        Value, or values, of that column for normal spots; as text where the column is boolean (`"False"`).
     positions
         Chromosome, start and end of genes: a DataFrame with these columns indexed by gene, a GTF file, or a file of
         comma- or tab-separated values. By default the columns `chromosome`, `start` and `end` of `var` where they
@@ -78,32 +78,32 @@ def cnv(
     layer
         Layer with raw counts.
     by
-        Whose normal spots are the reference: those of the same section (`"sample"`), of the same patient, or of all.
-        Differences of depth and stain between sections would otherwise look like copy numbers.
+        Normal spots that are the reference: those of the same section (`"sample"`), of the same patient (`"patient"`),
+        or all (`"all"`). With `"all"`, differences of depth and stain between sections look like copy numbers.
     window
-        Genes in a window.
+        Number of genes in a window.
     step
-        Genes between windows.
+        Number of genes from one window to the next.
     clip
         Largest log difference of a single gene.
     dynamic_threshold
-        Windows below this many standard deviations are set to 0; `None` keeps them.
+        Number of standard deviations below which windows are set to 0; `None` keeps all.
     min_mean
-        Genes with fewer counts per spot on average are left out.
+        Mean count per spot below which a gene is left out.
     exclude
         Chromosomes to leave out.
     n_clusters
-        Also cluster the profiles into so many groups (k-means on 20 principal components).
+        Number of groups to cluster the profiles into (k-means on 20 principal components); no clusters when `None`.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     n_jobs
-        Processes of infercnvpy.
+        Number of processes of infercnvpy.
     seed
-        Of the clusters.
+        Random seed for the clusters.
     key_added
         Name of the result.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -117,16 +117,25 @@ def cnv(
     - `uns[key_added]`: `chr_pos`, the first window of each chromosome, as infercnvpy's figures read it;
     - `uns["stpredict"][key_added]`: settings, source of the positions and number of genes used.
 
-    Off tissue, and where a section (or patient) has fewer than five normal spots, which is warned of, all are missing.
+    All are missing off tissue, and where a section (or patient) has fewer than five normal spots.
 
     Raises
     ------
     KeyError
         When counts, the reference column or a reference category are missing.
     ValueError
-        When counts are none, no gene has a position, or no section has enough normal spots.
+        When the layer holds no counts, no gene has a position, or no section has enough normal spots.
     ImportError
         When infercnvpy, or hgfind where it gives the positions, is not installed.
+    FileNotFoundError
+        When there is no file at the path `positions`.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
+
+    Warns
+    -----
+    UserWarning
+        When a section (or patient) has fewer than five normal spots.
 
     Examples
     --------
@@ -151,18 +160,18 @@ def cnv(
         column = sample_key if by == "sample" else patient_key
         check_obs(source, column, f"name the {by}s, or pass by='all'")
         group = source.obs[column].astype(str).to_numpy(dtype=object)
-    found = source.obs[reference_key].astype(str).to_numpy()
-    wanted = [reference_cat] if isinstance(reference_cat, str) else [str(name) for name in reference_cat]
-    absent = [name for name in wanted if name not in set(found)]
-    if absent or not wanted:
+    reference_labels = source.obs[reference_key].astype(str).to_numpy()
+    normal_labels = [reference_cat] if isinstance(reference_cat, str) else [str(name) for name in reference_cat]
+    absent = [name for name in normal_labels if name not in set(reference_labels)]
+    if absent or not normal_labels:
         raise KeyError(
             f"expected values of obs[{reference_key!r}]; found {few(absent) or 'an empty list'}; choose among "
-            f"{few(sorted(set(found)), 20)}"
+            f"{few(sorted(set(reference_labels)), 20)}"
         )
     tissue = in_tissue(source)
     if "measured" in source.obs:
         tissue = tissue & source.obs["measured"].to_numpy().astype(bool)
-    normal = np.isin(found, wanted) & tissue
+    normal = np.isin(reference_labels, normal_labels) & tissue
     enough = [name for name in pd.unique(group[tissue]) if normal[group == name].sum() >= _MIN_REFERENCE]
     if not enough:
         raise ValueError(
@@ -174,9 +183,9 @@ def cnv(
     check_counts(counts, f"layers[{layer!r}]")
     if n_clusters is not None and not 1 < n_clusters <= len(rows):
         raise ValueError(f"expected 2 to {len(rows)} clusters, one observation or more each; found {n_clusters}")
-    where, positions_from = gene_positions(source, positions)
+    gene_table, positions_from = gene_positions(source, positions)
     mean = np.asarray(counts.mean(axis=0)).ravel()
-    chromosome = where["chromosome"]
+    chromosome = gene_table["chromosome"]
     usable = (chromosome.notna() & ~chromosome.isin(list(exclude))).to_numpy() & (mean >= min_mean)
     if usable.sum() < 2:
         raise ValueError(
@@ -189,22 +198,22 @@ def cnv(
     part = AnnData(
         log_normalize(counts, totals, _TARGET_SUM)[:, usable],
         obs=pd.DataFrame({"normal": np.where(normal[rows], "yes", "no")}, index=source.obs_names[rows]),
-        var=where[usable].astype({"start": int, "end": int}),
+        var=gene_table[usable].astype({"start": int, "end": int}),
     )
     profile: np.ndarray | None = None
     chr_pos: dict[str, int] = {}
     for name in enough:
-        here = group[rows] == name
+        in_group = group[rows] == name
         with redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off
             chr_pos, windows, _ = infercnvpy.tl.infercnv(
-                part[here].copy(), reference_key="normal", reference_cat="yes", lfc_clip=clip, window_size=int(window),
+                part[in_group].copy(), reference_key="normal", reference_cat="yes", lfc_clip=clip, window_size=int(window),
                 step=int(step), dynamic_threshold=dynamic_threshold, exclude_chromosomes=None, n_jobs=int(n_jobs),
                 inplace=False,
             )  # fmt: skip
         windows = windows.toarray() if hasattr(windows, "toarray") else np.asarray(windows)
         if profile is None:
             profile = np.full((source.n_obs, windows.shape[1]), np.nan, dtype=np.float32)
-        profile[rows[here]] = windows
+        profile[rows[in_group]] = windows
     assert profile is not None  # there is one section at least
     left_out = [str(name) for name in pd.unique(group[tissue]) if name not in set(enough)]
     if left_out:
@@ -219,7 +228,7 @@ def cnv(
         adata.obs[f"{key_added}_cluster"] = _clusters(profile, rows, n_clusters, seed)
     adata.uns[key_added] = {"chr_pos": {name: int(at) for name, at in chr_pos.items()}}
     record: dict[str, Any] = {
-        "reference_key": reference_key, "reference_cat": wanted, "by": by, "layer": layer, "window": window,
+        "reference_key": reference_key, "reference_cat": normal_labels, "by": by, "layer": layer, "window": window,
         "step": step, "clip": clip, "dynamic_threshold": dynamic_threshold, "min_mean": min_mean,
         "positions": positions_from, "n_genes": int(usable.sum()), "n_reference": int(normal[rows].sum()),
         "without_reference": left_out or None, "n_clusters": n_clusters, "seed": seed,

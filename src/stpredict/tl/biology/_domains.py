@@ -57,14 +57,14 @@ def domains(
     key
         Slot of the prediction in `obsm`. With `use="measured"` it only supplies the genes.
     use
-        `"predicted"` clusters `obsm[key]`, `"measured"` the measured expression.
+        Expression to cluster: `"predicted"` for `obsm[key]`, `"measured"` for the measured expression.
     genes
-        Genes to use; by default those of the prediction, or all variables where there is no prediction and
+        Genes to use; when `None`, those of the prediction, or all variables where there is no prediction and
         `use="measured"`.
     layer
         Layer with the measured values; `X` by default.
     n_domains
-        Number of domains wanted. The resolution is then searched by bisection, and `resolution` is not used.
+        Number of domains; the resolution is then searched by bisection, and `resolution` is not used.
     resolution
         Resolution of Leiden when `n_domains` is not given.
     n_pcs
@@ -76,14 +76,14 @@ def domains(
     sample_key
         Column of `obs` that names the section, read with `per_sample`.
     per_sample
-        Cluster each section on its own. Domains are then named `"{sample}:{number}"` and do not correspond between
-        sections.
+        Whether to cluster each section on its own. Domains are then named `"{sample}:{number}"` and do not correspond
+        between sections.
     seed
-        Seed of the principal components, the neighbors and Leiden.
+        Random seed for the principal components, the neighbors and Leiden.
     key_added
         Name of the result in `obs`, and of its record in `uns["stpredict"]`.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -105,6 +105,8 @@ def domains(
         When the prediction, a gene, the labels or the sections are missing.
     ValueError
         When values are not finite, or there are too few observations or genes.
+    TypeError
+        When the prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
 
     Warns
     -----
@@ -150,17 +152,17 @@ def domains(
 
     assigned = np.empty(adata.n_obs, dtype=object)
     components = np.full((adata.n_obs, min(n_pcs, matrix.shape[1] - 1)), np.nan, dtype=np.float32)
-    resolutions, found = [], []
+    resolutions, numbers = [], []
     for index, rows in enumerate(groups):
         pca, label, used = cluster(matrix[rows], n_domains, resolution, n_pcs, n_neighbors, seed)
         assigned[rows] = [f"{samples[index]}:{name}" for name in label] if per_sample else label
         components[rows, : pca.shape[1]] = pca
         resolutions.append(used)
-        found.append(len(np.unique(label)))
-        if n_domains is not None and found[-1] != n_domains:
+        numbers.append(len(np.unique(label)))
+        if n_domains is not None and numbers[-1] != n_domains:
             where = f" in section {samples[index]!r}" if per_sample else ""
             warnings.warn(
-                f"no resolution gave {n_domains} domains{where}; kept the nearest number, {found[-1]}", stacklevel=2
+                f"no resolution gave {n_domains} domains{where}; kept the nearest number, {numbers[-1]}", stacklevel=2
             )
     components = components[:, ~np.isnan(components).all(axis=0)]
 
@@ -179,7 +181,7 @@ def domains(
         "per_sample": per_sample,
         "samples": samples or None,
         "n_domains": n_domains,
-        "n_found": found[0] if one else found,
+        "n_found": numbers[0] if one else numbers,
         "resolution": resolutions[0] if one else resolutions,
         "seed": seed,
         "label_key": label_key,
@@ -264,10 +266,10 @@ def _agreement(adata: AnnData, assigned: np.ndarray, label_key: str, groups: lis
     text, labeled = region_labels(adata, label_key)
     ari, nmi = [], []
     for rows in groups:
-        kept = rows[labeled[rows]]
-        known, ours = text[kept], assigned[kept].astype(str)
-        ari.append(float(adjusted_rand_score(known, ours)) if len(kept) else float("nan"))
-        nmi.append(float(normalized_mutual_info_score(known, ours)) if len(kept) else float("nan"))
+        labeled_rows = rows[labeled[rows]]
+        labels, ours = text[labeled_rows], assigned[labeled_rows].astype(str)
+        ari.append(float(adjusted_rand_score(labels, ours)) if len(labeled_rows) else float("nan"))
+        nmi.append(float(normalized_mutual_info_score(labels, ours)) if len(labeled_rows) else float("nan"))
     return {"ari": ari, "nmi": nmi, "n_unlabeled": int((~labeled).sum())}
 
 

@@ -45,13 +45,13 @@ def gene_positions(adata: AnnData, positions: pd.DataFrame | str | Path | None) 
     chromosome = table["chromosome"].astype(str)
     chromosome = chromosome.where(chromosome.str.startswith("chr"), "chr" + chromosome).replace("chrMT", "chrM")
     table = pd.DataFrame({"chromosome": chromosome, "start": table["start"], "end": table["end"]})
-    found = table.reindex(adata.var_names)
-    if found["chromosome"].notna().sum() == 0:
+    matched = table.reindex(adata.var_names)
+    if matched["chromosome"].notna().sum() == 0:
         raise ValueError(
             f"expected positions of the object's genes; found none in common ({source}: {', '.join(table.index[:3])}; "
             f"object: {', '.join(adata.var_names[:3])}); name genes the same way, or pass `positions=`"
         )
-    return found, source
+    return matched, source
 
 
 def read_gtf(path: str | Path) -> pd.DataFrame:

@@ -1,1 +1,1 @@
-"""Which parts of an image a prediction rests on."""
+"""Parts of an image that a prediction depends on."""

@@ -52,55 +52,57 @@ def attribution(
     copy: bool = False,
     table_key: str = Key.TABLE,
 ) -> Container | None:
-    """Map what a network's prediction of a gene rests on, on the tissue of each section.
+    """Attribute a network's prediction of a gene to the tissue of each section.
 
-    What is explained is the mean of the network's output over the in-tissue observations of a section.
+    The explained value is the mean of the network's output over the in-tissue observations of a section.
 
     Grad-CAM :cite:p:`selvaraju2017` weights the channels of one level by their mean gradient over tissue, adds them,
     keeps what is positive and scales it to 0–1 within the section. It shows where the features are that raise the
-    output, at the resolution of the level, for networks on grids; nothing is left where every cell lowers it, which is
-    warned of. The sum has no zero of its own: levels between the first and the last are often empty, or unrelated to
-    the tissue that counts, since connections pass them by. At the last level before the genes it is the prediction
-    itself but for a constant, and tells nothing that the map of the gene does not. Integrated gradients :cite:p:`sundararajan2017` add
-    up the gradient along the way from a baseline to the features; they are signed, in the unit of the output, and sum
-    to the difference between the output at the features and at the baseline. How well they do is checked and recorded.
-    For a network that looks at one observation at a time they are, per observation, no more than its prediction minus
-    that of the baseline, and only `per_feature` adds to it.
+    output, at the resolution of the level, for networks on grids; the map is 0, with a warning, where every cell lowers
+    it. The zero of the sum is arbitrary: levels between the first and the last are often empty, or unrelated to the
+    tissue that matters, because skip connections bypass them. At the last level before the genes the map is the
+    prediction itself up to a constant, and adds nothing to the map of the gene.
+
+    Integrated gradients :cite:p:`sundararajan2017` add up the gradient along the path from a baseline to the features;
+    they are signed, in the unit of the output, and sum to the difference between the output at the features and at the
+    baseline. The function checks and records how well they do. For a network that looks at one observation at a time
+    they are, per observation, no more than its prediction minus that of the baseline, and only `per_feature` adds to
+    it.
 
     Both explain the network. Neither says that the tissue there causes the expression.
 
     Parameters
     ----------
     data
-        Sections with the features that the model was fitted on.
+        AnnData or SpatialData of sections with the features that the model was fitted on.
     model
-        Fitted model, the directory of a saved one, or the one that :func:`stpredict.tl.fit` left in this object when
-        `None`.
+        Fitted model, the directory of a saved one, or `None` for the one that :func:`stpredict.tl.fit` left in this
+        object.
     gene
         Gene of the model's panel, or one of its classes.
     method
-        `"gradcam"` (networks on grids) or `"integrated_gradients"` (any network on features but those on
-        bags).
+        Method of attribution: `"gradcam"` (networks on grids) or `"integrated_gradients"` (any network on
+        features except those on bags).
     level
-        For Grad-CAM: name of the part of the network whose channels are weighted, any that returns grids, as in
-        `network.named_modules()`. By default the first one (`"encoder.0"` of `hist`), which has the resolution of the
-        cells and comes before anything is carried across the section.
+        Name of the part of the network whose channels Grad-CAM weights, any that returns grids, as in
+        `network.named_modules()`. When `None`, the first one (`"encoder.0"` of `hist`), which has the resolution of the
+        cells and comes before information is carried across the section.
     sample
         Sections to explain; all by default.
     steps
-        For integrated gradients: points on the way.
+        Number of points on the path of integrated gradients.
     baseline
-        For integrated gradients: `"mean"` (of the section's features), `"zero"`, or features (d,).
+        Start of the path of integrated gradients: `"mean"` (of the section's features), `"zero"`, or features (d,).
     per_feature
-        For integrated gradients: also write the attribution of every feature.
+        Whether to write the attribution of every feature as well, for integrated gradients.
     sample_key
         Column of `obs` that names the section.
     device
-        `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
+        Device to run on (`"cpu"`, `"cuda"`, …); `settings.device` when `None`.
     key_added
-        Column of the result; `"attribution_{gene}"` when `None`.
+        Column of `obs` for the result; `"attribution_{gene}"` when `None`.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -121,6 +123,13 @@ def attribution(
     ValueError
         When the network is not of the kind that the method explains, it shuffles its cells, or its features are others
         than the training's.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
+
+    Warns
+    -----
+    UserWarning
+        When integrated gradients miss the difference of the outputs by more than 5 %, or a Grad-CAM map is empty.
 
     Examples
     --------
@@ -166,9 +175,9 @@ def attribution(
     differences: dict[str, float] = {}
     empty: list[str] = []
     was_training = network.training
-    where = resolve_device(device)
+    target_device = resolve_device(device)
     try:
-        network.eval().to(where)
+        network.eval().to(target_device)
         for name in names:
             mask = source.obs[sample_key].astype(str).to_numpy() == name
             rows, on_tissue = np.flatnonzero(mask), tissue[mask]
@@ -176,11 +185,11 @@ def attribution(
             arrays = collect(source_of(fitted, data, source, section_rows, sample_key=sample_key), network.needs)
             arrays = arrays.unmeasured()
             if method == "gradcam":
-                level = default_level(network, arrays, where) if level is None else level
-                section = gradcam(network, arrays, output, on_tissue, level, where)
+                level = default_level(network, arrays, target_device) if level is None else level
+                section = gradcam(network, arrays, output, on_tissue, level, target_device)
             else:
                 detail, differences[name] = integrated_gradients(
-                    network, arrays, output, on_tissue, steps, start, where
+                    network, arrays, output, on_tissue, steps, start, target_device
                 )
                 section = detail.sum(axis=1)
                 gap = abs(section.sum() - differences[name])
@@ -237,14 +246,14 @@ def _check_network(network: Predictor, name: str, method: str) -> None:
 
 
 def _samples(adata: AnnData, sample: str | Sequence[str] | None, sample_key: str) -> list[str]:
-    found = list(dict.fromkeys(adata.obs[sample_key].astype(str)))
+    names = list(dict.fromkeys(adata.obs[sample_key].astype(str)))
     if sample is None:
-        return found
-    wanted = [sample] if isinstance(sample, str) else [str(name) for name in sample]
-    missing = [name for name in wanted if name not in set(found)]
-    if missing or not wanted:
+        return names
+    asked_names = [sample] if isinstance(sample, str) else [str(name) for name in sample]
+    missing = [name for name in asked_names if name not in set(names)]
+    if missing or not asked_names:
         raise KeyError(
             f"expected sections of obs[{sample_key!r}]; found {missing[0] if missing else 'an empty list'!r}; "
-            f"choose among {sorted(found)}"
+            f"choose among {sorted(names)}"
         )
-    return wanted
+    return asked_names

@@ -35,8 +35,8 @@ def gradcam(
     result = np.zeros(len(arrays))
     if not on_tissue.any():
         return result
-    batch, prediction, seen = _watch(network, arrays, device, level)
-    activation = seen[level]
+    batch, prediction, outputs = _watch(network, arrays, device, level)
+    activation = outputs[level]
     (gradient,) = torch.autograd.grad(
         prediction.mean[torch.as_tensor(on_tissue, device=device), output].mean(), activation, allow_unused=True
     )
@@ -60,11 +60,11 @@ def default_level(network: Predictor, arrays: ArraySet, device: torch.device) ->
     Coarser levels are passed by in a U-Net: what they hold need not matter to the output. The last ones are read by the
     head cell by cell, so that their map is the prediction.
     """
-    _, _, seen = _watch(network, arrays, device, None)
-    if not seen:
+    _, _, outputs = _watch(network, arrays, device, None)
+    if not outputs:
         raise ValueError("expected a network whose parts return grids; found none; pass method='integrated_gradients'")
-    first, shape = next((name, value.shape[2:]) for name, value in seen.items())
-    blocks = [name for name, value in seen.items() if first.startswith(f"{name}.") and value.shape[2:] == shape]
+    first, shape = next((name, value.shape[2:]) for name, value in outputs.items())
+    blocks = [name for name, value in outputs.items() if first.startswith(f"{name}.") and value.shape[2:] == shape]
     return min([first, *blocks], key=len)
 
 
@@ -77,17 +77,17 @@ def _watch(
         raise KeyError(
             f"expected a level of the network; found {level!r}; choose among {_levels(network, arrays, device)}"
         )
-    seen: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
     batch = arrays.batch(np.arange(len(arrays)), network.needs).to(device)
     batch.inputs["features"] = batch["features"].clone().requires_grad_(True)
-    with _hooks({name: part for name, part in modules.items() if name and level in {None, name}}, seen):
+    with _hooks({name: part for name, part in modules.items() if name and level in {None, name}}, outputs):
         prediction = network(batch)
-    if level is not None and level not in seen:
+    if level is not None and level not in outputs:
         raise KeyError(
             f"expected a level that returns a grid (1, channels, rows, columns); found {level!r}, which does not; "
             f"choose among {_levels(network, arrays, device)}"
         )
-    return batch, prediction, seen
+    return batch, prediction, outputs
 
 
 def _levels(network: Predictor, arrays: ArraySet, device: torch.device) -> str:
@@ -98,7 +98,7 @@ def _levels(network: Predictor, arrays: ArraySet, device: torch.device) -> str:
 
 
 @contextmanager
-def _hooks(modules: dict[str, Any], seen: dict[str, torch.Tensor]) -> Iterator[None]:
+def _hooks(modules: dict[str, Any], outputs: dict[str, torch.Tensor]) -> Iterator[None]:
     """Record the grids that modules return, and pass copies on, so that later steps in place do not change them."""
     import torch
 
@@ -106,8 +106,8 @@ def _hooks(modules: dict[str, Any], seen: dict[str, torch.Tensor]) -> Iterator[N
         def hook(module: Any, args: Any, result: Any) -> Any:
             if not isinstance(result, torch.Tensor) or result.ndim != 4:
                 return None
-            seen.pop(name, None)  # a part that is used twice counts where it was used last
-            seen[name] = result
+            outputs.pop(name, None)  # a part that is used twice counts where it was used last
+            outputs[name] = result
             return result.clone()
 
         return hook

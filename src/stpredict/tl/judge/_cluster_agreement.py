@@ -36,30 +36,30 @@ def cluster_agreement(
     """Compare clusters with labels (adjusted Rand index) or a score (eta squared), per section and against chance.
 
     Eta squared is the share of the score's variance that lies between clusters. It grows with the number of clusters,
-    and two maps that are smooth agree somewhat whatever they show: read the value beside `null_mean` and `p`.
+    and two smooth maps agree to some degree whatever they show: read the value beside `null_mean` and `p`.
 
     Parameters
     ----------
     data
-        AnnData or SpatialData.
+        AnnData or SpatialData with clusters and with labels or scores in `obs`.
     clusters
         Column of `obs` with the clusters, for example of :func:`stpredict.tl.domains` on predicted expression.
     against
         Column, or columns, of `obs`: labels (categories, text or boolean) such as `"cnv_cluster"`, or a score
         (numbers) such as `"cnv_score"` of :func:`stpredict.tl.cnv`.
     null
-        How clusters lose their place: `"rotation"` turns (and mirrors) their map over the section, so that patches
+        Null model, which moves clusters over the section: `"rotation"` turns (and mirrors) their map, so that patches
         remain patches; `"shuffle"` exchanges them among observations, which any smooth map beats.
     n_permutations
         Number of draws from the null.
     min_observations
-        Sections with fewer are undefined.
+        Smallest number of observations of a section; the values of smaller sections are NaN.
     sample_key
         Column of `obs` that names the section.
     spatial_key
         Slot of the positions in `obsm`, for `"rotation"`.
     seed
-        Of the null.
+        Random seed for the null model.
     table_key
         Table of a SpatialData.
 
@@ -68,8 +68,8 @@ def cluster_agreement(
     One row per section and column of `against`: `sample`, `against`, `measure` (`"ari"` :cite:p:`hubert1985` or
     `"eta2"`), `value`, `null_mean`, `null_high` (95 % of the null is below), `p` (share of the null that reaches the
     value, counting the value itself), `n_obs` (with cluster and label or score, on tissue), `n_clusters`. All but the
-    counts are NaN where there is a single cluster, a single label or a constant score: exclude and count these. Nothing
-    is written to `data`.
+    counts are NaN where there is a single cluster, a single label or a constant score: leave these out and say how many
+    they are. Nothing is written to `data`.
 
     Raises
     ------
@@ -77,6 +77,8 @@ def cluster_agreement(
         When a column or the positions are missing.
     ValueError
         When an option is out of range.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -112,24 +114,30 @@ def cluster_agreement(
     for column in columns:
         values = adata.obs[column]
         scored = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-        other: np.ndarray = values.to_numpy(dtype=np.float64) if scored else _codes(values)
-        known = np.isfinite(other) if scored else other >= 0
+        compared: np.ndarray = values.to_numpy(dtype=np.float64) if scored else _codes(values)
+        has_value = np.isfinite(compared) if scored else compared >= 0
         for name in pd.unique(sample[tissue]):
             # One stream per section: neither the other sections nor the other columns change it.
             rng = np.random.default_rng([seed, *str(name).encode()])
-            here = np.flatnonzero((sample == name) & tissue & known & (group >= 0))
-            _, label = np.unique(group[here], return_inverse=True)
+            section_rows = np.flatnonzero((sample == name) & tissue & has_value & (group >= 0))
+            _, label = np.unique(group[section_rows], return_inverse=True)
             entry: dict[str, Any] = {"sample": name, "against": column, "measure": "eta2" if scored else "ari"}
             entry |= dict.fromkeys(("value", "null_mean", "null_high", "p"), np.nan)
-            entry |= {"n_obs": len(here), "n_clusters": len(np.unique(label))}
+            entry |= {"n_obs": len(section_rows), "n_clusters": len(np.unique(label))}
             rows.append(entry)
-            if len(here) < min_observations or len(np.unique(label)) < 2 or len(np.unique(other[here])) < 2:
+            if (
+                len(section_rows) < min_observations
+                or len(np.unique(label)) < 2
+                or len(np.unique(compared[section_rows])) < 2
+            ):
                 continue
-            section = np.zeros(len(here), dtype=np.int64)
-            moved = label[displaced(section, None if xy is None else xy[here], n_permutations, null, rng)]
+            section = np.zeros(len(section_rows), dtype=np.int64)
+            moved = label[displaced(section, None if xy is None else xy[section_rows], n_permutations, null, rng)]
             drawn = np.concatenate([label[None], moved])
-            found = eta_squared(drawn, other[here]) if scored else adjusted_rand(drawn, other[here])
-            value, chance = found[0], found[1:]
+            agreement = (
+                eta_squared(drawn, compared[section_rows]) if scored else adjusted_rand(drawn, compared[section_rows])
+            )
+            value, chance = agreement[0], agreement[1:]
             reached = (chance >= value - 1e-12).sum()
             entry |= {
                 "value": value,

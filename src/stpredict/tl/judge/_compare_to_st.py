@@ -70,27 +70,28 @@ def compare_to_st(
     key
         Slot of the prediction in `obsm` of `tiles`.
     genes
-        Genes to compare; by default all that were both predicted and measured. The exact distance solves two transport
-        problems per gene: name the genes for more than a few hundred.
+        Genes to compare; all that were both predicted and measured when `None`. The exact distance solves two transport
+        problems per gene: name the genes when there are more than a few hundred.
     layer
-        Layer of `spots` with normalized values, which are then only standardized; `"X"` for `X`. By default the raw
+        Layer of `spots` with normalized values, which are then only standardized; `"X"` for `X`. When `None`, the raw
         counts in `layers["counts"]` are normalized.
     spots_to_tiles
-        How positions of spots become pixels of the slide at full resolution: a factor, or an affine matrix (2, 3) that
-        is applied to (x, y, 1). By default they are such pixels.
+        Transformation from positions of spots to pixels of the slide at full resolution: a factor, or an affine matrix
+        (2, 3) that is applied to (x, y, 1); none when `None`.
     n_neighbors
-        Spots that are averaged for each tile.
+        Number of spots averaged for each tile.
     median_filter
-        Side of the median filter in tiles, odd; `None` for none. The median is over the tiles there are, where these
-        are more than half of the places; other tiles keep their value.
+        Side of the median filter in tiles, odd; no filter when `None`. The median is over the tiles that exist, where
+        they are more than half of the places; other tiles keep their value.
     max_distance_um
-        Distance from a tile to its nearest spot beyond which the tile is left out; 1.5 times the distance between spots
-        by default.
+        Distance in µm from a tile to its nearest spot beyond which the tile is left out; 1.5 times the distance between
+        spots when `None`.
     min_unique
-        Different measured values that a gene needs on the tiles of a section; the scores of others are NaN.
+        Smallest number of different measured values of a gene on the tiles of a section; the scores of other genes are
+        NaN.
     method
-        `"exact"`, `"sliced"` or `"auto"` distances, see :func:`stpredict.metrics.emd`. Exact ones of 4,000 tiles take
-        seconds to minutes per gene.
+        Kind of distance: `"exact"`, `"sliced"` or `"auto"`, see :func:`stpredict.metrics.emd`. Exact distances of 4,000
+        tiles take seconds to minutes per gene.
     n_jobs
         Number of joblib threads for exact distances.
     sample_key
@@ -108,7 +109,7 @@ def compare_to_st(
 
     - `obsm[key_added]`: DataFrame (n_tiles, n_genes), the measured map that was compared, in standard deviations over
       the spots of the section; NaN for tiles that were left out;
-    - `uns["stpredict"][key_added]`: the options.
+    - `uns["stpredict"][key_added]`: `layer`, `n_neighbors` and `median_filter`.
 
     Raises
     ------
@@ -116,6 +117,8 @@ def compare_to_st(
         When the prediction, genes, positions or counts are missing, or no section is in both.
     ValueError
         When no tile is near a spot, or an option is out of range.
+    TypeError
+        When the prediction is not a DataFrame, or an object is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -183,8 +186,8 @@ def find_table(data: Container, table_key: str, key: str) -> str:
     """The table asked for, or the only one of a slide that has a slot."""
     if not is_spatialdata(data) or table_key in data.tables:
         return table_key
-    found = [name for name, table in data.tables.items() if key in table.obsm]
-    return found[0] if len(found) == 1 else table_key
+    matches = [name for name, table in data.tables.items() if key in table.obsm]
+    return matches[0] if len(matches) == 1 else table_key
 
 
 def nearest_spots(
@@ -201,7 +204,7 @@ def nearest_spots(
     limit
         Largest distance to the nearest one; 1.5 times the median distance between neighboring spots when `None`.
     name
-        Of the section, for errors.
+        Name of the section, for errors.
 
     Returns
     -------
@@ -240,15 +243,15 @@ def median_of_neighbors(values: np.ndarray, around: np.ndarray) -> np.ndarray:
     around
         Numbers of the tiles at the places around each (n_tiles, n_places), -1 for none.
     """
-    there = around >= 0
-    n_there = there.sum(axis=1)
+    exists = around >= 0
+    n_there = exists.sum(axis=1)
     full = np.flatnonzero(2 * n_there > around.shape[1])
     result = values.copy()
     width = max(1, _BLOCK // max(1, len(full) * around.shape[1]))
     middle = np.stack([(n_there[full] - 1) // 2, n_there[full] // 2], axis=1)[:, :, None]
     for start in range(0, values.shape[1], width):
         block = values[:, start : start + width]
-        sorted_values = np.where(there[full, :, None], block[around[full]], np.inf)
+        sorted_values = np.where(exists[full, :, None], block[around[full]], np.inf)
         sorted_values.sort(axis=1)
         result[full, start : start + width] = np.take_along_axis(sorted_values, middle, axis=1).mean(axis=1)
     return result
@@ -268,13 +271,13 @@ def score_maps(
     ordered = np.sort(truth, axis=0)
     n_unique = 1 + (np.diff(ordered, axis=0) > _SAME).sum(axis=0)
     scores = {name: np.full(truth.shape[1], np.nan) for name in ("pearson", "emd", "emd_uniform")}
-    told = np.flatnonzero(n_unique >= min_unique)
-    if len(told):
-        truth, predicted = percentiles(truth[:, told]), percentiles(predicted[:, told])
+    varied = np.flatnonzero(n_unique >= min_unique)
+    if len(varied):
+        truth, predicted = percentiles(truth[:, varied]), percentiles(predicted[:, varied])
         options: dict[str, Any] = {"method": method, "n_jobs": n_jobs}
-        scores["pearson"][told] = pearson(truth, predicted)
-        scores["emd"][told] = emd(truth, predicted, xy, **options)
-        scores["emd_uniform"][told] = emd_uniform(truth, xy, **options)
+        scores["pearson"][varied] = pearson(truth, predicted)
+        scores["emd"][varied] = emd(truth, predicted, xy, **options)
+        scores["emd_uniform"][varied] = emd_uniform(truth, xy, **options)
     return scores | {"n_unique": n_unique}
 
 

@@ -39,17 +39,17 @@ def conformal(
 ) -> Container | None:
     r"""Bound each predicted value by split-conformal intervals, per gene :cite:p:`lei2018`.
 
-    The errors of the calibration observations, \|measured - predicted\|, are divided by the predicted standard deviation
-    where the model gives one. Their quantile per gene is the half-width of the interval, in units of that standard
-    deviation. Every calibration patient has the same weight, however many observations it has.
+    The errors of the calibration observations, \|measured - predicted\|, are divided by the predicted standard
+    deviation where the model gives one. Their quantile per gene is the half-width of the interval, in units of that
+    standard deviation. Every calibration patient has the same weight, however many observations it has.
 
-    What this promises: patients are exchangeable, the spots of one patient are not. With `by="observation"` the
-    finite-sample correction :math:`\lceil (n + 1)\,level \rceil / n` counts observations: coverage holds for new spots
-    of the calibration patients, and for new patients only on average and only as far as the calibration patients
-    represent them. No method can promise more with a few patients. With `by="patient"` the correction counts patients
-    :cite:p:`lee2023`: coverage then holds for a spot of a new patient drawn like the others, and needs at least
-    `level / (1 - level)` calibration patients (9 for 0.9). Either way the coverage that was reached is recorded for
-    every other patient whose expression was measured.
+    The guarantee depends on the unit: patients are exchangeable, the spots of one patient are not. With
+    `by="observation"` the finite-sample correction :math:`\lceil (n + 1)\,level \rceil / n` counts observations:
+    coverage holds for new spots of the calibration patients, and for new patients only on average and only as far as
+    the calibration patients represent them. No method can guarantee more with a few patients. With `by="patient"` the
+    correction counts patients :cite:p:`lee2023`: coverage then holds for a spot of a new patient drawn like the others,
+    and needs at least `level / (1 - level)` calibration patients (9 for 0.9). Either way the coverage that was reached
+    is recorded for every other patient whose expression was measured.
 
     Parameters
     ----------
@@ -58,24 +58,25 @@ def conformal(
     key
         Slot of the prediction in `obsm`.
     calibration
-        Boolean mask (n_obs,) or boolean column of `obs`: the observations to calibrate on. Their patients must have no
+        Observations to calibrate on, a boolean mask (n_obs,) or boolean column of `obs`. Their patients must have no
         observation outside it, and must not have been used to train the model.
     level
-        Coverage wanted, between 0 and 1.
+        Coverage of the intervals, between 0 and 1.
     by
-        What the finite-sample correction counts: `"observation"` or `"patient"`.
+        Unit that the finite-sample correction counts: `"observation"` or `"patient"`.
     use_std
-        Whether to scale by `obsm["{key}_std"]`; by default where it exists.
+        Whether to scale by `obsm["{key}_std"]`; when `None`, it is used where it exists.
     layer
         Layer with the measured values; `X` by default.
     patient_key
         Column of `obs` that names the patient.
     allow_leakage
-        Accept calibration patients that occur outside the calibration or were trained on; recorded as `leaky`.
+        Whether to accept calibration patients that occur outside the calibration or were trained on; recorded as
+        `leaky`.
     key_added
         Prefix of the results; `key` by default.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -85,8 +86,8 @@ def conformal(
 
     - `obsm["{key_added}_lower"]` and `obsm["{key_added}_upper"]`: bounds, DataFrames (n_obs, n_genes) in the unit of
       the prediction; NaN for calibration observations,
-    - `uns["stpredict"]["{key_added}_conformal"]`: parameters, `n_calibration` and `calibration_patients`, `leaky`, and for the
-      `patients` measured outside the calibration their `coverage` and mean interval `width`.
+    - `uns["stpredict"]["{key_added}_conformal"]`: parameters, `n_calibration` and `calibration_patients`, `leaky`, and
+      for the `patients` measured outside the calibration their `coverage` and mean interval `width`.
 
     Raises
     ------
@@ -95,6 +96,9 @@ def conformal(
     ValueError
         When a calibration patient occurs outside the calibration or was trained on, when nothing is left to bound,
         when there are too few observations or patients for the level, or values are missing or not finite.
+    TypeError
+        When the prediction is not a DataFrame, `obs[calibration]` is not boolean, or `data` is neither AnnData nor
+        SpatialData.
 
     Examples
     --------
@@ -129,8 +133,8 @@ def conformal(
     check_finite(prediction, f"predictions in obsm[{key!r}]", "leave out observations without a prediction")
 
     weights, n = _weights(patient[held], by)
-    wanted = level * (n + 1) / n
-    if wanted > 1 + 1e-12:
+    corrected_level = level * (n + 1) / n
+    if corrected_level > 1 + 1e-12:
         needed = int(np.ceil(level / (1 - level) - 1e-9))
         raise ValueError(
             f"expected at least {needed} calibration {by}s for level {level:g}; found {n}; lower `level`"
@@ -139,7 +143,7 @@ def conformal(
     scores = np.abs(measured - prediction[held])
     if scale is not None:
         scores /= scale[held]
-    quantile = weighted_quantile(scores, weights, wanted)
+    quantile = weighted_quantile(scores, weights, corrected_level)
 
     half = np.broadcast_to(quantile, prediction.shape) if scale is None else scale * quantile
     dtype = prediction.dtype if prediction.dtype.kind == "f" else np.dtype(np.float64)
@@ -177,10 +181,10 @@ def _patients(adata: AnnData, patient_key: str, held: np.ndarray, allow_leakage:
     if column.isna().any():
         raise ValueError(f"expected obs[{patient_key!r}] without gaps; found {int(column.isna().sum())} missing values")
     patient = column.astype(str).to_numpy().astype(object)
-    both = sorted(set(patient[held]) & set(patient[~held]))
-    if both and not allow_leakage:
+    shared = sorted(set(patient[held]) & set(patient[~held]))
+    if shared and not allow_leakage:
         raise ValueError(
-            f"expected calibration patients to have no other observations; found {few(both)} on both sides; "
+            f"expected calibration patients to have no other observations; found {few(shared)} on both sides; "
             "calibrate on whole patients, or pass allow_leakage=True, which is recorded"
         )
     return patient
@@ -244,11 +248,11 @@ def _coverage(
     for name in sorted(set(patient[bounded])):
         rows = np.flatnonzero(bounded & (patient == name))
         values = to_dense(truth[rows])
-        known = np.isfinite(values)
-        if not known.any():
+        is_measured = np.isfinite(values)
+        if not is_measured.any():
             continue
         inside = (values >= lower[rows]) & (values <= upper[rows])
         patients.append(name)
-        coverage.append(float(inside[known].mean()))
+        coverage.append(float(inside[is_measured].mean()))
         width.append(float((upper[rows] - lower[rows]).mean()))
     return patients, coverage, width

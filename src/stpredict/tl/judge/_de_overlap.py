@@ -65,29 +65,29 @@ def de_overlap(
     seed: int = 0,
     table_key: str = Key.TABLE,
 ) -> DEOverlap:
-    """Compare two groups of observations by measured and by predicted genes, and the pathways that each finds.
+    """Compare the genes and pathways that differ between two groups, measured and predicted.
 
     Genes are tested by Welch's t :cite:p:`welch1947` with false-discovery rates :cite:p:`benjamini1995`; higher and
     lower ones are tested separately for over-representation in gene sets (hypergeometric), against *all genes that were
     both predicted and measured* as the background. The overlap is the share of the measured side's terms that the
-    prediction finds too. Genes that vary together bring their terms together, so that some overlap comes for nothing:
-    the null takes as many predicted genes, those that differ most between groups whose labels have lost their place,
-    and counts the measured terms that these find.
+    prediction finds too. Genes that vary together lead to the same terms, so that some overlap arises without any
+    skill. The null model takes as many predicted genes, those that differ most between groups whose labels were moved
+    over the section, and counts the measured terms that these find.
 
-    Neighboring spots are no independent observations, so that the p-values of genes are too small.
+    Neighboring spots are not independent observations, so that the p-values of genes are too small.
 
     Parameters
     ----------
     data
-        AnnData or SpatialData with measured and predicted expression, logged.
+        AnnData or SpatialData with measured and predicted expression, on a log scale.
     groupby
-        Column of `obs` with the groups, for example domains; boolean ones by `"True"` and `"False"`.
+        Column of `obs` with the groups, for example domains; boolean groups are named `"True"` and `"False"`.
     group
-        The group to test.
+        Group to test.
     gene_sets
         Genes of each term: a mapping, or a GMT file.
     reference
-        The group to compare with, or `"rest"` for all other labeled observations.
+        Group to compare with, or `"rest"` for all other labeled observations.
     key
         Slot of the prediction in `obsm`.
     layer
@@ -97,14 +97,14 @@ def de_overlap(
     term_alpha
         False-discovery rate of terms.
     n_top
-        Take at most so many genes per direction, those with the largest t: a smooth prediction lets nearly every gene
-        differ, and nothing is over-represented among all genes.
+        Largest number of genes per direction, those with the largest t; no limit when `None`. With a smooth prediction
+        nearly every gene differs, and nothing is over-represented among all genes.
     min_size, max_size
-        Sizes of the gene sets to test, counted within the background.
+        Smallest and largest size of the gene sets to test, counted within the background.
     null
-        How labels lose their place within their section: `"shuffle"` exchanges them among observations. `"rotation"`
-        turns (and mirrors) their map, so that patches remain patches: stricter, since a small turn leaves a region
-        mostly where it was, and then finds its terms again; read `null_mean` there rather than `p`.
+        Null model, which moves labels within their section: `"shuffle"` exchanges them among observations. `"rotation"`
+        turns (and mirrors) their map, so that patches remain patches. It is stricter, since a small turn leaves a
+        region mostly where it was, which then finds its terms again; read `null_mean` there rather than `p`.
     n_permutations
         Number of draws from the null.
     sample_key
@@ -112,13 +112,13 @@ def de_overlap(
     spatial_key
         Slot of the positions in `obsm`, for `"rotation"`.
     seed
-        Of the null.
+        Random seed for the null model.
     table_key
         Table of a SpatialData.
 
     Returns
     -------
-    An object with three tables; nothing is written to `data`.
+    Object with three tables; nothing is written to `data`.
 
     - `overlap`, per direction (`"up"`, `"down"`): `n_genes_measured`, `n_genes_predicted`, `n_terms_measured`,
       `n_terms_predicted`, `n_shared`, `overlap` (shared over measured; NaN where the measured side has no term),
@@ -133,6 +133,11 @@ def de_overlap(
         When a column, a group, the prediction or the positions are missing.
     ValueError
         When a group has fewer than two observations, or no gene set fits the background.
+    FileNotFoundError
+        When there is no GMT file at the path.
+    TypeError
+        When `gene_sets` is neither a mapping nor a path, the prediction is not a DataFrame, or `data` is neither
+        AnnData nor SpatialData.
 
     Examples
     --------
@@ -204,13 +209,13 @@ def de_overlap(
 
     summary, details = [], []
     for direction, sign in _DIRECTIONS:
-        found, enriched = {"direction": direction, "term": terms, "size": member.sum(axis=1)}, {}
+        term_columns, enriched = {"direction": direction, "term": terms, "size": member.sum(axis=1)}, {}
         for side in sides:
             picked = chosen[side, direction]
-            found[f"hits_{side}"], p = (v[0] for v in enrichment(member, picked[None]))
-            found[f"p_{side}"], found[f"q_{side}"] = p, _adjust(p)
-            enriched[side] = found[f"q_{side}"] < term_alpha
-        details.append(pd.DataFrame(found))
+            term_columns[f"hits_{side}"], p = (v[0] for v in enrichment(member, picked[None]))
+            term_columns[f"p_{side}"], term_columns[f"q_{side}"] = p, _adjust(p)
+            enriched[side] = term_columns[f"q_{side}"] < term_alpha
+        details.append(pd.DataFrame(term_columns))
         n_measured = int(enriched["measured"].sum())
         shared = int((enriched["measured"] & enriched["predicted"]).sum())
         n_picked = int(chosen["predicted", direction].sum())
@@ -246,8 +251,8 @@ def _labels(column: pd.Series, group: str, reference: str, groupby: str) -> np.n
     if group == reference:
         raise ValueError(f"expected two different groups; found {group!r} twice")
     values = text.to_numpy(dtype=object)
-    others = text.notna().to_numpy() if reference == "rest" and "rest" not in names else values == reference
-    return np.where(values == group, 1, np.where(others, 0, -1))
+    in_reference = text.notna().to_numpy() if reference == "rest" and "rest" not in names else values == reference
+    return np.where(values == group, 1, np.where(in_reference, 0, -1))
 
 
 def _compare(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -287,7 +292,7 @@ def _strongest(t: np.ndarray, n: int, among: np.ndarray | None = None) -> np.nda
 
 
 def enrichment(member: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over-representation of terms (n_terms, G) among chosen genes (n_draws, G): hits and p, both (n_draws, n_terms)."""
+    """Over-representation of terms (n_terms, G) among chosen genes (n_draws, G): hits and p (n_draws, n_terms)."""
     from scipy.stats import hypergeom
 
     chosen = chosen.astype(np.float64)

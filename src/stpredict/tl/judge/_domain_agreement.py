@@ -52,11 +52,12 @@ def domain_agreement(
     """Compare domains of each section with annotated regions, over several seeds.
 
     Each section is clustered on its own as in :func:`stpredict.tl.domains`, once per seed. The labels give the number
-    of domains, and the resolution is searched until Leiden finds that many; agreement is looked at once, on the result.
+    of domains, and the resolution is searched until Leiden :cite:p:`traag2019` finds that many; agreement is computed
+    once, on the result.
 
-    A number of its own says little, as regions are contiguous and anything smooth agrees with them somewhat. Read it
-    beside `ari_positions` (regions of equal size laid over the section without any expression) and `ari_rotated` (the
-    same domains, turned over the section).
+    The value alone says little, because regions are contiguous and any smooth map agrees with them to some degree. Read
+    it beside `ari_positions` (regions of equal size laid over the section without any expression) and `ari_rotated`
+    (the same domains, turned over the section).
 
     Parameters
     ----------
@@ -68,21 +69,22 @@ def domain_agreement(
     key
         Slot of the prediction in `obsm`. With `use="measured"` it only supplies the genes.
     use
-        `"predicted"` clusters `obsm[key]`, `"measured"` the measured expression: what a perfect prediction would reach.
+        Expression to cluster: `"predicted"` for `obsm[key]`, `"measured"` for the measured expression, which is what a
+        perfect prediction would reach.
     genes
-        Genes to use; by default those of the prediction, or all variables where there is no prediction and
+        Genes to use; when `None`, those of the prediction, or all variables where there is no prediction and
         `use="measured"`.
     layer
         Layer with the measured values; `X` by default.
     n_domains
         Number of domains; by default the number of annotated regions of each section.
     n_pcs, n_neighbors
-        As in :func:`stpredict.tl.domains`.
+        Numbers of principal components and of neighbors in the graph, as in :func:`stpredict.tl.domains`.
     labeled_only
-        Leave observations without a label out before clustering, as is often published. That takes the labels' help:
-        what was hard to tell apart is gone.
+        Whether to leave observations without a label out before clustering, as is often published. The labels then help
+        the clustering: observations that were hard to classify are left out.
     n_seeds
-        Number of seeds, from `seed` on.
+        Number of random seeds, from `seed` on.
     n_permutations
         Number of times labels are shuffled, and domains turned, per seed.
     sample_key
@@ -90,9 +92,9 @@ def domain_agreement(
     spatial_key
         Slot of the positions in `obsm`.
     seed
-        First of the seeds.
+        First of the random seeds.
     progress
-        Show a progress bar; `settings.progress` when `None`.
+        Whether to show a progress bar; `settings.progress` when `None`.
     table_key
         Table of a SpatialData.
 
@@ -112,6 +114,8 @@ def domain_agreement(
     ValueError
         When values are not finite, an option is out of range, no observation has a label, or a section with labels has
         too few observations or genes.
+    TypeError
+        When the prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
 
     Warns
     -----
@@ -165,21 +169,23 @@ def domain_agreement(
         check_finite(xy[rows], f"positions of section {name!r}", f"correct obsm[{spatial_key!r}]")
 
     table, missed = [], []
-    shown = settings.progress if progress is None else progress
-    with tqdm(total=len(sections) * n_seeds, desc="domains", unit="seed", disable=not shown) as bar:
+    show_progress = settings.progress if progress is None else progress
+    with tqdm(total=len(sections) * n_seeds, desc="domains", unit="seed", disable=not show_progress) as bar:
         for name, rows in sections.items():
-            here = labeled[rows]
-            truth = np.unique(text[rows[here]], return_inverse=True)[1]
+            has_label = labeled[rows]
+            truth = np.unique(text[rows[has_label]], return_inverse=True)[1]
             n_regions = int(truth.max()) + 1
-            wanted = n_domains or n_regions
+            n_wanted = n_domains or n_regions
             entry: dict[str, Any] = {"sample": name}
-            counts = {"n_domains": wanted, "n_found": np.nan, "n_labeled": len(truth), "n_obs": len(rows)}
+            counts = {"n_domains": n_wanted, "n_found": np.nan, "n_labeled": len(truth), "n_obs": len(rows)}
             if n_regions > 1:
-                drawn = _domains_over_seeds(matrix[rows], wanted, n_pcs, n_neighbors, range(seed, seed + n_seeds), bar)
-                found = np.array([len(np.unique(domains)) for domains in drawn])
-                counts["n_found"] = found.mean()
-                missed += [name] if (found != wanted).any() else []
-                entry |= _agreement(drawn, here, truth, xy[rows], wanted, n_permutations, seed, name)
+                drawn = _domains_over_seeds(
+                    matrix[rows], n_wanted, n_pcs, n_neighbors, range(seed, seed + n_seeds), bar
+                )
+                n_found = np.array([len(np.unique(domains)) for domains in drawn])
+                counts["n_found"] = n_found.mean()
+                missed += [name] if (n_found != n_wanted).any() else []
+                entry |= _agreement(drawn, has_label, truth, xy[rows], n_wanted, n_permutations, seed, name)
             else:
                 bar.update(n_seeds)
             table.append(entry | counts | {"n_seeds": n_seeds})

@@ -59,11 +59,11 @@ def emd(
     spatial_key
         Slot of the positions in `obsm`, (n_obs, 2).
     method
-        `"auto"` is exact in sections up to `max_exact` observations and sliced above; `"exact"` solves one transport
-        problem per gene; `"sliced"` treats all genes at once. The column `method` says which was used: compare only
-        equal ones.
+        Kind of distance: `"auto"` is exact in sections up to `max_exact` observations and sliced above; `"exact"`
+        :cite:p:`flamary2021` solves one transport problem per gene; `"sliced"` :cite:p:`bonneel2015` treats all genes
+        at once. The column `method` says which was used: compare only equal ones.
     scaling
-        `"percentile"` (ranks within the section) or `"mass"` (non-negative values as they are).
+        Scaling of the maps: `"percentile"` (ranks within the section) or `"mass"` (non-negative values as they are).
     max_exact
         Number of observations up to which `"auto"` is exact.
     n_projections
@@ -71,7 +71,7 @@ def emd(
     n_jobs
         Number of joblib threads for exact distances.
     seed
-        Seed of the sliced distance.
+        Random seed for the sliced distance.
     table_key
         Table of a SpatialData.
 
@@ -86,6 +86,8 @@ def emd(
         When the prediction, a gene, the positions or the section names are missing.
     ValueError
         When the prediction or the positions are not finite, or values are negative with `scaling="mass"`.
+    TypeError
+        When the prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

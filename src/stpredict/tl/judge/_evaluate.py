@@ -50,56 +50,62 @@ def evaluate(
 ) -> pd.DataFrame:
     """Score predictions per gene and section.
 
-    Scores are taken over in-tissue observations within one section, so that differences between slides earn nothing.
-    A correlation that is undefined (a constant gene, a section with one spot) stays `NaN`;
+    Scores are taken over in-tissue observations within one section, so that differences between slides do not raise a
+    score. A correlation that is undefined (a constant gene, a section with one spot) stays `NaN`;
     :func:`stpredict.tl.summarize` leaves it out and counts it.
 
     Where every observation is a slide, patients are compared with each other: slides are averaged within their patient,
-    there is one score per gene, and the metrics of maps and the noise ceiling are left out. Which genes are predicted
-    better than by chance says :func:`stpredict.tl.well_predicted`.
+    there is one score per gene, and the metrics of maps and the noise ceiling are left out.
+    :func:`stpredict.tl.well_predicted` tests which genes are predicted better than by chance.
 
     Parameters
     ----------
     data
-        Object with predictions and normalized measured expression.
+        AnnData or SpatialData with predictions and normalized measured expression.
     key
-        Slot of the predictions, or several to compare.
+        Slot of the predictions in `obsm`, or several to compare.
     genes
         Genes to score; those of each prediction when `None`.
     layer
         Layer with the measured target instead of `X`.
     metrics
-        Among `"pearson"`, `"pearson_given_depth"` (after regressing the logarithm of the spot's total counts out of
-        both sides: what is predicted beyond depth; needs `layers["counts"]`), `"spearman"`, `"rmse"`, `"rmse_iqr"`
-        (RMSE over the interquartile range of the truth), `"variance_ratio"` (predicted over measured), `"ssim"`
-        (structural similarity of the maps on the array, over tissue; `NaN` in sections without a lattice in
-        `obs["array_row"]` and `obs["array_col"]`) and `"emd"` (earth mover's distance of percentile maps, sliced). Not
-        by default `"pearson_with_background"`, the published correlation of dense maps with the empty slide counted as
-        zeros: a prediction that is constant on tissue scores high on it, see
-        :func:`stpredict.metrics.pearson_with_background`; needs the grid of :func:`stpredict.pp.grid`, whose sides are
-        rounded up to multiples of 16 as published, and is `NaN` without.
+        Scores to compute, among `"pearson"`, `"pearson_given_depth"` (after regressing the logarithm of the spot's
+        total counts out of both sides: what is predicted beyond depth; needs `layers["counts"]`), `"spearman"`,
+        `"rmse"`, `"rmse_iqr"` (RMSE over the interquartile range of the truth), `"variance_ratio"` (predicted over
+        measured), `"ssim"` (structural similarity :cite:p:`wang2004` of the maps on the array, over tissue; `NaN` in
+        sections without a lattice in `obs["array_row"]` and `obs["array_col"]`) and `"emd"` (earth mover's distance of
+        percentile maps, sliced). Only on request `"pearson_with_background"`, the published correlation of dense maps
+        with the empty slide counted as zeros :cite:p:`li2026`: a prediction that is constant on tissue scores high on
+        it, see :func:`stpredict.metrics.pearson_with_background`; needs the grid of :func:`stpredict.pp.grid`, whose
+        sides are rounded up to multiples of 16 as published, and is `NaN` without.
     ceiling
-        Add the noise ceiling of each gene and section, the correlation that a perfect model would reach given the
-        counting noise; needs `layers["counts"]`.
+        Whether to add the noise ceiling of each gene and section, the correlation that a perfect model would reach
+        given the counting noise; needs `layers["counts"]`.
     baselines
-        Add the baselines that :func:`stpredict.tl.predict` wrote beside the prediction, and a spatial smoother: the
-        ridge (the first prediction where there is no ridge) averaged over its six nearest neighbors.
+        Names of the baselines to add: those that :func:`stpredict.tl.predict` wrote beside the prediction, and
+        `"smoothed"`, a spatial smoother: the ridge (the first prediction where there is no ridge) averaged over its six
+        nearest neighbors. All of them for `True`, none for `False`.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     seed
-        Of the noise ceiling and the projections of the earth mover's distance.
+        Random seed for the noise ceiling and the projections of the earth mover's distance.
     table_key
         Table of a SpatialData.
 
     Returns
     -------
-    One row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`, `n_obs`, `leaky`
-    (the model was trained on this patient).
+    Table with one row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`,
+    `n_obs`, `leaky` (the model was trained on this patient). Nothing is written to `data`.
 
     Raises
     ------
     KeyError
-        When there is no prediction or no measured value.
+        When there is no prediction, no measured value, no record of the normalization (without `layer`), or a gene,
+        section or patient is missing.
+    ValueError
+        When a metric is unknown, a gene is named twice, or a section belongs to several patients.
+    TypeError
+        When a prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
 
     Warns
     -----
@@ -129,24 +135,24 @@ def evaluate(
         raise KeyError("expected normalized expression in X; found no record of it; run stp.pp.normalize(adata) first")
 
     measured = measured_rows(adata, matrix_of(adata, layer))
-    shown = _models(adata, keys, baselines)
-    every = sorted({gene for frame, *_ in shown.values() for gene in frame.columns} & set(adata.var_names))
+    models = _models(adata, keys, baselines)
+    scored_genes = sorted({gene for frame, *_ in models.values() for gene in frame.columns} & set(adata.var_names))
     if genes is not None:
         check_genes(adata, genes)
-        absent = [gene for gene in genes if gene not in set(every)]
+        absent = [gene for gene in genes if gene not in set(scored_genes)]
         if absent:
             raise KeyError(
                 f"expected predictions of every gene asked for; missing {', '.join(absent[:5])} ({len(absent)} in all); "
                 "take genes among the columns of the prediction"
             )
-        every = list(genes)
-    if not every:
+        scored_genes = list(genes)
+    if not scored_genes:
         raise KeyError("expected predicted genes among var_names; found none in common")
     sample = adata.obs[sample_key].astype(str).to_numpy()
     if unit_of(adata) == "slide":
         patient = adata.obs[patient_key].astype(str).to_numpy()
-        truth = to_dense(measured_matrix(adata, every, layer=layer)).astype(np.float64)
-        return _score_patients(shown, truth, every, patient, measured, metrics)
+        truth = to_dense(measured_matrix(adata, scored_genes, layer=layer)).astype(np.float64)
+        return _score_patients(models, truth, scored_genes, patient, measured, metrics)
     tissue = in_tissue(adata)
     tables, off_lattice = [], []
     for name in np.unique(sample):
@@ -156,30 +162,34 @@ def evaluate(
         if "ssim" in metrics and _lattice_positions(adata, rows) is None:
             off_lattice.append(str(name))
         patient = str(adata.obs[patient_key].iloc[rows[0]])
-        truth = to_dense(measured_matrix(adata, every, rows, layer)).astype(np.float64)
-        top = _ceilings(adata, rows, every, seed) if ceiling and Key.COUNTS in adata.layers and layer is None else None
-        for label, (frame, leaky, smooth) in shown.items():
-            columns = [gene for gene in every if gene in frame.columns]
+        truth = to_dense(measured_matrix(adata, scored_genes, rows, layer)).astype(np.float64)
+        top = (
+            _ceilings(adata, rows, scored_genes, seed)
+            if ceiling and Key.COUNTS in adata.layers and layer is None
+            else None
+        )
+        for label, (frame, leaky, smooth) in models.items():
+            columns = [gene for gene in scored_genes if gene in frame.columns]
             predicted = frame.iloc[rows][columns].to_numpy(dtype=np.float64)
             # Folds may test part of a section; a panel selected per fold leaves the genes of other folds empty.
             tested = ~np.isnan(predicted).all(axis=1)
-            predicted, here = predicted[tested], rows[tested]
+            predicted, scored_rows = predicted[tested], rows[tested]
             filled = ~np.isnan(predicted).any(axis=0)
-            if not len(here) or not filled.any():
+            if not len(scored_rows) or not filled.any():
                 continue
             columns, predicted = [c for c, f in zip(columns, filled, strict=True) if f], predicted[:, filled]
             if smooth:
-                predicted = _smoothed(adata, here, predicted)
-            at = np.searchsorted(every, columns) if genes is None else [every.index(c) for c in columns]
-            table = _score(adata, here, truth[np.ix_(tested, at)], predicted, metrics, seed, sample_key)
+                predicted = _smoothed(adata, scored_rows, predicted)
+            at = np.searchsorted(scored_genes, columns) if genes is None else [scored_genes.index(c) for c in columns]
+            table = _score(adata, scored_rows, truth[np.ix_(tested, at)], predicted, metrics, seed, sample_key)
             table.insert(0, "gene", columns)
             table.insert(0, "patient", patient)
             table.insert(0, "sample", name)
             table.insert(0, "model", label)
             if top is not None:
                 table["ceiling"] = top[at]
-            table["n_obs"] = len(here)
-            table["leaky"] = bool(leaky[here].any())
+            table["n_obs"] = len(scored_rows)
+            table["leaky"] = bool(leaky[scored_rows].any())
             tables.append(table)
     if not tables:
         raise KeyError("expected measured expression of at least one predicted section; found none")
@@ -193,7 +203,7 @@ def evaluate(
 
 
 def _score_patients(
-    shown: dict[str, tuple[pd.DataFrame, np.ndarray, bool]],
+    models: dict[str, tuple[pd.DataFrame, np.ndarray, bool]],
     truth: np.ndarray,
     genes: Sequence[str],
     patient: np.ndarray,
@@ -206,7 +216,7 @@ def _score_patients(
     from stpredict import metrics as m
 
     tables = []
-    for label, (frame, leaky, smooth) in shown.items():
+    for label, (frame, leaky, smooth) in models.items():
         columns = [gene for gene in genes if gene in frame.columns]
         predicted = frame[columns].to_numpy(dtype=np.float64)
         rows = measured & ~np.isnan(predicted).all(axis=1)
@@ -227,7 +237,7 @@ def _models(
     adata: AnnData, keys: Sequence[str], baselines: Baselines
 ) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
     """Label, prediction, leak flags and whether to smooth, of every line of the table."""
-    shown: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
+    models: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
     flags: dict[str, np.ndarray] = {}
     for key in keys:
         record = read_record(adata, key) or {}
@@ -237,19 +247,19 @@ def _models(
             if Key.leaky(key) in adata.obs
             else np.zeros(adata.n_obs, dtype=bool)
         )
-        # Two predictions of one model are told apart by their slots.
-        shown[key if label in shown else label] = (adata.obsm[key], leaky, False)
+        # Two predictions of one model are distinguished by their slots.
+        models[key if label in models else label] = (adata.obsm[key], leaky, False)
     for key in keys:
         prefix = Key.baseline(key, "")
         there = [slot.removeprefix(prefix) for slot in adata.obsm if slot.startswith(prefix)]
         for name in chosen_baselines(baselines, there):
             if name in there:
-                shown.setdefault(name, (adata.obsm[Key.baseline(key, name)], flags[key], False))
+                models.setdefault(name, (adata.obsm[Key.baseline(key, name)], flags[key], False))
     if baselines is True or SMOOTHED in chosen_baselines(baselines, ()):
-        label = "ridge" if "ridge" in shown else next(iter(shown))
+        label = "ridge" if "ridge" in models else next(iter(models))
         if label != "mean":
-            shown[f"{label} ({SMOOTHED})"] = (*shown[label][:2], True)
-    return shown
+            models[f"{label} ({SMOOTHED})"] = (*models[label][:2], True)
+    return models
 
 
 def _ceilings(adata: AnnData, rows: np.ndarray, genes: Sequence[str], seed: int) -> np.ndarray:
@@ -313,9 +323,9 @@ def _lattice_positions(adata: AnnData, rows: np.ndarray) -> tuple[np.ndarray, np
 
     columns = (pd.to_numeric(adata.obs[key].iloc[rows], errors="coerce") for key in (Key.ARRAY_ROW, Key.ARRAY_COL))
     row, col = (column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns)
-    both = np.column_stack([row, col])
-    whole = np.isfinite(both).all() and (both == np.round(both)).all()
-    return (row, col) if whole and len(np.unique(both, axis=0)) == len(both) else None
+    row_col = np.column_stack([row, col])
+    whole = np.isfinite(row_col).all() and (row_col == np.round(row_col)).all()
+    return (row, col) if whole and len(np.unique(row_col, axis=0)) == len(row_col) else None
 
 
 def _n_background(adata: AnnData, rows: np.ndarray, sample_key: str) -> int | None:

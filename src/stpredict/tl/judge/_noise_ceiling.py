@@ -35,8 +35,9 @@ def noise_ceiling(
 ) -> Container | None:
     """Estimate, per gene and section, the correlation that a perfect model would reach given the counting noise.
 
-    Two halves of the counts, split at random and normalized as the data were, tell how much of the variance of a gene
-    over a section is signal. See :func:`stpredict.metrics.noise_ceiling` for the method and its limits.
+    Two halves of the counts, split at random and normalized as the data were, show how much of the variance of a gene
+    over a section is signal :cite:p:`spearman1910,neufeld2024`. See :func:`stpredict.metrics.noise_ceiling` for the
+    method and its limits.
 
     Parameters
     ----------
@@ -47,15 +48,15 @@ def noise_ceiling(
     sample_key
         Column of `obs` that names the section.
     n_repeats
-        Random splits to average over.
+        Number of random splits to average over.
     seed
-        Seed of the splits. Sections are independent of each other: each starts from this seed.
+        Random seed for the splits. Sections are independent of each other: each starts from this seed.
     layer
         Layer with the raw counts.
     key_added
-        Name of the result, `"noise_ceiling"` by default.
+        Name of the result; `"noise_ceiling"` when `None`.
     copy
-        Return a changed copy instead of changing `data`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -70,9 +71,11 @@ def noise_ceiling(
     Raises
     ------
     KeyError
-        The data were not normalized with `stp.pp.normalize`; the layer, `obs[sample_key]` or genes are missing.
+        When the data were not normalized with `stp.pp.normalize`; the layer, `obs[sample_key]` or genes are missing.
     ValueError
-        The layer holds no counts, or no section has any.
+        When the layer holds no counts, or no section has any.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -102,8 +105,8 @@ def noise_ceiling(
     counts = adata.layers[layer]
     measured = measured_rows(adata, counts)
     check_counts(counts[measured], f"counts in layers[{layer!r}]")
-    seen = measured & (np.asarray(np.nan_to_num(counts.sum(axis=1))).ravel() > 0)
-    sections = list(dict.fromkeys(samples[seen]))
+    usable = measured & (np.asarray(np.nan_to_num(counts.sum(axis=1))).ravel() > 0)
+    sections = list(dict.fromkeys(samples[usable]))
     if not sections:
         raise ValueError(f"expected counts in at least one section; found none in layers[{layer!r}]")
 

@@ -48,11 +48,11 @@ def pseudobulk(
     layer
         Layer with the measured values; `X` by default.
     by
-        `"sample"`: one profile per slide. `"patient"`: the mean over the slides of each patient, all with the same
-        weight however large they are.
+        Unit of a profile. `"sample"`: one profile per slide. `"patient"`: the mean over the slides of each patient, all
+        with the same weight however large they are.
     scale
-        `"log"`: the mean of the values as they are, of logged expression that is. `"linear"`: the logarithm is undone
-        before the mean and taken again after it, which is what a tube of ground tissue measures; a prediction that is
+        Scale of the mean. `"log"`: the values as they are, that is logged expression. `"linear"`: the logarithm is
+        undone before the mean and taken again after it, as bulk sequencing of ground tissue does; a prediction that is
         smoother than the truth then comes out lower, since peaks weigh more than their share.
     genes
         Genes to average; those of the prediction by default.
@@ -63,7 +63,7 @@ def pseudobulk(
 
     Returns
     -------
-    A new AnnData, one row per slide or patient, in the unit of `data`, with
+    A new AnnData (n_slides or n_patients, n_genes), in the unit of `data`; nothing is written to `data`. It has
 
     - `X`: predicted;
     - `layers["measured"]`: measured, over the predicted observations that were measured too; NaN for genes and slides
@@ -79,6 +79,8 @@ def pseudobulk(
         When the prediction, a gene, the slides or the patients are missing.
     ValueError
         When nothing on tissue was predicted, or the logarithm to undo is not known.
+    TypeError
+        When the prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -110,14 +112,14 @@ def pseudobulk(
     obs.columns = [Key.SAMPLE, Key.PATIENT]
     code, slides = pd.factorize(obs[Key.SAMPLE])
     values: dict[str, np.ndarray] = {key: _means(predicted[rows], code, len(slides), base)}
-    known = names.isin(adata.var_names)
-    if known.any() and (adata.X is not None or layer is not None):
-        here = np.flatnonzero(rows & measured_rows(adata, adata.X if layer is None else adata.layers[layer]))
+    is_measured = names.isin(adata.var_names)
+    if is_measured.any() and (adata.X is not None or layer is not None):
+        measured_index = np.flatnonzero(rows & measured_rows(adata, adata.X if layer is None else adata.layers[layer]))
         truth = np.full(values[key].shape, np.nan)
-        if len(here):
-            code_here = pd.Index(slides).get_indexer(adata.obs[sample_key].astype(str).to_numpy()[here])
-            matrix = measured_matrix(adata, list(names[known]), here, layer)
-            truth[:, known] = _means(matrix, code_here, len(slides), base)
+        if len(measured_index):
+            code_here = pd.Index(slides).get_indexer(adata.obs[sample_key].astype(str).to_numpy()[measured_index])
+            matrix = measured_matrix(adata, list(names[is_measured]), measured_index, layer)
+            truth[:, is_measured] = _means(matrix, code_here, len(slides), base)
             values[MEASURED] = truth
     baseline = adata.obsm.get(Key.baseline(key, "mean"))
     if baseline is not None and names.isin(baseline.columns).all():

@@ -30,20 +30,21 @@ def pseudobulk_agreement(
 ) -> pd.DataFrame:
     """Correlate predicted and measured profiles of patients: per gene across patients, and per patient across genes.
 
-    The first is the question: does the prediction know in whom a gene is high? The second is the weaker statement,
-    though the one in print :cite:p:`li2026`: some genes are abundant in everyone, and a prediction that is the same for
-    all patients correlates across genes without knowing anything about this one. The correlation of such a prediction
-    stands beside it, and what is left when each gene is taken relative to its mean over patients.
+    The first answers the main question: does the prediction tell in which patients a gene is high? The second is the
+    weaker statement, although it is the published one :cite:p:`li2026`: some genes are abundant in everyone, and a
+    prediction that is the same for all patients correlates across genes without any information about this one. The
+    table gives the correlation of such a prediction beside it, and the correlation that remains when each gene is taken
+    relative to its mean over patients.
 
     Parameters
     ----------
     bulk
-        What :func:`stpredict.tl.pseudobulk` returned; slides are averaged within their patient.
+        Result of :func:`stpredict.tl.pseudobulk`; slides are averaged within their patient.
     truth
-        Measured profiles, patients × genes, for example bulk RNA sequencing; `layers["measured"]` by default. Patients
-        and genes are joined by name.
+        Measured profiles, a DataFrame (patients × genes), for example bulk RNA sequencing; `layers["measured"]` when
+        `None`. Patients and genes are joined by name.
     correlation
-        `"pearson"` or `"spearman"`.
+        Kind of correlation: `"pearson"` or `"spearman"`.
     patient_key
         Column of `obs` with the patient.
     table_key
@@ -56,11 +57,11 @@ def pseudobulk_agreement(
     - `kind`, `gene`, `patient`: what the correlation is of; the other name is missing;
     - `r`: the correlation; NaN where it is undefined (a gene without variation, fewer than two values);
     - `n`, `p`, `q`: patients (or genes) behind it, its p-value with n - 2 degrees of freedom and, across patients, the
-      false-discovery rate over genes. Across genes there is no `p`: genes are no independent observations;
+      false-discovery rate over genes. Across genes there is no `p`: genes are not independent observations;
     - `baseline`, `baseline_of`: across genes, the correlation of the measured profile with one that is the same for
       every patient: the training mean, or the mean of the other patients' measured profiles where that is not known;
-    - `r_centered`: across genes, the correlation after the mean over patients was subtracted from every gene, on either
-      side its own: of what sets this patient apart;
+    - `r_centered`: across genes, the correlation after the mean over patients was subtracted from every gene, each side
+      with its own mean: agreement in what distinguishes this patient;
     - `leaky`: the model was trained on a patient behind this row.
 
     Raises
@@ -69,6 +70,8 @@ def pseudobulk_agreement(
         When there are no measured profiles or no patients.
     ValueError
         When `truth` has no patient or no gene in common with `bulk`, or names one twice.
+    TypeError
+        When `truth` is not a DataFrame, or `bulk` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -112,23 +115,23 @@ def pseudobulk_agreement(
 
     correlate = getattr(m, correlation)
     y, x = measured.to_numpy(), predicted.to_numpy()
-    both = np.isfinite(y) & np.isfinite(x)
+    finite = np.isfinite(y) & np.isfinite(x)
     per_gene = pd.DataFrame({"kind": ACROSS_PATIENTS, "gene": measured.columns, "patient": None})
-    per_gene["r"], per_gene["n"] = _columns(correlate, y, x, both), both.sum(axis=0)
+    per_gene["r"], per_gene["n"] = _columns(correlate, y, x, finite), finite.sum(axis=0)
     per_gene["p"] = m.pearson_p(per_gene["r"].to_numpy(), per_gene["n"].to_numpy())
     per_gene["q"] = np.where(per_gene["p"].isna(), np.nan, m.benjamini_hochberg(per_gene["p"].to_numpy()))
     per_gene["leaky"] = bool(leaky.any())
 
-    known = "training mean" if shared is not None else "other patients"
+    baseline_of = "training mean" if shared is not None else "other patients"
     flat = _others(y) if shared is None else shared
-    told = both & np.isfinite(flat)
+    defined = finite & np.isfinite(flat)
     per_patient = pd.DataFrame({"kind": ACROSS_GENES, "gene": None, "patient": measured.index})
-    per_patient["r"], per_patient["n"] = _columns(correlate, y.T, x.T, both.T), both.sum(axis=1)
-    per_patient["baseline"] = _columns(correlate, y.T, flat.T, told.T)
-    per_patient["baseline_of"] = known
-    alone = both.sum(axis=0) < 2
-    centered = [np.where(alone, np.nan, v - _mean(v, both)) for v in (y, x)]
-    per_patient["r_centered"] = _columns(correlate, centered[0].T, centered[1].T, (both & ~alone).T)
+    per_patient["r"], per_patient["n"] = _columns(correlate, y.T, x.T, finite.T), finite.sum(axis=1)
+    per_patient["baseline"] = _columns(correlate, y.T, flat.T, defined.T)
+    per_patient["baseline_of"] = baseline_of
+    alone = finite.sum(axis=0) < 2
+    centered = [np.where(alone, np.nan, v - _mean(v, finite)) for v in (y, x)]
+    per_patient["r_centered"] = _columns(correlate, centered[0].T, centered[1].T, (finite & ~alone).T)
     per_patient["leaky"] = leaky.to_numpy()
     columns = ["kind", "gene", "patient", "r", "n", "p", "q", "baseline", "baseline_of", "r_centered", "leaky"]
     records = per_gene.to_dict("records") + per_patient.to_dict("records")
@@ -164,10 +167,10 @@ def _given(truth: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     return truth.loc[people, genes].astype(np.float64)
 
 
-def _columns(correlate: Any, y: np.ndarray, x: np.ndarray, both: np.ndarray) -> np.ndarray:
+def _columns(correlate: Any, y: np.ndarray, x: np.ndarray, finite: np.ndarray) -> np.ndarray:
     """Correlate columns over the rows where both are known; columns with the same gaps go together."""
     result = np.full(y.shape[1], np.nan)
-    patterns, which = np.unique(both, axis=1, return_inverse=True)
+    patterns, which = np.unique(finite, axis=1, return_inverse=True)
     for i in range(patterns.shape[1]):
         rows, columns = patterns[:, i], np.flatnonzero(which.ravel() == i)
         if rows.sum() > 1:
@@ -175,16 +178,16 @@ def _columns(correlate: Any, y: np.ndarray, x: np.ndarray, both: np.ndarray) -> 
     return result
 
 
-def _mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _mean(values: np.ndarray, finite: np.ndarray) -> np.ndarray:
     """Mean over the rows (G,) where both sides are known."""
-    count = known.sum(axis=0)
-    return np.divide(np.where(known, values, 0.0).sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0)
+    count = finite.sum(axis=0)
+    return np.divide(np.where(finite, values, 0.0).sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 def _others(y: np.ndarray) -> np.ndarray:
     """Mean over the other patients (n, G); NaN where there is no other."""
-    known = np.isfinite(y)
-    value = np.where(known, y, 0.0)
-    count = known.sum(axis=0) - known
+    finite = np.isfinite(y)
+    value = np.where(finite, y, 0.0)
+    count = finite.sum(axis=0) - finite
     total = value.sum(axis=0) - value
     return np.divide(total, count, out=np.full(y.shape, np.nan), where=count > 0)

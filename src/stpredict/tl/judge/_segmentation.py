@@ -42,31 +42,35 @@ def segmentation(
     Parameters
     ----------
     data
-        Sections with the annotation and the probabilities that :func:`stpredict.tl.predict` wrote.
+        AnnData or SpatialData of sections with the annotation and the probabilities that :func:`stpredict.tl.predict`
+        wrote.
     label
         Column of `obs` with the annotation: boolean, or categorical with two or more classes.
     key
         Column of `obs` with the probability of the positive class, or slot of `obsm` with one column per class;
         `"{label}_probability"` when `None`.
     threshold
-        Above this probability an observation is predicted to be in the positive class of two.
+        Probability above which an observation is predicted to be in the positive class of two.
     baselines
-        Add the majority: the most frequent class of the other patients, or of all sections where there is one patient
-        only. A prediction that does not beat it has found no region.
+        Names of the baselines: `"majority"`, the most frequent class of the other patients, or of all sections where
+        there is one patient only (also for `True`; none for `False`). A prediction that does not beat it has found no
+        region.
     summarize
-        Return the mean over patients with its interval, and how often each score is undefined, instead of sections.
+        Whether to return the mean over patients with its interval :cite:p:`efron1993`, and how often each score is
+        undefined, instead of one row per section.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     level, n_boot, seed
-        Level, resamples and seed of the intervals over patients.
+        Level, number of resamples and random seed of the intervals over patients.
     table_key
         Table of a SpatialData.
 
     Returns
     -------
-    One row per model (`"model"`, `"majority"`), class and section: `model`, `class`, `sample`, `patient`, `n_obs`,
-    `n_positive`, `prevalence`, the scores of :func:`stpredict.metrics.segmentation`, `n_undefined` (how many of them are
-    undefined in this section) and `leaky` (the model was trained on this patient).
+    Table with one row per model (`"model"`, `"majority"`), class and section; nothing is written to `data`: `model`,
+    `class`, `sample`, `patient`, `n_obs`, `n_positive`, `prevalence`, the scores of
+    :func:`stpredict.metrics.segmentation`, `n_undefined` (how many of them are undefined in this section) and `leaky`
+    (the model was trained on this patient).
 
     With `summarize=True` one row per model, class and score: `model`, `class`, `score`, `mean` (sections within
     patients, then patients), `low`, `high`, `n_sections`, `n_patients`, `n_undefined` (sections left out because the
@@ -79,6 +83,8 @@ def segmentation(
     ValueError
         When there are fewer than two classes, a class has no probability, a probability is not between 0 and 1, or no
         observation has both an annotation and a prediction.
+    TypeError
+        When the slot of the probabilities is not a DataFrame, or `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -119,25 +125,30 @@ def segmentation(
     records = []
     for model in ("model", *chosen_baselines(baselines, ("majority",))):
         for name in np.unique(sample[rows]):
-            here = np.flatnonzero(rows & (sample == name))
-            person = patient[here[0]]
+            section_rows = np.flatnonzero(rows & (sample == name))
+            person = patient[section_rows[0]]
             for number, column in enumerate(names):
                 code = classes.index(column)
-                inside = truth[here] == code
+                inside = truth[section_rows] == code
                 if model == "model":
-                    score, predicted = probability[here, number], chosen[here] == (1 if binary else number)
+                    score, predicted = (
+                        probability[section_rows, number],
+                        chosen[section_rows] == (1 if binary else number),
+                    )
                 else:
-                    others = rows & (patient != person)
-                    most = np.bincount(truth[others if others.any() else rows], minlength=len(classes)).argmax()
-                    score, predicted = np.zeros(len(here)), np.full(len(here), most == code)
+                    other_patients = rows & (patient != person)
+                    most = np.bincount(
+                        truth[other_patients if other_patients.any() else rows], minlength=len(classes)
+                    ).argmax()
+                    score, predicted = np.zeros(len(section_rows)), np.full(len(section_rows), most == code)
                 scores = region_scores(inside, predicted, score)
                 records.append(
                     {
                         "model": model, "class": column, "sample": name, "patient": person,
-                        "n_obs": len(here), "n_positive": int(inside.sum()), "prevalence": float(inside.mean()),
+                        "n_obs": len(section_rows), "n_positive": int(inside.sum()), "prevalence": float(inside.mean()),
                         **scores,
                         "n_undefined": int(np.isnan(list(scores.values())).sum()),
-                        "leaky": bool(leaky[here].any()) and model == "model",
+                        "leaky": bool(leaky[section_rows].any()) and model == "model",
                     }
                 )  # fmt: skip
     table = pd.DataFrame(records)

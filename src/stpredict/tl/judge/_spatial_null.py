@@ -39,12 +39,12 @@ def displaced(section: np.ndarray, xy: np.ndarray | None, n: int, null: Null, rn
         from scipy.spatial import KDTree
 
         assert xy is not None
-        here = np.asarray(xy, dtype=np.float64)[rows, :2]
-        here = here - (here.max(axis=0) + here.min(axis=0)) / 2
+        section_xy = np.asarray(xy, dtype=np.float64)[rows, :2]
+        section_xy = section_xy - (section_xy.max(axis=0) + section_xy.min(axis=0)) / 2
         angle, mirror = rng.uniform(0, 2 * np.pi, n), rng.choice([-1.0, 1.0], n)
         cos, sin = np.cos(angle), np.sin(angle)
         turn = np.stack([np.stack([cos * mirror, -sin], -1), np.stack([sin * mirror, cos], -1)], -2)
-        tree = KDTree(here)
+        tree = KDTree(section_xy)
         for i in range(n):  # one section's positions at a time
-            result[i, rows] = rows[tree.query(here @ turn[i].T)[1]]
+            result[i, rows] = rows[tree.query(section_xy @ turn[i].T)[1]]
     return result

@@ -21,27 +21,43 @@ def summarize(
     Parameters
     ----------
     scores
-        One row per model, section and gene.
+        Table of :func:`stpredict.tl.evaluate`, one row per model, section and gene.
     by
-        Columns to keep apart.
+        Columns that define the groups, each of which gets a row.
     level
-        Level of the bootstrap interval of the mean correlation.
+        Level of the bootstrap interval :cite:p:`efron1993` of the mean correlation.
     n_boot
-        Bootstrap samples.
+        Number of bootstrap samples.
     seed
-        Of the bootstrap.
+        Random seed for the bootstrap.
 
     Returns
     -------
-    One row per group, sorted by correlation: `pearson` with `low` and `high` (bootstrap over patients; over sections
-    where there is one patient; none for slides, which are compared across patients; `interval_over` says which), `r_over_ceiling` (mean correlation over mean noise ceiling
-    of the same genes), `n_undefined` correlations left out of `n_scores`, the means of the other metrics, `n_genes`,
-    `n_sections`, `n_patients`, and `leaky`.
+    Table with one row per group, sorted by correlation, with the columns
+
+    - `by`, and `pearson`, the mean correlation, with the bounds `low` and `high` of its interval, over `interval_over`:
+      `"patients"`, `"sections"` where there is one patient, or `"none"` for slides, which are compared across patients
+      and have no interval;
+    - `ceiling`, the mean noise ceiling, and `r_over_ceiling`, the mean correlation over the mean noise ceiling of the
+      same genes, where the table has the ceiling;
+    - the means of the other metrics in the table;
+    - `n_scores`, and `n_undefined`, the number of them whose correlation is undefined and left out;
+    - `n_genes`, `n_sections`, `n_patients`, and `leaky`.
 
     Raises
     ------
     KeyError
         When the table lacks the columns of :func:`stpredict.tl.evaluate`.
+    ValueError
+        When `level` or `n_boot` is out of range.
+
+    Examples
+    --------
+    >>> import pandas as pd, stpredict as stp
+    >>> scores = pd.DataFrame({"model": "ridge", "sample": list("aabb"), "patient": list("ppqq"), "gene": list("GHGH")})
+    >>> scores["pearson"] = [0.1, 0.3, 0.5, 0.7]
+    >>> stp.tl.summarize(scores)[["model", "pearson", "n_patients"]].round(2).values.tolist()
+    [['ridge', 0.4, 2]]
     """
     import pandas as pd
 
@@ -84,9 +100,9 @@ def summarize(
         row: dict[str, Any] = dict(zip(by, name, strict=True))
         row |= dict(zip(("pearson", "low", "high"), map(float, interval), strict=True))
         if "ceiling" in table:
-            both = table[defined & table["ceiling"].notna()]
-            row["ceiling"] = top = pooled_ceiling(both)
-            reached = both.groupby(["patient", "sample"])["pearson"].mean().groupby("patient").mean().mean()
+            complete = table[defined & table["ceiling"].notna()]
+            row["ceiling"] = top = pooled_ceiling(complete)
+            reached = complete.groupby(["patient", "sample"])["pearson"].mean().groupby("patient").mean().mean()
             row["r_over_ceiling"] = reached / top if top > 0 else np.nan
         per_section = groups[values].mean()
         means = per_section.groupby("patient").mean().mean()

@@ -45,23 +45,23 @@ def well_predicted(
     The criteria are those of :cite:t:`pizurica2024`, with patients as observations. A gene is well predicted when its
     correlation is positive and significant (p < `alpha`, two-sided) and, against every comparator, the correlation is
     higher, significantly so (one-sided p < `alpha`, false-discovery rate over all genes < `fdr`), and the error lower.
-    Slides of one patient are averaged first, truth and predictions alike: they are no independent observations.
+    Slides of one patient are averaged first, truth and predictions alike: they are not independent observations.
 
-    Untrained networks, the published comparator, are easily beaten, and so are networks trained on permuted labels: both
-    know the level of each gene, and nothing that links it to the slide. A ridge on the mean feature of a slide asks
-    whether the network earns its keep. The `"mean"` of the training patients can be named too. It is constant
-    within a fold, its correlation means nothing, and it is compared by its error alone.
+    Untrained networks, the published comparator, are easily beaten, and so are networks trained on permuted labels:
+    both know the level of each gene, and nothing that links it to the slide. A ridge on the mean feature of a slide
+    shows whether the network adds anything to a simple model. The `"mean"` of the training patients can be named too.
+    It is constant within a fold, its correlation has no meaning, and it is compared by its error alone.
 
     Parameters
     ----------
     slides
-        One row per slide: normalized truth in `X`, predictions from models that did not see the patient, and those
-        of the comparators beside them. Rows with `obs["measured"]` false, without a measurement or without a
+        Table with one row per slide: normalized truth in `X`, predictions from models that did not see the patient, and
+        those of the comparators beside them. Rows with `obs["measured"]` false, without a measurement or without a
         prediction are left out.
     key
-        Slot of the prediction.
+        Slot of the prediction in `obsm`.
     comparators
-        Names of comparators, in `obsm["{key}_baseline_{name}"]`. None (an empty list) tests against zero only.
+        Names of comparators, in `obsm["{key}_baseline_{name}"]`. An empty list tests against zero only.
     layer
         Layer with the truth instead of `X`.
     patient_key
@@ -71,13 +71,14 @@ def well_predicted(
     fdr
         Level of the false-discovery rate.
     test
-        `"williams"`, see :func:`stpredict.metrics.williams_t`, or `"steiger"`, see :func:`stpredict.metrics.steiger_z`.
+        Test of the difference of two correlations: `"williams"`, see :func:`stpredict.metrics.williams_t`, or
+        `"steiger"`, see :func:`stpredict.metrics.steiger_z`.
     table_key
         Table of a SpatialData.
 
     Returns
     -------
-    One row per predicted and measured gene:
+    Table with one row per predicted and measured gene; nothing is written to `slides`:
 
     - `gene`, `well_predicted`, `n_patients`, `leaky` (the model was trained on one of these patients);
     - `pearson` and its two-sided `pearson_p`;

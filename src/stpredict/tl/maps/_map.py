@@ -62,7 +62,7 @@ def predict_map(
     device
         Device of the work; `settings.device` when `None`.
     progress
-        Show a progress bar.
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -114,11 +114,11 @@ def map_table(
     gene_chunk
         Genes per step, and per chunk of the store.
     std
-        Also write the standard deviation over the models to `layers["std"]` of the store.
+        Whether to write the standard deviation over the models to `layers["std"]` of the store.
     device
         Device of the work; `settings.device` when `None`.
     progress
-        Show a progress bar.
+        Whether to show a progress bar.
     sample_key
         Column of `obs` that names the slide.
     key_added
@@ -160,11 +160,11 @@ def map_table(
     rows = [np.flatnonzero(number == i) for i in range(len(names))]
     row, col = adata.obs[Key.ARRAY_ROW].to_numpy(), adata.obs[Key.ARRAY_COL].to_numpy()
     options: dict[str, Any] = {"window": window, "stride": stride, "min_tiles": min_tiles}
-    layout = [lay_windows(row[here], col[here], **options) for here in rows]
+    layout = [lay_windows(row[slide_rows], col[slide_rows], **options) for slide_rows in rows]
     n_windows, partial = np.empty(adata.n_obs, dtype=np.int64), np.empty(adata.n_obs, dtype=bool)
-    for here, windows in zip(rows, layout, strict=True):
-        n_windows[here], partial[here] = windows.n_windows, windows.partial_tiles
-    slides = [features if len(here) == len(features) else features[here] for here in rows]
+    for slide_rows, windows in zip(rows, layout, strict=True):
+        n_windows[slide_rows], partial[slide_rows] = windows.n_windows, windows.partial_tiles
+    slides = [features if len(slide_rows) == len(features) else features[slide_rows] for slide_rows in rows]
     chunks = gene_chunks(len(panel), max(adata.n_obs, *map(len, layout)), gene_chunk)
     order = np.argsort(np.concatenate(rows), kind="stable") if len(rows) > 1 else slice(None)
 

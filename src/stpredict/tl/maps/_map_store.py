@@ -1,4 +1,4 @@
-"""A map on disk: an AnnData in Zarr that is written gene chunk by gene chunk, and taken up again after an interruption."""
+"""A map on disk: an AnnData in Zarr, written gene chunk by gene chunk, and resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MapStore:
     Attributes
     ----------
     path
-        Where the finished store lies.
+        Path of the finished store.
     complete
         Whether it is finished.
     """
@@ -59,9 +59,9 @@ class MapStore:
         Parameters
         ----------
         path
-            Where the store is to lie.
+            Path of the store to write.
         digest
-            Of everything the map depends on.
+            Digest of everything the map depends on.
         adata
             Table of the tiles.
         genes
@@ -81,16 +81,16 @@ class MapStore:
         import zarr
 
         path = Path(os.path.abspath(path))
-        found = mark_of(path)
-        if found == digest:
+        mark = mark_of(path)
+        if mark == digest:
             return cls(path, None, chunks, complete=True)
         if path.exists():
-            what = "files that are no map" if found is None else "the map of another model, other tiles or options"
+            what = "files that are no map" if mark is None else "the map of another model, other tiles or options"
             raise FileExistsError(f"expected a new path for the map; found {what} at {path}; remove it or name another")
         unfinished = unfinished_path(path)
-        found = mark_of(unfinished)
-        if unfinished.exists() and found != digest:
-            what = "files that are no map" if found is None else "an unfinished map of another call"
+        mark = mark_of(unfinished)
+        if unfinished.exists() and mark != digest:
+            what = "files that are no map" if mark is None else "an unfinished map of another call"
             raise FileExistsError(
                 f"expected nothing, or this map unfinished, at {unfinished}; found {what}; remove it or name another path"
             )

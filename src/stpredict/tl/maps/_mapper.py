@@ -36,7 +36,7 @@ class Mapper:
     device
         Device of the work.
     progress
-        Show a progress bar.
+        Whether to show a progress bar.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class Mapper:
         chunks
             Slices of the genes.
         store
-            Where to keep what was pooled; its finished chunks are left out.
+            Store for the pooled values; its finished chunks are left out.
         std
-            Also give the standard deviation over the networks.
+            Whether to return the standard deviation over the networks too.
 
         Yields
         ------
