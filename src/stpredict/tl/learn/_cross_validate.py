@@ -147,8 +147,6 @@ def cross_validate(
     tasks = _tasks(adata, models, features, names, goal)
     folds = make_folds(adata, splitter, seed, keys)
     check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
-    if not all(any(not stage.labeled for stage in task.info.cls.stages) for task in tasks.values()):
-        folds = [replace(fold, train=fold.train & usable) for fold in folds]
     results = run_folds(
         data, adata, tasks, folds, request, keys,
         image=image, allow_leakage=allow_leakage, n_jobs=n_jobs, threads=threads, device=resolve_device(device), seed=seed,

@@ -130,7 +130,8 @@ def fit_folds(
     main = make_task(adata, model, None, **options)
     kept = np.flatnonzero(usable)
     splits = grouped_k_fold(adata[usable], n_folds, seed=seed, sample_key=sample_key, patient_key=patient_key)
-    folds = [_widened(split, kept, adata.n_obs) for split in splits]
+    patient = adata.obs[patient_key].astype(str).to_numpy()
+    folds = [_widened(split, kept, patient) for split in splits]
     if reader.kind != "expression":  # settings that suit the target
         main = make_task(adata, model, reader.resolve(adata, request, usable, keys, allow_leakage=True)[0], **options)
     tasks: dict[str, Task] = {"": main}
@@ -172,9 +173,8 @@ def fit_folds(
     return models
 
 
-def _widened(split: Fold, kept: np.ndarray, n_obs: int) -> Fold:
-    """A fold of some observations as one of all."""
-    train, test = np.zeros((2, n_obs), dtype=bool)
-    train[kept[split.train]] = True
+def _widened(split: Fold, kept: np.ndarray, patient: np.ndarray) -> Fold:
+    """A fold of some observations as one of all; what was not measured is on the side of its patient in training."""
+    test = np.zeros(len(patient), dtype=bool)
     test[kept[split.test]] = True
-    return Fold(split.name, train, test)
+    return Fold(split.name, np.isin(patient, patient[kept[split.train]]), test)

@@ -11,7 +11,7 @@ import numpy as np
 from stpredict.cohorts import Fold, assert_disjoint, grouped_k_fold, leave_one_patient_out, leave_one_section_out
 from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._engine import Job, run_jobs
-from stpredict.tl.learn._fit import check_measured, with_target
+from stpredict.tl.learn._fit import with_target
 from stpredict.tl.learn._task import Task, check_enough, fit_task
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, collect, patient_codes
 from stpredict.tl.learn.inputs._reader import readers
@@ -90,7 +90,7 @@ def run_folds(
     tasks
         What to fit, by label; comparators are tasks like any other.
     folds
-        Training and test sides.
+        Training and test sides; what was not measured is shown only to networks with a stage that reads pictures alone.
     request
         What to predict, an object of :mod:`stpredict.targets`.
     keys
@@ -118,9 +118,6 @@ def run_folds(
     """
     reader = slots_for(request)
     usable = reader.usable(adata, request)
-    for task in tasks.values():
-        for fold in folds:
-            check_measured(fold.train & ~usable, task.info)
     for fold in folds:
         check_enough(fold.train & usable, MIN_OBSERVATIONS, f" in fold {fold.name!r}")
     goals = [reader.resolve(adata, request, fold.train & usable, keys, allow_leakage=allow_leakage) for fold in folds]
@@ -132,16 +129,18 @@ def run_folds(
     def jobs() -> Iterator[Job]:
         """Arrays of one fit at a time: all of them at once would be folds × tasks copies."""
         for fold, (target, strangers) in zip(folds, goals, strict=True):
-            own = rows.take(fold.train[rows.index])
-            values = reader.read(adata, request, target, own, keys)
-            facts = _facts(own, seed, strangers, allow_leakage)
+            test_rows = fold.test[rows.index]
             for label, task in tasks.items():
-                train = collected[label].take(fold.train[rows.index])
+                train_rows = fold.train[rows.index] & (rows.measured | _reads_unmeasured(task))
+                own = rows.take(train_rows)
+                values = reader.read(adata, request, target, own, keys)
+                facts = _facts(own, seed, strangers, allow_leakage)
+                train = collected[label].take(train_rows)
                 train = _with_genes(train, task, data, adata, own, target, keys)
                 train = with_target(train, target, values, own.measured)
-                test = collected[label].take(fold.test[rows.index])
+                test = collected[label].take(test_rows)
                 train.patient = patient_codes(own.patient, facts.patients)
-                test.patient = patient_codes(rows.patient[fold.test[rows.index]], facts.patients)
+                test.patient = patient_codes(rows.patient[test_rows], facts.patients)
                 yield (
                     _fit_and_predict,
                     {
@@ -160,6 +159,10 @@ def run_folds(
         test = np.flatnonzero(folds[number].test)
         found.append(FoldResult(label, number, test, predicted.mean, predicted.std, target, strangers, model))
     return found
+
+
+def _reads_unmeasured(task: Task) -> bool:
+    return any(not stage.labeled for stage in task.info.cls.stages)
 
 
 def _facts(rows: Rows, seed: int, strangers: list[str], allow_leakage: bool) -> TrainingFacts:
