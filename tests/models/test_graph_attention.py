@@ -58,20 +58,6 @@ def test_equals_dense_masked_attention_and_its_gradient(slope):
         torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
 
 
-def test_equals_torch_geometric():
-    geometric = pytest.importorskip("torch_geometric.nn")
-    net = layer()
-    values, index, valid = graph()
-    theirs = geometric.GATConv(6, 5, heads=3, negative_slope=net.slope, bias=False, add_self_loops=True).double()
-    with torch.no_grad():
-        theirs.lin.weight.copy_(net.lin.weight)
-        theirs.att_dst.copy_(net.of_spot[None])
-        theirs.att_src.copy_(net.of_neighbor[None])
-        spot, which = valid.nonzero(as_tuple=True)
-        edges = torch.stack([index[spot, which], spot])
-        torch.testing.assert_close(net(values, index, valid), theirs(values, edges), atol=1e-6, rtol=1e-6)
-
-
 def test_isolated_spot_attends_to_itself():
     net = layer()
     values, index, valid = graph()
