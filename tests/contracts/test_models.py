@@ -72,7 +72,7 @@ def hyperparameters(model: str) -> dict:
     return {name: value for name, value in small.items() if name in known}
 
 
-EPOCHS = {"color": 150, "egn": 30, "hggep": 20, "hist2st": 30, "histogene": 20, "stnet": 10, "thitogene": 30}
+EPOCHS = {"color": 150, "egn": 30, "hggep": 40, "hist2st": 30, "histogene": 20, "stnet": 10, "thitogene": 30}
 
 
 def quick_config(model: str):
