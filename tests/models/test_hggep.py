@@ -250,10 +250,10 @@ def colored_sections(n_sections=3, n=25, px=16, seed=0):
     n_all = n_sections * n
     row, col = np.divmod(np.arange(n_all) % n, 5)
     angle = np.repeat(rng.uniform(0, 2 * np.pi, n_sections), n)
-    level = np.sin(col * np.cos(angle) + row * np.sin(angle)) + rng.normal(0, 0.3, n_all)
-    tone = np.column_stack([150 + 30 * level, 120 - 20 * level, np.full(n_all, 160)])
-    patches = tone[:, None, None, :] + rng.normal(0, 10, (n_all, px, px, 3))
-    mean = 40 * np.exp(0.4 * level[:, None] * np.array([1, -1, 0.5, -0.5]))
+    level = np.sin(col * np.cos(angle) + row * np.sin(angle)) + rng.normal(0, 0.2, n_all)
+    tone = np.column_stack([150 + 45 * level, 120 - 30 * level, np.full(n_all, 160)])
+    patches = tone[:, None, None, :] + rng.normal(0, 5, (n_all, px, px, 3))
+    mean = 400 * np.exp(0.8 * level[:, None] * np.array([1, -1, 0.5, -0.5]))
     counts = rng.poisson(mean)
     return ArraySet(
         section=np.arange(n_all) // n,
@@ -275,8 +275,8 @@ def test_learns_across_patients():
     fit = fit_arrays("hggep", data.take(~test), hyperparameters=options, config=config)
     held_out = data.take(test)
     mean, _ = predict_arrays(fit.network, held_out)
-    assert np.mean(pearson(held_out.target, mean)) > 0.4
+    assert np.mean(pearson(held_out.target, mean)) > 0.6
     train_mean = data.target[~test].mean(axis=0)
-    assert ((mean - held_out.target) ** 2).mean() < ((train_mean - held_out.target) ** 2).mean()
+    assert ((mean - held_out.target) ** 2).mean() < 0.8 * ((train_mean - held_out.target) ** 2).mean()
     loss = fit.history["train_zinb"].to_numpy()
     assert loss[-1] < loss[0]

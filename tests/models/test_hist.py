@@ -28,7 +28,7 @@ def neighborhoods(n_sections: int = 12, side: int = 12, seed: int = 0) -> ArrayS
         grid = rng.normal(size=(*shape, 4)) * tissue[..., None]
         count = np.maximum(convolve(tissue.astype(float), RING, mode="constant"), 1)
         around = np.stack([convolve(grid[..., k], RING, mode="constant") for k in range(4)], axis=-1) / count[..., None]
-        signal = 2.5 * around[..., :3] + 0.5 * grid[..., 1:]
+        signal = 2.5 * around[..., :3] + 0.35 * grid[..., 1:]
         target = 2 + signal + 0.1 * rng.normal(size=signal.shape)
         parts.append((np.full(int(tissue.sum()), i), np.argwhere(tissue), grid[tissue], target[tissue]))
     section, cell, features, target = (np.concatenate(values) for values in zip(*parts, strict=True))

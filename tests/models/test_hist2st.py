@@ -219,7 +219,7 @@ def test_sizes_that_do_not_fit_are_named(changes, found):
         replace(SMALL, **changes)
 
 
-def smooth_sections(n_patients=5, side=6, seed=0):
+def smooth_sections(n_patients=6, side=6, seed=0):
     """A section per patient; colors change smoothly over it, and genes follow them."""
     rng = np.random.default_rng(seed)
     patient = np.repeat(np.arange(n_patients), side**2)
@@ -238,12 +238,13 @@ def smooth_sections(n_patients=5, side=6, seed=0):
 def test_learns_what_holds_in_other_patients():
     torch.set_num_threads(1)
     data = smooth_sections()
-    train = data.patient < 4
-    config = train_config("hist2st", {"max_epochs": 40, "patience": 0, "learning_rate": 3e-3})
+    train = data.patient < 5
+    # The last steps are small ones: where they are not, the error depends on which was the last.
+    changes = {"max_epochs": 20, "patience": 0, "learning_rate": 5e-3, "schedule": "cosine"}
+    config = train_config("hist2st", changes)
     fit = fit_arrays("hist2st", data.take(train), hyperparameters=SIZES | {"depth": 1}, config=config)
     mean, _ = predict_arrays(fit.network, data.take(~train))
     target = data.target[~train]
     error = ((mean - target) ** 2).mean()
     baseline = ((data.target[train].mean(axis=0) - target) ** 2).mean()
-    print(error / baseline)
     assert error < 0.6 * baseline

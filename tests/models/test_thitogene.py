@@ -172,17 +172,13 @@ def test_every_parameter_learns(changes):
     assert set(idle) <= {"view_weight.2.bias"}  # a weight common to all views
 
 
-def colored_sections(n_patients=4, side=6, seed=0):
-    """A section per patient; colors change smoothly over it, and genes follow them."""
+def colored_sections(n_patients=6, side=6, seed=0):
+    """A section per patient; its quarters differ in color, and genes follow the color."""
     rng = np.random.default_rng(seed)
-    per_section = side**2
-    patient = np.repeat(np.arange(n_patients), per_section)
-    grid = np.tile(np.stack(np.divmod(np.arange(per_section), side), axis=1), (n_patients, 1)) * 200.0
-    wave = rng.normal(0, 0.004, (n_patients, 2, 3))[patient]
-    phase = rng.uniform(0, 6, (n_patients, 3))[patient]
-    tone = (
-        140 + 50 * np.sin(np.einsum("ni,nic->nc", grid, wave) + phase) + rng.uniform(-10, 10, (n_patients, 3))[patient]
-    )
+    patient = np.repeat(np.arange(n_patients), side**2)
+    row, col = np.divmod(np.arange(side**2), side)
+    grid = np.tile(np.stack([row, col], axis=1), (n_patients, 1)) * 200.0
+    tone = rng.uniform(60, 220, (n_patients, 4, 3))[:, 2 * (row * 2 // side) + col * 2 // side].reshape(-1, 3)
     patches = np.clip(tone[:, None, None] + rng.normal(0, 6, (len(tone), PX, PX, 3)), 0, 255).astype(np.uint8)
     target = tone / 50 @ np.random.default_rng(9).normal(size=(3, GENES)) + rng.normal(0, 0.2, (len(tone), GENES))
     return ArraySet(
@@ -193,9 +189,9 @@ def colored_sections(n_patients=4, side=6, seed=0):
 
 def test_learns_what_holds_in_other_patients():
     data = colored_sections()
-    train = data.patient < 3
+    train = data.patient < 5
     changes = {"max_epochs": 40, "patience": 0, "learning_rate": 2e-3}
-    options = {f.name: getattr(SMALL, f.name) for f in fields(SMALL) if f.name not in ("symmetries", "stain_jitter")}
+    options = {f.name: getattr(SMALL, f.name) for f in fields(SMALL)}
     fit = fit_arrays(
         "thitogene", data.take(train), hyperparameters=options, config=train_config("thitogene").updated(changes)
     )
@@ -203,6 +199,6 @@ def test_learns_what_holds_in_other_patients():
     target = data.target[~train]
     error = ((mean - target) ** 2).mean()
     baseline = ((data.target[train].mean(axis=0) - target) ** 2).mean()
-    assert error < 0.5 * baseline
+    assert error < 0.7 * baseline
     correlation = [np.corrcoef(mean[:, g], target[:, g])[0, 1] for g in range(GENES)]
     assert np.mean(correlation) > 0.6

@@ -111,15 +111,3 @@ def test_convolution_equals_the_product_of_dense_matrices():
     h = incidence(members)
     expected = torch.diag(1 / h.sum(1)) @ h @ torch.diag(1 / h.sum(0)) @ h.T @ conv.lin(values) + conv.bias
     torch.testing.assert_close(conv(values, members), expected, atol=1e-12, rtol=1e-12)
-
-
-def test_convolution_equals_torch_geometric():
-    geometric = pytest.importorskip("torch_geometric.nn", reason="torch_geometric is not installed")
-    torch.manual_seed(0)
-    values, members = torch.randn(30, 5), hypergraph(torch.randn(30, 5), torch.rand(30, 2), 3)
-    conv, theirs = HypergraphConv(5, 4), geometric.HypergraphConv(5, 4)
-    theirs.load_state_dict(conv.state_dict())
-    edge = torch.arange(30).repeat_interleave(members.shape[1])
-    torch.testing.assert_close(
-        conv(values, members), theirs(values, torch.stack([members.flatten(), edge])), atol=1e-6, rtol=1e-6
-    )

@@ -26,8 +26,7 @@ def reference() -> torch.nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-@pytest.mark.parametrize("px", [64, 75])
+@pytest.mark.parametrize(("suffix", "px"), [("pth", 64), ("safetensors", 75)])
 def test_torchvision_weights_give_torchvision_features(reference, tmp_path: Path, suffix: str, px: int) -> None:
     path = tmp_path / f"resnet50.{suffix}"
     if suffix == "pth":

@@ -32,7 +32,7 @@ def make(seed: int, n: int, prefix: str, shape=(8, 7)) -> tuple[ad.AnnData, dict
     """Slides, and the observations of each; a patient with a high first gene is at risk."""
     rng = np.random.default_rng(seed)
     hidden = rng.normal(size=n)
-    until, censored = rng.exponential(np.exp(-2 * hidden)), rng.exponential(2, n)
+    until, censored = rng.exponential(np.exp(-3 * hidden)), rng.exponential(2, n)
     obs = pd.DataFrame(
         {
             "patient": [f"{prefix}{i}" for i in range(n)],
