@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-MEASURED = "measured"
 THUMBNAIL_PX = 1500
 READ = "read"
 
@@ -91,7 +90,7 @@ def build_section(
     obs = obs.assign(**{Key.SAMPLE: _constant(sample, len(obs))})
     if patient is not None:
         obs[Key.PATIENT] = _constant(str(patient), len(obs))
-    obs[MEASURED] = np.full(len(obs), measured)
+    obs[Key.MEASURED] = np.full(len(obs), measured)
     adata = AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=var)
     adata.layers[Key.COUNTS] = adata.X.copy()
     adata.obsm[Key.SPATIAL] = xy

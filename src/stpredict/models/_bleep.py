@@ -37,7 +37,7 @@ class BLEEPConfig:
     n_embedding
         Width of the common space.
     dropout
-        Of the projection heads.
+        Dropout of the projection heads.
     temperature
         What products of embeddings are divided by in the loss, and in the weights by similarity. `None` is 0.1 for
         embeddings of length 1, and the published 1 for embeddings as they are.
@@ -48,7 +48,7 @@ class BLEEPConfig:
     normalize
         Embeddings of length 1: one metric in loss, retrieval and weights. `False` has three, as published.
     same_patient
-        Also look up spots of the query's own patient, where these were in training.
+        Whether to look up spots of the query's own patient as well, where these were in training.
     """
 
     image_encoder: Literal["resnet50", "densenet121", "features"] = "resnet50"

@@ -46,7 +46,7 @@ class EGNConfig:
     pcc
         Weight of 1 - Pearson's correlation of each gene over the section; 0 for none.
     same_patient
-        Also look up spots of the query's own patient (never, in training, of its own section). A prediction for a
+        Whether to look up spots of the query's own patient as well (never, in training, of its own section). A prediction for a
         training patient then rests on that patient's measurements, and must not be taken for one of a new patient.
     """
 

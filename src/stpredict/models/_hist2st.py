@@ -39,7 +39,7 @@ class Hist2STConfig:
     mlp_dim
         Width of the feed-forward layers.
     dropout
-        Of the first maps, and of both branches of the attention blocks.
+        Dropout of the first maps, and of both branches of the attention blocks.
     graph_depth
         Convolutions over the neighbors of each spot.
     neighbors

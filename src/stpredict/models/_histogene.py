@@ -26,7 +26,7 @@ class HisToGeneConfig:
     mlp_dim
         Width of the feed-forward layers; `None` is twice `dim`.
     dropout
-        Of the spots before the transformer and of both branches of its blocks.
+        Dropout of the spots before the transformer and of both branches of its blocks.
     patch_um
         Side of the patch in µm.
     patch_px

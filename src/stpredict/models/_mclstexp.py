@@ -45,7 +45,7 @@ class MclSTExpConfig:
         Spots around each that the transformer reads with it: 12 are those within two steps on a square lattice, and the
         two nearest rings on a hexagonal one.
     width
-        Of the transformer; 0 is the number of genes, as published.
+        Width of the transformer; 0 is the number of genes, as published.
     depth
         Transformer blocks.
     heads, dim_head
@@ -53,7 +53,7 @@ class MclSTExpConfig:
     n_embedding
         Width of the common space.
     dropout
-        Of the projection heads.
+        Dropout of the projection heads.
     temperature
         What products of embeddings are divided by in the loss, and in the weights by similarity. `None` is 0.1 for
         embeddings of length 1, and the published 1 for embeddings as they are.
@@ -64,7 +64,7 @@ class MclSTExpConfig:
     normalize
         Embeddings of length 1: one metric in loss, retrieval and weights. `False` has three, as published.
     same_patient
-        Also look up spots of the query's own patient, where these were in training.
+        Whether to look up spots of the query's own patient as well, where these were in training.
     """
 
     image_encoder: Literal["densenet121", "resnet50", "features"] = "densenet121"

@@ -31,7 +31,7 @@ class SequoiaConfig:
     n_tokens
         Tokens that have a position, for `positional_embedding`; otherwise bags may have any number of tokens.
     positional_embedding
-        Add a learned vector to each token by its place in the bag. Clusters have no order: only for published weights
+        Whether to add a learned vector to each token by its place in the bag. Clusters have no order: only for published weights
         that hold one.
     standardize
         Standardize the tokens, and predict in units of each gene's training standard deviation from its mean;

@@ -47,7 +47,7 @@ class THItoGeneConfig:
     hidden
         Width of the layer before the genes.
     dropout
-        Of the spots before the transformer, of both branches of its blocks, and of inputs and weights of the graph
+        Dropout of the spots before the transformer, of both branches of its blocks, and of inputs and weights of the graph
         attention.
     patch_um
         Side of the patch in µm.

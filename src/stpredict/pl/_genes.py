@@ -154,14 +154,14 @@ def genes(
 
 def _measured(adata: AnnData, names: Sequence[str], rows: np.ndarray, layer: str | None) -> np.ndarray:
     """Measured values (n, n_genes), NaN for genes and observations without."""
-    from stpredict.slots._expression import measured_rows
+    from stpredict.slots._expression import marked_measured
 
     check_unique(adata.var_names, "var_names")
     values = np.full((len(rows), len(names)), np.nan)
     is_measured = np.isin(names, adata.var_names)
     if is_measured.any() and (adata.X is not None or layer is not None):
         values[:, is_measured] = to_dense(measured_matrix(adata, list(np.array(names)[is_measured]), rows, layer))
-        values[~measured_rows(adata, np.empty((adata.n_obs, 0), dtype=int))[rows]] = np.nan
+        values[~marked_measured(adata)[rows]] = np.nan
     return values
 
 

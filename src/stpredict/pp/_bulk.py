@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_unique, few
-from stpredict.io._section import MEASURED
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def join_bulk(bulk: Bulk | None, units: list[str], slides: list[str]) -> AnnData
     from anndata import AnnData
 
     if bulk is None:
-        obs = pd.DataFrame({MEASURED: False}, index=pd.Index(slides))
+        obs = pd.DataFrame({Key.MEASURED: False}, index=pd.Index(slides))
         return AnnData(np.zeros((len(slides), 0), dtype=np.float32), obs=obs)
     at = bulk.names.get_indexer(pd.Index(units))
     obs = bulk.obs.reindex(at).set_axis(pd.Index(slides))
@@ -110,9 +109,9 @@ def join_bulk(bulk: Bulk | None, units: list[str], slides: list[str]) -> AnnData
             obs[name] = column.astype(float)
     values = _rows(bulk.values, at)
     measured = (at >= 0) & ~np.isnan(values).all(axis=1)
-    if MEASURED in bulk.obs and bulk.obs[MEASURED].dtype == bool:
-        measured &= bulk.obs[MEASURED].to_numpy()[at]
-    obs[MEASURED] = measured
+    if Key.MEASURED in bulk.obs and bulk.obs[Key.MEASURED].dtype == bool:
+        measured &= bulk.obs[Key.MEASURED].to_numpy()[at]
+    obs[Key.MEASURED] = measured
     layers = {name: _rows(layer, at) for name, layer in bulk.layers.items()}
     adata = AnnData(values, obs=obs, var=bulk.var, layers=layers)
     if bulk.records:

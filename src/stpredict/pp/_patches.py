@@ -169,6 +169,13 @@ class PatchStack:
             out[in_part] = self.parts[number][row[in_part]]
         return out
 
+    def fingerprint(self) -> str:
+        """Digest of what was cut: the names of the files say from which image, at which positions, in which size."""
+        digest = hashlib.sha256("\n".join(Path(entry["path"]).name for entry in self.cut).encode())
+        for values in (self.part, self.row):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
 
 def patch_stack(
     data: Container,

@@ -21,11 +21,7 @@ def measured_matrix(adata: AnnData, genes: Sequence[str], rows: Any = None, laye
     if not adata.var_names.is_unique:
         check_unique(adata.var_names, "var_names")
     check_genes(adata, genes)
-    if layer is not None:
-        check_layer(adata, layer, "name the layer that holds the target")
-    matrix = adata.X if layer is None else adata.layers[layer]
-    if matrix is None:
-        raise ValueError("expected measured expression in X; found none; put it there, or name a layer with `layer=`")
+    matrix = matrix_of(adata, layer)
     if rows is not None:
         matrix = matrix[rows]
     return matrix[:, adata.var_names.get_indexer(list(genes))]
@@ -35,6 +31,16 @@ def to_dense(matrix: Any) -> np.ndarray:
     """Matrix as an array, float where it is not yet."""
     values = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
     return values if values.dtype.kind == "f" else values.astype(np.float64)
+
+
+def marked_measured(adata: AnnData) -> np.ndarray:
+    """Mask (n_obs,) of observations that `obs["measured"]` does not mark as unmeasured; all without such a column."""
+    if Key.MEASURED not in adata.obs:
+        return np.ones(adata.n_obs, dtype=bool)
+    marked = adata.obs[Key.MEASURED].to_numpy()
+    if marked.dtype != bool:
+        raise TypeError(f"expected obs[{Key.MEASURED!r}] to be boolean; found {marked.dtype}")
+    return marked
 
 
 def in_tissue(adata: AnnData) -> np.ndarray:
@@ -48,9 +54,7 @@ def measured_rows(adata: AnnData, values: Any) -> np.ndarray:
     """Mask (n_obs,) of observations with a measurement: not marked as unmeasured, and not NaN throughout."""
     from scipy import sparse
 
-    marked = adata.obs[Key.MEASURED].to_numpy() if Key.MEASURED in adata.obs else np.ones(adata.n_obs, dtype=bool)
-    if marked.dtype != bool:
-        raise TypeError(f"expected obs[{Key.MEASURED!r}] to be boolean; found {marked.dtype}")
+    marked = marked_measured(adata)
     if sparse.issparse(values) or values.dtype.kind != "f":
         return marked
     return marked & ~np.isnan(values).all(axis=1)

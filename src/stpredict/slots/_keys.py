@@ -86,6 +86,21 @@ class Key:
         return f"{key}_leaky"
 
     @staticmethod
+    def lower(key: str) -> str:
+        """Lower bounds of a prediction."""
+        return f"{key}_lower"
+
+    @staticmethod
+    def upper(key: str) -> str:
+        """Upper bounds of a prediction."""
+        return f"{key}_upper"
+
+    @staticmethod
+    def pca(key: str) -> str:
+        """Principal components of a prediction."""
+        return f"{key}_pca"
+
+    @staticmethod
     def group(key: str) -> str:
         """Column of `obs` with the group of a risk."""
         return f"{key}_group"

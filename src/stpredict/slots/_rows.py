@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from stpredict.slots._checks import as_mask, check_obs
-from stpredict.slots._expression import in_tissue, measured_rows
+from stpredict.slots._expression import in_tissue, marked_measured, measured_rows
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import read_record, write_record
 
@@ -100,7 +100,7 @@ def rows_of(
     section = np.zeros(len(index), dtype=np.int64)
     if unit == "observation":
         section = np.unique(sample, return_inverse=True)[1].astype(np.int64)
-    measured = measured_rows(adata, np.empty((adata.n_obs, 0), dtype=int) if matrix is None else matrix)
+    measured = marked_measured(adata) if matrix is None else measured_rows(adata, matrix)
     return Rows(
         index=index,
         sample=sample,

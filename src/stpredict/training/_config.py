@@ -53,7 +53,7 @@ class TrainConfig:
     precision
         `"auto"` (mixed on an accelerator, full on a CPU) or a precision of Lightning.
     device
-        Where to train: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"` or `"auto"`; `settings.device` when `None`. The result
+        Device to train on: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"` or `"auto"`; `settings.device` when `None`. The result
         does not depend on it but for rounding.
 
     Raises

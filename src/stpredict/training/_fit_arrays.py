@@ -115,7 +115,7 @@ def fit_arrays(
     config
         Settings of the training loop; the network's defaults when `None`.
     device
-        Where to train; the CPU when `None`.
+        Device to train on; the CPU when `None`.
     seed
         Random seed for weights, order, dropout, augmentation and the inner split.
     init

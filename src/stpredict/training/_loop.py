@@ -184,7 +184,7 @@ def run_epochs(
     stage
         Stage of the network; parameters outside `stage.trains` stay as they are.
     device
-        Where to train.
+        Device to train on.
     seed
         Random seed for order, dropout and augmentation.
     directory

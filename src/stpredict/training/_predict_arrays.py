@@ -56,7 +56,7 @@ def predict_arrays(
     batch_size
         Rows, or sections, per step; it changes memory and speed only, the samples of networks that draw some aside.
     device
-        Where to predict; the CPU when `None`.
+        Device to predict on; the CPU when `None`.
     progress
         Whether to show a progress bar.
     n_samples

@@ -37,7 +37,7 @@ class Tree:
     Attributes
     ----------
     n_features, n_genes, hyperparameters
-        Of the network.
+        Sizes and hyperparameters of the network.
     sources
         For each tensor of the network, the tensors of the checkpoint it consists of and how they are joined.
     """

@@ -36,7 +36,7 @@ class ProjectionHead(nn.Module):
     n_inputs, n_outputs
         Width before and after.
     dropout
-        Of the residual layer.
+        Dropout of the residual layer.
     """
 
     def __init__(self, n_inputs: int, n_outputs: int, dropout: float) -> None:
@@ -66,7 +66,7 @@ class RetrievalPredictor(Predictor):
     - With `normalize=True` embeddings have length 1, and one metric serves in the logits of the loss, in retrieval and
       in the weights. With `False` there are three, as published: the logits are products of embeddings as they are,
       retrieval goes by their cosine, and weights by inverse distance use the sum of absolute differences.
-    - Until the bank is filled, the prediction of a batch with a target is the training mean, for want of another.
+    - Until the bank is filled, the prediction of a batch with a target is the training mean.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def in_chunks(step: Callable[[Tensor], Tensor], values: Tensor, chunk: int, *, r
     chunk
         Most rows at a time.
     recompute
-        Where there are several parts, compute the activations of each again on the way back instead of keeping them.
+        Whether to compute the activations of each of several parts again on the way back instead of keeping them.
     """
     parts = values.tensor_split(max(1, -(-len(values) // chunk)))
     if len(parts) == 1:

@@ -29,7 +29,7 @@ class GraphAttention(nn.Module):
     heads
         Number of heads; their outputs are put side by side.
     slope
-        Of the LeakyReLU below 0.
+        Slope of the LeakyReLU below 0.
     dropout
         Share of the attention weights that is dropped in training.
     """

@@ -22,9 +22,9 @@ class RegressionHead(nn.Module):
     n_genes
         Number of genes.
     heteroscedastic
-        Also give a standard deviation per observation and gene.
+        Whether to give a standard deviation per observation and gene as well.
     zero_init
-        Start from the training mean (weights 0).
+        Whether to start from the training mean (weights 0).
     """
 
     def __init__(self, n_inputs: int, n_genes: int, *, heteroscedastic: bool = False, zero_init: bool = True) -> None:

@@ -25,7 +25,7 @@ class CrossDifferenceConv(nn.Module):
     n_inputs, n_outputs
         Channels before and after.
     stride
-        Of the convolution; the border is padded by one pixel of zeros.
+        Stride of the convolution; the border is padded by one pixel of zeros.
     theta
         Share of the differences: 0 is an ordinary convolution.
     """
@@ -77,7 +77,7 @@ class CBAM(nn.Module):
     n_channels
         Channels of the maps.
     reduction
-        How much narrower the hidden layer of the channel gate is.
+        Factor by which the hidden layer of the channel gate is narrower.
     """
 
     def __init__(self, n_channels: int, reduction: int = 16) -> None:

@@ -14,7 +14,7 @@ from stpredict.core._optional import optional_import
 from stpredict.core._validate import check_choice, check_counts, check_positive, check_unique, few
 from stpredict.slots._checks import check_layer, check_obs
 from stpredict.slots._container import begin, get_table
-from stpredict.slots._expression import in_tissue
+from stpredict.slots._expression import in_tissue, marked_measured
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
 from stpredict.tl.biology._gene_positions import gene_positions
@@ -168,9 +168,7 @@ def cnv(
             f"expected values of obs[{reference_key!r}]; found {few(absent) or 'an empty list'}; choose among "
             f"{few(sorted(set(reference_labels)), 20)}"
         )
-    tissue = in_tissue(source)
-    if "measured" in source.obs:
-        tissue = tissue & source.obs["measured"].to_numpy().astype(bool)
+    tissue = in_tissue(source) & marked_measured(source)
     normal = np.isin(reference_labels, normal_labels) & tissue
     enough = [name for name in pd.unique(group[tissue]) if normal[group == name].sum() >= _MIN_REFERENCE]
     if not enough:

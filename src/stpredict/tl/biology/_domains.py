@@ -189,7 +189,7 @@ def domains(
     }
     categories = sorted(set(assigned), key=_natural)
     adata.obs[key_added] = pd.Categorical(assigned, categories=categories)
-    adata.obsm[f"{key if use == 'predicted' else 'measured'}_pca"] = components
+    adata.obsm[Key.pca(key if use == "predicted" else Key.MEASURED)] = components
     write_record(adata, key_added, record)
     return container if copy else None
 

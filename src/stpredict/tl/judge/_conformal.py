@@ -148,15 +148,15 @@ def conformal(
     half = np.broadcast_to(quantile, prediction.shape) if scale is None else scale * quantile
     dtype = prediction.dtype if prediction.dtype.kind == "f" else np.dtype(np.float64)
     bounds = {}
-    for name, sign in (("lower", -1), ("upper", 1)):
+    for name, sign in ((Key.lower, -1), (Key.upper, 1)):
         values = (prediction + sign * half).astype(dtype)
         values[held] = np.nan
         bounds[name] = values
-    patients, coverage, width = _coverage(truth, bounds["lower"], bounds["upper"], patient, ~held)
+    patients, coverage, width = _coverage(truth, bounds[Key.lower], bounds[Key.upper], patient, ~held)
 
     added = key_added or key
     for name, values in bounds.items():
-        adata.obsm[f"{added}_{name}"] = pd.DataFrame(values, index=adata.obs_names, columns=frame.columns)
+        adata.obsm[name(added)] = pd.DataFrame(values, index=adata.obs_names, columns=frame.columns)
     record = {
         "key": key,
         "level": float(level),

@@ -12,7 +12,7 @@ import numpy as np
 from stpredict.core._validate import check_choice, check_finite, few
 from stpredict.slots._checks import check_layer, check_obs, check_obsm
 from stpredict.slots._container import get_table
-from stpredict.slots._expression import in_tissue, measured_matrix, measured_rows, to_dense
+from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import prediction_frame
 from stpredict.tl.judge._spatial_null import Null, displaced
@@ -172,7 +172,7 @@ def de_overlap(
         raise ValueError("expected measured expression in X; found none; put it there, or name a layer with `layer=`")
     labels = _labels(adata.obs[groupby], group, reference, groupby)
     predicted = frame.set_axis(frame.columns.astype(str), axis=1)[genes].to_numpy(dtype=np.float64)
-    measured = measured_rows(adata, adata.X if layer is None else adata.layers[layer])
+    measured = measured_rows(adata, matrix_of(adata, layer))
     rows = np.flatnonzero(in_tissue(adata) & measured & ~np.isnan(predicted).all(axis=1))
     labels, predicted = labels[rows], predicted[rows]
     if min((labels == 1).sum(), (labels == 0).sum()) < 2:

@@ -10,7 +10,7 @@ import numpy as np
 from stpredict.core._validate import check_choice
 from stpredict.slots._checks import check_layer, check_patients
 from stpredict.slots._container import get_table
-from stpredict.slots._expression import in_tissue, measured_matrix, measured_rows
+from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record, write_record
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
-MEASURED = "measured"
 BASELINE = "baseline_mean"
 
 
@@ -114,13 +113,13 @@ def pseudobulk(
     values: dict[str, np.ndarray] = {key: _means(predicted[rows], code, len(slides), base)}
     is_measured = names.isin(adata.var_names)
     if is_measured.any() and (adata.X is not None or layer is not None):
-        measured_index = np.flatnonzero(rows & measured_rows(adata, adata.X if layer is None else adata.layers[layer]))
+        measured_index = np.flatnonzero(rows & measured_rows(adata, matrix_of(adata, layer)))
         truth = np.full(values[key].shape, np.nan)
         if len(measured_index):
             code_here = pd.Index(slides).get_indexer(adata.obs[sample_key].astype(str).to_numpy()[measured_index])
             matrix = measured_matrix(adata, list(names[is_measured]), measured_index, layer)
             truth[:, is_measured] = _means(matrix, code_here, len(slides), base)
-            values[MEASURED] = truth
+            values[Key.MEASURED] = truth
     baseline = adata.obsm.get(Key.baseline(key, "mean"))
     if baseline is not None and names.isin(baseline.columns).all():
         values[BASELINE] = _means(baseline[frame.columns].to_numpy(dtype=np.float64)[rows], code, len(slides), base)

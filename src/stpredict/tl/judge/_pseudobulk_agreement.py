@@ -10,7 +10,7 @@ from stpredict.core._validate import check_choice
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
-from stpredict.tl.judge._pseudobulk import BASELINE, MEASURED
+from stpredict.tl.judge._pseudobulk import BASELINE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +92,7 @@ def pseudobulk_agreement(
     check_choice(correlation, ("pearson", "spearman"), "correlation")
     adata = get_table(bulk, table_key)
     check_obs(adata, patient_key, "run stp.tl.pseudobulk(adata) first, or pass `patient_key=`")
-    if truth is None and MEASURED not in adata.layers:
+    if truth is None and Key.MEASURED not in adata.layers:
         raise KeyError(
             f"expected layers['measured']; found {sorted(adata.layers)}; average measured slides with "
             "stp.tl.pseudobulk, or pass the measured profiles with `truth=`"
@@ -100,7 +100,7 @@ def pseudobulk_agreement(
     patient = adata.obs[patient_key].astype(str).to_numpy()
     predicted = _by_patient(adata.X, patient, adata.var_names)
     if truth is None:
-        measured = _by_patient(adata.layers[MEASURED], patient, adata.var_names)
+        measured = _by_patient(adata.layers[Key.MEASURED], patient, adata.var_names)
     else:
         measured = _given(truth, predicted)
     keep = measured.notna().any(axis=1), measured.notna().any(axis=0)

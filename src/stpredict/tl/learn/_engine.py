@@ -33,7 +33,7 @@ def run_jobs(
     n_total
         Number of jobs.
     device
-        Where to train and predict; on an accelerator jobs run one after the other.
+        Device to train and predict on; on an accelerator jobs run one after the other.
     n_jobs
         Processes that work side by side.
     threads

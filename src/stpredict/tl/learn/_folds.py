@@ -106,7 +106,7 @@ def run_folds(
     threads
         Threads of each fit; as many as there are when `None`.
     device
-        Where to train and predict.
+        Device to train and predict on.
     seed
         Random seed of every fit.
     progress

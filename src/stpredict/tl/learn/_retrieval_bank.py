@@ -66,11 +66,11 @@ def retrieval_bank(
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     allow_leakage
-        Accept a patient with observations inside and outside `train`; recorded in the model.
+        Whether to accept a patient with observations inside and outside `train`; recorded in the model.
     device
         `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
     progress
-        Show progress bars; `settings.progress` when `None`.
+        Whether to show progress bars; `settings.progress` when `None`.
     table_key
         Table of a SpatialData.
 

@@ -174,7 +174,7 @@ def map_table(
             whole[:, genes] = mean[order]
         return pd.DataFrame(whole, index=adata.obs_names, columns=panel), n_windows, partial
 
-    counts = {f"{key_added}_n_windows": n_windows, f"{key_added}_partial": partial}
+    counts = {Key.n_windows(key_added): n_windows, Key.partial(key_added): partial}
     digest = _digest(networks, slides, layout, panel, [str(name) for name in adata.obs_names], chunks, std)
     target = MapStore.open(store, digest, adata, panel, chunks, counts, std=std)
     if not target.complete:

@@ -55,7 +55,7 @@ def cross_validate_outcome(
     fold
         Outer fold (n,).
     device, n_jobs, progress
-        Where to train, processes that work side by side, and whether to show a progress bar.
+        Device to train on, processes that work side by side, and whether to show a progress bar.
     **options
         Inner folds, hyperparameters, settings, baselines and seed, as :func:`fit_fold` takes them.
     """

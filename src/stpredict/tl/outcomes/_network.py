@@ -122,7 +122,7 @@ def fit_network(
     sizes, config
         Hyperparameters and training settings, as :func:`outcome_settings` returned them.
     device, seed
-        Where to train, and the random seed of weights and order.
+        Device to train on, and the random seed of weights and order.
     """
     import pandas as pd
     import torch

@@ -27,7 +27,7 @@ class ExpressionTarget(Target):
     genes
         The panel.
     normalization
-        How it was normalized: the record of `uns["stpredict"]["normalize"]`, `{"method": "layer", "layer": …}`, or
+        Normalization of the values: the record of `uns["stpredict"]["normalize"]`, `{"method": "layer", "layer": …}`, or
         `{"method": "scanpy"}`.
     """
 

@@ -35,7 +35,7 @@ class Source:
     slots
         Slots of image features, `"X_{encoder}"`.
     scaling
-        How features are scaled, see :func:`stpredict.tl.fit`.
+        Scaling of the features, see :func:`stpredict.tl.fit`.
     image
         Images that the object does not record.
     genes

@@ -50,8 +50,7 @@ class ExpressionSlots(TargetSlots):
     def read(self, adata: AnnData, request: Expression, target: Target, rows: Rows, keys: Keys) -> np.ndarray:
         """Values (n, n_genes) float32; NaN where nothing was measured."""
         columns = adata.var_names.get_indexer(target.names)
-        matrix = adata.X if request.layer is None else adata.layers[request.layer]
-        values = matrix[rows.index][:, columns]
+        values = matrix_of(adata, request.layer)[rows.index][:, columns]
         values = np.array(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
         call = "leave unmeasured sections out with `train=`"
         check_finite(values[rows.measured], "expression of the training observations", call)
