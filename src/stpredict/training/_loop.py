@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
 
 from stpredict.models import Batch, Prediction, Predictor, Stage
 from stpredict.training._config import TrainConfig
@@ -123,28 +123,51 @@ class _EpochSeed(pl.Callback):
         torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
 
 
-class _TwoPhaseStopping(pl.Callback):
-    """Apply the rule after every epoch, and keep the weights of the chosen one at `path`."""
+class _Keeper(pl.Callback):
+    """Keep the weights of the epoch that the validation chooses, in memory, and stop where the rule says so.
 
-    def __init__(self, rule: TwoPhaseRule, correlation: str, path: Path) -> None:
-        self.rule, self.correlation, self.path = rule, correlation, path
+    The rule is one score that has to get better, or :class:`TwoPhaseRule`. What is kept is part of a checkpoint, so that
+    a resumed run has it.
+    """
+
+    def __init__(self, monitor: str, mode: Literal["min", "max"], rule: TwoPhaseRule | None, correlation: str) -> None:
+        self.monitor, self.sign, self.rule, self.correlation = (
+            monitor,
+            1.0 if mode == "max" else -1.0,
+            rule,
+            correlation,
+        )
+        self.best = -float("inf")
+        self.epoch = -1
+        self.weights: dict[str, Tensor] = {}
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         scores = trainer.callback_metrics  # the validation of an epoch comes before this
-        keep, stop = self.rule.update(float(scores["validation_loss"]), float(scores[self.correlation]))
-        trainer.should_stop = trainer.should_stop or stop
+        if self.rule is not None:
+            keep, stop = self.rule.update(float(scores["validation_loss"]), float(scores[self.correlation]))
+            trainer.should_stop = trainer.should_stop or stop
+        else:
+            value = self.sign * float(scores[self.monitor])
+            value = value if value == value else -float("inf")
+            keep = value > self.best or self.epoch < 0
+            self.best = max(self.best, value)
         if keep:
-            trainer.save_checkpoint(self.path)
+            self.epoch = trainer.current_epoch
+            state = pl_module.network.state_dict()
+            self.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return asdict(self.rule)
+        kept = {"best": self.best, "epoch": self.epoch, "weights": self.weights}
+        return kept | ({} if self.rule is None else {"rule": asdict(self.rule)})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rule = TwoPhaseRule(**state_dict)
+        self.best, self.epoch, self.weights = (state_dict[name] for name in ("best", "epoch", "weights"))
+        if self.rule is not None:
+            self.rule = TwoPhaseRule(**state_dict["rule"])
 
 
 class _LastCheckpoint(Checkpoint):
-    """Keep the state after every epoch, to continue from; `ModelCheckpoint` keeps it after the best ones only.
+    """Keep the state after every epoch, to continue from.
 
     A checkpoint callback, so that it comes after everything that an epoch changes.
     """
@@ -202,27 +225,17 @@ def run_epochs(
     module = _Module(network, config, stage, seed)
     callbacks: list[pl.Callback] = [_EpochSeed(seed, loader)]
     watch = validation is not None and config.patience > 0
-    best = directory / "best.ckpt"
     correlation = f"validation_{score_of(train.kind)}"
-    two_phases = watch and config.monitor == "loss_then_correlation"
+    two_phases = config.monitor == "loss_then_correlation"
     monitor = correlation if config.monitor == "correlation" else "validation_loss"
-    mode = "max" if monitor == correlation else "min"
-    callbacks.append(
-        ModelCheckpoint(
-            directory,
-            filename=best.stem,
-            monitor=monitor if watch and not two_phases else None,
-            mode=mode,
-            save_top_k=1 if watch and not two_phases else 0,
-            enable_version_counter=False,
-            save_weights_only=False,
-        )
-    )
-    if two_phases:
-        rule = TwoPhaseRule(config.patience, config.loss_tolerance)
-        callbacks.append(_TwoPhaseStopping(rule, correlation, best))
-    elif watch:
-        callbacks.append(EarlyStopping(monitor, min_delta=config.min_delta, patience=config.patience, mode=mode))
+    mode: Literal["min", "max"] = "max" if monitor == correlation else "min"
+    keeper = None
+    if watch:
+        rule = TwoPhaseRule(config.patience, config.loss_tolerance) if two_phases else None
+        keeper = _Keeper(monitor, mode, rule, correlation)
+        callbacks.append(keeper)
+        if not two_phases:
+            callbacks.append(EarlyStopping(monitor, min_delta=config.min_delta, patience=config.patience, mode=mode))
     last, max_epochs, start = directory / "last.ckpt", config.max_epochs, None
     if resume:  # nobody reads it otherwise, and writing it takes longer than an epoch of few slides
         callbacks.append(_LastCheckpoint(last))
@@ -245,6 +258,7 @@ def run_epochs(
             gradient_clip_val=config.gradient_clip or None,
             callbacks=callbacks,
             logger=False,
+            enable_checkpointing=resume,
             enable_progress_bar=progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -255,13 +269,9 @@ def run_epochs(
             trainer.fit(module, loader, valid, ckpt_path=start, weights_only=True)
     history = pd.DataFrame(module.rows)
     n_epochs = len(history)
-    if watch and best.is_file():
-        kept = torch.load(best, map_location="cpu", weights_only=True)
-        prefix = "network."
-        network.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in kept["state_dict"].items() if k.startswith(prefix)}
-        )
-        n_epochs = int(kept["epoch"]) + 1
+    if keeper is not None and keeper.epoch >= 0:
+        network.load_state_dict(keeper.weights)
+        n_epochs = keeper.epoch + 1
     network.to("cpu")
     return history, n_epochs
 
