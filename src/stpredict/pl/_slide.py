@@ -32,7 +32,7 @@ _TISSUE = PALETTE[0]
 
 
 def slide(
-    sdata: SpatialData,
+    data: SpatialData,
     *,
     tiles: bool = True,
     tissue: bool = True,
@@ -51,7 +51,7 @@ def slide(
 
     Parameters
     ----------
-    sdata
+    data
         Slide of :func:`stpredict.io.open_slide`.
     tiles
         Whether to draw tiles, where the slide has any.
@@ -117,23 +117,23 @@ def slide(
         slide_thumbnail,
     )
 
-    check_slide(sdata)
-    mpp = slide_microns_per_pixel(sdata)
-    values = None if color is None else _values(sdata, color, key, tile_key, table_key)
-    with slide_reader(sdata) as reader:
+    check_slide(data)
+    mpp = slide_microns_per_pixel(data)
+    values = None if color is None else _values(data, color, key, tile_key, table_key)
+    with slide_reader(data) as reader:
         picture, factor = slide_thumbnail(reader, mpp, mpp, max_side=_MAX_SIDE)
-    width, height = slide_size(sdata)
+    width, height = slide_size(data)
     box = (0.0, float(width), float(height), 0.0)
-    section = Section(slide_name(sdata), np.empty(0, dtype=int), np.empty((0, 2)), 0.0, mpp, None, box)
+    section = Section(slide_name(data), np.empty(0, dtype=int), np.empty((0, 2)), 0.0, mpp, None, box)
     with style():
         panel_height = float(np.clip(_PANEL * height / width, 1.5, 8)) + 0.5
         ax = one_panel(ax, _PANEL + (1.1 if values is not None else 0), panel_height)
         right, bottom = picture.shape[1] * factor, picture.shape[0] * factor
         ax.imshow(picture, extent=(0, right, bottom, 0), aspect="equal", interpolation="antialiased", zorder=0)
-        if tissue and tissue_key in sdata.shapes:
-            _draw_tissue(ax, sdata.shapes[tissue_key].geometry)
-        if (tiles or values is not None) and tile_key in sdata.shapes:
-            _draw_tiles(ax, sdata.shapes[tile_key].geometry, values, color, cmap, vmin, vmax, alpha)
+        if tissue and tissue_key in data.shapes:
+            _draw_tissue(ax, data.shapes[tissue_key].geometry)
+        if (tiles or values is not None) and tile_key in data.shapes:
+            _draw_tiles(ax, data.shapes[tile_key].geometry, values, color, cmap, vmin, vmax, alpha)
         frame_section(ax, section, scale_bar=True)
         ax.set_title(section.name)
     return ax

@@ -24,7 +24,7 @@ _TICKS = 6  # columns of the table, about
 
 
 def survival(
-    slides: Container,
+    data: Container,
     risk: str | pd.Series = Key.RISK,
     *,
     time: str = Key.TIME,
@@ -40,7 +40,7 @@ def survival(
 
     Parameters
     ----------
-    slides
+    data
         Table with one row per slide, with a risk, its group and the follow-up, as for :func:`stpredict.tl.survival`.
     risk
         Column of `obs` with the risk, or a series indexed by the slides.
@@ -90,7 +90,7 @@ def survival(
     lifelines = optional_import("lifelines", "survival")
     if not 0 < level < 1:
         raise ValueError(f"expected level between 0 and 1; found {level!r}")
-    adata = get_table(slides, table_key)
+    adata = get_table(data, table_key)
     name, values = read_risk(adata, risk)
     check_group(adata, group)
     rows = np.flatnonzero(~np.isnan(values))

@@ -23,7 +23,7 @@ _GRAY = np.array([0.2125, 0.7154, 0.0721])  # weights of scikit-image
 
 
 def tiles(
-    sdata: SpatialData,
+    data: SpatialData,
     *,
     tile_um: float | None = None,
     tile_px: int = 256,
@@ -52,7 +52,7 @@ def tiles(
 
     Parameters
     ----------
-    sdata
+    data
         Slide of :func:`stpredict.io.open_slide` with the tissue of :func:`stpredict.pp.tissue`.
     tile_um
         Side of a tile in µm, 128 by default. With `grid` it follows from the tissue.
@@ -85,7 +85,7 @@ def tiles(
     key_added
         Name of the new shapes.
     copy
-        Whether to return a changed copy instead of changing `sdata`.
+        Whether to return a changed copy instead of changing `data`.
 
     Returns
     -------
@@ -143,13 +143,13 @@ def tiles(
         slide_size,
     )
 
-    check_slide(sdata)
-    mpp = slide_microns_per_pixel(sdata)
+    check_slide(data)
+    mpp = slide_microns_per_pixel(data)
     _check_counts(tile_px=tile_px, min_tiles=min_tiles, max_tiles=max_tiles, segments=segments)
     for name, value in (("max_background", max_background), ("min_contrast", min_contrast)):
         if not 0 <= value <= 1:
             raise ValueError(f"expected {name} between 0 and 1; found {value!r}")
-    if tissue_key not in sdata.shapes:
+    if tissue_key not in data.shapes:
         raise KeyError(f"expected shapes[{tissue_key!r}]; found {sorted(sdata.shapes)}; run stp.pp.tissue(sdata) first")
     if grid is None:
         if segments != 1:
@@ -163,7 +163,7 @@ def tiles(
                 "expected neither tile_um nor stride_um with `grid`, from which they follow; found "
                 f"tile_um={tile_um} and stride_um={stride_um}; leave them out"
             )
-        layout = _covering(sdata.shapes[tissue_key].total_bounds, grid, segments)
+        layout = _covering(data.shapes[tissue_key].total_bounds, grid, segments)
         width_um = step_um = layout.side * mpp
     side, step = layout.side, layout.step
     if min(side, step) < 1:
@@ -177,10 +177,10 @@ def tiles(
             stacklevel=2,
         )
 
-    position, fraction = _candidates(sdata.shapes[tissue_key], slide_size(sdata), layout, float(max_background))
+    position, fraction = _candidates(data.shapes[tissue_key], slide_size(data), layout, float(max_background))
     enough = len(position)
     order = np.random.default_rng(seed).permutation(enough)
-    with slide_reader(sdata) as reader:
+    with slide_reader(data) as reader:
         chosen = np.sort(_contrasting(reader, position, order, layout, width_um, float(min_contrast), max_tiles))
     if len(chosen) < min_tiles:
         raise ValueError(
@@ -195,8 +195,8 @@ def tiles(
             "pass max_tiles=None",
             stacklevel=2,
         )
-    frame = _frame(position[chosen], fraction[chosen], layout, sdata.shapes[tissue_key])
-    container = shallow_copy(sdata) if copy else sdata
+    frame = _frame(position[chosen], fraction[chosen], layout, data.shapes[tissue_key])
+    container = shallow_copy(data) if copy else data
     container.shapes[key_added] = frame
     level, downsample = _level(container, side / tile_px)
     stride_px = max(1, round(tile_px * step / side))

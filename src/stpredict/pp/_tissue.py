@@ -23,7 +23,7 @@ _INK = 1.4  # absorption relative to that of green, beyond any mixture of hemato
 
 
 def tissue(
-    sdata: SpatialData,
+    data: SpatialData,
     *,
     method: str = "otsu",
     min_area_um2: float = 50_000.0,
@@ -42,7 +42,7 @@ def tissue(
 
     Parameters
     ----------
-    sdata
+    data
         Slide of :func:`stpredict.io.open_slide`.
     method
         Method of segmentation; `"otsu"` is the only one so far.
@@ -53,7 +53,7 @@ def tissue(
     key_added
         Name of the new shapes.
     copy
-        Whether to return a changed copy instead of changing `sdata`.
+        Whether to return a changed copy instead of changing `data`.
 
     Returns
     -------
@@ -97,11 +97,11 @@ def tissue(
         slide_thumbnail,
     )
 
-    check_slide(sdata)
+    check_slide(data)
     check_choice(method, ["otsu"], "method")
-    mpp = slide_microns_per_pixel(sdata)
+    mpp = slide_microns_per_pixel(data)
     smallest, hole = check_positive(min_area_um2, "min_area_um2"), check_positive(min_hole_um2, "min_hole_um2")
-    with slide_reader(sdata) as reader:
+    with slide_reader(data) as reader:
         picture, factor = slide_thumbnail(reader, mpp, MASK_UM)
     pixel_um = mpp * factor
     mask = tissue_mask(picture, pixel_um, min_area_um2=smallest, min_hole_um2=hole)
@@ -111,7 +111,7 @@ def tissue(
             "look at it with stp.pl.slide(sdata), check the µm per pixel, or lower `min_area_um2`"
         )
     frame = _shapes(mask, factor)
-    container = shallow_copy(sdata) if copy else sdata
+    container = shallow_copy(data) if copy else data
     container.shapes[key_added] = frame
     return container if copy else None
 

@@ -31,7 +31,7 @@ MEASURED_ST = "measured_st"
 
 
 def compare_to_st(
-    tiles: Container,
+    data: Container,
     spots: Container,
     *,
     key: str = Key.PREDICTED,
@@ -62,7 +62,7 @@ def compare_to_st(
 
     Parameters
     ----------
-    tiles
+    data
         Tiles with a predicted map, as :func:`stpredict.tl.predict` leaves them: AnnData or slide (SpatialData).
     spots
         Measured spots of the same sections, with positions in `obsm["spatial"]`. Sections are matched by name; one
@@ -136,8 +136,8 @@ def compare_to_st(
     """
     import pandas as pd
 
-    table_key = find_table(tiles, table_key, key)
-    table, measured = get_table(tiles, table_key), get_table(spots)
+    table_key = find_table(data, table_key, key)
+    table, measured = get_table(data, table_key), get_table(spots)
     affine = _affine(spots_to_tiles)
     side = _check_options(n_neighbors, median_filter, min_unique)
     frame = prediction_frame(table, key, _shared_genes(table, measured, key, genes))
@@ -175,7 +175,7 @@ def compare_to_st(
         if filled is not None:
             filled[rows] = truth
     if filled is not None and key_added is not None:
-        _, table = begin(tiles, False, table_key)
+        _, table = begin(data, False, table_key)
         table.obsm[key_added] = pd.DataFrame(filled, index=table.obs_names, columns=names)
         options = {"layer": layer or Key.COUNTS, "n_neighbors": n_neighbors, "median_filter": side}
         write_record(table, key_added, options)

@@ -21,7 +21,7 @@ ACROSS_PATIENTS, ACROSS_GENES = "across patients", "across genes"
 
 
 def pseudobulk_agreement(
-    bulk: Container,
+    data: Container,
     truth: pd.DataFrame | None = None,
     *,
     correlation: str = "pearson",
@@ -38,7 +38,7 @@ def pseudobulk_agreement(
 
     Parameters
     ----------
-    bulk
+    data
         Result of :func:`stpredict.tl.pseudobulk`; slides are averaged within their patient.
     truth
         Measured profiles, a DataFrame (patients × genes), for example bulk RNA sequencing; `layers["measured"]` when
@@ -90,7 +90,7 @@ def pseudobulk_agreement(
     from stpredict import metrics as m
 
     check_choice(correlation, ("pearson", "spearman"), "correlation")
-    adata = get_table(bulk, table_key)
+    adata = get_table(data, table_key)
     check_obs(adata, patient_key, "run stp.tl.pseudobulk(adata) first, or pass `patient_key=`")
     if truth is None and Key.MEASURED not in adata.layers:
         raise KeyError(

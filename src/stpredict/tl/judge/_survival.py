@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def survival(
-    slides: Container,
+    data: Container,
     risk: str | pd.Series = Key.RISK,
     *,
     time: str = Key.TIME,
@@ -41,7 +41,7 @@ def survival(
 
     Parameters
     ----------
-    slides
+    data
         One row per slide, with a risk and the follow-up. Rows without a risk (`NaN`) are left out.
     risk
         Column of `obs`, or a series indexed by the slides; higher means an earlier event.
@@ -110,7 +110,7 @@ def survival(
         raise ValueError(f"expected level between 0 and 1; found {level!r}")
     if n_boot < 1:
         raise ValueError(f"expected at least one resample; found n_boot={n_boot}")
-    adata = get_table(slides, table_key)
+    adata = get_table(data, table_key)
     name, values = read_risk(adata, risk)
     check_group(adata, group)
     rows = np.flatnonzero(~np.isnan(values))

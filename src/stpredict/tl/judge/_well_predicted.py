@@ -29,7 +29,7 @@ _ERROR_ONLY = "mean"
 
 
 def well_predicted(
-    slides: Container,
+    data: Container,
     key: str = Key.PREDICTED,
     *,
     comparators: Sequence[str] = ("untrained", "permuted", "ridge"),
@@ -54,7 +54,7 @@ def well_predicted(
 
     Parameters
     ----------
-    slides
+    data
         Table with one row per slide: normalized truth in `X`, predictions from models that did not see the patient, and
         those of the comparators beside them. Rows with `obs["measured"]` false, without a measurement or without a
         prediction are left out.
@@ -120,7 +120,7 @@ def well_predicted(
     >>> bool(table["well_predicted"][:10].mean() > 0.5), int(table["well_predicted"][10:].sum())
     (True, 0)
     """
-    adata = get_table(slides, table_key)
+    adata = get_table(data, table_key)
     check_choice(test, ("williams", "steiger"), "test")
     for name, level in (("alpha", alpha), ("fdr", fdr)):
         if not 0 < level <= 1:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def predict_outcome(
-    slides: Container,
+    data: Container,
     model: OutcomeResult | FittedModel | str | Path,
     *,
     maps: Maps,
@@ -44,7 +44,7 @@ def predict_outcome(
 
     Parameters
     ----------
-    slides
+    data
         One row per slide, with the patient and the covariates of the model in `obs`; outcomes are not read.
     model
         What :func:`stpredict.tl.fit_outcome` returned, or the directory where it was saved.
@@ -62,7 +62,7 @@ def predict_outcome(
     device
         `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
     copy
-        Whether to return a changed copy instead of changing `slides`.
+        Whether to return a changed copy instead of changing `data`.
     table_key
         Table of a SpatialData.
 
@@ -119,7 +119,7 @@ def predict_outcome(
 
     fitted = _find_model(model)
     facts = fitted.training
-    source = get_table(slides, table_key)
+    source = get_table(data, table_key)
     patient = patients_of(source, patient_key)
     covariates = ClinicalEncoder.from_dict(facts.extra["clinical"]).read(source)
     kind = MapKind(**{name: value for name, value in facts.extra["maps"].items() if name != "shape"})
@@ -152,7 +152,7 @@ def predict_outcome(
     seen = np.isin(patient, facts.patients)
     columns[Key.leaky(key)] = seen | dense.leaky | facts.extra["leaky_covariates"]
 
-    container, adata = begin(slides, copy, table_key)
+    container, adata = begin(data, copy, table_key)
     stale = [name for name in adata.obs if name == Key.fold(key) or str(name).startswith(Key.baseline(key, ""))]
     adata.obs = adata.obs.drop(columns=stale).assign(**columns)
     record = {
