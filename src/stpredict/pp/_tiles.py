@@ -150,7 +150,7 @@ def tiles(
         if not 0 <= value <= 1:
             raise ValueError(f"expected {name} between 0 and 1; found {value!r}")
     if tissue_key not in data.shapes:
-        raise KeyError(f"expected shapes[{tissue_key!r}]; found {sorted(sdata.shapes)}; run stp.pp.tissue(sdata) first")
+        raise KeyError(f"expected shapes[{tissue_key!r}]; found {sorted(data.shapes)}; run stp.pp.tissue(sdata) first")
     if grid is None:
         if segments != 1:
             raise ValueError(f"expected segments=1 without `grid`; found {segments}; pass grid=(80, 64)")
@@ -184,7 +184,7 @@ def tiles(
         chosen = np.sort(_contrasting(reader, position, order, layout, width_um, float(min_contrast), max_tiles))
     if len(chosen) < min_tiles:
         raise ValueError(
-            f"expected at least {min_tiles} tiles on slide {slide_name(sdata)!r}; found {len(chosen)}: {enough} have at "
+            f"expected at least {min_tiles} tiles on slide {slide_name(data)!r}; found {len(chosen)}: {enough} have at "
             f"most {max_background:.0%} background, and {len(chosen)} of these a contrast of {min_contrast:g}; take "
             "smaller tiles, or allow more background"
         )

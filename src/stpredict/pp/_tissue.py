@@ -107,7 +107,7 @@ def tissue(
     mask = tissue_mask(picture, pixel_um, min_area_um2=smallest, min_hole_um2=hole)
     if not mask.any():
         raise ValueError(
-            f"expected tissue on slide {slide_name(sdata)!r}; found none in pieces of {smallest:g} µm² or more; "
+            f"expected tissue on slide {slide_name(data)!r}; found none in pieces of {smallest:g} µm² or more; "
             "look at it with stp.pl.slide(sdata), check the µm per pixel, or lower `min_area_um2`"
         )
     frame = _shapes(mask, factor)
