@@ -23,8 +23,6 @@ from stpredict.training._validation import inner_split
 if TYPE_CHECKING:
     import pandas as pd
 
-    from stpredict.training.targets import Target
-
 
 @dataclass
 class Fit:
@@ -48,7 +46,7 @@ class Fit:
     n_epochs: int
 
 
-def train_config(model: str, changes: Mapping[str, Any] | None = None, target: Target | None = None) -> TrainConfig:
+def train_config(model: str, changes: Mapping[str, Any] | None = None, target: Any = None) -> TrainConfig:
     """Training settings of a model: the loop's defaults, the network's own, those of the target, then the changes.
 
     Parameters
@@ -58,7 +56,7 @@ def train_config(model: str, changes: Mapping[str, Any] | None = None, target: T
     changes
         Departures from the defaults.
     target
-        Kind of the target, where it has settings of its own.
+        The target, or anything else with `training_defaults` of its own.
 
     Returns
     -------

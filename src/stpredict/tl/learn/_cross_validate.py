@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict.slots._container import Container
+    from stpredict.tl.learn.targets._base import TargetSlots
     from stpredict.training import FittedModel
-    from stpredict.training.targets import Target
 
 Models: TypeAlias = "str | Sequence[str] | Mapping[str, str | FittedModel | Mapping[str, Any]]"
 PERMUTED = "ridge (permuted labels)"
@@ -139,12 +139,8 @@ def cross_validate(
         check_choice(metric, KNOWN_METRICS, "metrics")
     request = parse_target(adata, target)
     reader = slots_for(request)
-    usable = reader.usable(adata, request)
-    goal = None
-    if not reader.closed_form:  # settings that suit the target
-        goal = reader.resolve(adata, request, usable, keys, allow_leakage=True)[0]
     names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED))
-    tasks = _tasks(adata, models, features, names, goal)
+    tasks = _tasks(adata, models, features, names, reader)
     folds = make_folds(adata, splitter, seed, keys)
     check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
     results = run_folds(
@@ -197,7 +193,7 @@ def _judge(
 
 
 def _tasks(
-    adata: AnnData, models: Models, features: Any, baselines: Sequence[str], target: Target | None
+    adata: AnnData, models: Models, features: Any, baselines: Sequence[str], reader: TargetSlots
 ) -> dict[str, Task]:
     """Every label with its task; the comparators among them."""
     models = [models] if isinstance(models, str) else models
@@ -213,16 +209,13 @@ def _tasks(
         default, _ = split_features(features)
         slot, scaling = split_features(spec.pop("features", features))
         slot = default if slot is None else slot
-        tasks[label] = make_task(adata, spec.pop("model"), target, features=slot, scaling=scaling, **spec)
-        if tasks[label].info.cls.closed_form and target is not None:
-            raise ValueError(
-                f"expected networks that are trained in steps for this target; found {label!r}; see "
-                "stp.models.list_models()"
-            )
-    return tasks | _comparators(adata, tasks, features, baselines)
+        tasks[label] = make_task(adata, spec.pop("model"), reader, features=slot, scaling=scaling, **spec)
+    return tasks | _comparators(adata, tasks, features, baselines, reader)
 
 
-def _comparators(adata: AnnData, tasks: dict[str, Task], features: Any, names: Sequence[str]) -> dict[str, Task]:
+def _comparators(
+    adata: AnnData, tasks: dict[str, Task], features: Any, names: Sequence[str], reader: TargetSlots
+) -> dict[str, Task]:
     """Comparators by label, those left out that are among the models or have nothing to read."""
     slot, scaling = split_features(features)
     reads = any(task.slots for task in tasks.values()) or slot is not None
@@ -236,7 +229,7 @@ def _comparators(adata: AnnData, tasks: dict[str, Task], features: Any, names: S
             kind = "ridge" if name == PERMUTED else name
             if kind != "mean" and not reads:
                 continue
-            made = make_task(adata, kind, None, features=slot, scaling=scaling)
+            made = make_task(adata, kind, reader, features=slot, scaling=scaling)
             if not made.info.cls.closed_form:
                 raise ValueError(
                     f"expected baselines in closed form (mean, ridge) or among {', '.join(OWN_COMPARATORS)}; found "

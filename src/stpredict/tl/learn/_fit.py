@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -117,6 +118,11 @@ def fit(
         positive, all events are censored, the slides of a patient differ in outcome, or a class is absent from the
         training observations.
 
+    Warns
+    -----
+    UserWarning
+        When the model cannot be kept in the cache; it is returned all the same.
+
     Examples
     --------
     >>> import stpredict as stp
@@ -136,26 +142,15 @@ def fit(
     check_patients(adata, sample_key, patient_key)
     mask = as_mask(adata, train)
     task = make_task(
-        adata, model, None,
+        adata, model, reader,
         features=slot, scaling=scaling, hyperparameters=hyperparameters, training=training,
     )  # fmt: skip
-    if task.info.cls.closed_form and not reader.closed_form:
-        raise ValueError(
-            f"expected a network that is trained in steps for this target; found {task.info.name!r}; see "
-            "stp.models.list_models()"
-        )
     usable = reader.usable(adata, request)
     check_measured(mask & ~usable, task.info)
     check_enough(mask & usable, MIN_OBSERVATIONS)
     names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge"))
     wanted = [comparator(adata, name, task, features=slot) for name in names]
     goal, strangers = reader.resolve(adata, request, mask & usable, keys, allow_leakage=allow_leakage)
-    if goal.training_defaults:
-        task = make_task(
-            adata, model, goal,
-            features=slot, scaling=scaling, hyperparameters=hyperparameters, training=training,
-        )  # fmt: skip
-
     rows = rows_of(adata, mask, sample_key=sample_key, patient_key=patient_key)
     rows = replace(rows, measured=usable[rows.index])
     device = resolve_device(task.config.device)
@@ -177,9 +172,24 @@ def fit(
         for name, each in zip(names, wanted, strict=True)
         if each is not None
     }
-    saved = main.save(path if path is not None else default_path(main))
-    write_record(adata, "model", {"path": str(saved), "model": main.model, "patients": rows.patients})
+    if saved := keep(main, path):
+        write_record(adata, "model", {"path": str(saved), "model": main.model, "patients": rows.patients})
     return main
+
+
+def keep(model: FittedModel, path: str | Path | None) -> Path | None:
+    """Save a model where it is asked for, or in the cache; a cache that cannot be written must not cost the training."""
+    if path is not None:
+        return model.save(path)
+    try:
+        return model.save(default_path(model))
+    except OSError as error:
+        warnings.warn(
+            f"the model could not be kept in settings.cache_dir ({error}); it is returned all the same: call its save(path), "
+            "or set stp.settings.cache_dir to a folder that can be written",
+            stacklevel=3,
+        )
+        return None
 
 
 def with_target(arrays: ArraySet, target: Target, values: np.ndarray, measured: np.ndarray) -> ArraySet:

@@ -15,7 +15,7 @@ from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import genes_digest, write_record
-from stpredict.tl.learn._fit import default_path
+from stpredict.tl.learn._fit import keep
 from stpredict.tl.learn._folds import run_folds
 from stpredict.tl.learn._out_of_fold import tables, write_out_of_fold
 from stpredict.tl.learn._predict import clear_predictions
@@ -127,13 +127,11 @@ def fit_folds(
     options: dict[str, Any] = {
         "features": slot, "scaling": scaling, "hyperparameters": hyperparameters, "training": training,
     }  # fmt: skip
-    main = make_task(adata, model, None, **options)
+    main = make_task(adata, model, reader, **options)
     kept = np.flatnonzero(usable)
     splits = grouped_k_fold(adata[usable], n_folds, seed=seed, sample_key=sample_key, patient_key=patient_key)
     patient = adata.obs[patient_key].astype(str).to_numpy()
     folds = [_widened(split, kept, patient) for split in splits]
-    if reader.kind != "expression":  # settings that suit the target
-        main = make_task(adata, model, reader.resolve(adata, request, usable, keys, allow_leakage=True)[0], **options)
     tasks: dict[str, Task] = {"": main}
     for name in chosen_baselines(baselines if reader.closed_form else False, _BASELINES):
         if made := comparator(adata, name, main, features=slot):
@@ -151,7 +149,8 @@ def fit_folds(
         fitted = parts.pop("")
         fitted.baselines = parts
         models.append(fitted)
-        paths.append(str(fitted.save(default_path(fitted) if path is None else Path(path) / f"fold{number}")))
+        if saved := keep(fitted, None if path is None else Path(path) / f"fold{number}"):
+            paths.append(str(saved))
     key = key_added or reader.key(models[0].target)
     own = [each for each in results if each.label == ""]
     clear_predictions(adata, key)
@@ -169,7 +168,8 @@ def fit_folds(
         "allow_leakage": allow_leakage,
     }
     write_record(adata, key, record)
-    write_record(adata, "model", {"path": paths, "model": main.info.name})
+    if len(paths) == len(models):
+        write_record(adata, "model", {"path": paths, "model": main.info.name})
     return models
 
 

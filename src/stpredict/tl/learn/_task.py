@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict.models import ModelInfo
+    from stpredict.tl.learn.targets._base import TargetSlots
     from stpredict.training import ArraySet, FittedModel, TrainConfig, TrainingFacts
     from stpredict.training.targets import Target
 
@@ -71,7 +72,7 @@ class Task:
 def make_task(
     adata: AnnData,
     model: str | FittedModel | Path,
-    target: Target | None,
+    reader: TargetSlots,
     *,
     features: str | Sequence[str] | None = None,
     scaling: Scaling = "global",
@@ -87,7 +88,8 @@ def make_task(
     TypeError
         For unknown hyperparameters or training settings.
     ValueError
-        When settings do not fit each other, or the features are others than those of the model to start from.
+        When settings do not fit each other, the features are others than those of the model to start from, or the target
+        is none for a network in closed form.
     """
     from stpredict.models import get_model
     from stpredict.training import FittedModel, train_config
@@ -97,6 +99,11 @@ def make_task(
     given = info.options(hyperparameters)
     if start is not None:
         given = {name: getattr(start.network.config, name) for name in info.config.__dataclass_fields__} | given
+    if info.cls.closed_form and not reader.closed_form:
+        raise ValueError(
+            f"expected a network that is trained in steps for this target; found {info.name!r}; see "
+            "stp.models.list_models()"
+        )
     options = with_lattice(adata, info, given)
     needs = info.reads(options)
     if "tokens" in needs and scaling != "global":
@@ -104,7 +111,7 @@ def make_task(
             f"expected features with scaling='global' for networks on bags; found {scaling!r}; what tells slides apart "
             "would be standardized away"
         )
-    config = train_config(info.name, training, target)
+    config = train_config(info.name, training, reader)
     slots = feature_keys(adata, features, bag="tokens" in needs) if needs & FROM_SLOTS else []
     if start is not None:
         check_features(adata, start.features)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -67,6 +68,11 @@ class TargetSlots(ABC):
     #: Whether it can be mapped over the tiles of a slide, and such a map be stored.
     maps: ClassVar[bool] = False
     stores: ClassVar[bool] = False
+
+    @property
+    def training_defaults(self) -> Mapping[str, Any]:
+        """Departures of the training settings that suit this kind of target."""
+        return {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

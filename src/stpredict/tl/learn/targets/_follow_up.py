@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +26,13 @@ class FollowUpSlots(TargetSlots):
     kind = "follow_up"
     request = FollowUp
     maps = True
+
+    @property
+    def training_defaults(self) -> Mapping[str, Any]:
+        """Batches of whole risk sets, and shrinkage."""
+        from stpredict.training.targets import FollowUpTarget
+
+        return FollowUpTarget.training_defaults
 
     def resolve(
         self, adata: AnnData, request: FollowUp, train: np.ndarray, keys: Keys, *, allow_leakage: bool
