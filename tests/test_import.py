@@ -70,6 +70,21 @@ def test_every_public_name_exists_and_is_documented(namespace: str) -> None:
             assert inspect.getdoc(value), f"{namespace}.{name} has no docstring"
 
 
+@pytest.mark.parametrize("namespace", sorted({*NAMESPACES} - {"targets"}))
+def test_functions_say_what_they_take_return_and_refuse(namespace: str) -> None:
+    """Sections without anything to say are left out by functions without parameters, and by listings."""
+    module = importlib.import_module(f"stpredict.{namespace}")
+    for name in module.__all__:
+        value = getattr(module, name)
+        if not inspect.isfunction(value):
+            continue
+        text = inspect.getdoc(value) or ""
+        sections = ["Returns"] + (["Parameters"] if inspect.signature(value).parameters else [])
+        sections += ["Raises"] if not name.startswith(("list_", "color_texture_names")) else []
+        missing = [section for section in sections if f"{section}\n---" not in text]
+        assert not missing, f"{namespace}.{name} lacks {missing}"
+
+
 @pytest.mark.parametrize("namespace", ["cohorts", "datasets", "io", "pl", "pp", "tl"])
 def test_functions_take_options_by_keyword(namespace: str) -> None:
     """After the third argument everything is keyword-only, and every parameter is in the docstring."""

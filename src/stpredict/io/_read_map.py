@@ -58,8 +58,8 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
     >>> bulk = pd.DataFrame(rng.uniform(0, 900, (4, 3)), index=list("abcd"), columns=["ESR1", "ERBB2", "GATA3"])
     >>> bags = stp.pp.bag(tiles, "own", expression=bulk, n_tokens=4)
     >>> stp.pp.normalize(bags, unit="fpkm-uq")
-    >>> model = stp.tl.fit(bags, "he2rna", training={"max_epochs": 1}, baselines=[], progress=False)
-    >>> stp.tl.predict(tiles, model, window=2, store="map.zarr", progress=False)
+    >>> model = stp.tl.fit(bags, "he2rna", training={"max_epochs": 1}, baselines=False)
+    >>> stp.tl.predict(tiles, model, window=2, store="map.zarr")
     >>> stp.io.read_map("map.zarr", ["ERBB2"]).obsm["predicted"].shape
     (36, 1)
     """

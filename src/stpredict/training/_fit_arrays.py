@@ -126,6 +126,28 @@ def fit_arrays(
     Returns
     -------
     The trained network, its history, and how its epoch was chosen.
+
+    Raises
+    ------
+    KeyError
+        When there is no such network.
+    TypeError
+        For unknown hyperparameters.
+    ValueError
+        When there is no target to learn from, the width of an input is missing, or the network has no value to choose
+        the epoch by.
+
+    Examples
+    --------
+    >>> import numpy as np, stpredict as stp
+    >>> rng = np.random.default_rng(0)
+    >>> section, features = np.arange(40) // 10, rng.normal(size=(40, 3)).astype(np.float32)
+    >>> data = stp.training.ArraySet(
+    ...     section, section, {"features": features}, target=features @ rng.normal(size=(3, 2))
+    ... )
+    >>> fit = stp.training.fit_arrays("ridge", data)
+    >>> fit.validated_on, stp.training.predict_arrays(fit.network, data).mean.shape
+    ('grouped folds', (40, 2))
     """
     import pandas as pd
 
@@ -251,6 +273,28 @@ def untrained(model: str, data: ArraySet, *, hyperparameters: Hyperparameters, s
     """Draw a network and give it the scales of the training set, and nothing else: the weakest comparator.
 
     A head that starts at zero would predict the same for everybody, so it is drawn as well.
+
+    Parameters
+    ----------
+    model
+        Registered name.
+    data
+        Training rows with a target, which gives the start and the scale of the outputs.
+    hyperparameters
+        Departures from the defaults of the network, or the name of a preset.
+    seed
+        Random seed for the weights.
+
+    Returns
+    -------
+    The network, without a history.
+
+    Raises
+    ------
+    KeyError
+        When there is no such network.
+    ValueError
+        When there is no target.
     """
     import pandas as pd
 

@@ -142,6 +142,12 @@ def get_model(name: str) -> ModelInfo:
     ------
     KeyError
         When no network has this name; the message lists those that exist.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> stp.models.get_model("hist").paper
+    'li2026'
     """
     return MODELS.get(name)
 
