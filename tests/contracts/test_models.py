@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from stpredict.models import get_model, list_models
-from stpredict.training import ArraySet, FittedModel, fit_arrays, predict_arrays, train_config
+import stpredict as stp
+from stpredict.models import build, get_model, list_models
+from stpredict.models.base._bag import BagPredictor
+from stpredict.training import ArraySet, Fit, FittedModel, TrainConfig, TrainingFacts, fit_arrays, predict_arrays
+from stpredict.training import train_config as default_config
+from stpredict.training.targets import ExpressionTarget
 
-MODELS = list(list_models()["model"])
-PX = 32
+MODELS = list(list_models().index)
+TRAINED = [name for name in MODELS if not get_model(name).cls.closed_form]
+BAGS = [name for name in MODELS if issubclass(get_model(name).cls, BagPredictor)]
+MASKED = [name for name in MODELS if "token_size" in get_model(name).reads("small")]
+PX, GENES = 32, 5
 
 
-def toy_set(n: int = 24, n_genes: int = 5, seed: int = 0) -> ArraySet:
+def every(names: Iterable[str]) -> Any:
+    """One test per network; those of a network go to the same process, which trains it once."""
+    return pytest.mark.parametrize("model", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in names])
+
+
+def toy_set(n: int = 24, n_genes: int = GENES, seed: int = 0) -> ArraySet:
     """Two patients with two sections each; the genes follow the color of the patches and the features alike."""
     rng = np.random.default_rng(seed)
     tone = rng.uniform(60, 220, size=(n, 3))
@@ -23,17 +39,19 @@ def toy_set(n: int = 24, n_genes: int = 5, seed: int = 0) -> ArraySet:
     return ArraySet(
         section=np.arange(n) * 4 // n,
         patient=np.arange(n) * 2 // n,
-        positions=rng.uniform(0, 1000, (n, 2)).astype(np.float32),
-        features=features,
-        patches=patches,
-        cell=np.stack(np.divmod(np.arange(n) % (n // 4), 3), axis=1),
+        inputs={
+            "positions": rng.uniform(0, 1000, (n, 2)).astype(np.float32),
+            "features": features,
+            "patches": patches,
+            "cell": np.stack(np.divmod(np.arange(n) % (n // 4), 3), axis=1),
+            "counts": rng.poisson(np.exp(target - target.max() + 2)).astype(np.float32),
+            "size_factor": rng.uniform(0.5, 2, n).astype(np.float32),
+        },
         target=target.astype(np.float32),
-        counts=rng.poisson(np.exp(target - target.max() + 2)).astype(np.float32),
-        size_factor=rng.uniform(0.5, 2, n).astype(np.float32),
     )
 
 
-def toy_bags(n: int = 24, n_genes: int = 5, n_tokens: int = 8, seed: int = 0) -> ArraySet:
+def toy_bags(n: int = 24, n_genes: int = GENES, n_tokens: int = 8, seed: int = 0) -> ArraySet:
     """Slides of as many patients, one to all tokens each; the genes follow the mean token."""
     rng = np.random.default_rng(seed)
     mixture = rng.uniform(size=(n, 1, 3))
@@ -45,37 +63,29 @@ def toy_bags(n: int = 24, n_genes: int = 5, n_tokens: int = 8, seed: int = 0) ->
     return ArraySet(
         section=np.zeros(n, dtype=np.int64),
         patient=np.arange(n),
-        features=mean.astype(np.float32),
-        bag=(100 + 20 * bag * (size > 0)[..., None]).astype(np.float32),
-        bag_size=size.astype(np.float32),
+        inputs={
+            "features": mean.astype(np.float32),
+            "tokens": (100 + 20 * bag * (size > 0)[..., None]).astype(np.float32),
+            "token_size": size.astype(np.float32),
+        },
         target=target.astype(np.float32),
+        unit="slide",
     )
 
 
 def toy(model: str) -> ArraySet:
-    return toy_bags() if get_model(model).cls.unit == "bag" else toy_set()
+    return toy_bags() if model in MASKED else toy_set()
 
 
-def hyperparameters(model: str) -> dict:
+def hyperparameters(model: str) -> dict[str, Any]:
     known = get_model(model).config.__dataclass_fields__
-    small = {"patch_px": PX, "stride": 2, "dropout": 0.0, "symmetries": False, "hidden": 64}
-    small |= {"width": 16, "levels": 2, "mixer_depth": 1, "augment": False}
-    small |= {"depth": 2, "heads": 2, "d_head": 16, "d_hidden": 32} if get_model(model).cls.unit == "bag" else {}
-    if get_model(model).cls.unit == "section":
-        small |= {"dim": 64, "depth": 1, "heads": 2, "dim_head": 16, "mlp_dim": 64, "lstm_layers": 1}
-        small |= {"graph_depth": 2, "graph_heads": 2, "graph_dim": 32, "graph_outputs": 32, "layers": 2}
-        small |= {"capsules": 4, "dim_capsule": 16, "hypergraph_hidden": 32, "hypergraph_dropout": 0.0}
-        small |= {"side": 4, "mixers": 1, "views": 0, "stain_jitter": 0.0}
-    if model == "thitogene":
-        small["neighbors"] = 0  # its graph attention has no way around it: random spots with neighbors come out alike
-    small |= {"image_encoder": "features", "k": 3, "same_patient": True}
-    return {name: value for name, value in small.items() if name in known}
+    return dict(get_model(model).presets["small"]) | ({"same_patient": True} if "same_patient" in known else {})
 
 
 EPOCHS = {"color": 150, "egn": 30, "hggep": 40, "hist2st": 30, "histogene": 20, "stnet": 10, "thitogene": 30}
 
 
-def quick_config(model: str):
+def quick_config(model: str) -> TrainConfig:
     changes = {"max_epochs": EPOCHS.get(model, 60), "patience": 0, "learning_rate": 3e-3, "optimizer": "adam"}
     changes |= {"weight_decay": 0.0}
     if model == "color":
@@ -84,82 +94,76 @@ def quick_config(model: str):
         changes |= {"learning_rate": 1e-2}
     if model == "stnet":
         changes |= {"batch_size": 8, "learning_rate": 5e-4, "schedule": "cosine"}
-    return train_config(model).updated(changes)
+    return default_config(model).updated(changes)
 
 
 @pytest.fixture(scope="module")
-def fitted():
+def fitted() -> Callable[[str], Fit]:
+    """Train the network of this name, once."""
     torch.set_num_threads(1)
-    return {
-        name: fit_arrays(name, toy(name), hyperparameters=hyperparameters(name), config=quick_config(name))
-        for name in MODELS
-    }
+    return cache(
+        lambda name: fit_arrays(name, toy(name), hyperparameters=hyperparameters(name), config=quick_config(name))
+    )
 
 
-@pytest.mark.parametrize("model", MODELS)
+@every(MODELS)
 def test_learns_a_few_examples(fitted, model):
-    data, fits = toy(model), fitted
-    mean, _ = predict_arrays(fits[model].network, data)
+    data = toy(model)
+    mean = predict_arrays(fitted(model).network, data).mean
     error = ((mean - data.target) ** 2).mean()
     variance = data.target.var(axis=0).mean()
-    if model == "mean":
+    if not get_model(model).reads("small"):  # what reads nothing knows nothing but the mean
         np.testing.assert_allclose(mean, np.broadcast_to(data.target.mean(axis=0), mean.shape), rtol=1e-5)
     else:
         assert error < 0.5 * variance  # the mean leaves all of it
 
 
-@pytest.mark.parametrize("model", MODELS)
+@every(MODELS)
 def test_batch_size_changes_nothing(fitted, model):
-    data, fits = toy(model), fitted
-    whole, _ = predict_arrays(fits[model].network, data)
-    single, _ = predict_arrays(fits[model].network, data, batch_size=1)
-    np.testing.assert_allclose(single, whole, rtol=1e-4, atol=1e-4)
+    data, network = toy(model), fitted(model).network
+    whole, single = (predict_arrays(network, data, batch_size=size) for size in (None, 1))
+    np.testing.assert_allclose(single.mean, whole.mean, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@every(MODELS)
 def test_saved_and_loaded_model_predicts_identically(fitted, model, tmp_path):
-    data, fits = toy(model), fitted
+    data, fit = toy(model), fitted(model)
     part = FittedModel(
         model=model,
-        network=fits[model].network,
-        panel=[f"g{i}" for i in range(5)],
-        normalization={"method": "log1p"},
+        network=fit.network,
+        target=ExpressionTarget(tuple(f"g{i}" for i in range(GENES)), {"method": "log1p"}),
         features={"slots": {}, "scaling": "global"},
-        training={"patients": ["a"], "n_obs": 24},
-        history=fits[model].history,
+        training=TrainingFacts(["a"], n_obs=24),
+        history=fit.history,
     )
     part.save(tmp_path / "model")
     again = FittedModel.load(tmp_path / "model")
-    before, _ = predict_arrays(part.network, data)
-    after, _ = predict_arrays(again.network, data)
-    np.testing.assert_array_equal(before, after)
-    assert again.panel == part.panel
+    before, after = predict_arrays(part.network, data), predict_arrays(again.network, data)
+    np.testing.assert_array_equal(before.mean, after.mean)
+    assert (again.panel, again.target, again.training) == (part.panel, part.target, part.training)
+    assert again.network.config == part.network.config
+    assert again.network.shape.widths == part.network.shape.widths
     assert len(again.history) == len(part.history)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@every(MODELS)
 def test_same_seed_same_result(model):
     data = toy(model)
-    config = quick_config(model).updated({"max_epochs": 2})
-    results = [
-        predict_arrays(
-            fit_arrays(model, data, hyperparameters=hyperparameters(model), config=config, seed=3).network, data
-        )
-        for _ in range(2)
-    ]
-    np.testing.assert_array_equal(results[0][0], results[1][0])
+    options, config = hyperparameters(model), quick_config(model).updated({"max_epochs": 2})
+    fits = [fit_arrays(model, data, hyperparameters=options, config=config, seed=3) for _ in range(2)]
+    one, other = (predict_arrays(fit.network, data) for fit in fits)
+    np.testing.assert_array_equal(one.mean, other.mean)
 
 
-@pytest.mark.parametrize("model", [name for name in MODELS if not get_model(name).cls.closed_form])
+@every(TRAINED)
 def test_gradients_reach_every_parameter(model):
     data = toy(model)
-    info = get_model(model)
     options = hyperparameters(model)
     if "views" in options:
         options |= {"views": 2, "stain_jitter": 0.3}
     if options.pop("neighbors", None) == 0:
         options["neighbors"] = 4
-    network = info.cls(info.configure(options), n_genes=5, n_features=6)
+    network = build(model, GENES, data.widths, hyperparameters=options)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -173,51 +177,95 @@ def test_gradients_reach_every_parameter(model):
     assert [name for name in idle if name != "view_weight.2.bias"] == []
 
 
-@pytest.mark.parametrize("model", MODELS)
+@every(MODELS)
 def test_evaluation_draws_nothing(fitted, model):
-    data, fits = toy(model), fitted
-    results = []
+    data, results = toy(model), []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        results.append(predict_arrays(fits[model].network, data)[0])
+        results.append(predict_arrays(fitted(model).network, data).mean)
     np.testing.assert_array_equal(*results)
 
 
-BAGS = [name for name in MODELS if get_model(name).cls.unit == "bag"]
+@every(TRAINED)
+def test_another_fit_starts_from_everything_but_what_depends_on_the_genes(model):
+    widths = toy(model).widths
+    first, other, wide = (
+        build(model, n, widths, hyperparameters=hyperparameters(model), seed=seed)
+        for seed, n in enumerate((GENES, GENES, GENES + 2))
+    )
+    given, own = first.state_dict(), first.own_tensors
+    assert {name for name, tensor in wide.state_dict().items() if tensor.shape != given[name].shape} <= {
+        name for name in given if name.startswith(own)
+    }
+    for second in (other, wide):
+        drawn = {name: tensor.clone() for name, tensor in second.state_dict().items()}
+        if all(name.startswith(own) for name in given):
+            with pytest.raises(ValueError, match="to start from"):
+                second.start_from(first)
+        else:
+            second.start_from(first)
+        for name, tensor in second.state_dict().items():
+            assert torch.equal(tensor, drawn[name] if name.startswith(own) else given[name]), name
 
 
-@pytest.mark.parametrize("model", BAGS)
+@every(BAGS)
 def test_stages_equal_the_whole_network(fitted, model):
     """Maps call the stages: tokens one by one, then windows, then slices of the genes."""
-    network, data = fitted[model].network, toy_bags()
+    network, data = fitted(model).network, toy_bags()
     batch = data.batch(np.arange(len(data)))
-    mask = batch.bag_size > 0
+    mask = batch["token_size"] > 0
     with torch.inference_mode():
-        tokens = torch.stack([network.tokens(slide) for slide in batch.bag])
+        tokens = torch.stack([network.tokens(slide) for slide in batch["tokens"]])
         pooled = network.pool(tokens, mask)
-        parts = [network.decode(pooled, mask, slice(i, i + 2)) for i in range(0, 5, 2)]
+        parts = [network.read_out(pooled, mask, slice(i, i + 2)) for i in range(0, GENES, 2)]
         torch.testing.assert_close(torch.cat(parts, dim=1), network(batch).mean, rtol=1e-5, atol=1e-5)
-        if network.affine_decode:
-            mean = network.decode(pooled.mean(dim=0, keepdim=True))
+        if network.affine_read_out:
+            mean = network.read_out(pooled.mean(dim=0, keepdim=True))
             torch.testing.assert_close(mean, network(batch).mean.mean(dim=0, keepdim=True), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", BAGS)
+@every(BAGS)
 def test_padding_of_bags_has_no_influence(fitted, model):
-    network, data = fitted[model].network, toy_bags()
-    wanted, _ = predict_arrays(network, data)
-    data.bag = np.pad(np.where(data.bag_size[..., None] > 0, data.bag, 7e4), [(0, 0), (0, 3), (0, 0)])
-    data.bag_size = np.pad(data.bag_size, [(0, 0), (0, 3)])
-    found, _ = predict_arrays(network, data)
+    network, data = fitted(model).network, toy_bags()
+    wanted = predict_arrays(network, data).mean
+    size = data["token_size"]
+    data.inputs["tokens"] = np.pad(np.where(size[..., None] > 0, data["tokens"], 7e4), [(0, 0), (0, 3), (0, 0)])
+    data.inputs["token_size"] = np.pad(size, [(0, 0), (0, 3)])
+    found = predict_arrays(network, data).mean
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if "heteroscedastic" in get_model(m).config.__dataclass_fields__])
+@every(MASKED)
+def test_tokens_of_size_0_have_no_influence(fitted, model):
+    network, data = fitted(model).network, toy_bags()
+    wanted = predict_arrays(network, data).mean
+    data.inputs["tokens"] = np.where(data["token_size"][..., None] > 0, data["tokens"], np.float32(7e4))
+    np.testing.assert_allclose(predict_arrays(network, data).mean, wanted, rtol=1e-4, atol=1e-4)
+
+
+@every(m for m in MODELS if "heteroscedastic" in get_model(m).config.__dataclass_fields__)
 def test_heteroscedastic_head_gives_positive_spread(model):
     data = toy(model)
     options = hyperparameters(model) | {"heteroscedastic": True}
     fit = fit_arrays(model, data, hyperparameters=options, config=quick_config(model).updated({"max_epochs": 3}))
-    mean, std = predict_arrays(fit.network, data)
-    assert std is not None
-    assert std.shape == mean.shape
-    assert (std > 0).all()
+    found = predict_arrays(fit.network, data)
+    assert found.std is not None
+    assert found.std.shape == found.mean.shape
+    assert (found.std > 0).all()
+
+
+@pytest.mark.parametrize(("model", "preset"), [(name, preset) for name in MODELS for preset in get_model(name).presets])
+def test_every_preset_can_be_built(model, preset):
+    info = get_model(model)
+    with torch.device("meta"):
+        network = stp.models.build(model, 3, {"features": 24, "tokens": 16}, hyperparameters=preset)
+    assert network.config == info.configure(preset) == info.configure(info.presets[preset])
+    assert network.needs == info.reads(preset)
+    assert (network.n_outputs, network.target_mean.shape) == (3, (3,))
+
+
+@every(MODELS)
+def test_paper_is_the_preset_of_the_defaults(model):
+    info = get_model(model)
+    assert list(info.presets)[:2] == ["paper", "small"]
+    assert info.configure("paper") == info.configure() == info.config()

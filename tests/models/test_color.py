@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from stpredict.models import Batch, Color
+from stpredict.models import Batch, Color, Shape
 from stpredict.models._color import _HEMATOXYLIN_EOSIN, ColorConfig, _rectified_mean
 from stpredict.training import ArraySet, predict_arrays
 from stpredict.training._data import summarize
@@ -25,11 +25,12 @@ def stained(n: int, px: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 def random_batch(n: int = 5, px: int = 12, seed: int = 0) -> Batch:
     pixels = np.random.default_rng(seed).integers(0, 256, (n, 3, px, px), dtype=np.uint8)
-    return Batch(torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.long), patches=torch.from_numpy(pixels))
+    none = torch.zeros(n, dtype=torch.long)
+    return Batch(none, none, {"patches": torch.from_numpy(pixels)})
 
 
 def jittered(variant: str, n_genes: int, stride: int = 1) -> Color:
-    network = Color(ColorConfig(variant=variant, stride=stride), n_genes)
+    network = Color(ColorConfig(variant=variant, stride=stride), Shape(n_genes))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -41,7 +42,7 @@ def jittered(variant: str, n_genes: int, stride: int = 1) -> Color:
 @pytest.mark.parametrize("variant", ["rectified", "full"])
 @pytest.mark.parametrize("n_genes", [1, 7])
 def test_eleven_weights_per_gene(variant: str, n_genes: int) -> None:
-    network = Color(ColorConfig(variant=variant), n_genes)
+    network = Color(ColorConfig(variant=variant), Shape(n_genes))
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == 11 * n_genes
 
 
@@ -50,8 +51,8 @@ def test_known_mixture_is_recovered(variant: str) -> None:
     pixels, amount = stained(96)
     target = np.stack([2 * amount - 0.5, 1.5 - amount], axis=1).astype(np.float32)
     codes = np.zeros(len(pixels), dtype=np.int64)
-    data = ArraySet(codes, codes, patches=pixels, target=target)
-    network = Color(ColorConfig(variant=variant, stride=1), 2)
+    data = ArraySet(codes, codes, {"patches": pixels}, target=target)
+    network = Color(ColorConfig(variant=variant, stride=1), Shape(2))
     network.prepare(summarize(data))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     batch = data.batch(np.arange(96))
@@ -61,7 +62,7 @@ def test_known_mixture_is_recovered(variant: str) -> None:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # as the training loop does
         optimizer.step()
     fresh, truth = stained(96, seed=1)
-    mean, _ = predict_arrays(network, ArraySet(codes, codes, patches=fresh))
+    mean = predict_arrays(network, ArraySet(codes, codes, {"patches": fresh})).mean
     assert np.corrcoef(mean[:, 0], 2 * truth - 0.5)[0, 1] > 0.99
     assert np.corrcoef(mean[:, 1], 1.5 - truth)[0, 1] > 0.99
     # What is determined is the slope of the prediction in optical density, within the plane of the two stains: the two
@@ -84,7 +85,7 @@ def test_order_of_pixels_does_not_matter(variant: str) -> None:
     with torch.no_grad():
         before = network(batch).mean
         order = torch.randperm(144, generator=torch.Generator().manual_seed(1))
-        batch.patches = batch.patches.flatten(2)[:, :, order].reshape(batch.patches.shape)
+        batch.inputs["patches"] = batch["patches"].flatten(2)[:, :, order].reshape(batch["patches"].shape)
         after = network(batch).mean
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
 
@@ -93,7 +94,7 @@ def test_averaging_pixels_does_matter() -> None:
     network, batch = jittered("rectified", 4), random_batch()
     with torch.no_grad():
         before = network(batch).mean
-        batch.patches = nn.functional.avg_pool2d(batch.patches.float(), 2).round().to(torch.uint8)
+        batch.inputs["patches"] = nn.functional.avg_pool2d(batch["patches"].float(), 2).round().to(torch.uint8)
         assert (network(batch).mean - before).abs().max() > 0.01
 
 
@@ -103,7 +104,7 @@ def test_all_genes_at_once_equal_one_after_the_other(variant: str) -> None:
     with torch.no_grad():
         together = network(batch).mean
         for gene in range(6):
-            alone = Color(ColorConfig(variant=variant, stride=1), 1)
+            alone = Color(ColorConfig(variant=variant, stride=1), Shape(1))
             state = network.state_dict()
             alone.load_state_dict({name: state[name][gene : gene + 1] for name in state})
             torch.testing.assert_close(alone(batch).mean[:, 0], together[:, gene], rtol=1e-6, atol=1e-6)
@@ -112,7 +113,7 @@ def test_all_genes_at_once_equal_one_after_the_other(variant: str) -> None:
 def test_by_hand() -> None:
     """One gene, pixel by pixel, in numpy."""
     network, batch = jittered("rectified", 3), random_batch(2)
-    density = -np.log10((batch.patches.numpy().astype(float) + 1) / 256).reshape(2, 3, -1)
+    density = -np.log10((batch["patches"].numpy().astype(float) + 1) / 256).reshape(2, 3, -1)
     p = {name: value.detach().numpy() for name, value in network.named_parameters()}
     channels = np.einsum("gsc,ncp->ngsp", p["deconvolution"], density) + p["offset"][None, :, :, None]
     value = (np.maximum(channels, 0).mean(axis=3) * p["weight"]).sum(axis=2) + p["bias"]
@@ -142,10 +143,10 @@ def test_stride_reads_every_nth_pixel() -> None:
     network, batch = jittered("rectified", 2, stride=3), random_batch()
     with torch.no_grad():
         before = network(batch).mean
-        changed = batch.patches.clone()
+        changed = batch["patches"].clone()
         changed[:, :, 1::3, :] = 0
         changed[:, :, :, 2::3] = 0
-        batch.patches = changed
+        batch.inputs["patches"] = changed
         torch.testing.assert_close(network(batch).mean, before)
 
 
@@ -153,8 +154,8 @@ def test_starts_near_the_training_mean() -> None:
     pixels, amount = stained(32)
     target = np.stack([amount + 5, 3 * amount], axis=1).astype(np.float32)
     codes = np.zeros(32, dtype=np.int64)
-    data = ArraySet(codes, codes, patches=pixels, target=target)
-    network = Color(ColorConfig(stride=1), 2)
+    data = ArraySet(codes, codes, {"patches": pixels}, target=target)
+    network = Color(ColorConfig(stride=1), Shape(2))
     network.prepare(summarize(data))
     with torch.no_grad():
         mean = network(data.batch(np.arange(32))).mean.numpy()

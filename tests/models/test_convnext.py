@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from stpredict.models import Batch, Summary
+from stpredict.models import Batch, Shape, Summary
 from stpredict.models._convnext import ConvNeXt, ConvNeXtConfig, ConvNeXtV2, turned
 from stpredict.models.nn._cox import cox_loss
+from stpredict.training.targets import ClassTarget, FollowUpTarget
+
+RISK = Shape(1, {"tokens": 3, "features": 2})
 
 
 def n_parameters(network: torch.nn.Module) -> int:
@@ -122,47 +127,61 @@ def test_dropped_paths_keep_the_mean_and_stop_in_evaluation() -> None:
 def bags(n: int = 12, d: int = 3, shape: tuple[int, int] = (8, 6), n_clinical: int = 2) -> Batch:
     generator = torch.Generator().manual_seed(0)
     codes = torch.zeros(n, dtype=torch.int64)
-    return Batch(
-        codes,
-        torch.arange(n),
-        features=torch.randn(n, n_clinical, generator=generator),
-        bag=5 + 3 * torch.randn(n, shape[0] * shape[1], d, generator=generator),
-        bag_size=(torch.rand(n, shape[0] * shape[1], generator=generator) > 0.2).float(),
-        time=torch.rand(n, generator=generator) + 0.1,
-        event=(torch.arange(n) % 3 > 0).float(),
-    )
+    inputs = {
+        "features": torch.randn(n, n_clinical, generator=generator),
+        "tokens": 5 + 3 * torch.randn(n, shape[0] * shape[1], d, generator=generator),
+        "token_size": (torch.rand(n, shape[0] * shape[1], generator=generator) > 0.2).float(),
+    }
+    time, event = torch.rand(n, generator=generator) + 0.1, (torch.arange(n) % 3 > 0).float()
+    target = torch.stack([time, event], dim=1)
+    return Batch(codes, torch.arange(n), inputs, target=target, kind=FollowUpTarget("time", "event"))
 
 
 @pytest.mark.parametrize("mask", [False, True])
 def test_predictor_arranges_cells_by_rows_and_columns(mask) -> None:
     batch = bags()
-    network = ConvNeXt(ConvNeXtConfig(shape=(8, 6), mask=mask, n_clinical=2), 1, 3).eval()
+    network = ConvNeXt(ConvNeXtConfig(shape=(8, 6), mask=mask, n_clinical=2), RISK).eval()
     center, scale = torch.tensor([5.0, 4.0, 6.0]), torch.tensor([3.0, 2.0, 1.0])
-    network.prepare(Summary(12, torch.zeros(1), torch.ones(1), center, scale))
-    tissue = batch.bag_size.reshape(12, 1, 8, 6)
-    maps = torch.stack([((batch.bag - center) / scale)[:, :, k].reshape(12, 8, 6) for k in range(3)], dim=1)
+    network.prepare(Summary(12, torch.zeros(1), torch.ones(1), {"tokens": (center, scale)}))
+    tissue = batch["token_size"].reshape(12, 1, 8, 6)
+    maps = torch.stack([((batch["tokens"] - center) / scale)[:, :, k].reshape(12, 8, 6) for k in range(3)], dim=1)
     maps = torch.cat([maps, tissue], dim=1) if mask else maps
-    torch.testing.assert_close(network(batch).mean, network.network(maps, tissue, batch.features))
+    torch.testing.assert_close(network(batch).mean, network.network(maps, tissue, batch["features"]))
 
 
 def test_only_the_mask() -> None:
     batch = bags(d=0, n_clinical=0)
-    network = ConvNeXt(ConvNeXtConfig(shape=(8, 6), mask=True), 1, 0)
+    network = ConvNeXt(ConvNeXtConfig(shape=(8, 6), mask=True), Shape(1, {"tokens": 0}))
     assert network(batch).mean.shape == (12, 1)
 
 
 def test_losses() -> None:
     batch = bags()
-    network = ConvNeXt(ConvNeXtConfig(shape=(8, 6), n_clinical=2, class_weights=(0.5, 2.0)), 1, 3).eval()
+    network = ConvNeXt(ConvNeXtConfig(shape=(8, 6), n_clinical=2, class_weights=(0.5, 2.0)), RISK).eval()
     prediction = network(batch)
-    torch.testing.assert_close(
-        network.loss(prediction, batch)["total"], cox_loss(prediction.mean[:, 0], batch.time, batch.event)
-    )
-    batch.time = batch.event = None
-    batch.label = (torch.arange(12) % 4 == 0).long()
-    logits = torch.cat([torch.zeros(12, 1), prediction.mean], dim=1)
-    wanted = torch.nn.functional.cross_entropy(logits, batch.label, weight=torch.tensor([0.5, 2.0]))
+    wanted = cox_loss(prediction.mean[:, 0], batch.target[:, 0], batch.target[:, 1])
     torch.testing.assert_close(network.loss(prediction, batch)["total"], wanted)
+    label = (torch.arange(12) % 4 == 0).long()
+    batch = replace(batch, target=label, kind=ClassTarget("response", ("no", "yes")))
+    logits = torch.cat([torch.zeros(12, 1), prediction.mean], dim=1)
+    wanted = torch.nn.functional.cross_entropy(logits, label, weight=torch.tensor([0.5, 2.0]))
+    torch.testing.assert_close(network.loss(prediction, batch)["total"], wanted)
+
+
+@pytest.mark.parametrize("class_weights", [(), (0.5, 2.0)])
+def test_slides_of_unknown_class_count_for_nothing(class_weights) -> None:
+    batch = bags()
+    network = ConvNeXt(ConvNeXtConfig(shape=(8, 6), n_clinical=2, class_weights=class_weights), RISK).eval()
+    label = (torch.arange(12) % 4 == 0).long()
+    known = torch.arange(12) % 3 > 0
+    kind = ClassTarget("response", ("no", "yes"))
+    prediction = network(batch)
+    inputs = {name: values[known] for name, values in batch.inputs.items()}
+    alone = Batch(batch.section[known], batch.patient[known], inputs, target=label[known], kind=kind)
+    batch = replace(batch, target=label.where(known, -1), kind=kind)
+    torch.testing.assert_close(
+        network.loss(prediction, batch)["total"], network.loss(network(alone), alone)["total"], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_depths_must_fit_dims() -> None:
@@ -201,7 +220,7 @@ def test_turned_maps_keep_their_neighbors(lattice, n_rows) -> None:
 
 def test_maps_are_turned_in_training_only() -> None:
     batch = bags()
-    network = ConvNeXt(ConvNeXtConfig(shape=(8, 6), n_clinical=2, drop_path=0.0), 1, 3).eval()
+    network = ConvNeXt(ConvNeXtConfig(shape=(8, 6), n_clinical=2, drop_path=0.0), RISK).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
@@ -209,6 +228,6 @@ def test_maps_are_turned_in_training_only() -> None:
     torch.testing.assert_close(network(batch).mean, wanted, rtol=0, atol=0)
     torch.manual_seed(0)
     assert (network.train()(batch).mean - wanted).abs().max() > 1e-3
-    fixed = ConvNeXt(ConvNeXtConfig(shape=(8, 6), n_clinical=2, drop_path=0.0, augment=False), 1, 3)
+    fixed = ConvNeXt(ConvNeXtConfig(shape=(8, 6), n_clinical=2, drop_path=0.0, augment=False), RISK)
     fixed.load_state_dict(network.state_dict())
     torch.testing.assert_close(fixed.train()(batch).mean, wanted)

@@ -10,24 +10,34 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stpredict.models import Batch, Summary, get_model
+from stpredict.models import Batch, Shape, Summary, get_model
 from stpredict.models._egn import EGN, EGNConfig, _Edges, correlation_loss
-from stpredict.training import ArraySet, FittedModel, fit_arrays, predict_arrays, train_config, untrained
+from stpredict.training import (
+    ArraySet,
+    FittedModel,
+    TrainingFacts,
+    fit_arrays,
+    predict_arrays,
+    train_config,
+    untrained,
+)
+from stpredict.training.targets import ClassTarget, ExpressionTarget
 
 GENES, D, N = 4, 6, 12
 SMALL = EGNConfig(hidden=16, layers=2)
+SHAPE = Shape(GENES, {"features": D})
 
 
 def batch(section, patient, n=N, target=True, seed=None, **changes):
     """One section on a lattice."""
     rng = np.random.default_rng(section if seed is None else seed)
     row, column = np.divmod(np.arange(n), 4)
-    values = {
+    inputs = {
         "features": torch.tensor(rng.normal(size=(n, D))).float(),
         "positions": torch.tensor(np.stack([column, row], axis=1) * 200.0).float(),
-        "target": torch.tensor(rng.normal(size=(n, GENES))).float() if target else None,
     }
-    return Batch(torch.full((n,), section), torch.full((n,), patient), **values | changes)
+    measured = torch.tensor(rng.normal(size=(n, GENES))).float() if target else None
+    return Batch(torch.full((n,), section), torch.full((n,), patient), inputs | changes, target=measured)
 
 
 def cohort(patients=(0, 0, 1, 1)):
@@ -36,11 +46,10 @@ def cohort(patients=(0, 0, 1, 1)):
 
 def network(batches=None, **changes):
     torch.manual_seed(0)
-    net = EGN(replace(SMALL, **changes), GENES, D)
+    net = EGN(replace(SMALL, **changes), SHAPE)
     torch.nn.init.normal_(net.head.mean.weight, std=0.3)
-    net.prepare(
-        Summary(1, torch.arange(GENES).float(), torch.full((GENES,), 2.0), torch.ones(D), torch.full((D,), 3.0))
-    )
+    moments = {"features": (torch.ones(D), torch.full((D,), 3.0))}
+    net.prepare(Summary(1, torch.arange(GENES).float(), torch.full((GENES,), 2.0), moments))
     net.remember(cohort() if batches is None else batches)
     return net
 
@@ -49,7 +58,7 @@ def test_defaults_are_the_published_sizes():
     assert (EGNConfig().hidden, EGNConfig().layers, EGNConfig().neighbors, EGNConfig().pcc) == (512, 4, 5, 0.5)
     assert (EGNConfig().exemplars, EGNConfig().exemplar_neighbors, EGNConfig().same_patient) == (3, 3, False)
     with torch.device("meta"):
-        net = EGN(EGNConfig(), 250, 512)
+        net = EGN(EGNConfig(), Shape(250, {"features": 512}))
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in net.named_children()}
     square = 512 * 512
     assert sizes["spot"] == square
@@ -60,7 +69,8 @@ def test_defaults_are_the_published_sizes():
     assert (sizes["pool"], sizes["head"]) == (square + 512 + 1, 512 * 250 + 250)
     config = train_config("egn")
     assert (config.optimizer, config.learning_rate) == ("adamw", 5e-4)
-    assert get_model("egn").cls.unit == "section"
+    assert (EGN.draws, EGN.several_sections) == ("sections", False)
+    assert get_model("egn").cls is EGN
     assert net.needs == {"features", "positions"}
 
 
@@ -124,7 +134,7 @@ def test_a_stranger_looks_up_everybody():
     net = network()
     query = batch(3, -1, target=False)  # numbers of sections mean nothing at prediction
     index, _ = net.exemplars(query)
-    distance = torch.cdist((query.features - 1) / 3, net.bank.keys)
+    distance = torch.cdist((query["features"] - 1) / 3, net.bank.keys)
     assert torch.equal(index, distance.topk(3, largest=False).indices)
     assert torch.equal(index[:, 0], torch.arange(N) + 3 * N)  # the same features are in the bank
 
@@ -146,15 +156,16 @@ def test_a_single_section_is_refused_before_training(changes):
 
 
 def test_an_empty_bank_is_named():
-    net = EGN(SMALL, GENES, D)
+    net = EGN(SMALL, SHAPE)
     with pytest.raises(ValueError, match="empty retrieval bank"):
         net(batch(0, -1))
 
 
 def test_classes_are_refused():
-    part = batch(0, 0, target=False)
-    with pytest.raises(ValueError, match="expected measured expression to look up; found classes"):
-        network([part, part])
+    classes = replace(batch(0, 0), target=torch.zeros(N, dtype=torch.long), kind=ClassTarget("kind", ("a", "b")))
+    for part in (classes, batch(0, 0, target=False)):
+        with pytest.raises(ValueError, match="expected measured expression to look up; found classes"):
+            network([part, part])
 
 
 def make(patients=(0, 0, 1, 1, 2, 2), n=9, seed=0):
@@ -164,10 +175,8 @@ def make(patients=(0, 0, 1, 1, 2, 2), n=9, seed=0):
     features = rng.normal(size=(len(section), D)).astype(np.float32)
     row, column = np.divmod(np.arange(len(section)) % n, 3)
     target = np.tanh(features @ np.random.default_rng(9).normal(size=(D, GENES)))
-    return ArraySet(
-        section, np.asarray(patients)[section], positions=(np.stack([column, row], axis=1) * 200).astype(np.float32),
-        features=features, target=(2 + target).astype(np.float32),
-    )  # fmt: skip
+    inputs = {"positions": (np.stack([column, row], axis=1) * 200).astype(np.float32), "features": features}
+    return ArraySet(section, np.asarray(patients)[section], inputs, target=(2 + target).astype(np.float32))
 
 
 OPTIONS = {"hidden": 16, "layers": 2}
@@ -177,13 +186,13 @@ def test_a_fitted_network_reads_no_target_of_the_query_or_its_patient():
     data = make()
     fit = fit_arrays("egn", data, hyperparameters=OPTIONS, config=train_config("egn", {"max_epochs": 2, "patience": 0}))
     net, part = fit.network, data.take(data.section == 0)
-    plain, _ = predict_arrays(net, part)
+    plain = predict_arrays(net, part).mean
     part.target = part.target + 100
-    np.testing.assert_array_equal(predict_arrays(net, part)[0], plain)
+    np.testing.assert_array_equal(predict_arrays(net, part).mean, plain)
     net.bank.values[net.bank.patient == 0] += 100
-    np.testing.assert_array_equal(predict_arrays(net, part)[0], plain)
+    np.testing.assert_array_equal(predict_arrays(net, part).mean, plain)
     net.bank.values[net.bank.patient == 1] += 100
-    assert np.abs(predict_arrays(net, part)[0] - plain).max() > 1e-3
+    assert np.abs(predict_arrays(net, part).mean - plain).max() > 1e-3
 
 
 def test_the_loss_of_a_training_spot_has_no_path_to_its_own_row():
@@ -229,17 +238,17 @@ def test_the_bank_has_the_whole_training_set_and_outlives_saving(tmp_path):
     np.testing.assert_array_equal(net.bank.values, data.target)
     np.testing.assert_array_equal(net.bank.patient, data.patient)
     model = FittedModel(
-        model="egn", network=net, panel=list("abcd"), normalization={}, history=pd.DataFrame(),
-        features={"slots": {}, "scaling": "global"}, training={"patients": ["x"], "seed": 0},
+        model="egn", network=net, target=ExpressionTarget(tuple("abcd")), history=pd.DataFrame(),
+        features={"slots": {}, "scaling": "global"}, training=TrainingFacts(["x"]),
     )  # fmt: skip
     loaded = FittedModel.load(model.save(tmp_path / "model")).network
-    np.testing.assert_array_equal(predict_arrays(loaded, data)[0], predict_arrays(net, data)[0])
+    np.testing.assert_array_equal(predict_arrays(loaded, data).mean, predict_arrays(net, data).mean)
     weak = untrained("egn", data, hyperparameters=OPTIONS, seed=0)
-    assert np.isfinite(predict_arrays(weak.network, data)[0]).all()
+    assert np.isfinite(predict_arrays(weak.network, data).mean).all()
 
 
 def test_a_warm_start_leaves_bank_and_genes_behind():
-    net, other = network(), EGN(SMALL, GENES + 1, D)
+    net, other = network(), EGN(SMALL, Shape(GENES + 1, {"features": D}))
     other.start_from(net)
     assert len(other.bank) == 0
     assert torch.equal(other.spot.weight, net.spot.weight)
@@ -255,15 +264,15 @@ def test_equals_a_loop_over_spots_and_exemplars():
     index, _ = net.exemplars(part)
     members = sorted(set(index.flatten().tolist()))
     features, values = net.bank.keys[members], (net.bank.values[members] - net.target_mean) / 2
-    spots = net.common(net.spot((part.features - 1) / 3))
+    spots = net.common(net.spot((part["features"] - 1) / 3))
     exemplars = net.common(net.exemplar_features(features) + net.exemplar_expression(values))
     expression = net.expression(values)
     joined = torch.cat([features, values], dim=1)
     refers = [[members.index(j) for j in row] for row in index.tolist()]
     from stpredict.models.nn._graph import spatial_neighbors
 
-    near, valid = spatial_neighbors(part.positions, 5, reach=2**0.5)
-    between = torch.cdist(part.positions, part.positions)
+    near, valid = spatial_neighbors(part["positions"], 5, reach=2**0.5)
+    between = torch.cdist(part["positions"], part["positions"])
     assert between.gather(1, near)[valid].max() < 283
     for layer in net.layers:
         bridge = layer.bridge
@@ -301,8 +310,8 @@ def test_equals_a_loop_over_spots_and_exemplars():
 
 
 def subset(part, index):
-    names = ("section", "patient", "features", "positions", "target")
-    return Batch(**{name: getattr(part, name)[index] for name in names})
+    inputs = {name: values[index] for name, values in part.inputs.items()}
+    return Batch(part.section[index], part.patient[index], inputs, target=part.target[index])
 
 
 @torch.no_grad()
@@ -318,11 +327,11 @@ def test_prediction_draws_nothing_and_neighbors_count():
     plain = net(part).mean
     assert torch.equal(net(part).mean, plain)
     other = subset(part, torch.arange(N))
-    other.features[0] += 5
+    other["features"][0] += 5
     changed = (net(other).mean - plain).abs().amax(dim=1)
     assert changed[1] > 1e-5  # next to it
     moved = subset(part, torch.arange(N))
-    moved.positions += 7000
+    moved.inputs["positions"] += 7000
     torch.testing.assert_close(net(moved).mean, plain)
 
 
@@ -333,13 +342,13 @@ def test_odd_sections_give_finite_predictions_and_gradients(case):
     part = batch(0, 0, n=1) if case == "one spot" else batch(0, 0)
     others = [batch(1, 1, n=1)] if "exemplar" in case else cohort()[1:]
     if case == "isolated spot":
-        part.positions[0] = 1e6
+        part["positions"][0] = 1e6
     elif case == "far apart":
-        part.positions[:6] += 1e5
+        part["positions"][:6] += 1e5
     elif case == "one place":
-        part.positions[:] = 5.0
+        part["positions"][:] = 5.0
     elif case == "same exemplar":
-        part.features[:] = others[0].features
+        part["features"][:] = others[0]["features"]
     net = network([part, *others]).train()
     net.loss(net(part), part)["total"].backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
@@ -426,7 +435,7 @@ def test_learns_what_holds_in_other_patients():
     train = data.patient < 3
     config = train_config("egn", {"max_epochs": 30, "patience": 0, "learning_rate": 2e-3})
     fit = fit_arrays("egn", data.take(train), hyperparameters={"hidden": 32, "layers": 2}, config=config)
-    mean, _ = predict_arrays(fit.network, data.take(~train))
+    mean = predict_arrays(fit.network, data.take(~train)).mean
     target = data.target[~train]
     error = ((mean - target) ** 2).mean()
     baseline = ((data.target[train].mean(axis=0) - target) ** 2).mean()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import stpredict.models._he2rna as module
-from stpredict.models import Batch
+from stpredict.models import Batch, Shape
 from stpredict.models._he2rna import HE2RNA, HE2RNAConfig, mean_of_highest
 
 KS = (1, 2, 5, 10, 20, 50, 100)
@@ -35,19 +35,20 @@ def test_highest_scores_against_loops(ks) -> None:
 
 def network(**changes) -> HE2RNA:
     torch.manual_seed(0)
-    return HE2RNA(HE2RNAConfig(**({"hidden": 8, "standardize": False} | changes)), 30, 6).eval()
+    return HE2RNA(HE2RNAConfig(**({"hidden": 8, "standardize": False} | changes)), Shape(30, {"tokens": 6})).eval()
 
 
 def batch(n: int = 3) -> Batch:
     generator = torch.Generator().manual_seed(1)
     none = torch.zeros(n, dtype=torch.long)
-    return Batch(none, none, bag=torch.randn(n, 12, 6, generator=generator), bag_size=torch.ones(n, 12))
+    inputs = {"tokens": torch.randn(n, 12, 6, generator=generator), "token_size": torch.ones(n, 12)}
+    return Batch(none, none, inputs)
 
 
 def test_prediction_is_the_mean_over_all_k() -> None:
     net, data = network(), batch()
     with torch.no_grad():
-        scores = net.head.mean(net.body(data.bag)).transpose(1, 2).double().numpy()
+        scores = net.head.mean(net.body(data["tokens"])).transpose(1, 2).double().numpy()
         found = net(data).mean.numpy()
     np.testing.assert_allclose(found, looped(scores, np.ones((3, 12), dtype=bool), KS), rtol=1e-5, atol=1e-6)
 
@@ -55,8 +56,8 @@ def test_prediction_is_the_mean_over_all_k() -> None:
 def test_training_draws_one_k_for_each_step() -> None:
     net, data = network(dropout=0.0, top_k=(1, 4, 12)).train(), batch()
     with torch.no_grad():
-        scores = net.head.mean(net.body(data.bag)).transpose(1, 2)
-        candidates = torch.stack([mean_of_highest(scores, data.bag_size > 0, (k,)) for k in (1, 4, 12)])
+        scores = net.head.mean(net.body(data["tokens"])).transpose(1, 2)
+        candidates = torch.stack([mean_of_highest(scores, data["token_size"] > 0, (k,)) for k in (1, 4, 12)])
         seen = set()
         for seed in range(30):
             torch.manual_seed(seed)
@@ -72,14 +73,14 @@ def test_genes_in_slices_and_chunks(monkeypatch) -> None:
     torch.nn.init.normal_(net.head.mean.bias)
     net.target_mean.copy_(torch.arange(30.0))
     net.target_std.copy_(torch.arange(1.0, 31.0))
-    mask = data.bag_size > 0
+    mask = data["token_size"] > 0
     with torch.no_grad():
         whole = net(data).mean
-        pooled = net.pool(net.tokens(data.bag), mask)
-        torch.testing.assert_close(net.decode(pooled, genes=slice(10, 17)), whole[:, 10:17])
+        pooled = net.pool(net.tokens(data["tokens"]), mask)
+        torch.testing.assert_close(net.read_out(pooled, genes=slice(10, 17)), whole[:, 10:17])
         monkeypatch.setattr(module, "_CHUNK", 3 * 12 * 7)
         torch.testing.assert_close(net(data).mean, whole)
-    assert not net.affine_decode
+    assert not net.affine_read_out
 
 
 def test_raised_to_zero_at_evaluation_only_where_asked() -> None:

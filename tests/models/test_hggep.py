@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stpredict.metrics import pearson
-from stpredict.models import Batch, get_model
+from stpredict.models import Batch, Shape, get_model
 from stpredict.models._hggep import HGGEP, HGGEPConfig
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
 
@@ -21,7 +21,7 @@ GENES = 4
 
 def network(**changes):
     torch.manual_seed(0)
-    net = HGGEP(replace(SMALL, **changes), GENES)
+    net = HGGEP(replace(SMALL, **changes), Shape(GENES))
     torch.nn.init.normal_(net.head.mean.weight, std=0.1)  # it starts at the mean, which shows nothing
     return net
 
@@ -31,19 +31,19 @@ def section(n=20, px=24, seed=0, **changes):
     none = torch.zeros(n, dtype=torch.long)
     row, col = np.divmod(np.arange(n), 5)
     positions = np.column_stack([col, row]) * 200 + rng.uniform(-9, 9, (n, 2))
-    values = {
+    inputs = {
         "patches": torch.tensor(rng.integers(0, 256, (n, 3, px, px)), dtype=torch.uint8),
         "positions": torch.tensor(positions).float(),
-        "target": torch.tensor(rng.normal(size=(n, GENES))).float(),
-        "counts": torch.tensor(rng.poisson(2, (n, GENES))).float(),
-        "size_factor": torch.tensor(rng.uniform(0.5, 2, n)).float(),
     }
-    return Batch(none, none, **values | changes)
+    target = torch.tensor(rng.normal(size=(n, GENES))).float()
+    inputs["counts"] = torch.tensor(rng.poisson(2, (n, GENES))).float()
+    inputs["size_factor"] = torch.tensor(rng.uniform(0.5, 2, n)).float()
+    return Batch(none, none, inputs | changes, target=target)
 
 
 def rows(batch, index):
-    names = ("patches", "positions", "target", "counts", "size_factor")
-    return Batch(batch.section[index], batch.patient[index], **{name: getattr(batch, name)[index] for name in names})
+    inputs = {name: values[index] for name, values in batch.inputs.items()}
+    return Batch(batch.section[index], batch.patient[index], inputs, target=batch.target[index])
 
 
 @torch.no_grad()
@@ -57,10 +57,10 @@ def test_published_sizes():
     assert (config.neighbors, config.hypergraph_hidden, config.lstm_layers, config.theta) == (3, 512, 4, 0.7)
     assert (config.zinb, config.views, config.distill, config.patch_px) == (0.25, 5, 0.5, 112)
     with torch.device("meta"):
-        net = HGGEP(config, 785)
-    shapes = [tuple(stage.project.weight.shape) for stage in net.stages]
+        net = HGGEP(config, Shape(785))
+    shapes = [tuple(stage.project.weight.shape) for stage in net.levels]
     assert shapes == [(16, 96, 1, 1), (64, 192, 1, 1), (64, 1024, 1, 1)]
-    assert [stage.side**2 * stage.project.out_channels for stage in net.stages] == [1024] * 3
+    assert [stage.side**2 * stage.project.out_channels for stage in net.levels] == [1024] * 3
     # Of a block: norm, queries with keys and values, output, norm, two layers.
     block = 2 * 1024 + 3 * 1024**2 + (1024**2 + 1024) + 2 * 1024 + 2 * (1024**2 + 1024)
     assert sum(p.numel() for p in net.attention.parameters()) == 3 * 4 * block
@@ -74,8 +74,8 @@ def test_published_sizes():
 
 def test_stages_of_the_code():
     with torch.device("meta"):
-        net = HGGEP(HGGEPConfig(stages="code"), 3)
-    shapes = [tuple(stage.project.weight.shape) for stage in net.stages]
+        net = HGGEP(HGGEPConfig(stages="code"), Shape(3))
+    shapes = [tuple(stage.project.weight.shape) for stage in net.levels]
     assert shapes == [(64, 192, 1, 1), (64, 1024, 1, 1), (1024, 1024, 1, 1)]
     assert predict(network(stages="code"), section()).shape == (20, GENES)
 
@@ -84,11 +84,11 @@ def test_maps_of_112_pixels_are_read_as_they_are(monkeypatch):
     """At the published size nothing is averaged: the stages come out with the sides that are read."""
     sides = []
     net = network().eval()
-    for stage in net.stages:
+    for stage in net.levels:
         stage.gate.register_forward_hook(lambda module, inputs, output: sides.append(output.shape[-1]))
     with torch.no_grad():
-        net.encode(torch.zeros(1, 3, 112, 112))
-    assert sides == [stage.side for stage in net.stages] == [8, 4, 4]
+        net.embed(torch.zeros(1, 3, 112, 112))
+    assert sides == [stage.side for stage in net.levels] == [8, 4, 4]
 
 
 @pytest.mark.parametrize("px", [8, 31, 56])
@@ -126,11 +126,11 @@ def test_alone_and_apart():
     net, batch = network(), section()
     one = rows(batch, torch.arange(1))
     assert torch.isfinite(predict(net, one)).all()
-    batch.positions[0] += 1e5  # nowhere near the others
+    batch["positions"][0] += 1e5  # nowhere near the others
     assert torch.isfinite(predict(net, batch)).all()
-    batch.positions[10:] += 1e6
+    batch["positions"][10:] += 1e6
     assert torch.isfinite(predict(net, batch)).all()
-    batch.positions[:] = 0
+    batch["positions"][:] = 0
     assert torch.isfinite(predict(net, batch)).all()
     parts = net.train().loss(net(one), one)
     parts["total"].backward()
@@ -140,9 +140,9 @@ def test_alone_and_apart():
 def test_the_place_of_the_section_on_the_slide_has_no_influence():
     net, batch = network(), section()
     plain = predict(net, batch)
-    batch.positions += 4096.0
+    batch.inputs["positions"] += 4096.0
     torch.testing.assert_close(predict(net, batch), plain, rtol=1e-3, atol=1e-3)
-    batch.positions *= 2
+    batch.inputs["positions"] *= 2
     assert (predict(net, batch) - plain).abs().max() > 1e-3
 
 
@@ -167,7 +167,7 @@ def test_hyperedges_join_the_nearest_and_not_the_farthest(monkeypatch):
     monkeypatch.setattr(net, "hyperedges", watched)
     predict(net, batch)
     total = np.zeros((20, 20))
-    for values in (seen["hidden"].numpy(), batch.positions.double().numpy()):
+    for values in (seen["hidden"].numpy(), batch["positions"].double().numpy()):
         distance = np.array([[np.linalg.norm(a - b) for b in values] for a in values])
         total += distance / distance[~np.eye(20, dtype=bool)].mean()
     np.fill_diagonal(total, np.inf)
@@ -204,7 +204,7 @@ def test_only_spots_in_reach_of_hyperedges_change_what_the_hypergraph_gives():
 
 def test_relate_is_attention_then_hypergraph_then_lstm():
     net = network().eval()
-    positions = section().positions
+    positions = section()["positions"]
     embedded = torch.randn(20, 3 * 64)
     with torch.no_grad():
         place = net.place(positions)
@@ -239,8 +239,8 @@ def test_weights_of_the_backbone_are_read(tmp_path):
 
 def test_registered():
     info = get_model("hggep")
-    assert info.cls.unit == "section"
-    assert info.reads({}) == {"patches", "positions", "counts"}
+    assert (info.cls.draws, info.cls.several_sections) == ("sections", False)
+    assert info.reads({}) == {"patches", "positions", "counts", "size_factor"}
     assert info.reads({"zinb": 0}) == {"patches", "positions"}
 
 
@@ -258,11 +258,13 @@ def colored_sections(n_sections=3, n=25, px=16, seed=0):
     return ArraySet(
         section=np.arange(n_all) // n,
         patient=np.arange(n_all) // n,
-        positions=(np.column_stack([col, row]) * 200).astype(np.float32),
-        patches=np.clip(patches, 0, 255).astype(np.uint8),
+        inputs={
+            "positions": (np.column_stack([col, row]) * 200).astype(np.float32),
+            "patches": np.clip(patches, 0, 255).astype(np.uint8),
+            "counts": counts.astype(np.float32),
+            "size_factor": np.ones(n_all, dtype=np.float32),
+        },
         target=np.log1p(counts).astype(np.float32),
-        counts=counts.astype(np.float32),
-        size_factor=np.ones(n_all, dtype=np.float32),
     )
 
 
@@ -274,7 +276,7 @@ def test_learns_across_patients():
     config = train_config("hggep").updated({"max_epochs": 25, "patience": 0, "learning_rate": 3e-3})
     fit = fit_arrays("hggep", data.take(~test), hyperparameters=options, config=config)
     held_out = data.take(test)
-    mean, _ = predict_arrays(fit.network, held_out)
+    mean = predict_arrays(fit.network, held_out).mean
     assert np.mean(pearson(held_out.target, mean)) > 0.6
     train_mean = data.target[~test].mean(axis=0)
     assert ((mean - held_out.target) ** 2).mean() < 0.8 * ((train_mean - held_out.target) ** 2).mean()

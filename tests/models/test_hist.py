@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stpredict.metrics import pearson
+from stpredict.models import Shape
 from stpredict.models._hist import Hist, HistConfig
 from stpredict.models.nn._unet_blocks import Gate, MixerLayer, Upsample
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
+from stpredict.training.targets import ClassTarget
 
 SMALL = {"width": 8, "levels": 3, "mixer_depth": 1}
 QUICK = {"max_epochs": 32, "patience": 0, "learning_rate": 1e-2, "batch_size": 3}
@@ -35,8 +37,7 @@ def neighborhoods(n_sections: int = 12, side: int = 12, seed: int = 0) -> ArrayS
     return ArraySet(
         section=section,
         patient=section,
-        features=features.astype(np.float32),
-        cell=cell,
+        inputs={"features": features.astype(np.float32), "cell": cell},
         target=target.astype(np.float32),
     )
 
@@ -46,7 +47,7 @@ def held_out_score(model: str, data: ArraySet, **hyperparameters) -> float:
     config = train_config(model, QUICK if model == "hist" else {})
     fit = fit_arrays(model, data.take(~test), hyperparameters=hyperparameters, config=config)
     held_out = data.take(test)
-    mean, _ = predict_arrays(fit.network, held_out, batch_size=1)
+    mean = predict_arrays(fit.network, held_out, batch_size=1).mean
     scores = [pearson(held_out.target[rows], mean[rows]) for rows in (held_out.section == c for c in (9, 10, 11))]
     return float(np.mean(scores))
 
@@ -76,13 +77,14 @@ def test_without_its_neighbors_the_network_falls_back(scores) -> None:
 @pytest.mark.parametrize("n_genes", [1, 346])
 def test_parameter_count_of_the_paper(n_genes: int) -> None:
     with torch.device("meta"):
-        network = Hist(HistConfig(), n_genes, 768)
+        network = Hist(HistConfig(), Shape(n_genes, {"features": 768}))
     assert sum(p.numel() for p in network.parameters()) == 50_372_928 + 65 * n_genes
 
 
 def test_gates_are_what_differs_from_the_plain_network() -> None:
     with torch.device("meta"):
-        gated, plain = Hist(HistConfig(), 1, 768), Hist(HistConfig(gates=False), 1, 768)
+        shape = Shape(1, {"features": 768})
+        gated, plain = Hist(HistConfig(), shape), Hist(HistConfig(gates=False), shape)
     assert not any(name.startswith("gates") for name, _ in plain.named_parameters())
     assert {n for n, _ in gated.named_parameters() if not n.startswith("gates")} == {
         n for n, _ in plain.named_parameters()
@@ -92,14 +94,14 @@ def test_gates_are_what_differs_from_the_plain_network() -> None:
 @pytest.mark.parametrize("levels", [1, 2, 5])
 @pytest.mark.parametrize("mixer_depth", [0, 2])
 def test_any_depth_keeps_the_size_of_the_grid(levels: int, mixer_depth: int) -> None:
-    network = Hist(HistConfig(width=4, levels=levels, mixer_depth=mixer_depth), 3, 7)
+    network = Hist(HistConfig(width=4, levels=levels, mixer_depth=mixer_depth), Shape(3, {"features": 7}))
     features = torch.randn(2, 7, 48, 32)
     assert network.hidden(features, torch.ones(2, 1, 48, 32)).shape == (2, 4, 48, 32)
     assert network.dense(features, torch.ones(2, 1, 48, 32)).shape == (2, 3, 48, 32)
 
 
 def test_resolutions() -> None:
-    network = Hist(HistConfig(width=4), 3, 7)
+    network = Hist(HistConfig(width=4), Shape(3, {"features": 7}))
     seen: list[tuple[int, ...]] = []
     for module in [*network.encoder, network.bottleneck[-1]]:
         module.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[1:])))
@@ -151,11 +153,11 @@ def test_labels_of_regions() -> None:
     data = neighborhoods()
     label = (data.target[:, 0] > np.median(data.target[:, 0])).astype(np.int64)
     label[::17] = -1
-    data.target, data.label, data.n_classes = None, label, 2
+    data.target, data.kind = label, ClassTarget("region", ("low", "high"))
     config = train_config("hist", QUICK)
     test = data.section >= 9
     fit = fit_arrays("hist", data.take(~test), hyperparameters=SMALL, config=config)
-    logits, _ = predict_arrays(fit.network, data.take(test), batch_size=1)
+    logits = predict_arrays(fit.network, data.take(test), batch_size=1).mean
     truth = label[test]
     right = ((logits[:, 0] > 0) == truth)[truth >= 0]
     assert right.mean() > 0.8
@@ -163,17 +165,18 @@ def test_labels_of_regions() -> None:
 
 def test_start_from_another_panel() -> None:
     torch.manual_seed(0)
-    first, second = (Hist(HistConfig(**SMALL), n, 4) for n in (3, 7))
+    first, second = (Hist(HistConfig(**SMALL), Shape(n, {"features": 4})) for n in (3, 7))
     second.start_from(first)
     assert torch.equal(second.encoder[0].conv1.weight, first.encoder[0].conv1.weight)
     assert second.head.mean.weight.shape == (7, 8)
 
 
 def test_impossible_hyperparameters() -> None:
+    shape = Shape(3, {"features": 4})
     for changes in ({"width": 0}, {"levels": 0}, {"mixer_depth": -1}):
         with pytest.raises(ValueError, match="expected width and levels of at least 1"):
-            Hist(HistConfig(**changes), 3, 4)
+            Hist(HistConfig(**changes), shape)
     with pytest.raises(ValueError, match="lattice"):
-        Hist(HistConfig(lattice="triangle"), 3, 4)
+        Hist(HistConfig(lattice="triangle"), shape)
     with pytest.raises(ValueError, match="loss_area"):
-        Hist(HistConfig(loss_area="cells"), 3, 4)
+        Hist(HistConfig(loss_area="cells"), shape)

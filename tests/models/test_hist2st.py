@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stpredict.models import Batch, get_model
+from stpredict.models import Batch, Shape, get_model
 from stpredict.models._hist2st import Hist2ST, Hist2STConfig, _GraphSAGE
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
 
@@ -23,7 +23,7 @@ SMALL = Hist2STConfig(**SIZES)
 
 def network(**changes):
     torch.manual_seed(0)
-    net = Hist2ST(replace(SMALL, **changes), GENES)
+    net = Hist2ST(replace(SMALL, **changes), Shape(GENES))
     torch.nn.init.normal_(net.head.mean.weight, std=0.3)
     return net
 
@@ -32,24 +32,24 @@ def batch(n=12, px=PX, seed=0, **changes):
     rng = np.random.default_rng(seed)
     none = torch.zeros(n, dtype=torch.long)
     row, column = np.divmod(np.arange(n), 4)
-    values = {
+    inputs = {
         "patches": torch.tensor(rng.integers(0, 256, (n, 3, px, px)), dtype=torch.uint8),
         "positions": torch.tensor(np.stack([column, row], axis=1) * 200.0).float(),
-        "target": torch.tensor(rng.normal(size=(n, GENES))).float(),
-        "counts": torch.tensor(rng.poisson(2, (n, GENES))).float(),
-        "size_factor": torch.tensor(rng.uniform(0.5, 2, n)).float(),
     }
-    return Batch(none, none, **values | changes)
+    target = torch.tensor(rng.normal(size=(n, GENES))).float()
+    inputs["counts"] = torch.tensor(rng.poisson(2, (n, GENES))).float()
+    inputs["size_factor"] = torch.tensor(rng.uniform(0.5, 2, n)).float()
+    return Batch(none, none, inputs | changes, target=target)
 
 
 def rows(data, index):
-    names = ("patches", "positions", "target", "counts", "size_factor")
-    return Batch(data.section[index], data.patient[index], **{name: getattr(data, name)[index] for name in names})
+    inputs = {name: values[index] for name, values in data.inputs.items()}
+    return Batch(data.section[index], data.patient[index], inputs, target=data.target[index])
 
 
 def test_defaults_are_the_published_sizes():
     with torch.device("meta"):
-        net = Hist2ST(Hist2STConfig(), 785)
+        net = Hist2ST(Hist2STConfig(), Shape(785))
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in net.named_children()}
     assert sizes["patch_embedding"] == 3 * 32 * 7 * 7 + 32
     within, across = 2 * (32 * 25 + 2 * 32), 32 * 32 + 32 + 2 * 32
@@ -63,23 +63,24 @@ def test_defaults_are_the_published_sizes():
     assert net.blocks[0].heads == 16
     assert {m.p for m in net.modules() if isinstance(m, torch.nn.Dropout)} == {0.2}
     assert (net.config.zinb, net.config.views, net.config.distill, net.config.neighbors) == (0.25, 5, 0.5, 4)
-    assert net.needs == {"patches", "positions", "counts"}
+    assert net.needs == {"patches", "positions", "counts", "size_factor"}
 
 
 def test_training_defaults_are_published_ones():
     config = train_config("hist2st")
     assert (config.optimizer, config.learning_rate, config.weight_decay, config.max_epochs) == ("adam", 1e-5, 0, 350)
-    assert get_model("hist2st").cls.unit == "section"
+    assert get_model("hist2st").cls.draws == "sections"
+    assert not get_model("hist2st").cls.several_sections
 
 
 @torch.no_grad()
 def test_a_patch_of_112_pixels_keeps_every_point_of_its_maps():
-    net = Hist2ST(replace(SMALL, dim=1024, side=16, channels=32), GENES).eval()
+    net = Hist2ST(replace(SMALL, dim=1024, side=16, channels=32), Shape(GENES)).eval()
     images = torch.randn(2, 3, 112, 112)
     maps = net.patch_embedding(images)
     assert maps.shape == (2, 32, 16, 16)
-    torch.testing.assert_close(net.encode(images), net.down(net.mixers(maps)).flatten(1))
-    assert net.encode(images).shape == (2, 1024)
+    torch.testing.assert_close(net.embed(images), net.down(net.mixers(maps)).flatten(1))
+    assert net.embed(images).shape == (2, 1024)
 
 
 @pytest.mark.parametrize("px", [1, 7, 20, 30])
@@ -96,7 +97,7 @@ def test_any_patch_size(px):
 @torch.no_grad()
 def test_equals_its_layers_one_by_one():
     net, data = network().eval(), batch()
-    pixels = data.patches.double() / 255
+    pixels = data["patches"].double() / 255
     pixels = (pixels - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
         :, None, None
     ]
@@ -106,14 +107,16 @@ def test_equals_its_layers_one_by_one():
         inner = F.gelu(other_norm(second(F.gelu(norm(first(maps))))))
         point, _, last_norm = mixer.across
         maps = last_norm(F.gelu(point(inner + maps)))
-    values = net.down(maps).flatten(1) + net.position_embedding(data.positions)
+    values = net.down(maps).flatten(1) + net.position_embedding(data["positions"])
     for block in net.blocks:
         values = block(values)
-    adjacent = (torch.cdist(data.positions, data.positions) - 200).abs() < 1  # a lattice of pitch 200
-    reached = torch.cdist(data.positions, data.positions) <= 400.4
+    adjacent = (torch.cdist(data["positions"], data["positions"]) - 200).abs() < 1  # a lattice of pitch 200
+    reached = torch.cdist(data["positions"], data["positions"]) <= 400.4
     layers = []
     for layer in net.graph:
-        mean = torch.stack([values[neighbors_of(i, data.positions, adjacent, reached)].mean(dim=0) for i in range(12)])
+        mean = torch.stack(
+            [values[neighbors_of(i, data["positions"], adjacent, reached)].mean(dim=0) for i in range(12)]
+        )
         values = F.relu(mean @ layer.lin.weight.T)
         values = values / values.norm(dim=1, keepdim=True)
         layers.append(values)
@@ -156,11 +159,11 @@ def test_spots_see_each_other_and_where_they_are():
     net, data = network().eval(), batch()
     plain = net(data).mean
     other = rows(data, torch.arange(12))
-    other.patches = data.patches.clone()
-    other.patches[0] = 255 - other.patches[0]
+    other.inputs["patches"] = data["patches"].clone()
+    other["patches"][0] = 255 - other["patches"][0]
     assert (net(other).mean[1:] - plain[1:]).abs().max() > 1e-5
-    assert (net(batch(positions=data.positions.flip(0))).mean - plain).abs().max() > 1e-4
-    torch.testing.assert_close(net(batch(positions=data.positions + 7000)).mean, plain, atol=1e-3, rtol=1e-3)
+    assert (net(batch(positions=data["positions"].flip(0))).mean - plain).abs().max() > 1e-4
+    torch.testing.assert_close(net(batch(positions=data["positions"] + 7000)).mean, plain, atol=1e-3, rtol=1e-3)
 
 
 @torch.no_grad()
@@ -190,11 +193,11 @@ def test_chunks_predict_the_same():
 def test_odd_sections_give_finite_predictions_and_gradients(case):
     data = batch(1) if case == "one spot" else batch()
     if case == "isolated spot":
-        data.positions[0] = 1e6
+        data["positions"][0] = 1e6
     elif case == "far apart":
-        data.positions[:6] += 1e5
+        data["positions"][:6] += 1e5
     elif case == "one place":
-        data.positions[:] = 5.0
+        data["positions"][:] = 5.0
     net = network().train()
     net.loss(net(data), data)["total"].backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
@@ -230,7 +233,7 @@ def smooth_sections(n_patients=6, side=6, seed=0):
     patches = np.clip(tone[:, None, None] + rng.normal(0, 6, (len(tone), PX, PX, 3)), 0, 255).astype(np.uint8)
     target = tone / 50 @ np.random.default_rng(9).normal(size=(3, GENES)) + rng.normal(0, 0.2, (len(tone), GENES))
     return ArraySet(
-        section=patient, patient=patient, positions=place.astype(np.float32), patches=patches,
+        patient, patient, {"positions": place.astype(np.float32), "patches": patches},
         target=target.astype(np.float32),
     )  # fmt: skip
 
@@ -243,7 +246,7 @@ def test_learns_what_holds_in_other_patients():
     changes = {"max_epochs": 20, "patience": 0, "learning_rate": 5e-3, "schedule": "cosine"}
     config = train_config("hist2st", changes)
     fit = fit_arrays("hist2st", data.take(train), hyperparameters=SIZES | {"depth": 1}, config=config)
-    mean, _ = predict_arrays(fit.network, data.take(~train))
+    mean = predict_arrays(fit.network, data.take(~train)).mean
     target = data.target[~train]
     error = ((mean - target) ** 2).mean()
     baseline = ((data.target[train].mean(axis=0) - target) ** 2).mean()

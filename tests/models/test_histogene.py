@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stpredict.models import Batch, get_model
+from stpredict.models import Batch, Shape, get_model
 from stpredict.models._histogene import HisToGene, HisToGeneConfig
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
 
@@ -19,7 +19,7 @@ SMALL = HisToGeneConfig(dim=24, depth=2, heads=2, dim_head=8, patch_px=PX, symme
 
 def network(**changes):
     torch.manual_seed(0)
-    net = HisToGene(replace(SMALL, **changes), GENES)
+    net = HisToGene(replace(SMALL, **changes), Shape(GENES))
     torch.nn.init.normal_(net.head.mean.weight, std=0.3)
     return net
 
@@ -27,24 +27,24 @@ def network(**changes):
 def batch(n=12, px=PX, seed=0, **changes):
     rng = np.random.default_rng(seed)
     none = torch.zeros(n, dtype=torch.long)
-    values = {
+    inputs = {
         "patches": torch.tensor(rng.integers(0, 256, (n, 3, px, px)), dtype=torch.uint8),
         "positions": torch.tensor(rng.uniform(0, 3000, (n, 2))).float(),
-        "target": torch.tensor(rng.normal(size=(n, GENES))).float(),
-        "counts": torch.tensor(rng.poisson(2, (n, GENES))).float(),
-        "size_factor": torch.tensor(rng.uniform(0.5, 2, n)).float(),
     }
-    return Batch(none, none, **values | changes)
+    target = torch.tensor(rng.normal(size=(n, GENES))).float()
+    inputs["counts"] = torch.tensor(rng.poisson(2, (n, GENES))).float()
+    inputs["size_factor"] = torch.tensor(rng.uniform(0.5, 2, n)).float()
+    return Batch(none, none, inputs | changes, target=target)
 
 
 def rows(data, index):
-    names = ("patches", "positions", "target", "counts", "size_factor")
-    return Batch(data.section[index], data.patient[index], **{name: getattr(data, name)[index] for name in names})
+    inputs = {name: values[index] for name, values in data.inputs.items()}
+    return Batch(data.section[index], data.patient[index], inputs, target=data.target[index])
 
 
 def test_defaults_are_the_published_sizes():
     with torch.device("meta"):
-        net = HisToGene(HisToGeneConfig(), 785)
+        net = HisToGene(HisToGeneConfig(), Shape(785))
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in net.named_children()}
     assert sizes["patch_embedding"] == 3 * 112 * 112 * 1024 + 1024
     assert len(net.blocks) == 8
@@ -61,7 +61,8 @@ def test_defaults_are_the_published_sizes():
 def test_training_defaults_are_published_ones():
     config = train_config("histogene")
     assert (config.optimizer, config.learning_rate, config.max_epochs) == ("adam", 1e-5, 100)
-    assert get_model("histogene").cls.unit == "section"
+    assert get_model("histogene").cls.draws == "sections"
+    assert not get_model("histogene").cls.several_sections
 
 
 @pytest.mark.parametrize("px", [1, 5, 8, 13])
@@ -80,10 +81,10 @@ def test_patches_of_another_size_are_named():
 @torch.no_grad()
 def test_equals_its_layers_one_by_one():
     net, data = network().eval(), batch()
-    pixels = (data.patches.double() / 255).permute(0, 2, 3, 1)
+    pixels = (data["patches"].double() / 255).permute(0, 2, 3, 1)
     pixels = (pixels - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     values = F.linear(pixels.permute(0, 3, 1, 2).flatten(1).float(), *net.patch_embedding.parameters())
-    values = values + net.position_embedding(data.positions)
+    values = values + net.position_embedding(data["positions"])
     values = net.blocks[1](net.blocks[0](values))
     torch.testing.assert_close(net(data).mean, net.head.mean(net.norm(values)), atol=1e-5, rtol=1e-5)
 
@@ -100,12 +101,12 @@ def test_spots_see_each_other_and_where_they_are():
     net, data = network().eval(), batch()
     plain = net(data).mean
     other = rows(data, torch.arange(12))
-    other.patches = data.patches.clone()
-    other.patches[0] = 255 - other.patches[0]
+    other.inputs["patches"] = data["patches"].clone()
+    other["patches"][0] = 255 - other["patches"][0]
     assert (net(other).mean[1:] - plain[1:]).abs().max() > 1e-5
-    moved = batch(positions=data.positions.flip(0))
+    moved = batch(positions=data["positions"].flip(0))
     assert (net(moved).mean - plain).abs().max() > 1e-4
-    away = batch(positions=data.positions + 7000)
+    away = batch(positions=data["positions"] + 7000)
     torch.testing.assert_close(net(away).mean, plain, atol=1e-3, rtol=1e-3)
 
 
@@ -127,11 +128,11 @@ def test_chunks_predict_the_same():
 def test_odd_sections_give_finite_predictions_and_gradients(case):
     data = batch(1) if case == "one spot" else batch()
     if case == "isolated spot":
-        data.positions[0] = 1e6
+        data["positions"][0] = 1e6
     elif case == "far apart":
-        data.positions[:6] += 1e5
+        data["positions"][:6] += 1e5
     elif case == "one place":
-        data.positions[:] = 5.0
+        data["positions"][:] = 5.0
     net = network().train()
     net.loss(net(data), data)["total"].backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
@@ -161,7 +162,7 @@ def colored_sections(n_patients=4, side=6, seed=0):
     patches = np.clip(tone[:, None, None] + rng.normal(0, 6, (len(tone), PX, PX, 3)), 0, 255).astype(np.uint8)
     target = tone / 50 @ np.random.default_rng(9).normal(size=(3, GENES)) + rng.normal(0, 0.2, (len(tone), GENES))
     return ArraySet(
-        section=patient, patient=patient, positions=grid.astype(np.float32), patches=patches,
+        patient, patient, {"positions": grid.astype(np.float32), "patches": patches},
         target=target.astype(np.float32),
     )  # fmt: skip
 
@@ -174,7 +175,7 @@ def test_learns_what_holds_in_other_patients():
     fit = fit_arrays(
         "histogene", data.take(train), hyperparameters=options, config=train_config("histogene").updated(changes)
     )
-    mean, _ = predict_arrays(fit.network, data.take(~train))
+    mean = predict_arrays(fit.network, data.take(~train)).mean
     target = data.target[~train]
     error = ((mean - target) ** 2).mean()
     baseline = ((data.target[train].mean(axis=0) - target) ** 2).mean()

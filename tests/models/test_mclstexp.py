@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict.models import Batch
+from stpredict.models import Batch, Shape
 from stpredict.models import _mclstexp as module
 from stpredict.models._mclstexp import MclSTExp, MclSTExpConfig, OffsetEmbedding, neighborhoods
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
@@ -28,14 +28,13 @@ def cohort(seed: int = 0) -> ArraySet:
     code = np.arange(n) // SIDE**2
     place = np.arange(n) % SIDE**2
     positions = 200.0 * np.column_stack([place % SIDE, place // SIDE])
-    return ArraySet(
-        code, code, positions=positions.astype(np.float32), features=features, target=target.astype(np.float32)
-    )
+    inputs = {"positions": positions.astype(np.float32), "features": features}
+    return ArraySet(code, code, inputs, target=target.astype(np.float32))
 
 
 def network(**changes: Any) -> MclSTExp:
     torch.manual_seed(0)
-    net = MclSTExp(MclSTExpConfig(**SMALL | changes), GENES, 6)
+    net = MclSTExp(MclSTExpConfig(**SMALL | changes), Shape(GENES, {"features": 6}))
     return net.eval()
 
 
@@ -45,12 +44,16 @@ def section(rows: np.ndarray | None = None) -> Batch:
 
 def spots(net: MclSTExp, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        return net.embed_spots(batch)
+        return net.embed_spots(batch, batch.target)
 
 
 def shown(batch: Batch, order: np.ndarray) -> Batch:
-    tensors = {name: getattr(batch, name)[order] for name in ("section", "patient", "positions", "features", "target")}
-    return Batch(**tensors)
+    inputs = {name: values[order] for name, values in batch.inputs.items()}
+    return Batch(batch.section[order], batch.patient[order], inputs, target=batch.target[order])
+
+
+def placed(batch: Batch, positions: torch.Tensor) -> Batch:
+    return replace(batch, inputs=batch.inputs | {"positions": positions})
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_defaults_are_those_of_the_paper() -> None:
 
 def test_published_sizes() -> None:
     with torch.device("meta"):
-        net = MclSTExp(MclSTExpConfig(), 785)
+        net = MclSTExp(MclSTExpConfig(), Shape(785))
     assert len(net.spot_encoder) == 2
     for block in net.spot_encoder:
         assert block.attention_norm.weight.shape == (785,)
@@ -90,7 +93,7 @@ def test_published_sizes() -> None:
 
 def test_neighborhoods_are_the_nearest_spots_of_the_own_section() -> None:
     data = cohort()
-    positions, code = torch.from_numpy(data.positions), torch.from_numpy(data.section)
+    positions, code = torch.from_numpy(data["positions"]), torch.from_numpy(data.section)
     members = neighborhoods(positions, code, 12)
     assert members.shape == (len(data), 13)
     assert (code[members] == code[:, None]).all()
@@ -116,7 +119,7 @@ def test_a_spot_is_embedded_the_same_in_any_batch_order_and_chunk(monkeypatch: p
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(module, "_NEIGHBORHOODS", 5)
     torch.testing.assert_close(spots(net, section()), alone, atol=1e-5, rtol=1e-5)
-    moved = replace(section(), positions=section().positions + torch.tensor([12_000.0, -3_000.0]))
+    moved = placed(section(), section()["positions"] + torch.tensor([12_000.0, -3_000.0]))
     torch.testing.assert_close(spots(net, moved), alone, atol=1e-4, rtol=1e-4)
 
 
@@ -125,7 +128,7 @@ def test_an_embedding_depends_on_the_neighbors_and_on_nothing_farther_away() -> 
     before = spots(net, batch)
     batch.target[0] += 3
     changed = (spots(net, batch) - before).abs().amax(dim=1) > 1e-6
-    steps = batch.positions.abs().sum(dim=1) / 200
+    steps = batch["positions"].abs().sum(dim=1) / 200
     assert changed[steps <= 1].all()
     assert not changed[steps > 4].any()
 
@@ -141,17 +144,15 @@ def test_places_around_a_spot_are_told_apart() -> None:
         assert (apart > 0.05).all()
         assert (embed(offsets + 0.1) - found).abs().max() < 0.02
     net, batch = network(), section()
-    mirrored = replace(batch, positions=batch.positions * torch.tensor([-1.0, 1.0]))
+    mirrored = placed(batch, batch["positions"] * torch.tensor([-1.0, 1.0]))
     assert (spots(net, mirrored) - spots(net, batch)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_few_and_far_spots_give_numbers(n: int) -> None:
     batch = section(np.arange(n))
-    far = replace(
-        section(), positions=section().positions + torch.tensor([[1e6, 0.0]]) * (torch.arange(64) == 5)[:, None]
-    )
-    for part in (batch, far, replace(batch, positions=torch.zeros(n, 2))):
+    far = placed(section(), section()["positions"] + torch.tensor([[1e6, 0.0]]) * (torch.arange(64) == 5)[:, None])
+    for part in (batch, far, placed(batch, torch.zeros(n, 2))):
         net = network().train()
         loss = net.loss(net(part), part)["total"]
         loss.backward()
@@ -173,14 +174,15 @@ def test_every_parameter_learns(monkeypatch: pytest.MonkeyPatch) -> None:
         gradients.append(net.spot_encoder[0].to_qkv.weight.grad)
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
     wide, batch = network(width=0, image_encoder="densenet121").train(), section(np.arange(6))
-    batch.patches = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    batch.inputs["patches"] = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     wide.loss(wide(batch), batch)["total"].backward()
     assert [name for name, p in wide.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
 def test_learns_what_other_patients_share(trained) -> None:
     fit, test = trained
-    mean, std = predict_arrays(fit.network, test)
+    found = predict_arrays(fit.network, test)
+    mean, std = found.mean, found.std
     assert ((mean - test.target) ** 2).mean() < 0.6 * test.target.var(axis=0).mean()
     ratio = mean.var(axis=0) / test.target.var(axis=0)
     assert (ratio > 0.1).all()
@@ -190,26 +192,28 @@ def test_learns_what_other_patients_share(trained) -> None:
 
 def test_order_of_the_spots_changes_nothing(trained) -> None:
     fit, test = trained
-    mean, _ = predict_arrays(fit.network, test)
+    mean = predict_arrays(fit.network, test).mean
     order = np.random.default_rng(0).permutation(len(test))
-    np.testing.assert_allclose(predict_arrays(fit.network, test.take(order))[0], mean[order], atol=1e-5)
-    np.testing.assert_array_equal(predict_arrays(fit.network, test)[0], mean)
+    np.testing.assert_allclose(predict_arrays(fit.network, test.take(order)).mean, mean[order], atol=1e-5)
+    np.testing.assert_array_equal(predict_arrays(fit.network, test).mean, mean)
 
 
 def test_a_section_of_5000_spots_stays_small(memory_grown_by) -> None:
     rng = np.random.default_rng(0)
     n, genes = 5000, 60
-    data = ArraySet(
-        np.zeros(n, dtype=np.int64), np.arange(n) % 2, positions=rng.uniform(0, 7000, (n, 2)).astype(np.float32),
-        features=rng.normal(size=(n, 8)).astype(np.float32), target=rng.normal(size=(n, genes)).astype(np.float32),
-    )  # fmt: skip
+    inputs = {
+        "positions": rng.uniform(0, 7000, (n, 2)).astype(np.float32),
+        "features": rng.normal(size=(n, 8)).astype(np.float32),
+    }
+    target = rng.normal(size=(n, genes)).astype(np.float32)
+    data = ArraySet(np.zeros(n, dtype=np.int64), np.arange(n) % 2, inputs, target=target)
     config = MclSTExpConfig(image_encoder="features", heads=2, n_embedding=16, k=50)
-    net, found = MclSTExp(config, genes, 8).eval(), {}
+    net, found = MclSTExp(config, Shape(genes, {"features": 8})).eval(), {}
 
     def predict():
         with torch.no_grad():
             net.finish([data.batch(np.arange(n))])
-        found["mean"], _ = predict_arrays(net, data)
+        found["mean"] = predict_arrays(net, data).mean
 
     assert memory_grown_by(predict) < 0.5e9
     assert found["mean"].shape == (n, genes)

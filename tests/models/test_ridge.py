@@ -9,7 +9,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stpredict.models import Batch
+from stpredict.models import Batch, Shape
 from stpredict.models._ridge import Ridge, RidgeConfig, inner_groups, section_mean
 
 
@@ -24,14 +24,16 @@ def make_batch(n: int = 90, d: int = 12, n_genes: int = 4, seed: int = 0, noise:
     return Batch(
         section=torch.from_numpy(section),
         patient=torch.from_numpy(section // 2),
-        positions=torch.from_numpy(rng.uniform(0, 100, (n, 2))).float(),
-        features=torch.from_numpy(features).float(),
+        inputs={
+            "positions": torch.from_numpy(rng.uniform(0, 100, (n, 2))).float(),
+            "features": torch.from_numpy(features).float(),
+        },
         target=torch.from_numpy(target).float(),
     )
 
 
 def solved(batch: Batch, **config) -> Ridge:
-    network = Ridge(RidgeConfig(**config), batch.target.shape[1], batch.features.shape[1])
+    network = Ridge(RidgeConfig(**config), Shape(batch.target.shape[1], {"features": batch["features"].shape[1]}))
     network.target_std.copy_(batch.target.std(dim=0))
     network.finish([batch])
     return network.eval()
@@ -45,30 +47,30 @@ def mean_of(network: Ridge, batch: Batch) -> np.ndarray:
 @pytest.mark.parametrize("alpha", [0.001, 0.3, 30.0])
 def test_equals_sklearn(alpha: float) -> None:
     batch, new = make_batch(), make_batch(seed=1)
-    x, y = batch.features.numpy().astype(np.float64), batch.target.numpy().astype(np.float64)
+    x, y = batch["features"].numpy().astype(np.float64), batch.target.numpy().astype(np.float64)
     # All components: a rotation that ridge does not notice. The penalty is per training observation.
     reference = make_pipeline(StandardScaler(), PCA(), SklearnRidge(alpha=alpha * len(x))).fit(x, y)
     network = solved(batch, alpha=alpha, n_components=100)
-    np.testing.assert_allclose(mean_of(network, new), reference.predict(new.features.numpy()), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(mean_of(network, new), reference.predict(new["features"].numpy()), rtol=1e-3, atol=1e-3)
     assert float(network.alpha) == pytest.approx(alpha)
 
 
 @pytest.mark.parametrize("n_components", [1, 4])
 def test_few_components_equal_sklearn(n_components: int) -> None:
     batch, new = make_batch(), make_batch(seed=1)
-    x, y = batch.features.numpy().astype(np.float64), batch.target.numpy().astype(np.float64)
+    x, y = batch["features"].numpy().astype(np.float64), batch.target.numpy().astype(np.float64)
     pipeline = make_pipeline(
         StandardScaler(), PCA(n_components, svd_solver="full"), SklearnRidge(alpha=0.1 * len(x))
     ).fit(x, y)
     predicted = mean_of(solved(batch, alpha=0.1, n_components=n_components), new)
-    np.testing.assert_allclose(predicted, pipeline.predict(new.features.numpy()), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(predicted, pipeline.predict(new["features"].numpy()), rtol=1e-3, atol=1e-3)
 
 
 def test_penalty_is_chosen_by_patient_and_for_all_genes() -> None:
     """The error of each penalty, computed with sklearn, fold by fold."""
     batch = make_batch(noise=4.0)
     alphas = (0.001, 0.1, 1.0, 10.0)
-    x, y = batch.features.numpy().astype(np.float64), batch.target.numpy().astype(np.float64)
+    x, y = batch["features"].numpy().astype(np.float64), batch.target.numpy().astype(np.float64)
     section, patient = batch.section.numpy(), batch.patient.numpy()
 
     def within(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -101,15 +103,16 @@ def test_inner_groups() -> None:
     batch.section = torch.zeros_like(batch.section)
     stripes = inner_groups(batch)
     assert torch.bincount(stripes).tolist() == [18] * 5
-    order = batch.positions[:, 0].argsort()
+    order = batch["positions"][:, 0].argsort()
     assert (stripes[order].diff() >= 0).all()
-    batch.positions = None
+    del batch.inputs["positions"]
     assert inner_groups(batch).unique().tolist() == [0]
 
 
 def test_group_without_inner_folds_uses_the_middle_penalty() -> None:
     batch = make_batch()
-    batch.patient, batch.section, batch.positions = batch.patient * 0, batch.section * 0, None
+    batch.patient, batch.section = batch.patient * 0, batch.section * 0
+    del batch.inputs["positions"]
     assert float(solved(batch, alphas=(0.1, 5.0, 50.0)).alpha) == pytest.approx(5.0)
 
 
@@ -132,7 +135,7 @@ def test_center_section_ignores_shifts_between_sections() -> None:
     plain = solved(batch, alpha=0.01, center="section")
     rng = np.random.default_rng(5)
     shifted = make_batch(noise=0.1)
-    shifted.features = batch.features + torch.from_numpy(rng.normal(0, 50, (6, 12))).float()[batch.section]
+    shifted.inputs["features"] = batch["features"] + torch.from_numpy(rng.normal(0, 50, (6, 12))).float()[batch.section]
     shifted.target = batch.target + torch.from_numpy(rng.normal(0, 50, (6, 4))).float()[batch.section]
     moved = solved(shifted, alpha=0.01, center="section")
     np.testing.assert_allclose(moved.weight.numpy(), plain.weight.numpy(), rtol=2e-2, atol=1e-3)
@@ -142,7 +145,7 @@ def test_center_section_ignores_shifts_between_sections() -> None:
 
 def test_center_section_equals_sklearn_on_centered_rows() -> None:
     batch = make_batch()
-    x, y = batch.features.double(), batch.target.double()
+    x, y = batch["features"].double(), batch.target.double()
     x, y = (x - section_mean(x, batch.section)).numpy(), (y - section_mean(y, batch.section)).numpy()
     scale = x.std(axis=0)
     scale[scale < 1e-6] = 1
@@ -169,7 +172,7 @@ def test_constant_gene_and_more_features_than_observations() -> None:
 def test_single_penalty_matches_generalized_cross_validation_in_order() -> None:
     """Ours and sklearn's leave-one-out need not pick the same penalty, but neither may be far off."""
     batch = make_batch(n=300, noise=8.0)
-    x = StandardScaler().fit_transform(batch.features.numpy().astype(np.float64))
+    x = StandardScaler().fit_transform(batch["features"].numpy().astype(np.float64))
     alphas = RidgeConfig().alphas
     reference = RidgeCV(np.array(alphas) * len(x)).fit(x, batch.target.numpy())
     ratio = float(solved(batch).alpha) / (reference.alpha_ / len(x))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stpredict.models import Batch, get_model
+from stpredict.models import Batch, Shape, get_model
 from stpredict.models._thitogene import THItoGene, THItoGeneConfig
 from stpredict.models.nn._graph import spatial_neighbors
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
@@ -23,7 +23,7 @@ SMALL = THItoGeneConfig(
 
 def network(**changes):
     torch.manual_seed(0)
-    net = THItoGene(replace(SMALL, **changes), GENES)
+    net = THItoGene(replace(SMALL, **changes), Shape(GENES))
     torch.nn.init.normal_(net.head.mean.weight, std=0.3)
     return net
 
@@ -31,25 +31,25 @@ def network(**changes):
 def batch(n=12, px=PX, seed=0, **changes):
     rng = np.random.default_rng(seed)
     none = torch.zeros(n, dtype=torch.long)
-    values = {
+    inputs = {
         "patches": torch.tensor(rng.integers(0, 256, (n, 3, px, px)), dtype=torch.uint8),
         "positions": torch.tensor(rng.uniform(0, 1000, (n, 2))).float(),
-        "target": torch.tensor(rng.normal(size=(n, GENES))).float(),
-        "counts": torch.tensor(rng.poisson(2, (n, GENES))).float(),
-        "size_factor": torch.tensor(rng.uniform(0.5, 2, n)).float(),
     }
-    return Batch(none, none, **values | changes)
+    target = torch.tensor(rng.normal(size=(n, GENES))).float()
+    inputs["counts"] = torch.tensor(rng.poisson(2, (n, GENES))).float()
+    inputs["size_factor"] = torch.tensor(rng.uniform(0.5, 2, n)).float()
+    return Batch(none, none, inputs | changes, target=target)
 
 
 def rows(data, index):
-    names = ("patches", "positions", "target", "counts", "size_factor")
-    return Batch(data.section[index], data.patient[index], **{name: getattr(data, name)[index] for name in names})
+    inputs = {name: values[index] for name, values in data.inputs.items()}
+    return Batch(data.section[index], data.patient[index], inputs, target=data.target[index])
 
 
 def test_defaults_are_the_published_sizes():
     with torch.device("meta"):
-        net = THItoGene(THItoGeneConfig(), 785)
-        embedded = net.encode(torch.empty(2, 3, 112, 112))
+        net = THItoGene(THItoGeneConfig(), Shape(785))
+        embedded = net.embed(torch.empty(2, 3, 112, 112))
     assert embedded.shape == (2, 20 * 64)
     assert net.convolution.weight.shape == (4, 16, 3, 4, 4)
     assert net.capsules.whole.shape == (128, 9, 9)
@@ -74,7 +74,8 @@ def test_defaults_are_the_published_sizes():
 def test_training_defaults_are_published_ones():
     config = train_config("thitogene")
     assert (config.optimizer, config.learning_rate, config.max_epochs) == ("adam", 1e-5, 300)
-    assert get_model("thitogene").cls.unit == "section"
+    assert get_model("thitogene").cls.draws == "sections"
+    assert not get_model("thitogene").cls.several_sections
 
 
 @pytest.mark.parametrize("px", [4, 9, 30, 43, 44, 57])
@@ -95,14 +96,14 @@ def test_patches_of_another_size_are_named():
 @torch.no_grad()
 def test_equals_its_layers_one_by_one():
     net, data = network().eval(), batch()
-    pixels = data.patches.float() / 255
+    pixels = data["patches"].float() / 255
     pixels = (pixels - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
         :, None, None
     ]
     capsules = net.capsules(F.relu(net.convolution(pixels)))
-    positions = net.position_embedding(data.positions).unflatten(1, (2, 8))
+    positions = net.position_embedding(data["positions"]).unflatten(1, (2, 8))
     values = net.blocks[0](torch.cat([capsules, positions], dim=1).flatten(1))
-    links = spatial_neighbors(data.positions, 4)
+    links = spatial_neighbors(data["positions"], 4)
     values = F.elu(net.over_heads(F.elu(net.over_neighbors(values, *links)), *links))
     values = net.norm(F.relu(net.hidden[0](values)))
     torch.testing.assert_close(net(data).mean, net.head.mean(values), atol=1e-5, rtol=1e-5)
@@ -113,8 +114,8 @@ def test_order_of_spots_only_orders_the_predictions():
     net, data = network().eval(), batch()
     grid = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(3.0), indexing="ij"), dim=-1).reshape(-1, 2)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    for positions in (data.positions, 200 * grid):  # on a lattice, neighbors are equally near
-        data.positions = positions
+    for positions in (data["positions"], 200 * grid):  # on a lattice, neighbors are equally near
+        data.inputs["positions"] = positions
         torch.testing.assert_close(net(rows(data, order)).mean, net(data).mean[order], atol=1e-5, rtol=1e-5)
 
 
@@ -125,8 +126,8 @@ def test_neighbors_matter_through_the_graph():
     line = torch.stack([torch.arange(12.0) * 100, torch.zeros(12)], dim=1)
     data = batch(positions=line)
     plain = net(data).mean
-    data.patches = data.patches.clone()
-    data.patches[0] = 255 - data.patches[0]
+    data.inputs["patches"] = data["patches"].clone()
+    data["patches"][0] = 255 - data["patches"][0]
     change = (net(data).mean - plain).abs().amax(dim=1)
     assert (change[:3] > 1e-6).all()
     assert (change[4:] == 0).all()
@@ -150,13 +151,13 @@ def test_chunks_predict_the_same():
 def test_odd_sections_give_finite_predictions_and_gradients(case):
     data = batch(1) if case == "one spot" else batch()
     if case == "isolated spot":
-        data.positions[0] = 1e6
+        data["positions"][0] = 1e6
     elif case == "far apart":
-        data.positions[:6] += 1e5
+        data["positions"][:6] += 1e5
     elif case == "one place":
-        data.positions[:] = 5.0
+        data["positions"][:] = 5.0
     elif case == "white":
-        data.patches[:] = 255
+        data["patches"][:] = 255
     net = network().train()
     net.loss(net(data), data)["total"].backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
@@ -182,7 +183,7 @@ def colored_sections(n_patients=6, side=6, seed=0):
     patches = np.clip(tone[:, None, None] + rng.normal(0, 6, (len(tone), PX, PX, 3)), 0, 255).astype(np.uint8)
     target = tone / 50 @ np.random.default_rng(9).normal(size=(3, GENES)) + rng.normal(0, 0.2, (len(tone), GENES))
     return ArraySet(
-        section=patient, patient=patient, positions=grid.astype(np.float32), patches=patches,
+        patient, patient, {"positions": grid.astype(np.float32), "patches": patches},
         target=target.astype(np.float32),
     )  # fmt: skip
 
@@ -195,7 +196,7 @@ def test_learns_what_holds_in_other_patients():
     fit = fit_arrays(
         "thitogene", data.take(train), hyperparameters=options, config=train_config("thitogene").updated(changes)
     )
-    mean, _ = predict_arrays(fit.network, data.take(~train))
+    mean = predict_arrays(fit.network, data.take(~train)).mean
     target = data.target[~train]
     error = ((mean - target) ** 2).mean()
     baseline = ((data.target[train].mean(axis=0) - target) ** 2).mean()

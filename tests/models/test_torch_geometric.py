@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stpredict.models._graph import HypergraphConv, hypergraph, spatial_neighbors
-from stpredict.models._graph_attention import GraphAttention
+
+from stpredict.models.nn._graph import HypergraphConv, hypergraph, spatial_neighbors
+from stpredict.models.nn._graph_attention import GraphAttention
 
 geometric = pytest.importorskip("torch_geometric.nn", reason="torch_geometric is not installed")
 

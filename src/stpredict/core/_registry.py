@@ -36,6 +36,8 @@ class Registry(Generic[T]):
 
     def add(self, name: str, entry: T, maker: object) -> None:
         """Enter something under a name; `ValueError` where another maker (class, function) has taken it."""
+        if not maker.__module__.startswith(f"{self.package}."):
+            self.discover()  # or a name of the package would seem to be free
         origin = f"{maker.__module__}.{getattr(maker, '__qualname__', '')}"
         if name in self._entries and self._entries[name][0] != origin:
             raise ValueError(
@@ -49,7 +51,7 @@ class Registry(Generic[T]):
             self.discover()
         if name not in self._entries:
             raise KeyError(
-                f"expected a {self.what} among {', '.join(sorted(self._entries))}{more}; found {name!r}; "
+                f"expected a registered {self.what} ({', '.join(sorted(self._entries))}{more}); found {name!r}; "
                 f"see {self.table}"
             )
         return self._entries[name][1]
@@ -66,13 +68,17 @@ class Registry(Generic[T]):
         """Import what makes entries, once."""
         if self._discovered:
             return
-        self._discovered = True
         from importlib.metadata import entry_points
 
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            if not module.ispkg:
-                importlib.import_module(f"{self.package}.{module.name}")
+        self._discovered = True
+        try:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                if not module.ispkg:
+                    importlib.import_module(f"{self.package}.{module.name}")
+        except BaseException:
+            self._discovered = False
+            raise
         for point in entry_points(group=self.package):
             try:
                 point.load()

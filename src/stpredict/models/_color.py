@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stpredict.models.base._batch import Batch, Prediction, Summary
-from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._predictor import HEAD, Predictor
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
 
@@ -53,6 +53,7 @@ class Color(Predictor):
     """
 
     needs = frozenset({"patches"})
+    own_tensors = (*HEAD, "deconvolution", "stain_matrix", "offset", "weight", "bias")  # all of them are of a gene
     training_defaults = {"learning_rate": 1e-2, "weight_decay": 0.0, "max_epochs": 60, "patience": 8, "refit": True}
     small = {"patch_px": 32, "stride": 2}
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stpredict.models.base._batch import Batch, Prediction
-from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._predictor import HEAD, Predictor
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._standardize import Standardize
@@ -158,7 +158,7 @@ class ConvNeXtV2(nn.Module):
         stem = nn.Sequential(nn.Conv2d(n_channels, dims[0], 4, stride=4), _Norm(dims[0]))
         between = [nn.Sequential(_Norm(a), nn.Conv2d(a, b, 2, stride=2)) for a, b in zip(dims, dims[1:], strict=False)]
         self.downsample_layers = nn.ModuleList([stem, *between])
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
         self.stages = nn.ModuleList(
             nn.ModuleList(_Block(dim, next(rates)) for _ in range(depth))
             for dim, depth in zip(dims, depths, strict=True)
@@ -204,12 +204,13 @@ class ConvNeXtV2(nn.Module):
 class ConvNeXt(Predictor):
     """:class:`ConvNeXtV2` as the training loop knows it: slides are bags whose tokens are the cells of the map.
 
-    `tokens` are the cells of a map row by row, `token_size` is positive on the tissue, and `features` are the clinical covariates, standardized. Channels are standardized with the cells of the
-    training slides. The output is the log risk, or the logit of the second class.
+    `tokens` are the cells of a map row by row, `token_size` is positive on the tissue, and `features` are the clinical
+    covariates, standardized. Channels are standardized with the cells of the training slides. The output is the log risk, or the logit of the second class.
     """
 
     needs = frozenset({"tokens", "token_size", "features"})
     per_prediction = 64
+    own_tensors = (*HEAD, "network.head.")
     small = {"shape": (2, 4), "depths": (1, 1), "dims": (8, 16), "drop_path": 0.0, "augment": False}
     #: The networks of :cite:t:`li2026`.
     presets = {
@@ -219,6 +220,10 @@ class ConvNeXt(Predictor):
 
     def __init__(self, config: ConvNeXtConfig, shape: Shape) -> None:
         super().__init__(config, shape)
+        if config.class_weights and shape.n_outputs != 1:
+            raise ValueError(
+                f"expected two classes with class_weights; found {shape.n_outputs} outputs; leave them out"
+            )
         self.network = ConvNeXtV2(
             shape.width("tokens") + int(config.mask),
             shape.n_outputs,
@@ -236,7 +241,12 @@ class ConvNeXt(Predictor):
 
     def forward(self, batch: Batch) -> Prediction:
         """Log risk, logit or expression of each slide."""
-        n = len(batch)
+        n, n_cells = len(batch), self.config.shape[0] * self.config.shape[1]
+        if batch["token_size"].shape[1] != n_cells:
+            raise ValueError(
+                f"expected {n_cells} tokens, one for each cell of maps of {self.config.shape}; found "
+                f"{batch['token_size'].shape[1]}; pass hyperparameters={{'shape': (n_rows, n_cols)}}"
+            )
         tissue = (batch["token_size"] > 0).float().reshape(n, 1, *self.config.shape)
         maps = self.standardize(batch["tokens"]).movedim(2, 1).reshape(n, -1, *self.config.shape) * tissue
         both = torch.cat([maps, tissue], dim=1)
@@ -254,8 +264,10 @@ class ConvNeXt(Predictor):
         label = batch.measured("classes")
         if label is None or not self.config.class_weights:
             return super().loss(prediction, batch)
-        weight = torch.tensor(self.config.class_weights, device=label.device)[label]
+        known = label >= 0
+        label = label.clamp_min(0)
+        weight = torch.tensor(self.config.class_weights, device=label.device)[label] * known
         losses: Any = F.binary_cross_entropy_with_logits(
             prediction.mean[:, 0], label.to(prediction.mean.dtype), reduction="none"
         )
-        return {"total": (weight * losses).sum() / weight.sum()}
+        return {"total": (weight * losses).sum() / weight.sum().clamp_min(_EPS)}

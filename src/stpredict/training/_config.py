@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from stpredict.core._validate import check_choice
@@ -84,13 +85,13 @@ class TrainConfig:
             check_choice(getattr(self, name), choices, name)
         for name, least in (("max_epochs", 1), ("batch_size", 1), ("patience", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"expected {name} to be a whole number of at least {least}; found {value!r}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"expected validation_fraction between 0 and 1; found {self.validation_fraction!r}")
         for name in ("learning_rate", "weight_decay", "momentum", "gradient_clip", "loss_tolerance"):
             value = getattr(self, name)
-            if not 0 <= value < float("inf"):
+            if not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
                 raise ValueError(f"expected {name} to be a finite number of at least 0; found {value!r}")
 
     def updated(self, changes: Mapping[str, Any]) -> TrainConfig:

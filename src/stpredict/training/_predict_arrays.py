@@ -91,6 +91,8 @@ def predict_arrays(
             found[name] = np.empty((len(data), *array.shape[1:]), dtype=np.float32)
         found[name][index] = array
 
+    if not len(data):
+        raise ValueError("expected at least one row to predict; found none")
     groups: Any = prediction_groups(network, data, batch_size)
     if progress and len(groups) > 1:
         from tqdm.auto import tqdm

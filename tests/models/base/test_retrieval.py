@@ -10,28 +10,37 @@ import pandas as pd
 import pytest
 import torch
 
-from stpredict.models import Batch, get_model
+from stpredict.models import Batch, Shape, get_model
 from stpredict.models._bleep import BLEEP, BLEEPConfig
 from stpredict.models._mclstexp import MclSTExp, MclSTExpConfig
 from stpredict.models.base._retrieval import in_chunks
-from stpredict.training import ArraySet, FittedModel, fit_arrays, predict_arrays, train_config, untrained
+from stpredict.training import (
+    ArraySet,
+    FittedModel,
+    TrainingFacts,
+    fit_arrays,
+    predict_arrays,
+    train_config,
+    untrained,
+)
+from stpredict.training.targets import ClassTarget, ExpressionTarget
 
 GENES, WIDTH, N = 7, 5, 40
+SHAPE = Shape(GENES, {"features": WIDTH})
 FEATURES = {"image_encoder": "features", "n_embedding": 16, "dropout": 0.0}
 CONFIGS: dict[str, tuple[type, type]] = {"bleep": (BLEEP, BLEEPConfig), "mclstexp": (MclSTExp, MclSTExpConfig)}
 
 
-def make(n: int = N, seed: int = 0, **changes: Any) -> ArraySet:
+def make(n: int = N, seed: int = 0, given: dict[str, Any] | None = None, **changes: Any) -> ArraySet:
     rng = np.random.default_rng(seed)
-    values: dict[str, Any] = {
-        "section": np.arange(n) * 4 // n,
-        "patient": np.arange(n) * 4 // n // 2,
+    inputs = {
         "positions": (rng.permutation(n)[:, None] // np.array([1, 8]) % 8 * 200.0).astype(np.float32),
         "features": rng.normal(size=(n, WIDTH)).astype(np.float32),
         "patches": rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8),
-        "target": rng.gamma(2, size=(n, GENES)).astype(np.float32),
     }
-    return ArraySet(**values | changes)
+    target = rng.gamma(2, size=(n, GENES)).astype(np.float32)
+    section = np.arange(n) * 4 // n
+    return replace(ArraySet(section, section // 2, inputs | (given or {}), target=target), **changes)
 
 
 def network(model: str = "bleep", data: ArraySet | None = None, **changes: Any) -> Any:
@@ -39,9 +48,9 @@ def network(model: str = "bleep", data: ArraySet | None = None, **changes: Any) 
     return untrained(model, data or make(), hyperparameters=FEATURES | changes, seed=0).network
 
 
-def one_batch(n: int = 12, **changes: Any) -> Batch:
+def one_batch(n: int = 12, **given: Any) -> Batch:
     batch = make().batch(np.arange(n))
-    return replace(batch, **changes)
+    return replace(batch, inputs=batch.inputs | given)
 
 
 def by_hand(net: Any, data: ArraySet, queries: ArraySet) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +59,7 @@ def by_hand(net: Any, data: ArraySet, queries: ArraySet) -> tuple[np.ndarray, np
     with torch.no_grad():
         image = net.embed_images(queries.batch(np.arange(len(queries)))).double().numpy()
         parts = [data.batch(np.flatnonzero(data.section == c)) for c in np.unique(data.section)]
-        keys = torch.cat([net.embed_spots(part) for part in parts]).double().numpy()
+        keys = torch.cat([net.embed_spots(part, part.target) for part in parts]).double().numpy()
     mean, std = (np.empty((len(queries), GENES)) for _ in range(2))
     for i in range(len(queries)):
         scored = []
@@ -84,7 +93,8 @@ def test_retrieval_equals_a_loop(normalize: bool, weighting: str, same_patient: 
     data = make()
     net = network(data=data, normalize=normalize, weighting=weighting, same_patient=same_patient, k=k)
     queries = make(9, seed=1, patient=np.array([0, 1, -1] * 3))
-    mean, std = predict_arrays(net, queries)
+    found = predict_arrays(net, queries)
+    mean, std = found.mean, found.std
     expected_mean, expected_std = by_hand(net, data, queries)
     np.testing.assert_allclose(mean, expected_mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(std, expected_std, rtol=1e-4, atol=1e-5)
@@ -95,8 +105,8 @@ def test_embeddings_have_length_1_where_one_metric_serves() -> None:
     batch = one_batch()
     with torch.no_grad():
         net.spot_projection.layer_norm.weight.mul_(torch.linspace(0.1, 3, 16))
-        assert net.embed_spots(batch).norm(dim=1).std() > 0.05
-        assert network().embed_spots(batch).norm(dim=1).sub(1).abs().max() < 1e-5
+        assert net.embed_spots(batch, batch.target).norm(dim=1).std() > 0.05
+        assert network().embed_spots(batch, batch.target).norm(dim=1).sub(1).abs().max() < 1e-5
         assert network().embed_images(batch).norm(dim=1).sub(1).abs().max() < 1e-5
 
 
@@ -108,7 +118,7 @@ def test_equally_near_spots_are_taken_in_the_order_of_the_bank() -> None:
     net.bank.fill(net.bank.keys, profiles, net.bank.patient)
     queries = make(5, seed=1, patient=np.array([0, 1, -1, 0, 1]))
     for size in (1, 2, 5):
-        mean, _ = predict_arrays(net, queries, batch_size=size)
+        mean = predict_arrays(net, queries, batch_size=size).mean
         np.testing.assert_allclose(mean[:, 0], [(1 + 3 + 5) / 3, 2, 1, 3, 2], rtol=1e-6)
 
 
@@ -128,7 +138,8 @@ def test_masked_spots_do_not_swallow_the_weights_of_the_others() -> None:
     """Weights of what was found are relative to each other, however near what was not allowed is."""
     net = network(normalize=False, weighting="similarity", temperature=1e-3, k=40)
     queries = make(6, seed=1, patient=np.array([0, 1] * 3))
-    mean, std = predict_arrays(net, queries)
+    found = predict_arrays(net, queries)
+    mean, std = found.mean, found.std
     assert np.isfinite(mean).all()
     assert np.isfinite(std).all()
     np.testing.assert_allclose(mean, by_hand_nearest(net, queries), rtol=1e-4)
@@ -148,23 +159,23 @@ def test_own_patient_is_looked_up_only_when_asked() -> None:
     data.target[data.patient == 1] += 100
     own, others = (network(data=data, k=5, same_patient=same) for same in (True, False))
     queries = make(8, seed=1, patient=np.array([0, 1, -1, -1] * 2))
-    mean, _ = predict_arrays(others, queries)
+    mean = predict_arrays(others, queries).mean
     assert (mean[queries.patient == 0] > 90).all()
     assert (mean[queries.patient == 1] < 50).all()
-    free = predict_arrays(others, replace(queries, patient=np.full(8, -1)))[0]
-    np.testing.assert_allclose(predict_arrays(own, queries)[0], free)
+    free = predict_arrays(others, replace(queries, patient=np.full(8, -1))).mean
+    np.testing.assert_allclose(predict_arrays(own, queries).mean, free)
 
 
 def test_empty_bank_and_a_bank_of_the_own_patient_only_are_errors_that_say_what_to_do() -> None:
     data = make()
     torch.manual_seed(0)
-    net = BLEEP(BLEEPConfig(**FEATURES), GENES, WIDTH)
+    net = BLEEP(BLEEPConfig(**FEATURES), SHAPE)
     with pytest.raises(ValueError, match=r"empty retrieval bank.*stp\.tl\.fit"):
         predict_arrays(net, data)
     alone = network(data=replace(data, patient=np.zeros(N, dtype=np.int64)))
     with pytest.raises(ValueError, match="same_patient=True"):
         predict_arrays(alone, make(3, patient=np.array([-1, 0, -1])))
-    assert predict_arrays(alone, make(3, patient=np.full(3, -1)))[0].shape == (3, GENES)
+    assert predict_arrays(alone, make(3, patient=np.full(3, -1))).mean.shape == (3, GENES)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -201,7 +212,7 @@ def test_one_spot_has_nothing_to_be_told_apart_from() -> None:
 
 def test_until_the_bank_is_filled_the_prediction_is_the_training_mean() -> None:
     batch = one_batch()
-    net = BLEEP(BLEEPConfig(**FEATURES), GENES, WIDTH)
+    net = BLEEP(BLEEPConfig(**FEATURES), SHAPE)
     net.target_mean.uniform_()
     for mode in (True, False):
         torch.testing.assert_close(net.train(mode)(batch).mean, net.target_mean.expand(12, -1))
@@ -232,7 +243,7 @@ def test_the_epoch_is_not_chosen_by_a_correlation_that_is_not_there(model: str, 
 
 
 def test_classes_are_not_looked_up() -> None:
-    data = make(target=None, label=np.arange(N) % 2, n_classes=2)
+    data = make(target=np.arange(N) % 2, kind=ClassTarget("kind", ("a", "b")))
     with pytest.raises(ValueError, match="no classes or outcomes"):
         fit_arrays("bleep", data, hyperparameters=FEATURES, config=train_config("bleep", {"max_epochs": 1}))
 
@@ -258,15 +269,16 @@ def test_inputs_follow_the_image_encoder(model: str) -> None:
 def test_impossible_settings_are_named(change: dict[str, Any], message: str) -> None:
     for cls, config in CONFIGS.values():
         with pytest.raises(ValueError, match=message):
-            cls(config(**FEATURES | change), GENES, WIDTH)
+            cls(config(**FEATURES | change), SHAPE)
 
 
 @pytest.mark.parametrize(("image_encoder", "px"), [("densenet121", 32), ("resnet50", 45)])
 def test_patches_of_any_size_in_chunks_as_at_once(image_encoder: str, px: int) -> None:
-    data = make(7, patches=np.random.default_rng(0).integers(0, 256, (7, px, px, 3), dtype=np.uint8))
+    patches = np.random.default_rng(0).integers(0, 256, (7, px, px, 3), dtype=np.uint8)
+    data = make(7, given={"patches": patches})
     options = {"image_encoder": image_encoder, "k": 2, "n_embedding": 8}
     whole, parts = (network(data=data, chunk=chunk, **options) for chunk in (100, 3))
-    np.testing.assert_allclose(predict_arrays(whole, data)[0], predict_arrays(parts, data)[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(predict_arrays(whole, data).mean, predict_arrays(parts, data).mean, rtol=1e-5, atol=1e-5)
     assert parts.body.n_outputs == {"densenet121": 1024, "resnet50": 2048}[image_encoder]
     one = data.batch(np.arange(1))
     loss = parts.train().loss(parts(one), one)["total"]  # one patch, batch norm and all
@@ -314,7 +326,7 @@ def test_image_encoder_starts_from_the_file(tmp_path) -> None:
     torch.manual_seed(1)
     body = ResNet50()
     torch.save(body.state_dict(), tmp_path / "w.pth")
-    net = BLEEP(BLEEPConfig(weights=str(tmp_path / "w.pth")), GENES)
+    net = BLEEP(BLEEPConfig(weights=str(tmp_path / "w.pth")), Shape(GENES))
     net.load_initial_weights()
     torch.testing.assert_close(net.body.layer3[1].conv2.weight, body.layer3[1].conv2.weight)
 
@@ -324,7 +336,7 @@ def test_another_fit_starts_from_the_image_side_only(model: str) -> None:
     first = network(model)
     cls, config = CONFIGS[model]
     torch.manual_seed(5)
-    other = cls(config(**FEATURES), GENES + 4, WIDTH)
+    other = cls(config(**FEATURES), Shape(GENES + 4, {"features": WIDTH}))
     before = other.spot_projection.projection.weight.clone()
     other.start_from(first)
     torch.testing.assert_close(other.image_projection.fc.weight, first.image_projection.fc.weight)
@@ -341,9 +353,10 @@ def test_another_fit_starts_from_the_image_side_only(model: str) -> None:
 
 
 def saved(net: Any, model: str, panel: int = GENES) -> FittedModel:
+    genes = tuple(f"g{i}" for i in range(panel))
     return FittedModel(
-        model=model, network=net, panel=[f"g{i}" for i in range(panel)], normalization={"method": "log1p"},
-        features={"slots": {}, "scaling": "global"}, training={"patients": ["a", "b"], "n_obs": N}, history=pd.DataFrame(),
+        model=model, network=net, target=ExpressionTarget(genes, {"method": "log1p"}), history=pd.DataFrame(),
+        features={"slots": {}, "scaling": "global"}, training=TrainingFacts(["a", "b"], n_obs=N),
     )  # fmt: skip
 
 
@@ -353,8 +366,9 @@ def test_saved_and_loaded_model_predicts_the_same(model: str, normalize: bool, t
     data = make()
     net = network(model, normalize=normalize, weighting="inverse_distance", k=9)
     loaded = FittedModel.load(saved(net, model).save(tmp_path / "model")).network
-    for before, after in zip(predict_arrays(net, data), predict_arrays(loaded, data), strict=True):
-        np.testing.assert_array_equal(before, after)
+    before, after = predict_arrays(net, data), predict_arrays(loaded, data)
+    np.testing.assert_array_equal(before.mean, after.mean)
+    np.testing.assert_array_equal(before.std, after.std)
 
 
 def test_a_saved_bank_of_other_genes_is_refused(tmp_path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stpredict.core._optional import import_torchvision, optional_import
+from stpredict.models import Shape
 from stpredict.models._stnet import STNet, STNetConfig
 from stpredict.models.nn._densenet import DenseNet121
 
@@ -59,7 +60,7 @@ def test_torchvision_weights_give_torchvision_features(reference, tmp_path: Path
 
 def test_stnet_starts_from_the_file(reference, tmp_path: Path) -> None:
     torch.save(old_names(reference.state_dict()), tmp_path / "w.pth")
-    network = STNet(STNetConfig(weights=str(tmp_path / "w.pth")), 3)
+    network = STNet(STNetConfig(weights=str(tmp_path / "w.pth")), Shape(3))
     network.load_initial_weights()
     torch.testing.assert_close(network.body.features.conv0.weight, reference.features.conv0.weight)
 

@@ -153,7 +153,12 @@ class Predictor(nn.Module):
         if parts is not None and (differing or not own):
             what = differing[0] if differing else "no such tensor"
             raise ValueError(f"expected the parts {', '.join(parts)} of a {type(other).__name__} to fit; found {what}")
-        if type(self) is not type(other) or differing or not own:
+        if type(self) is type(other) and not own:
+            raise ValueError(
+                f"expected a network with parts that do not depend on the genes to start from; found a "
+                f"{type(self).__name__}, which has none; fit it anew"
+            )
+        if type(self) is not type(other) or differing:
             same = type(self) is type(other) and bool(differing)
             what = f"tensors that do not fit ({differing[0]})" if same else f"a {type(other).__name__}"
             raise ValueError(

@@ -74,7 +74,7 @@ class ClassTarget(Target):
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], names: list[str]) -> ClassTarget:
         """Rebuild from the fields."""
-        return cls(fields["key"], tuple(fields["classes"]))
+        return cls(**{**fields, "classes": tuple(fields["classes"])})
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:

@@ -76,5 +76,5 @@ def target_from_dict(entry: Mapping[str, Any], names: list[str]) -> Target:
     fields = {name: value for name, value in entry.items() if name != "kind"}
     try:
         return _KINDS[kind].from_dict(fields, names)  # type: ignore[attr-defined]
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise ValueError(f"expected a complete record of a target of kind {kind!r}; found {error}") from error
