@@ -244,7 +244,7 @@ def test_registered():
     assert info.reads({"zinb": 0}) == {"patches", "positions"}
 
 
-def colored_sections(n_sections=3, n=25, px=16, seed=0):
+def colored_sections(n_sections=4, n=25, px=16, seed=0):
     """Patients of one section each; genes follow the color of the patch, which changes across the section."""
     rng = np.random.default_rng(seed)
     n_all = n_sections * n
@@ -271,9 +271,11 @@ def colored_sections(n_sections=3, n=25, px=16, seed=0):
 def test_learns_across_patients():
     torch.set_num_threads(1)
     data = colored_sections()
-    test = data.section == 2
+    test = data.section == 3
     options = {name: getattr(SMALL, name) for name in SMALL.__dataclass_fields__} | {"patch_px": 16, "lstm_layers": 1}
-    config = train_config("hggep").updated({"max_epochs": 25, "patience": 0, "learning_rate": 3e-3})
+    # The last steps are small ones: where they are not, the error depends on which was the last.
+    changes = {"max_epochs": 20, "patience": 0, "learning_rate": 5e-3, "schedule": "cosine"}
+    config = train_config("hggep").updated(changes)
     fit = fit_arrays("hggep", data.take(~test), hyperparameters=options, config=config)
     held_out = data.take(test)
     mean = predict_arrays(fit.network, held_out).mean
