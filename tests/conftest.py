@@ -14,6 +14,20 @@ import pytest
 import stpredict as stp
 
 
+#: Files that take longest: they begin first, so that no worker is left alone with one at the end.
+_LONG = ("test_honesty_slides.py", "test_honesty_grids.py", "test_docs_code.py", "contracts/test_models.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file stays."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((number for number, name in enumerate(_LONG) if path.endswith(name)), len(_LONG))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Features, patches and models of the tests go to a directory of their own, on the CPU."""
