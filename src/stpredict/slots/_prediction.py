@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stpredict.core._validate import check_unique
 from stpredict.slots._checks import check_obsm
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,3 +34,21 @@ def prediction_frame(adata: AnnData, key: str, genes: Sequence[str] | None = Non
         found = f"{len(missing)} missing (first: {missing[0]})" if missing else "an empty list"
         raise KeyError(f"expected genes of the panel in obsm[{key!r}]; found {found}; take genes among its columns")
     return frame[list(genes)]
+
+
+def clear_predictions(adata: AnnData, key: str, *, keep_tables: bool = False) -> None:
+    """Remove what an earlier prediction left under a key, of whatever kind it was: tables of `obsm` and columns of `obs`.
+
+    With `keep_tables=True` only the columns: a map that goes to a store leaves `obsm` as it is.
+    """
+    columns = {
+        name(key)
+        for name in (Key.leaky, Key.fold, Key.group, Key.n_windows, Key.partial, Key.predicted_class)
+    } | {key}  # fmt: skip
+    present = [name for name in adata.obs.columns if name in columns]
+    if present:
+        adata.obs = adata.obs.drop(columns=present)
+    if keep_tables:
+        return
+    for name in [k for k in adata.obsm if k in {key, Key.std(key)} or k.startswith(Key.baseline(key, ""))]:
+        del adata.obsm[name]

@@ -18,30 +18,27 @@ class ToyConfig:
 
 
 @pytest.fixture
-def toy_grid(monkeypatch):
+def toy_grid():
     """Registry with a network on grids: gene A is ReLU of feature 0 three columns to the left, B follows feature 1."""
     import torch
     from torch import nn
     from torch.nn import functional as F
 
-    from stpredict.models.base import _registry
-    from stpredict.models.base._batch import Prediction
-    from stpredict.models.base._predictor import Predictor
+    from stpredict.models import Prediction, Predictor, register
+    from stpredict.models.base._registry import MODELS
 
-    monkeypatch.setattr(_registry, "_MODELS", dict(_registry._MODELS))
-
-    @_registry.register("toy_grid", config=ToyConfig, description="For tests")
+    @register("toy_grid", config=ToyConfig, description="For tests")
     class ToyGrid(Predictor):
-        unit = "grid"
-        needs = frozenset({"features", "grid"})
+        draws = "sections"
+        needs = frozenset({"features", "cell"})
 
-        def __init__(self, config, n_genes, n_features=0):
-            super().__init__(config, n_genes, n_features)
-            self.fine = nn.Conv2d(n_features, 4, (1, 7), padding=(0, 3), bias=False)
+        def __init__(self, config, shape):
+            super().__init__(config, shape)
+            self.fine = nn.Conv2d(shape.width("features"), 4, (1, 7), padding=(0, 3), bias=False)
             self.act = nn.ReLU(inplace=True)
             self.coarse = nn.Conv2d(4, 4, 1, bias=False)
             self.idle = nn.Conv2d(4, 4, 1)
-            self.head = nn.Linear(4, n_genes)
+            self.head = nn.Linear(4, shape.n_outputs)
             with torch.no_grad():
                 for weight in (self.fine.weight, self.coarse.weight, self.head.weight, self.head.bias):
                     weight.zero_()
@@ -53,10 +50,11 @@ def toy_grid(monkeypatch):
 
         def forward(self, batch):
             codes, section = torch.unique(batch.section, return_inverse=True)
-            row, col = batch.cell.unbind(dim=1)
+            row, col = batch["cell"].unbind(dim=1)
             row, col = row + 2, col + 3
-            grid = batch.features.new_zeros((len(codes), 16, 16, batch.features.shape[1]))
-            grid[section, row, col] = batch.features
+            features = batch["features"]
+            grid = features.new_zeros((len(codes), 16, 16, features.shape[1]))
+            grid[section, row, col] = features
             tissue = torch.zeros((len(codes), 1, 16, 16), dtype=torch.bool)
             tissue[section, 0, row, col] = True
             values = self.act(self.fine(grid.permute(0, 3, 1, 2)))
@@ -66,7 +64,8 @@ def toy_grid(monkeypatch):
             rows = values.permute(0, 2, 3, 1)[section, row, col]
             return Prediction(self.head(rows), extras={"tissue": tissue})
 
-    return ToyGrid
+    yield ToyGrid
+    MODELS.remove("toy_grid")
 
 
 @pytest.fixture
@@ -93,15 +92,14 @@ def sections() -> ad.AnnData:
 
 
 def fitted(adata: ad.AnnData, model: str = "toy_grid", panel=("A", "B"), **options):
-    from stpredict.models import get_model
-    from stpredict.tl.learn._collect import describe_features
-    from stpredict.training import FittedModel
+    from stpredict.tl.learn.inputs._slots import describe_features
+    from stpredict.training import FittedModel, TrainingFacts
+    from stpredict.training.targets import ExpressionTarget
 
-    info = get_model(model)
-    network = info.cls(info.configure(options), len(panel), DIM).eval()
-    training = {"patients": ["q"], "samples": ["t"], "n_obs": 1, "seed": 0, "allow_leakage": False}
+    network = stp.models.build(model, len(panel), {"features": DIM}, hyperparameters=options).eval()
+    target = ExpressionTarget(tuple(panel), {"method": "scanpy"})
     features = describe_features(adata, ["X_toy"], "global")
-    return FittedModel(model, network, list(panel), {"method": "scanpy"}, features, training, pd.DataFrame())
+    return FittedModel(model, network, target, features, TrainingFacts(["q"], ["t"], 1), pd.DataFrame())
 
 
 def test_integrated_gradients_find_the_cells_that_count(toy_grid, sections) -> None:
@@ -274,7 +272,9 @@ def test_gradients_off_tissue_do_not_count(sections) -> None:
     first = torch.zeros(len(cell), dtype=torch.long)
     kept = []
     handle = network.encoder[1].register_forward_hook(lambda *args: kept.append(args[2]))
-    output = network(Batch(first, first, features=torch.tensor(alone.obsm["X_toy"]), cell=cell)).mean[:, 1].mean()
+    output = (
+        network(Batch(first, first, {"features": torch.tensor(alone.obsm["X_toy"]), "cell": cell})).mean[:, 1].mean()
+    )
     handle.remove()
     (gradient,) = torch.autograd.grad(output, kept[0])
     tissue = torch.zeros(6, 6)  # 12 x 10 cells are padded to 12 x 12, a column on either side
@@ -329,7 +329,7 @@ def test_trained_network_is_explained_by_the_tissue_that_counts(discs) -> None:
     from sklearn.metrics import roc_auc_score
 
     model = stp.tl.fit(
-        discs, "hist", discs.obs["sample"] != "s0", baselines=(), progress=False,
+        discs, "hist", discs.obs["sample"] != "s0", baselines=(),
         hyperparameters={"width": 8, "levels": 4, "mixer_depth": 1},
         training={"max_epochs": 30, "patience": 0, "batch_size": 1, "learning_rate": 3e-3},
     )  # fmt: skip
@@ -390,5 +390,7 @@ def test_bad_input_is_named_and_changes_nothing(toy_grid, sections, frozen, case
 
 
 def test_gradcam_needs_a_network_on_grids(sections) -> None:
-    with pytest.raises(ValueError, match=r"'mlp' of unit 'spot'.*integrated_gradients"):
+    with pytest.raises(
+        ValueError, match=r"network on grids.*'mlp', which reads features; pass method='integrated_gradients'"
+    ):
         stp.tl.attribution(sections, fitted(sections, "mlp"), "A")

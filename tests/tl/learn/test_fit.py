@@ -21,9 +21,9 @@ def train_mask(adata) -> np.ndarray:
 def test_fit_returns_the_model_and_records_its_path(toy) -> None:
     model = stp.tl.fit(toy, "ridge", train_mask(toy), seed=3)
     assert model.panel == list(toy.var_names)
-    assert model.training["patients"] == ["p1", "p2"]
-    assert model.training["samples"] == ["s2", "s3", "s4", "s5"]
-    assert (model.training["n_obs"], model.training["seed"]) == (48, 3)
+    assert model.training.patients == ["p1", "p2"]
+    assert model.training.samples == ["s2", "s3", "s4", "s5"]
+    assert (model.training.n_obs, model.training.seed) == (48, 3)
     assert model.normalization["method"] == "log1p"
     assert model.features["slots"]["X_toy"]["encoder"] == "toy"
     assert set(model.baselines) == {"mean"}
@@ -121,9 +121,9 @@ def test_panels(toy, panel) -> None:
     toy.var["chosen"] = toy.var_names.isin(["G4", "G1"])
     if panel == "mean":
         with pytest.raises(ValueError, match="n_genes"):
-            stp.tl.fit(toy, "ridge", train_mask(toy), panel=panel)
+            stp.tl.fit(toy, "ridge", train_mask(toy), target={"panel": panel})
         return
-    model = stp.tl.fit(toy, "ridge", train_mask(toy), panel=panel)
+    model = stp.tl.fit(toy, "ridge", train_mask(toy), target={"panel": panel})
     if isinstance(panel, dict):
         assert len(model.panel) == 3
         top = np.argsort(-toy.X[train_mask(toy)].mean(axis=0))[:3]
@@ -132,7 +132,7 @@ def test_panels(toy, panel) -> None:
         assert set(model.panel) == {"G4", "G1"}
         assert (model.panel == ["G4", "G1"]) == (panel != "chosen")
     full = stp.tl.fit(toy, "ridge", train_mask(toy), hyperparameters={"alpha": 0.1})
-    part = stp.tl.fit(toy, "ridge", train_mask(toy), panel=model.panel, hyperparameters={"alpha": 0.1})
+    part = stp.tl.fit(toy, "ridge", train_mask(toy), target=model.panel, hyperparameters={"alpha": 0.1})
     columns = [full.panel.index(gene) for gene in part.panel]
     np.testing.assert_allclose(part.network.weight.numpy(), full.network.weight.numpy()[:, columns], rtol=1e-5)
 
@@ -149,12 +149,12 @@ def test_selected_genes_are_the_default_and_strangers_are_refused(toy, frozen) -
         stp.tl.cross_validate(toy, ["mean"])
     assert frozen(toy) == before
     model = stp.tl.fit(toy, "ridge", mask, allow_leakage=True)
-    assert model.training["allow_leakage"] is True
+    assert model.training.allow_leakage is True
     stp.tl.predict(toy, model)
     assert toy.obs["predicted_leaky"].all()  # p0 had a say in the genes it is scored on
     scores = stp.tl.cross_validate(toy, ["ridge"], metrics=["pearson"], allow_leakage=True, baselines=False)
     assert scores["leaky"].all()
-    assert len(stp.tl.fit(toy, "ridge", mask, panel={"method": "mean", "n_genes": 4}).panel) == 4
+    assert len(stp.tl.fit(toy, "ridge", mask, target={"panel": {"method": "mean", "n_genes": 4}}).panel) == 4
 
 
 def test_a_given_list_has_no_strangers(toy) -> None:
@@ -179,10 +179,13 @@ def test_each_fit_keeps_its_own_saved_model(toy) -> None:
         pd.testing.assert_frame_equal(adata.obsm["predicted"], expected.obsm["predicted"])
 
 
+SECTION_SCALED = {"slot": ["toy", "X_other"], "scaling": "section"}
+
+
 def test_several_feature_slots_and_section_scaling(toy) -> None:
     toy.obsm["X_other"] = np.random.default_rng(1).normal(size=(72, 3)).astype(np.float32)
-    model = stp.tl.fit(toy, "ridge", train_mask(toy), features=["toy", "X_other"], feature_scaling="section")
-    assert model.network.n_features == 7
+    model = stp.tl.fit(toy, "ridge", train_mask(toy), features=SECTION_SCALED)
+    assert model.network.shape.width("features") == 7
     stp.tl.predict(toy, model)
     first = toy.obsm["predicted"].to_numpy().copy()
     section = toy.obs["sample"].cat.codes.to_numpy() if hasattr(toy.obs["sample"], "cat") else None
@@ -194,7 +197,7 @@ def test_several_feature_slots_and_section_scaling(toy) -> None:
 
 def test_layer_as_target(toy) -> None:
     toy.layers["other"] = toy.X * 2 + 1
-    model = stp.tl.fit(toy, "ridge", train_mask(toy), layer="other", hyperparameters={"alpha": 0.1})
+    model = stp.tl.fit(toy, "ridge", train_mask(toy), target={"layer": "other"}, hyperparameters={"alpha": 0.1})
     plain = stp.tl.fit(toy, "ridge", train_mask(toy), hyperparameters={"alpha": 0.1})
     np.testing.assert_allclose(model.network.weight.numpy(), 2 * plain.network.weight.numpy(), rtol=1e-3, atol=1e-5)
     assert model.normalization == {"method": "layer", "layer": "other"}
@@ -204,7 +207,7 @@ def test_pixels_and_features(cohort) -> None:
     mask = (cohort.obs["patient"] != "P1").to_numpy()
     options = {"hyperparameters": {"patch_px": 16}, "training": {"max_epochs": 1}}
     model = stp.tl.fit(cohort, "color", mask, **options)
-    assert model.training["patch"] == [112.0, 16]
+    assert model.training.patch == [112.0, 16]
     assert set(model.baselines) == {"mean"}  # no features were named
     model = stp.tl.fit(cohort, "color", mask, features="color-texture", **options)
     assert set(model.baselines) == {"mean", "ridge"}
@@ -230,30 +233,30 @@ BAD = {
     "nan_features": (lambda a: mutate(a, feature=np.nan), {}, ValueError, r"finite features.*1 rows.*image_features"),
     "infinite_features": (lambda a: mutate(a, feature=np.inf), {}, ValueError, r"finite features in obsm\['X_toy'\]"),
     "nan_target": (lambda a: mutate(a, target=np.nan), {}, ValueError, r"finite expression.*train="),
-    "missing_gene": (None, {"panel": ["G1", "NOPE"]}, KeyError, r"missing NOPE.*select_genes"),
-    "repeated_gene": (None, {"panel": ["G1", "G1"]}, ValueError, r"unique genes in the panel; found G1"),
-    "empty_panel": (None, {"panel": []}, ValueError, r"at least one gene; found an empty one.*select_genes"),
-    "missing_column": (None, {"panel": "mine"}, KeyError, r"var\['mine'\].*select_genes"),
+    "missing_gene": (None, {"target": ["G1", "NOPE"]}, KeyError, r"missing NOPE.*select_genes"),
+    "repeated_gene": (None, {"target": ["G1", "G1"]}, ValueError, r"unique genes in the panel; found G1"),
+    "empty_panel": (None, {"target": []}, ValueError, r"at least one gene; found an empty one.*select_genes"),
+    "missing_column": (None, {"target": {"panel": "mine"}}, KeyError, r"var\['mine'\].*select_genes"),
     "unknown_model": (None, {"model": "hisT"}, KeyError, r"color, .*mean, mlp, ridge, .*stnet, .*; found 'hisT'.*list_models"),
     "unknown_hyperparameter": (None, {"hyperparameters": {"alfa": 1}}, TypeError, r"'ridge' \(.*alpha.*; found alfa"),
     "unknown_setting": (None, {"training": {"epochs": 1}}, TypeError, r"max_epochs.*found epochs"),
     "no_patient": (lambda a: a.obs.drop(columns="patient", inplace=True), {}, KeyError, r"obs\['patient'\]; found"),
-    "gap_in_patient": (lambda a: a.obs.__setitem__("patient", a.obs["patient"].where(a.obs["sample"] != "s0")), {},
+    "gap_in_patient": (lambda a: setattr(a, "obs", a.obs.assign(patient=a.obs["patient"].where(a.obs["sample"] != "s0"))), {},
                        ValueError, r"without gaps; found 12"),
-    "two_patients": (lambda a: a.obs.__setitem__("sample", "one"), {}, ValueError, r"one patient; found.*one"),
+    "two_patients": (lambda a: setattr(a, "obs", a.obs.assign(sample="one")), {}, ValueError, r"one patient; found.*one"),
     "not_normalized": (lambda a: a.uns["stpredict"].pop("normalize"), {}, KeyError, r"stp.pp.normalize\(adata\)"),
     "no_features": (lambda a: a.obsm.__delitem__("X_toy"), {}, KeyError, r"found none among.*image_features"),
     "other_features": (None, {"features": "uni2-h"}, KeyError, r"obsm\['X_uni2-h'\]; found.*encoder='uni2-h'"),
     "several_features": (lambda a: (a.obsm.__setitem__("X_b", a.obsm["X_toy"]), a.uns["stpredict"].__setitem__("X_b",
                          a.uns["stpredict"]["X_toy"])), {}, KeyError, r"several \(X_b, X_toy\).*features="),
-    "scaling": (None, {"feature_scaling": "slide"}, ValueError, r"'global', 'section'; found 'slide'"),
+    "scaling": (None, {"features": {"scaling": "slide"}}, ValueError, r"'global', 'section'; found 'slide'"),
     "non_boolean": (None, {"train": np.arange(72)}, ValueError, r"boolean array of 72.*found int64"),
     "non_boolean_key": (None, {"train": "array_row"}, TypeError, r"obs\['array_row'\] to be boolean; found int64"),
     "unknown_key": (None, {"train": "nowhere"}, KeyError, r"obs\['nowhere'\]; found"),
     "empty_mask": (None, {"train": np.zeros(72, bool)}, ValueError, r"at least one observation in train"),
     "two_rows": (None, {"train": np.arange(72) < 2}, ValueError, r"at least 3 training observations; found 2"),
     "slow_baseline": (None, {"baselines": ["mlp"]}, ValueError, r"closed form.*found mlp.*cross_validate"),
-    "layer": (None, {"layer": "smooth"}, KeyError, r"layers\['smooth'\]; found \['counts'\]"),
+    "layer": (None, {"target": {"layer": "smooth"}}, KeyError, r"layers\['smooth'\]; found \['counts'\]"),
     "pixels_without_image": (None, {"model": "color"}, KeyError, r"full-resolution image of section.*image="),
     "no_positions": (lambda a: a.obsm.__delitem__("spatial"), {"model": "color"}, KeyError, r"obsm\['spatial'\]"),
 }  # fmt: skip
@@ -312,3 +315,28 @@ def test_fit_on_a_view_warns_of_nothing_and_works(toy) -> None:
     np.testing.assert_array_equal(model.network.weight.numpy(), whole.network.weight.numpy())
     assert not test.obs["predicted_leaky"].any()
     assert "predicted" not in toy.obsm
+
+
+def test_a_model_to_start_from_brings_its_features_along(toy) -> None:
+    """Weights trained on features of one slot and scale mean nothing on those of another."""
+    toy.obsm["X_b"] = toy.obsm["X_toy"][:, ::-1].copy()
+    toy.uns["stpredict"]["X_b"] = {"encoder": "b"}
+    once = {"training": {"max_epochs": 1}, "baselines": False}
+    first = stp.tl.fit(toy, "mlp", features={"slot": "X_b", "scaling": "section"}, **once)
+    second = stp.tl.fit(toy, first, **once)
+    assert second.features == first.features
+    with pytest.raises(ValueError, match="X_toy"):
+        stp.tl.fit(toy, first, features="X_toy", **once)
+
+
+def test_hyperparameters_of_the_model_to_start_from_are_kept_unless_given(toy, tmp_path) -> None:
+    once = {"training": {"max_epochs": 1}, "baselines": False}
+    first = stp.tl.fit(toy, "mlp", hyperparameters={"hidden": 8, "dropout": 0.5}, path=tmp_path / "m", **once)
+    for start in (first, tmp_path / "m"):
+        second = stp.tl.fit(toy, start, hyperparameters={"dropout": 0.0}, **once)
+        assert (second.network.config.hidden, second.network.config.dropout) == (8, 0.0)
+        assert second.training.pretraining_patients == ["p0", "p1", "p2"]
+    with pytest.raises(KeyError, match="found '.*m'"):  # a string is a name
+        stp.tl.fit(toy, str(tmp_path / "m"), **once)
+    with pytest.raises(ValueError, match="same hyperparameters"):
+        stp.tl.fit(toy, first, hyperparameters={"hidden": 4}, **once)

@@ -29,7 +29,8 @@ def test_two_classes_become_one_probability(labeled) -> None:
     known = train_mask(labeled)
     model = stp.tl.fit(labeled, "mlp", known, target="tumor", **QUICK)
     assert model.panel == ["True"]
-    assert model.normalization == {"method": "label", "key": "tumor", "classes": ["False", "True"]}
+    assert model.target.to_dict() == {"kind": "classes", "key": "tumor", "classes": ["False", "True"]}
+    assert model.normalization == {}
     assert model.baselines == {}
     stp.tl.predict(labeled, model)
     probability = labeled.obs["tumor_probability"].to_numpy()
@@ -69,7 +70,7 @@ def test_observations_without_a_class_are_not_learned_from(labeled) -> None:
     other = stp.tl.fit(labeled, "mlp", target="other", **options)
     for name, value in one.network.state_dict().items():
         assert (value == other.network.state_dict()[name]).all()
-    labeled.obs["filled"] = labeled.obs["region"].cat.add_categories("none").fillna("none").replace("none", "fat")
+    labeled.obs["filled"] = labeled.obs["region"].fillna("fat")
     filled = stp.tl.fit(labeled, "mlp", target="filled", **options)
     assert any((v != filled.network.state_dict()[k]).any() for k, v in one.network.state_dict().items())
 
@@ -92,7 +93,6 @@ def test_probabilities_of_models_are_averaged(labeled) -> None:
         ("score", None, {}, ValueError, "two or more classes"),
         ("one", None, {}, ValueError, "1 values"),
         ("rare", "known", {}, ValueError, "found none of rare"),
-        ("tumor", None, {"outcome": ("time", "event")}, ValueError, "found both"),
     ],
 )
 def test_bad_targets_are_refused(labeled, frozen, target, train, options, error, match) -> None:

@@ -8,6 +8,7 @@ import stpredict as stp
 from stpredict.metrics import pearson
 from stpredict.slots._provenance import read_record, write_record
 
+FOLLOW_UP = stp.targets.FollowUp("time", "event")
 QUICK = {"hyperparameters": {"depth": 1, "heads": 2, "d_head": 8}, "training": {"max_epochs": 4}}
 
 
@@ -19,7 +20,7 @@ def test_every_patient_is_predicted_by_a_model_that_never_saw_them(slides) -> No
     assert (slides.obs.groupby("patient")["predicted_fold"].nunique() == 1).all()
     for number, model in enumerate(models):
         here = slides[fold == number].copy()
-        assert not set(model.training["patients"]) & set(here.obs["patient"])
+        assert not set(model.training.patients) & set(here.obs["patient"])
         stp.tl.predict(here, model)
         for key in ("predicted", "predicted_baseline_ridge", "predicted_baseline_permuted"):
             np.testing.assert_allclose(here.obsm[key], slides.obsm[key][fold == number], rtol=1e-5)
@@ -55,7 +56,7 @@ def test_unmeasured_slides_are_left_out(slides) -> None:
 
 
 def test_an_outcome_is_predicted_out_of_fold(slides) -> None:
-    stp.tl.fit_folds(slides, "sequoia", 3, outcome=("time", "event"), **QUICK)
+    stp.tl.fit_folds(slides, "sequoia", 3, target=FOLLOW_UP, **QUICK)
     assert slides.obs["risk"].notna().all()
     assert set(slides.obs["risk_group"]) <= {"high", "low"}
     assert sorted(slides.obs["risk_fold"].unique()) == [0, 1, 2]
@@ -138,3 +139,35 @@ def test_the_record_names_no_training_patients_of_a_single_fold(slides) -> None:
     record = read_record(slides, "predicted")
     assert not {"training_patients", "training_samples"} & set(record)
     assert (record["n_models"], record["n_folds"]) == (3, 3)
+
+
+def test_workers_change_nothing(toy) -> None:
+    """The only test of the suite that starts processes: closed forms only, since each of them imports torch."""
+    found = []
+    for n_jobs in (1, 2):
+        adata = toy.copy()
+        models = stp.tl.fit_folds(adata, "ridge", 3, baselines=["mean", "permuted"], n_jobs=n_jobs, threads=1, seed=5)
+        scores = stp.tl.cross_validate(
+            adata, ["mean", "ridge"], n_jobs=n_jobs, seed=5, metrics=["pearson"], ceiling=False
+        )
+        found.append((adata, models, scores))
+    (one, models, scores), (two, others, other_scores) = found
+    pd.testing.assert_frame_equal(other_scores, scores, check_exact=True)
+    assert list(two.obsm) == list(one.obsm)
+    for key in one.obsm:
+        np.testing.assert_array_equal(np.asarray(two.obsm[key]), np.asarray(one.obsm[key]))
+    pd.testing.assert_frame_equal(two.obs, one.obs)
+    for here, there in zip(models, others, strict=True):
+        assert here.training == there.training
+        assert list(here.baselines) == list(there.baselines) == ["mean", "permuted"]
+        for part, other in ((here, there), *zip(here.baselines.values(), there.baselines.values(), strict=True)):
+            state = other.network.state_dict()
+            assert all((value == state[name]).all() for name, value in part.network.state_dict().items())
+
+
+def test_a_prediction_drops_the_folds_of_the_one_before(slides) -> None:
+    """Scores read the folds: predictions of one model for everybody have none."""
+    stp.tl.fit_folds(slides, "sequoia", 3, target=FOLLOW_UP, **QUICK)
+    assert "c_index_folds" in stp.tl.survival(slides, "risk")
+    stp.tl.predict(slides)
+    assert "risk_fold" not in slides.obs

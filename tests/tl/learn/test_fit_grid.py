@@ -59,7 +59,7 @@ def test_cross_validation_compares_grids_and_spots(gridded) -> None:
     ("change", "error", "match"),
     [
         (lambda a: a.obs.pop("grid_row"), KeyError, r"stp.pp.grid\(adata\)"),
-        (lambda a: a.obs.__setitem__("grid_col", 0), ValueError, "one observation in each cell"),
+        (lambda a: setattr(a, "obs", a.obs.assign(grid_col=0)), ValueError, "one observation in each cell"),
     ],
 )
 def test_bad_cells_are_refused(gridded, frozen, change, error, match) -> None:

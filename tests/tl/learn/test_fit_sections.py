@@ -11,7 +11,7 @@ import torch
 
 import stpredict as stp
 from stpredict.models import Batch, register
-from stpredict.models.base._registry import _MODELS
+from stpredict.models.base._registry import MODELS
 from stpredict.models.base._section import SectionPredictor
 
 PANEL = ["G0002", "G0005", "G0001"]
@@ -35,11 +35,11 @@ class Spy(SectionPredictor):
 
     training_defaults = {"max_epochs": 1, "patience": 0}
 
-    def __init__(self, config, n_genes, n_features=0):
-        super().__init__(config, n_genes, n_features, n_hidden=3)
+    def __init__(self, config, shape):
+        super().__init__(config, shape, n_hidden=3)
         self.layer = torch.nn.Linear(3, 3)
 
-    def encode(self, images):
+    def embed(self, images):
         return self.layer(images.mean(dim=(2, 3)))
 
     def relate(self, embedded, positions):
@@ -55,7 +55,7 @@ def registered() -> Iterator[None]:
     register("spy", config=Config, description="for these tests")(Spy)
     SEEN.clear()
     yield
-    del _MODELS["spy"]
+    MODELS.remove("spy")
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +72,14 @@ def adata(cohort):
 
 
 def fit(adata, train=None, **options):
-    return stp.tl.fit(adata, "spy", train, panel=PANEL, baselines=(), progress=False, **options)
+    return stp.tl.fit(adata, "spy", train, target=PANEL, baselines=(), **options)
 
 
 def rows_of(adata, batch):
     """The observations of a batch, recognized by their positions."""
     scale = adata.uns["spatial"][adata.obs["sample"].iloc[0]]["scalefactors"]["microns_per_pixel"]
     positions = np.asarray(adata.obsm["spatial"]) * scale
-    found = [np.flatnonzero(np.abs(positions - xy).max(axis=1) < 1e-2) for xy in batch.positions.numpy()]
+    found = [np.flatnonzero(np.abs(positions - xy).max(axis=1) < 1e-2) for xy in batch["positions"].numpy()]
     return np.array([rows[0] for rows in found if len(rows) == 1]), np.array([len(rows) == 1 for rows in found])
 
 
@@ -96,18 +96,18 @@ def test_counts_are_those_of_the_panel_and_size_factors_those_of_the_normalizati
     checked = 0
     for batch in SEEN:
         rows, unique = rows_of(adata, batch)
-        np.testing.assert_array_equal(batch.counts[unique], counts[rows])
-        np.testing.assert_allclose(batch.size_factor[unique], depth[rows] / np.median(depth[train]), rtol=1e-6)
+        np.testing.assert_array_equal(batch["counts"][unique], counts[rows])
+        np.testing.assert_allclose(batch["size_factor"][unique], depth[rows] / np.median(depth[train]), rtol=1e-6)
         checked += len(rows)
     assert checked > 50
 
 
 def test_cross_validation_reads_the_same_counts(adata):
-    stp.tl.cross_validate(adata, "spy", panel=PANEL, baselines=False, progress=False, n_jobs=1)
-    training = [batch for batch in SEEN if batch.counts is not None]
+    stp.tl.cross_validate(adata, "spy", target=PANEL, baselines=False)
+    training = [batch for batch in SEEN if "counts" in batch]
     assert len(training) == 12  # four sections of each of three folds
-    assert all(batch.counts.shape == batch.target.shape for batch in training)
-    assert sum(batch.counts is None for batch in SEEN) == 6
+    assert all(batch["counts"].shape == batch.target.shape for batch in training)
+    assert sum("counts" not in batch for batch in SEEN) == 6
 
 
 def test_without_counts_there_is_an_error_that_says_what_to_do(adata):
@@ -118,7 +118,7 @@ def test_without_counts_there_is_an_error_that_says_what_to_do(adata):
     assert "model" not in adata.uns["stpredict"]
     np.testing.assert_array_equal(adata.X.toarray(), before.X.toarray())
     fit(adata, hyperparameters={"zinb": 0})
-    assert all(batch.counts is None for batch in SEEN)
+    assert all("counts" not in batch for batch in SEEN)
 
 
 def test_positions_have_to_be_known_in_micrometers(adata):
@@ -131,7 +131,7 @@ def test_positions_have_to_be_known_in_micrometers(adata):
 
 def test_a_prediction_knows_the_patients_of_the_training_set_from_strangers(adata):
     model = fit(adata, (adata.obs["patient"] != "P2").to_numpy())
-    assert model.training["patients"] == ["P1", "P3"]
+    assert model.training.patients == ["P1", "P3"]
     SEEN.clear()
     stp.tl.predict(adata, model)
     codes = {int(batch.patient[0]) for batch in SEEN}

@@ -10,10 +10,11 @@ import torch
 
 import stpredict as stp
 from stpredict.metrics import concordance, pearson
-from stpredict.slots._expression import is_slide_level
 from stpredict.slots._provenance import read_record, write_record
+from stpredict.slots._rows import rows_of, unit_of
 from stpredict.training import FittedModel, train_config
 
+FOLLOW_UP = stp.targets.FollowUp("time", "event")
 SMALL = {"depth": 1, "heads": 2, "d_head": 8}
 QUICK = {"max_epochs": 60, "learning_rate": 3e-3, "patience": 10}
 
@@ -37,7 +38,7 @@ def test_a_network_on_bags_learns_slides(slides) -> None:
     assert slides.obs["predicted_leaky"].to_numpy().tolist() == known.tolist()
     assert {"predicted_baseline_mean", "predicted_baseline_ridge"} <= set(slides.obsm)
     assert model.features["slots"]["X_toy"] == {"encoder": "toy", "fingerprint": "f", "dim": 5, "tile_um": 128.0}
-    assert model.training["validated_on"] == "patient"
+    assert model.training.validated_on == "patient"
 
 
 def test_saved_model_predicts_the_same(slides, tmp_path) -> None:
@@ -94,7 +95,7 @@ def test_the_penalty_of_noise_is_large(slides) -> None:
 
 def test_an_outcome_becomes_a_risk(slides) -> None:
     known = train_mask(slides)
-    model = fitted(slides, outcome=("time", "event"), training={"max_epochs": 80, "patience": 0})
+    model = fitted(slides, target=FOLLOW_UP, training={"max_epochs": 80, "patience": 0})
     assert model.panel == ["risk"]
     assert model.baselines == {}
     stp.tl.predict(slides, model)
@@ -109,9 +110,9 @@ def test_an_outcome_becomes_a_risk(slides) -> None:
 
 
 def test_no_leak_from_the_outcome_of_the_test_side(slides) -> None:
-    one = fitted(slides, outcome=("time", "event"), training={"max_epochs": 3})
+    one = fitted(slides, target=FOLLOW_UP, training={"max_epochs": 3})
     slides.obs.loc[~train_mask(slides), "time"] = 1e-3
-    other = fitted(slides, outcome=("time", "event"), training={"max_epochs": 3})
+    other = fitted(slides, target=FOLLOW_UP, training={"max_epochs": 3})
     for name, value in one.network.state_dict().items():
         assert (value == other.network.state_dict()[name]).all()
 
@@ -119,24 +120,24 @@ def test_no_leak_from_the_outcome_of_the_test_side(slides) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        (lambda a: a.obs.__setitem__("event", False), ValueError, "at least one event"),
-        (lambda a: a.obs.__setitem__("time", 0.0), ValueError, "positive"),
+        (lambda a: setattr(a, "obs", a.obs.assign(event=False)), ValueError, "at least one event"),
+        (lambda a: setattr(a, "obs", a.obs.assign(time=0.0)), ValueError, "positive"),
         (lambda a: a.obs.pop("time"), KeyError, "time"),
-        (lambda a: a.obs.__setitem__("event", 2), ValueError, "0, 1 or boolean"),
-        (lambda a: a.obs.__setitem__("time", np.arange(1.0, 25)), ValueError, "p00"),
+        (lambda a: setattr(a, "obs", a.obs.assign(event=2)), ValueError, "0, 1 or boolean"),
+        (lambda a: setattr(a, "obs", a.obs.assign(time=np.arange(1.0, 25))), ValueError, "p00"),
     ],
 )
 def test_bad_outcomes_are_refused(slides, frozen, change, error, match) -> None:
     change(slides)
     before = frozen(slides)
     with pytest.raises(error, match=match):
-        stp.tl.fit(slides, "sequoia", outcome=("time", "event"), hyperparameters=SMALL)
+        stp.tl.fit(slides, "sequoia", target=FOLLOW_UP, hyperparameters=SMALL)
     assert frozen(slides) == before
 
 
 def test_closed_forms_have_no_outcome(slides) -> None:
     with pytest.raises(ValueError, match="trained in steps"):
-        stp.tl.fit(slides, "ridge", outcome=("time", "event"))
+        stp.tl.fit(slides, "ridge", target=FOLLOW_UP)
 
 
 def test_warm_start_takes_everything_but_the_head(slides, tmp_path) -> None:
@@ -144,14 +145,12 @@ def test_warm_start_takes_everything_but_the_head(slides, tmp_path) -> None:
     fewer = slides[:, :4].copy()
     fewer.obs["patient"] = "q" + fewer.obs["patient"].astype(str)
     start = {k: v.clone() for k, v in first.network.state_dict().items()}
-    second = stp.tl.fit(
-        fewer, "sequoia", init=tmp_path / "first", hyperparameters=SMALL, training={"learning_rate": 0.0}, baselines=()
-    )
+    second = stp.tl.fit(fewer, tmp_path / "first", training={"learning_rate": 0.0}, baselines=())
     kept = second.network.state_dict()
-    body = [k for k in kept if not k.startswith(("head.", "target_", "feature_"))]
+    body = [k for k in kept if not k.startswith(("head.", "target_", "standardize."))]
     assert len(body) > 5
     assert all((kept[k] == start[k]).all() for k in body)
-    assert second.training["pretraining_patients"] == first.training["patients"]
+    assert second.training.pretraining_patients == first.training.patients
     stp.tl.predict(slides, second)
     assert slides.obs["predicted_leaky"].to_numpy().tolist() == train_mask(slides).tolist()
 
@@ -159,9 +158,9 @@ def test_warm_start_takes_everything_but_the_head(slides, tmp_path) -> None:
 def test_warm_start_of_another_size_is_refused(slides) -> None:
     first = fitted(slides)
     with pytest.raises(ValueError, match="same hyperparameters"):
-        stp.tl.fit(slides, "sequoia", init=first, hyperparameters=SMALL | {"depth": 2})
+        stp.tl.fit(slides, first, hyperparameters={"depth": 2})
     with pytest.raises(ValueError, match="found a Sequoia"):
-        stp.tl.fit(slides, "he2rna", init=first)
+        stp.models.build("he2rna", 7, {"tokens": 5}).start_from(first.network)
 
 
 def test_several_models_are_averaged(slides) -> None:
@@ -177,7 +176,7 @@ def test_several_models_are_averaged(slides) -> None:
 
 
 def test_models_of_other_genes_are_not_averaged(slides, frozen) -> None:
-    models = [fitted(slides, panel=list(slides.var_names[:n]), training={"max_epochs": 1}) for n in (3, 4)]
+    models = [fitted(slides, target=list(slides.var_names[:n]), training={"max_epochs": 1}) for n in (3, 4)]
     before = frozen(slides)
     with pytest.raises(ValueError, match="same panel"):
         stp.tl.predict(slides, models)
@@ -193,7 +192,7 @@ def test_models_of_other_genes_are_not_averaged(slides, frozen) -> None:
         (lambda a: a.obsm.pop("X_toy_bag_size"), {}, KeyError, "stp.pp.bag"),
         (lambda a: a.obsm["X_toy_bag"].__setitem__((3, 1, 0), np.nan), {}, ValueError, "finite tokens"),
         (lambda a: a.obsm["X_toy_bag_size"].__setitem__(2, 0), {}, ValueError, "1 slides without any"),
-        (lambda a: None, {"feature_scaling": "section"}, ValueError, "feature_scaling='global'"),
+        (lambda a: None, {"features": {"scaling": "section"}}, ValueError, "scaling='global'"),
         (lambda a: None, {"features": ["X_toy", "X_other"]}, ValueError, "found 2"),
         (lambda a: None, {"baselines": ("mlp",)}, ValueError, "closed form"),
     ],
@@ -231,8 +230,8 @@ def tiles_of(slides) -> ad.AnnData:
 
 
 def test_a_map_of_risk_is_relative_to_the_training_set(slides) -> None:
-    models = [fitted(slides, outcome=("time", "event"), training={"max_epochs": 5}, seed=seed) for seed in (0, 1)]
-    models[0].training["risk_mean"] += 7  # as if the network had been off by a constant
+    models = [fitted(slides, target=FOLLOW_UP, training={"max_epochs": 5}, seed=seed) for seed in (0, 1)]
+    models[0].training.mean["model"] += 7  # as if the network had been off by a constant
     with torch.no_grad():
         models[0].network.head.mean.bias += 7
     tiles, bag = tiles_of(slides), slides[:1].copy()
@@ -265,11 +264,30 @@ def test_models_of_other_units_are_not_averaged(slides, frozen) -> None:
     assert frozen(slides) == before
 
 
-def test_one_observation_is_no_table_of_slides(slides) -> None:
-    assert is_slide_level(slides, "sample")
-    assert not is_slide_level(slides[:1], "sample")
+def test_what_an_observation_is_is_said_and_never_guessed(slides) -> None:
+    """A table of one slide is a table of slides; one row per sample alone is not."""
+    assert unit_of(slides) == unit_of(slides[:1]) == "slide"
+    rows = rows_of(slides[:1])
+    assert (rows.unit, len(np.unique(rows_of(slides).section))) == ("slide", 1)
+    del slides.uns["stpredict"]["unit"]
+    assert unit_of(slides) == unit_of(slides[:1]) == "observation"
+    assert len(np.unique(rows_of(slides).section)) == 24
+    one = slides[:1].copy()
+    stp.pp.as_slides(one)
+    assert unit_of(one) == "slide"
     slides.obs["sample"] = slides.obs["patient"]
-    assert not is_slide_level(slides, "sample")
+    with pytest.raises(ValueError, match="slides in obs"):
+        stp.pp.as_slides(slides)
+    assert unit_of(slides) == "observation"
+
+
+def test_scores_of_slides_need_the_table_to_say_so(slides) -> None:
+    slides.obsm["predicted"] = pd.DataFrame(slides.X + 0.1, slides.obs_names, slides.var_names)
+    assert (stp.tl.evaluate(slides, metrics=["pearson"])["n_obs"] == 12).all()
+    del slides.uns["stpredict"]["unit"]
+    scores = stp.tl.evaluate(slides, metrics=["pearson"])
+    assert (scores["n_obs"] == 1).all()
+    assert set(scores["sample"]) == set(slides.obs["sample"])
 
 
 def test_bags_without_their_mean_have_no_ridge_beside_them(slides) -> None:
@@ -280,11 +298,16 @@ def test_bags_without_their_mean_have_no_ridge_beside_them(slides) -> None:
     assert [key for key in slides.obsm if "baseline" in key] == ["predicted_baseline_mean"]
 
 
+def without_device(settings: dict) -> dict:
+    """Settings as models keep them: a device is of a machine, not of a model."""
+    return {name: value for name, value in settings.items() if name != "device"}
+
+
 def test_baselines_record_the_settings_they_were_fitted_with(slides) -> None:
     model = fitted(slides, baselines=("ridge", "permuted"), training={"max_epochs": 1})
-    assert model.baselines["permuted"].training["settings"] == model.training["settings"]
-    assert model.training["settings"]["max_epochs"] == 1
-    assert model.baselines["ridge"].training["settings"] == train_config("ridge").to_dict()
+    assert model.baselines["permuted"].training.settings == model.training.settings
+    assert model.training.settings["max_epochs"] == 1
+    assert model.baselines["ridge"].training.settings == without_device(train_config("ridge").to_dict())
 
 
 def test_scans_much_coarser_than_any_in_training_are_refused(slides) -> None:

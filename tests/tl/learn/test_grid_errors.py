@@ -80,14 +80,14 @@ def test_class_absent_from_training(gridded, refused) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "clinical", "found"),
+    ("target", "clinical", "found"),
     [
-        ("survival", "time", "time"),
-        ("survival", ["age", "event"], "event"),
+        (None, "time", "time"),
+        (stp.targets.FollowUp("time", "event"), ["age", "event"], "event"),
         ("response", "response", "response"),
     ],
 )
-def test_outcome_among_the_covariates(refused, outcome: str, clinical, found: str) -> None:
+def test_outcome_among_the_covariates(refused, target, clinical, found: str) -> None:
     import anndata as ad
     import pandas as pd
 
@@ -107,7 +107,7 @@ def test_outcome_among_the_covariates(refused, outcome: str, clinical, found: st
     maps = {name: rng.normal(size=(2, 8, 8)) for name in obs.index}
     refused(
         slides,
-        lambda a: stp.tl.fit_outcome(a, outcome, maps=maps, clinical=clinical, n_boot=10, progress=False),
+        lambda a: stp.tl.fit_outcome(a, target, maps=maps, clinical=clinical),
         ValueError,
         f"known before the outcome; found {found}",
     )

@@ -58,14 +58,14 @@ def test_predictions_are_means_of_the_spots_given(toy: Any, model: str, frozen: 
 def test_a_bank_of_the_training_sections_is_the_one_it_had(toy: Any, fitted: FittedModel) -> None:
     again = stp.tl.retrieval_bank(toy, fitted, of(toy, "p0"))
     np.testing.assert_allclose(predicted(toy[24:], again), predicted(toy[24:], fitted), rtol=1e-5)
-    assert again.training["patients"] == fitted.training["patients"]
+    assert again.training.patients == fitted.training.patients
 
 
 def test_own_patient_is_left_out_and_everybody_seen_is_marked(toy: Any, fitted: FittedModel) -> None:
     whole = stp.tl.retrieval_bank(toy, fitted, of(toy, "p1", "p2"))
-    assert whole.training["patients"] == ["p1", "p2"]
-    assert whole.training["samples"] == ["s2", "s3", "s4", "s5"]
-    assert (whole.training["pretraining_patients"], whole.training["n_obs"]) == (["p0"], 48)
+    assert whole.training.patients == ["p1", "p2"]
+    assert whole.training.samples == ["s2", "s3", "s4", "s5"]
+    assert (whole.training.pretraining_patients, whole.training.n_obs) == (["p0"], 48)
     alone = stp.tl.retrieval_bank(toy, fitted, of(toy, "p1"))
     np.testing.assert_allclose(predicted(toy[of(toy, "p2")], whole), predicted(toy[of(toy, "p2")], alone), rtol=1e-5)
     part = toy[of(toy, "p0", "p2")].copy()
@@ -88,7 +88,7 @@ def test_saved_and_loaded(toy: Any, fitted: FittedModel, tmp_path) -> None:
     other = stp.tl.retrieval_bank(toy, fitted.save(tmp_path / "a"), of(toy, "p1", "p2"))
     loaded = FittedModel.load(other.save(tmp_path / "b"))
     np.testing.assert_array_equal(predicted(toy, loaded), predicted(toy, other))
-    assert loaded.training["pretraining_patients"] == ["p0"]
+    assert loaded.training.pretraining_patients == ["p0"]
 
 
 def test_only_expression_is_needed(toy: Any, fitted: FittedModel) -> None:
@@ -114,8 +114,8 @@ def test_a_patient_on_both_sides_is_refused_and_recorded(toy: Any, fitted: Fitte
     half = (toy.obs["sample"] == "s2").to_numpy()
     with pytest.raises(ValueError, match="p1 on both.*allow_leakage=True"):
         stp.tl.retrieval_bank(toy, fitted, half)
-    assert stp.tl.retrieval_bank(toy, fitted, half, allow_leakage=True).training["allow_leakage"] is True
-    assert stp.tl.retrieval_bank(toy, fitted, of(toy, "p1"), allow_leakage=True).training["allow_leakage"] is False
+    assert stp.tl.retrieval_bank(toy, fitted, half, allow_leakage=True).training.allow_leakage is True
+    assert stp.tl.retrieval_bank(toy, fitted, of(toy, "p1"), allow_leakage=True).training.allow_leakage is False
 
 
 def other_panel(adata: Any) -> Any:
@@ -173,7 +173,7 @@ def test_models_and_selections_that_give_no_bank(toy: Any, fitted: FittedModel) 
 
 def test_another_layer_is_another_unit(toy: Any) -> None:
     toy.layers["own"] = toy.X + 1
-    model = stp.tl.fit(toy, "bleep", of(toy, "p0"), layer="own", **OPTIONS)
+    model = stp.tl.fit(toy, "bleep", of(toy, "p0"), target={"layer": "own"}, **OPTIONS)
     with pytest.raises(ValueError, match="normalization of the model's training data"):
         stp.tl.retrieval_bank(toy, model, of(toy, "p1"))
     found = stp.tl.retrieval_bank(toy, model, of(toy, "p1"), layer="own").network.bank.values
@@ -199,7 +199,7 @@ def test_out_of_fold_predictions_of_all_networks_that_look_up(toy: Any) -> None:
         m: {"model": m, "hyperparameters": OPTIONS["hyperparameters"], "training": OPTIONS["training"]}
         for m in ("bleep", "mclstexp")
     }
-    table = stp.tl.cross_validate(toy, specs, progress=False)
+    table = stp.tl.cross_validate(toy, specs)
     assert not table[table["model"].isin(specs)]["leaky"].any()
     assert {"bleep", "mclstexp"} <= set(table["model"])
     assert np.isfinite(table[table["model"] == "bleep"]["pearson"]).all()

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from stpredict.io import read_map
-from stpredict.models import get_model
+from stpredict.models import Shape, get_model
 from stpredict.models.base._bag import BagPredictor
 from stpredict.models.base._batch import Batch
 from stpredict.tl.maps._map import gene_chunks, map_table, predict_map
@@ -30,7 +30,7 @@ class MeanBag(BagPredictor):
     """The mean token times a matrix, after a nonlinear map of each token."""
 
     def __init__(self, n_genes, n_features, seed=0):
-        super().__init__(NoConfig(), n_genes, n_features)
+        super().__init__(NoConfig(), Shape(n_genes, {"tokens": n_features}))
         torch.manual_seed(seed)
         self.inner = torch.nn.Linear(n_features, 6)
         self.head = torch.nn.Linear(6, n_genes)
@@ -41,20 +41,20 @@ class MeanBag(BagPredictor):
     def pool(self, tokens, mask):
         return (tokens * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
-    def decode(self, pooled, mask=None, genes=slice(None)):
+    def read_out(self, pooled, mask=None, genes=slice(None)):
         return F.linear(pooled, self.head.weight[genes], self.head.bias[genes])
 
 
 class MaxBag(MeanBag):
     """The highest score of each gene: not affine in what is pooled."""
 
-    affine_decode = False
+    affine_read_out = False
 
     def pool(self, tokens, mask):
         return tokens
 
-    def decode(self, pooled, mask=None, genes=slice(None)):
-        scores = super().decode(pooled, None, genes)
+    def read_out(self, pooled, mask=None, genes=slice(None)):
+        scores = super().read_out(pooled, None, genes)
         return scores.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(dim=1)
 
 
@@ -66,7 +66,7 @@ def build(name, n_genes=5, n_features=8, seed=0):
     known = {field.name for field in dataclasses.fields(info.config)}
     torch.manual_seed(seed)
     config = info.config(**{key: value for key, value in small.items() if key in known})
-    network = info.cls(config, n_genes, n_features)
+    network = info.cls(config, Shape(n_genes, {"tokens": n_features}))
     network.target_mean.normal_()
     network.target_std.uniform_(0.5, 2)
     for parameter in network.parameters():
@@ -99,8 +99,8 @@ def brute_force(network, features, windows):
                 bag[0, place], size[0, place] = torch.from_numpy(features[tile]), 1
         zero = torch.zeros(1, dtype=torch.long)
         with torch.no_grad():
-            outputs.append(network(Batch(section=zero, patient=zero, bag=bag, bag_size=size)).mean[0].numpy())
-    result = np.zeros((len(features), network.n_genes))
+            outputs.append(network(Batch(zero, zero, {"tokens": bag, "token_size": size})).mean[0].numpy())
+    result = np.zeros((len(features), network.n_outputs))
     for tile in range(len(features)):
         own = []
         for number, places in enumerate(windows.index()):
@@ -146,7 +146,7 @@ def test_peak_is_not_displaced(stride):
 
 
 def model(network, genes=None):
-    return SimpleNamespace(network=network, panel=genes or [f"G{i}" for i in range(network.n_genes)])
+    return SimpleNamespace(network=network, panel=genes or [f"G{i}" for i in range(network.n_outputs)])
 
 
 @pytest.fixture
@@ -254,8 +254,8 @@ def test_interrupted_call_goes_on(tiles, tmp_path, monkeypatch, moment):
     network, path = build("mean"), tmp_path / "m.zarr"
     options = {"store": path, "gene_chunk": 1, "batch_size": 4}
     expected = map_table(tiles, [model(network)], "X_toy")[0]
-    count = {"pool": 0, "decode": 0}
-    stop = {"windows": ("pool", 5), "genes": ("decode", 5)}.get(moment, ("", 0))
+    count = {"pool": 0, "read_out": 0}
+    stop = {"windows": ("pool", 5), "genes": ("read_out", 5)}.get(moment, ("", 0))
 
     def counted(name):
         original = getattr(MeanBag, name)
@@ -271,7 +271,7 @@ def test_interrupted_call_goes_on(tiles, tmp_path, monkeypatch, moment):
     with monkeypatch.context() as patch:
         patch.setattr("stpredict.tl.maps._map_store.os.replace", _refuse_last(path, moment == "last step"))
         counted("pool")
-        counted("decode")
+        counted("read_out")
         with pytest.raises(StoppedError):
             map_table(tiles, [model(network)], "X_toy", **options)
     assert not path.exists()
@@ -293,7 +293,7 @@ def test_interrupted_call_goes_on(tiles, tmp_path, monkeypatch, moment):
         assert count["pool"] == 5 + total - 3  # the block that was begun is pooled again
     elif moment == "genes":
         assert before["pool"] == count["pool"] == total
-        assert count["decode"] - before["decode"] == 2 * 5 - 4
+        assert count["read_out"] - before["read_out"] == 2 * 5 - 4
     else:
         assert count == before
 
@@ -326,7 +326,7 @@ def test_finished_map_is_left_alone(tiles, tmp_path, monkeypatch):
     network = [model(build("mean"))]
     map_table(tiles, network, "X_toy", store=tmp_path / "m.zarr")
     monkeypatch.setattr(MeanBag, "tokens", None)
-    monkeypatch.setattr(MeanBag, "decode", None)
+    monkeypatch.setattr(MeanBag, "read_out", None)
     path, n_windows, _ = map_table(tiles, network, "X_toy", store=tmp_path / "m.zarr")
     assert path == tmp_path / "m.zarr"
     assert n_windows.min() > 0

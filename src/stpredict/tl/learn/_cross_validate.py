@@ -181,9 +181,10 @@ def _judge(
     import pandas as pd
 
     parts = []
-    for number, (label, key) in enumerate(zip(labels, slots, strict=True)):
+    for label, key in zip(labels, slots, strict=True):
         if hasattr(request, "key"):
-            part = segmentation(data, request.key, key, sample_key=sample_key, baselines=not number, **where)
+            last = label == labels[-1]  # the majority comes once, after all models
+            part = segmentation(data, request.key, key, sample_key=sample_key, baselines=last, **where)
             part["model"] = part["model"].replace("model", label)
         else:
             part = survival(data, key, time=request.time, event=request.event, group=Key.group(key), **where)
@@ -206,9 +207,11 @@ def _tasks(
         spec: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"model": entry}
         if "model" not in spec or not set(spec) <= known:
             raise TypeError(f"expected model {label!r} as a name or a mapping with {sorted(known)}; found {entry!r}")
-        default, _ = split_features(features)
-        slot, scaling = split_features(spec.pop("features", features))
-        slot = default if slot is None else slot
+        # What an entry does not say of its features is that of the call.
+        (slot, scaling), defaults = split_features(spec.pop("features", None)), split_features(features)
+        slot, scaling = defaults[0] if slot is None else slot, scaling or defaults[1]
+        if "device" in spec.get("training", {}):
+            raise TypeError(f"expected the device of all models as `device=`; found one in the training of {label!r}")
         tasks[label] = make_task(adata, spec.pop("model"), reader, features=slot, scaling=scaling, **spec)
     return tasks | _comparators(adata, tasks, features, baselines, reader)
 

@@ -20,7 +20,7 @@ from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
 from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._task import check_enough, comparator, fit_task, make_task
-from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, collect
+from stpredict.tl.learn.inputs._collect import collect
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
 from stpredict.tl.learn.targets._parse import parse_target
@@ -147,7 +147,7 @@ def fit(
     )  # fmt: skip
     usable = reader.usable(adata, request)
     check_measured(mask & ~usable, task.info)
-    check_enough(mask & usable, MIN_OBSERVATIONS)
+    check_enough(mask & usable, "training observations")
     names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge"))
     wanted = [comparator(adata, name, task, features=slot) for name in names]
     goal, strangers = reader.resolve(adata, request, mask & usable, keys, allow_leakage=allow_leakage)

@@ -18,7 +18,6 @@ from stpredict.slots._provenance import genes_digest, write_record
 from stpredict.tl.learn._fit import keep
 from stpredict.tl.learn._folds import run_folds
 from stpredict.tl.learn._out_of_fold import tables, write_out_of_fold
-from stpredict.tl.learn._predict import clear_predictions
 from stpredict.tl.learn._task import Task, comparator, make_task
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
@@ -153,7 +152,6 @@ def fit_folds(
             paths.append(str(saved))
     key = key_added or reader.key(models[0].target)
     own = [each for each in results if each.label == ""]
-    clear_predictions(adata, key)
     write_out_of_fold(adata, key, own, folds, patient_key)
     for name in tasks:
         if name:

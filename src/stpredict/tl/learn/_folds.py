@@ -13,7 +13,7 @@ from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.learn._fit import with_target
 from stpredict.tl.learn._task import Task, check_enough, fit_task
-from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, collect, patient_codes
+from stpredict.tl.learn.inputs._collect import collect, patient_codes
 from stpredict.tl.learn.inputs._reader import readers
 from stpredict.tl.learn.targets._base import Keys, slots_for
 
@@ -45,8 +45,8 @@ class FoldResult:
         (n_test, n_outputs) float32 in the unit of the user; `std` where the model gives one.
     target
         Target of the fold: its panel may be its own.
-    strangers
-        Patients outside the training rows that the panel was selected on.
+    seen
+        Patients that the model was trained on, its panel selected on, or its starting weights trained on.
     model
         The fitted model, where models are kept.
     """
@@ -57,7 +57,7 @@ class FoldResult:
     mean: np.ndarray
     std: np.ndarray | None
     target: Target
-    strangers: list[str]
+    seen: list[str]
     model: FittedModel | None
 
 
@@ -119,7 +119,7 @@ def run_folds(
     reader = slots_for(request)
     usable = reader.usable(adata, request)
     for fold in folds:
-        check_enough(fold.train & usable, MIN_OBSERVATIONS, f" in fold {fold.name!r}")
+        check_enough(fold.train & usable, f"measured training observations in fold {fold.name!r}")
     goals = [reader.resolve(adata, request, fold.train & usable, keys, allow_leakage=allow_leakage) for fold in folds]
     everyone = np.logical_or.reduce([fold.train | fold.test for fold in folds])
     rows = rows_of(adata, everyone, sample_key=keys.sample, patient_key=keys.patient)
@@ -154,10 +154,9 @@ def run_folds(
     )
     order = [(label, number) for number in range(len(folds)) for label in tasks]
     found = []
-    for (label, number), (model, predicted) in zip(order, results, strict=True):
-        target, strangers = goals[number]
+    for (label, number), (seen, model, predicted) in zip(order, results, strict=True):
         test = np.flatnonzero(folds[number].test)
-        found.append(FoldResult(label, number, test, predicted.mean, predicted.std, target, strangers, model))
+        found.append(FoldResult(label, number, test, predicted.mean, predicted.std, goals[number][0], seen, model))
     return found
 
 
@@ -233,14 +232,14 @@ def _fit_and_predict(
     seed: int,
     keep_model: bool,
     device: torch.device,
-) -> tuple[FittedModel | None, Predicted]:
+) -> tuple[list[str], FittedModel | None, Predicted]:
     """Fit one task on one fold and predict its test side; the same in any process."""
     from stpredict.training import predict_arrays
 
     model = fit_task(task, train, target, facts, device=device, seed=seed)
     predicted = predict_arrays(model.network, test, device=device, seed=seed)
     predicted.mean = target.link(predicted.mean, model.training)
-    return model if keep_model else None, predicted
+    return model.training.patients_seen, model if keep_model else None, predicted
 
 
 def make_folds(adata: AnnData, splitter: Splitter, seed: int, keys: Keys) -> list[Fold]:

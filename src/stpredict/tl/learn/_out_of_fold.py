@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.slots._keys import Key
+from stpredict.slots._prediction import clear_predictions
 from stpredict.tl.learn._folds import FoldResult
 from stpredict.tl.learn.targets._base import Outputs, slots_of
 
@@ -38,7 +39,7 @@ def write_out_of_fold(
             written = {}
         for name, values in arranged.columns.items():
             columns.setdefault(name, _empty(values, adata.n_obs))[result.test] = values
-    adata.obsm.pop(Key.std(key), None)
+    clear_predictions(adata, key)
     for name, table in written.items():
         adata.obsm[name] = table
     for name, values in columns.items():
@@ -74,10 +75,7 @@ def leaks(adata: AnnData, results: Sequence[FoldResult], folds: Sequence[Fold], 
     for result in results:
         # Said of the patients themselves: folds made by hand need not say it of themselves.
         fold = folds[result.number]
-        seen = {*patient[fold.train], *result.strangers}
-        if result.model is not None:
-            seen |= set(result.model.training.patients_seen)
-        leaky |= fold.test & np.isin(patient, list(seen))
+        leaky |= fold.test & np.isin(patient, [*patient[fold.train], *result.seen])
     return leaky
 
 

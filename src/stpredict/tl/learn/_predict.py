@@ -14,6 +14,7 @@ from stpredict.core._validate import check_unique, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, get_table, is_spatialdata
 from stpredict.slots._keys import Key
+from stpredict.slots._prediction import clear_predictions
 from stpredict.slots._provenance import genes_digest, write_record
 from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._members import find_models, people_of, predict_members, source_of
@@ -180,8 +181,7 @@ def predict(
     outputs = slots.arrange(key, outputs)
 
     container, adata = begin(data, copy, table_key)
-    if outputs.frames or store is None:
-        clear_predictions(adata, key)
+    clear_predictions(adata, key, keep_tables=as_map and store is not None)
     for name, frame in outputs.frames.items():
         adata.obsm[name] = frame
     seen = {patient for part in members for patient in part.training.patients_seen}
@@ -203,12 +203,6 @@ def predict(
         record |= {"n_samples": n_samples, "samples_seed": seed, "store": None if store is None else str(store)}
     write_record(adata, key, record)
     return container if copy else None
-
-
-def clear_predictions(adata: AnnData, key: str) -> None:
-    """Remove what an earlier prediction left beside its slot: standard deviations and baselines."""
-    for name in [k for k in adata.obsm if k == Key.std(key) or k.startswith(Key.baseline(key, ""))]:
-        del adata.obsm[name]
 
 
 def _check_options(

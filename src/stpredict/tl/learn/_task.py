@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stpredict.slots._features import feature_matrix
-from stpredict.tl.learn.inputs._collect import with_lattice
+from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
 from stpredict.tl.learn.inputs._reader import Scaling, Source
 from stpredict.tl.learn.inputs._slots import FROM_SLOTS, check_features, describe_features, feature_keys
 
@@ -75,7 +75,7 @@ def make_task(
     reader: TargetSlots,
     *,
     features: str | Sequence[str] | None = None,
-    scaling: Scaling = "global",
+    scaling: Scaling | None = None,
     hyperparameters: Any = None,
     training: Mapping[str, Any] | None = None,
 ) -> Task:
@@ -98,6 +98,8 @@ def make_task(
     info = get_model(model if isinstance(model, str) else start.model)  # type: ignore[union-attr]
     given = info.options(hyperparameters)
     if start is not None:
+        features = list(start.features["slots"]) or None if features is None else features
+        scaling = start.features["scaling"] if scaling is None else scaling
         given = {name: getattr(start.network.config, name) for name in info.config.__dataclass_fields__} | given
     if info.cls.closed_form and not reader.closed_form:
         raise ValueError(
@@ -106,6 +108,7 @@ def make_task(
         )
     options = with_lattice(adata, info, given)
     needs = info.reads(options)
+    scaling = scaling or "global"
     if "tokens" in needs and scaling != "global":
         raise ValueError(
             f"expected features with scaling='global' for networks on bags; found {scaling!r}; what tells slides apart "
@@ -113,7 +116,13 @@ def make_task(
         )
     config = train_config(info.name, training, reader)
     slots = feature_keys(adata, features, bag="tokens" in needs) if needs & FROM_SLOTS else []
-    if start is not None:
+    if start is not None and slots:
+        known = list(start.features["slots"]), start.features["scaling"]
+        if known != (slots, scaling):
+            raise ValueError(
+                f"expected the features of the model to start from, {', '.join(known[0])} with scaling={known[1]!r}; found "
+                f"{', '.join(slots)} with scaling={scaling!r}; leave `features=` out"
+            )
         check_features(adata, start.features)
     described = describe_features(adata, slots, scaling)
     return Task(info, options, config, slots, scaling, described, init=start)
@@ -180,7 +189,7 @@ def fit_task(
         )
     settings = {name: value for name, value in task.config.to_dict().items() if name != "device"}
     facts = replace(facts, settings=settings, validated_on=result.validated_on, n_epochs=result.n_epochs)
-    if task.init is not None:
+    if task.init is not None and task.variant != "untrained":
         facts = replace(facts, pretraining_patients=task.init.training.patients_seen)
     if "patches" in task.needs:
         config = task.info.configure(task.options)
@@ -204,7 +213,7 @@ def _padded(arrays: ArraySet) -> dict[str, int] | None:
     return getattr(getattr(patches, "source", patches), "padded", None)
 
 
-def check_enough(rows: np.ndarray, least: int, where: str = "") -> None:
+def check_enough(rows: np.ndarray, what: str) -> None:
     """Raise where a mask (n_obs,) leaves too few observations to train on."""
-    if rows.sum() < least:
-        raise ValueError(f"expected at least {least} training observations{where}; found {int(rows.sum())}")
+    if rows.sum() < MIN_OBSERVATIONS:
+        raise ValueError(f"expected at least {MIN_OBSERVATIONS} {what}; found {int(rows.sum())}")

@@ -93,11 +93,17 @@ def check_features(adata: AnnData, wanted: Mapping[str, Any]) -> None:
             )
 
 
-def split_features(features: Any) -> tuple[str | Sequence[str] | None, Scaling]:
-    """Slots and scaling of what users pass as `features`: slots, or a mapping with `"slot"` and `"scaling"`."""
+def split_features(features: Any) -> tuple[str | Sequence[str] | None, Scaling | None]:
+    """Slots and scaling of what users pass as `features`: slots, or a mapping with `"slot"` and `"scaling"`.
+
+    Both are `None` where they are not said.
+    """
     if not isinstance(features, Mapping):
-        return features, "global"
+        return features, None
     unknown = sorted(set(features) - {"slot", "scaling"})
     if unknown:
         raise TypeError(f"expected 'slot' and 'scaling' in features; found {', '.join(map(repr, unknown))}")
-    return features.get("slot"), check_choice(features.get("scaling", "global"), ("global", "section"), "scaling")  # type: ignore[return-value]
+    scaling = features.get("scaling")
+    if scaling is not None:
+        check_choice(scaling, ("global", "section"), "scaling")
+    return features.get("slot"), scaling
