@@ -79,11 +79,12 @@ def measure(side: int, width: int, n_genes: int) -> None:
     def fit(adata, width: int, epochs: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             stp.tl.fit(
-                adata, "hist", hyperparameters={"width": width}, baselines=(), progress=False, device="cpu",
-                training={"batch_size": 1, "max_epochs": epochs, "patience": 0}, path=Path(folder) / "model",
+                adata, "hist", hyperparameters={"width": width}, baselines=False, path=Path(folder) / "model",
+                training={"batch_size": 1, "max_epochs": epochs, "patience": 0, "device": "cpu"},
             )  # fmt: skip
 
     torch.set_num_threads(1)
+    stp.settings.progress = False
     fit(make_sections(16, 4), 2, 1)  # loads every library
     before = resident("VmRSS")
     adata = make_sections(side, n_genes)

@@ -36,35 +36,39 @@ import stpredict as stp
 SECTIONS = ["B4", "C2", "C3", "C4", "C5"]
 PUBLISHED_ROWS = {"B4": 8, "C2": 12, "C3": 13, "C4": 14, "C5": 15}  # rows A2–A6, B1–B6, C1–C6, …
 PLAIN, WIDE, NEAR, IMAGENET = "color-texture", "context", "neighbors", "mobilenet_v2"
-SECTION = {"feature_scaling": "section"}
+
+
+def per_section(slot: str | list[str]) -> dict:
+    """Features of which each is standardized within its section."""
+    return {"slot": slot, "scaling": "section"}
+
+
 MODELS = {
     "mean": {"model": "mean"},
     "color": {"model": "color"},
     "ridge": {"model": "ridge", "features": PLAIN},
-    "ridge, per section": {"model": "ridge", "features": PLAIN, **SECTION},
+    "ridge, per section": {"model": "ridge", "features": per_section(PLAIN)},
     "ridge, context": {"model": "ridge", "features": WIDE},
-    "ridge, context, per section": {"model": "ridge", "features": WIDE, **SECTION},
+    "ridge, context, per section": {"model": "ridge", "features": per_section(WIDE)},
     "mlp": {"model": "mlp", "features": PLAIN},
-    "mlp, context, per section": {"model": "mlp", "features": WIDE, **SECTION},
+    "mlp, context, per section": {"model": "mlp", "features": per_section(WIDE)},
 }
 TRIED = {
     "ridge, centered per section": {"model": "ridge", "features": PLAIN, "hyperparameters": {"center": "section"}},
     "ridge, rank 10": {"model": "ridge", "features": PLAIN, "hyperparameters": {"rank": 10}},
-    "ridge, neighbors' mean, per section": {"model": "ridge", "features": [PLAIN, NEAR], **SECTION},
-    "ridge, context and neighbors, per section": {"model": "ridge", "features": [WIDE, NEAR], **SECTION},
-    "ridge, MobileNetV2, per section": {"model": "ridge", "features": IMAGENET, **SECTION},
-    "ridge, context and MobileNetV2, per section": {"model": "ridge", "features": [WIDE, IMAGENET], **SECTION},
+    "ridge, neighbors' mean, per section": {"model": "ridge", "features": per_section([PLAIN, NEAR])},
+    "ridge, context and neighbors, per section": {"model": "ridge", "features": per_section([WIDE, NEAR])},
+    "ridge, MobileNetV2, per section": {"model": "ridge", "features": per_section(IMAGENET)},
+    "ridge, context and MobileNetV2, per section": {"model": "ridge", "features": per_section([WIDE, IMAGENET])},
     "ridge, context, per section, rank 10": {
         "model": "ridge",
-        "features": WIDE,
+        "features": per_section(WIDE),
         "hyperparameters": {"rank": 10},
-        **SECTION,
     },  # fmt: skip
     "mlp, context, per section, mean and std": {
         "model": "mlp",
-        "features": WIDE,
+        "features": per_section(WIDE),
         "hyperparameters": {"heteroscedastic": True},
-        **SECTION,
     },  # fmt: skip
 }
 # Small patches and few epochs from random weights: what two cores can do, not what the paper did.
@@ -80,15 +84,14 @@ _HIST = {
     "model": "hist",
     "hyperparameters": {"width": 32, "levels": 2, "mixer_depth": 0},
     "training": {"batch_size": 1},
-    **SECTION,
 }
 HIST = {
-    "hist, per section": _HIST | {"features": PLAIN},
-    "hist, MobileNetV2, per section": _HIST | {"features": IMAGENET},
+    "hist, per section": _HIST | {"features": per_section(PLAIN)},
+    "hist, MobileNetV2, per section": _HIST | {"features": per_section(IMAGENET)},
     "hist without gates, per section": _HIST
-    | {"features": PLAIN, "hyperparameters": _HIST["hyperparameters"] | {"gates": False}},
+    | {"features": per_section(PLAIN), "hyperparameters": _HIST["hyperparameters"] | {"gates": False}},
     "hist, shuffled, per section": _HIST
-    | {"features": PLAIN, "hyperparameters": _HIST["hyperparameters"] | {"shuffle": True}},
+    | {"features": per_section(PLAIN), "hyperparameters": _HIST["hyperparameters"] | {"shuffle": True}},
 }
 # Small networks of few epochs, what two cores can do; settings chosen on the inner validation or on simulated sections.
 _PIXELS = {"symmetries": True, "views": 0}
@@ -125,11 +128,10 @@ SECTION_LEVEL = {
         | {"capsules": 10, "dim_capsule": 16, "graph_heads": 4, "graph_dim": 64, "graph_outputs": 64},
         "training": {"learning_rate": 3e-4, "max_epochs": 30, "patience": 8},
     },
-    "bleep, per section": {"model": "bleep", "features": PLAIN, **SECTION, "hyperparameters": _RETRIEVAL},
+    "bleep, per section": {"model": "bleep", "features": per_section(PLAIN), "hyperparameters": _RETRIEVAL},
     "mclstexp, per section": {
         "model": "mclstexp",
-        "features": PLAIN,
-        **SECTION,
+        "features": per_section(PLAIN),
         "hyperparameters": _RETRIEVAL | {"width": 64, "heads": 4, "dim_head": 16},
         "training": {"learning_rate": 1e-3},
     },
@@ -174,7 +176,7 @@ def validate(adata: AnnData, panel: list[str], label: str, spec: dict, size_fact
     stp.pp.normalize(adata, size_factors=size_factors, panel=panel if size_factors == "panel" else None)
     inside = adata[adata.obs["patient"] == "C"].copy()
     options = {
-        "panel": panel, "metrics": ["pearson", "pearson_given_depth"], "baselines": False, "seed": seed, "progress": False,
+        "target": panel, "metrics": ["pearson", "pearson_given_depth"], "baselines": False, "seed": seed, "progress": False,
     }  # fmt: skip
     within = spec
     if spec["model"] in RETRIEVAL:
@@ -201,7 +203,7 @@ def cost(adata: AnnData, panel: list[str], spec: dict) -> dict[str, float]:
 
     stp.pp.normalize(adata)
     train = adata.obs["sample"].isin(["C2", "C3", "C4"]).to_numpy()
-    options = {name: spec[name] for name in ("features", "feature_scaling", "hyperparameters") if name in spec}
+    options = {name: spec[name] for name in ("features", "hyperparameters") if name in spec}
     if spec["model"] in RETRIEVAL:
         options["hyperparameters"] = options["hyperparameters"] | {"same_patient": True}
     before = resident("VmRSS")
@@ -209,7 +211,7 @@ def cost(adata: AnnData, panel: list[str], spec: dict) -> dict[str, float]:
     for epochs in (1,) if spec["model"] in CLOSED_FORM else (1, 2, 6):  # the first one also warms up
         start = process_time()
         stp.tl.fit(
-            adata, spec["model"], train, panel=panel, baselines=(), progress=False,
+            adata, spec["model"], train, target=panel, baselines=False,
             training=spec.get("training", {}) | {"max_epochs": epochs, "patience": 0}, **options,
         )  # fmt: skip
         seconds.append(process_time() - start)

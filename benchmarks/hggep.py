@@ -28,7 +28,7 @@ from sequoia import median_times
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models import Batch
+from stpredict.models import Batch, Shape
 from stpredict.models._hggep import HGGEP, HGGEPConfig
 from stpredict.models.base._section import TransformerBlock
 from stpredict.models.nn._graph import hypergraph
@@ -50,11 +50,13 @@ def section(n: int, px: int, seed: int = 0) -> Batch:
     return Batch(
         none,
         none,
-        positions=positions + 5 * torch.randn(n, 2, generator=generator),
-        patches=torch.randint(0, 256, (n, 3, px, px), dtype=torch.uint8, generator=generator),
+        {
+            "positions": positions + 5 * torch.randn(n, 2, generator=generator),
+            "patches": torch.randint(0, 256, (n, 3, px, px), dtype=torch.uint8, generator=generator),
+            "counts": counts,
+            "size_factor": torch.ones(n),
+        },
         target=torch.log1p(counts),
-        counts=counts,
-        size_factor=torch.ones(n),
     )
 
 
@@ -104,8 +106,8 @@ class TwoConvs(CrossDifferenceConv):
 class Straightforward(HGGEP):
     """The same network, written as its description reads."""
 
-    def __init__(self, config: HGGEPConfig, n_genes: int) -> None:
-        super().__init__(config, n_genes)
+    def __init__(self, config: HGGEPConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
         for module in self.modules():
             if isinstance(module, TransformerBlock):
                 module.__class__ = ExplicitBlock
@@ -147,7 +149,7 @@ def step_part(options: argparse.Namespace) -> list[tuple[str, float, str]]:
         networks: dict[str, nn.Module] = {}
         for name, cls in (("tensors", HGGEP), ("port", Straightforward)):
             torch.manual_seed(0)
-            networks[name] = cls(config, GENES)
+            networks[name] = cls(config, Shape(GENES))
             nn.init.normal_(networks[name].head.mean.weight, std=0.02)
         batch = section(n, config.patch_px)
         with torch.no_grad():
@@ -192,7 +194,7 @@ def measure(what: str, n: int, quick: bool) -> dict[str, float]:
     """Peak above the memory after imports, in GB, and seconds; in a process of its own."""
     config = HGGEPConfig(**(QUICK if quick else {}) | {"views": 0})
     before = _status("VmRSS")
-    network, batch = HGGEP(config, GENES), section(n, config.patch_px)
+    network, batch = HGGEP(config, Shape(GENES)), section(n, config.patch_px)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-5)
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()

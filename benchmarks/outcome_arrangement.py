@@ -27,6 +27,7 @@ COLUMNS = {
     "response": ["auroc", "auroc_low", "auroc_high", "auroc_folds", "balanced_accuracy"],
     "survival": ["c_index", "c_low", "c_high", "c_index_folds", "logrank_p"],
 }
+TARGETS = {"response": stp.targets.Classes("response"), "survival": stp.targets.FollowUp("time", "event")}
 
 
 def simulate(
@@ -84,13 +85,14 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    stp.settings.progress = False
     tables = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         slides, maps = simulate(options.kind, options.patients, seed)
         start = perf_counter()
         result = stp.tl.fit_outcome(
-            slides, options.outcome, maps=maps, seed=seed, n_boot=500, device="cpu", progress=False,
-            training=options.training, hyperparameters=options.hyperparameters,
+            slides, TARGETS[options.outcome], maps=maps, seed=seed, hyperparameters=options.hyperparameters,
+            training={"device": "cpu"} | options.training,
         )  # fmt: skip
         seconds = perf_counter() - start
         tables.append(result.scores[["model", *COLUMNS[options.outcome]]].assign(seed=seed))

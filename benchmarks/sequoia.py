@@ -16,7 +16,7 @@ from sequoia_map import PARTS as MAP_PARTS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models import Batch, get_model
+from stpredict.models import Batch, build
 
 Part = Callable[[argparse.Namespace, torch.device], list[tuple[str, float, str]]]
 
@@ -121,14 +121,13 @@ def heads(options: argparse.Namespace, device: torch.device) -> list[tuple[str, 
     """Fused heads against a loop over heads, and against the dense products alone."""
     n, k, d, genes = options.batch_size, options.tokens, options.width, options.genes
     torch.manual_seed(0)
-    info = get_model("sequoia")
-    config = info.configure({"standardize": False})
-    fused = info.cls(config, genes, d).to(device)
+    fused = build("sequoia", genes, {"tokens": d}, hyperparameters={"standardize": False}).to(device)
+    config = fused.config
     looped = LoopedSequoia(config.depth, d, config.heads, config.d_head, genes).to(device)
     looped.take(fused.state_dict(), config.heads)
     bag = torch.randn(n, k, d, device=device)
     none = torch.zeros(n, dtype=torch.long, device=device)
-    batch = Batch(none, none, bag=bag, bag_size=torch.ones(n, k, device=device))
+    batch = Batch(none, none, {"tokens": bag, "token_size": torch.ones(n, k, device=device)})
     upstream = torch.randn(n, genes, device=device)
     with torch.no_grad():
         difference = float((fused(batch).mean - looped(bag)).abs().max())

@@ -24,7 +24,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from stpredict.models import Batch, get_model
+from stpredict.models import Batch, build
 
 Part = Callable[[argparse.Namespace, torch.device], list[tuple[str, float, str]]]
 _MPP, _TILE_PX = 0.5, 256
@@ -66,7 +66,7 @@ def map_ratio(options: argparse.Namespace, device: torch.device) -> list[tuple[s
     vit = timm.create_model("vit_small_patch16_224", pretrained=False, num_classes=0, img_size=options.tile_px)
     vit = vit.eval().to(device)
     encoder = get_encoder(vit, device=str(device), tile_px=options.tile_px, name="vit")
-    network = get_model("sequoia").cls(get_model("sequoia").configure({}), options.genes, vit.num_features).eval()
+    network = build("sequoia", options.genes, {"tokens": vit.num_features}).eval()
     torch.nn.init.normal_(network.head.mean.weight, std=0.02)
     fitted = SimpleNamespace(network=network, panel=[f"G{i}" for i in range(options.genes)])
 
@@ -106,7 +106,7 @@ def map_ratio(options: argparse.Namespace, device: torch.device) -> list[tuple[s
                         pixels = reader.get_region(int(x), int(y), _TILE_PX, _TILE_PX, level=0)[..., :3]
                         bag[0, place] = encoder(_resized(pixels, options.tile_px, device))[0]
                 size = torch.from_numpy((index >= 0).astype(np.float32))[None].to(device)
-                network(Batch(zero, zero, bag=bag, bag_size=size)).mean.cpu()
+                network(Batch(zero, zero, {"tokens": bag, "token_size": size})).mean.cpu()
             naive = (clock() - start) * len(windows) / len(chosen)
     print(
         f"map: {table.n_obs} tiles, {len(windows)} windows, {options.genes} genes, ViT-S/16 at {options.tile_px} px: "
@@ -200,10 +200,10 @@ def measure_memory(n_genes: int, stride: int) -> None:
     obs = pd.DataFrame({"sample": "s", "array_row": row, "array_col": col}, index=[f"t{i}" for i in range(len(row))])
     adata = ad.AnnData(obs=obs, obsm={"spatial": np.column_stack([col, row]) * 256.0})
     adata.obsm["X_uni"] = rng.normal(size=(len(row), 1024)).astype(np.float32)
-    network = get_model("sequoia").cls(get_model("sequoia").configure({}), n_genes, 1024).eval()
+    network = build("sequoia", n_genes, {"tokens": 1024}).eval()
     torch.nn.init.normal_(network.head.mean.weight, std=0.02)
     fitted = SimpleNamespace(network=network, panel=[f"G{i}" for i in range(n_genes)])
-    few = SimpleNamespace(network=get_model("sequoia").cls(network.config, 4, 1024).eval(), panel=list("abcd"))
+    few = SimpleNamespace(network=build("sequoia", 4, {"tokens": 1024}).eval(), panel=list("abcd"))
     with tempfile.TemporaryDirectory() as folder:
         # A small call first, so that what libraries hold from their first use on does not count.
         map_table(adata[:200].copy(), [few], "X_uni", store=Path(folder) / "few.zarr", stride=10, device="cpu")

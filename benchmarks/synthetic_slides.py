@@ -69,7 +69,7 @@ def seconds_per_fit(adata: ad.AnnData, model: str, settings: dict, seed: int) ->
     train = np.zeros(adata.n_obs, dtype=bool)
     train[split.train] = True
     start = perf_counter()
-    stp.tl.fit(adata, model, train, features="color-texture", baselines=(), seed=seed, **settings)
+    stp.tl.fit(adata, model, train, features="color-texture", baselines=False, seed=seed, **settings)
     return perf_counter() - start
 
 
@@ -118,7 +118,7 @@ def risk(options: argparse.Namespace, seed: int) -> pd.DataFrame:
         return pd.read_csv(path)
     adata = make_bags(options, seed)
     settings = {} if options.published else {"hyperparameters": SMALL["sequoia"], "training": TRAINING}
-    stp.tl.fit_folds(adata, "sequoia", N_FOLDS, outcome=("time", "event"), seed=seed, **settings)
+    stp.tl.fit_folds(adata, "sequoia", N_FOLDS, target=stp.targets.FollowUp("time", "event"), seed=seed, **settings)
     adata.obs["linear"] = linear_cox(adata)
     rows = []
     for name, column in (

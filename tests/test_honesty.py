@@ -74,7 +74,8 @@ def shuffled(adata: ad.AnnData, seed: int) -> ad.AnnData:
 
 def score(adata: ad.AnnData, models: dict, panel: dict) -> pd.DataFrame:
     stp.pp.normalize(adata)
-    scores = stp.tl.cross_validate(adata, models, 2, panel=panel, metrics=["pearson"], ceiling=False, baselines=False)
+    target = stp.targets.Expression(panel=panel)
+    scores = stp.tl.cross_validate(adata, models, 2, target=target, metrics=["pearson"], ceiling=False, baselines=False)
     assert not scores["leaky"].any()
     return stp.tl.summarize(scores).set_index("model")
 

@@ -11,7 +11,9 @@ import stpredict as stp
 
 # Smaller than published, for two cores and a dozen sections.
 SMALL = {"width": 32, "levels": 2, "mixer_depth": 0}
-TRAINING = {"max_epochs": 40, "patience": 0, "batch_size": 1, "weight_decay": 1e-2}
+TRAINING = {
+    "max_epochs": 20, "patience": 0, "batch_size": 1, "weight_decay": 1e-2, "learning_rate": 3e-3, "schedule": "cosine",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import stpredict as stp
-from stpredict.encoders._registry import _entries, registered
+from stpredict.encoders._registry import ENCODERS, registered
 
 TABLE = stp.encoders.list_encoders()
 NETWORKS = [name for name in TABLE.index if TABLE.loc[name, "filename"]]
@@ -81,7 +81,7 @@ def test_contract(name):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="color-texture"):
+    with pytest.raises(KeyError, match="color-texture"):
         stp.encoders.get_encoder("uni3")
     with pytest.raises(ValueError, match="timm network"):
         stp.encoders.get_encoder("timm:resnet19")
@@ -151,7 +151,8 @@ def test_register_and_taken_names():
         with pytest.raises(ValueError, match="new encoder name"):
             stp.encoders.register("test-pool", dim=3, tile_px=8)(lambda: Pool())
     finally:
-        _entries.pop("test-pool", None)
+        if "test-pool" in ENCODERS:
+            ENCODERS.remove("test-pool")
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in {"mobilenet_v2", "ctranspath"}])

@@ -27,7 +27,7 @@ def tiles() -> ad.AnnData:
     bulk = pd.DataFrame(rng.uniform(0, 900, (4, 4)), index=list("abcd"), columns=GENES)
     bags = stp.pp.bag(adata, "toy", expression=bulk, n_tokens=4, progress=False)
     stp.pp.normalize(bags, unit="fpkm-uq")
-    options = {"training": {"max_epochs": 1}, "baselines": [], "progress": False}
+    options = {"training": {"max_epochs": 1}, "baselines": False}
     model = stp.tl.fit(bags, "sequoia", hyperparameters={"depth": 1, "heads": 1, "d_head": 4}, **options)
     stp.tl.predict(adata, model, window=2, progress=False)
     adata.uns["model"] = bags.uns["stpredict"]["model"]["path"]

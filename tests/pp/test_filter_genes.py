@@ -99,7 +99,7 @@ def test_marking_instead_of_removing(bulk: ad.AnnData) -> None:
 
 
 def test_a_panel_that_saw_test_patients_is_refused(bulk: ad.AnnData) -> None:
-    from stpredict.tl.learn._targets import panel_strangers
+    from stpredict.tl.learn.targets._expression import panel_strangers
 
     filter_genes(bulk, min_median=0, key_added="selected")
     assert panel_strangers(bulk, None, np.arange(6) < 3, "patient") == ["D", "E"]

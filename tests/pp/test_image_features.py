@@ -10,6 +10,7 @@ from PIL import Image
 import stpredict as stp
 from stpredict.pp import _image_features as module
 from stpredict.pp._image_features import image_features, resized
+from stpredict.slots._provenance import read_record
 
 KEY = "X_color-texture"
 
@@ -68,7 +69,7 @@ def test_writes_features_and_provenance(adata):
     assert image_features(adata, tile_um=60) is None
     assert adata.obsm[KEY].shape == (9, 153)
     assert adata.obsm[KEY].dtype == np.float32
-    record = stp._provenance.read(adata, KEY)
+    record = read_record(adata, KEY)
     encoder = stp.encoders.get_encoder("color-texture")
     assert (record["encoder"], record["fingerprint"], record["dim"]) == ("color-texture", encoder.fingerprint, 153)
     assert (record["tile_um"], record["tile_px"]) == (60, 112)
@@ -100,7 +101,7 @@ def test_tiles_are_centered_on_x_and_y(adata):
     image_features(one, Center(), image=ramp(), tile_um=40, tile_px=40, key_added="X_center", cache=False)
     red_green = one.obsm["X_center"][:, :2] * [0.229, 0.224] + [0.485, 0.456]
     np.testing.assert_allclose(red_green * 255, one.obsm["spatial"] / 2, atol=1)
-    assert stp._provenance.read(one, "X_center")["encoder"] == "center"
+    assert read_record(one, "X_center")["encoder"] == "center"
 
 
 def test_resolution_does_not_change_what_is_seen(adata):
@@ -120,7 +121,7 @@ def test_padding_is_counted_and_reflected(adata):
     one = adata[adata.obs["sample"] == "a"].copy()
     one.obsm["spatial"][0] = [2, 2]
     image_features(one, tile_um=60, cache=False)
-    assert stp._provenance.read(one, KEY)["padded"] == {"a": 1}
+    assert read_record(one, KEY)["padded"] == {"a": 1}
     assert np.isfinite(one.obsm[KEY]).all()
 
 
@@ -129,7 +130,7 @@ def test_context_adds_fields_of_view(adata):
     image_features(adata, tile_um=30, key_added="near", cache=False)
     image_features(adata, tile_um=90, key_added="far", cache=False)
     np.testing.assert_allclose(adata.obsm["both"], np.hstack([adata.obsm["near"], adata.obsm["far"]]), atol=1e-4)
-    assert stp._provenance.read(adata, "both")["dim"] == 306
+    assert read_record(adata, "both")["dim"] == 306
 
 
 def test_copy_and_in_place_agree(adata):

@@ -235,14 +235,13 @@ def test_bulk_warnings() -> None:
 
 
 def test_a_model_of_bulk_expression_refuses_counts() -> None:
-    from types import SimpleNamespace
-
-    from stpredict.tl.learn._predict import check_normalization
+    from stpredict.tl.learn.targets._base import slots_of
+    from stpredict.training.targets import ExpressionTarget
 
     bulk, counts = bulk_table(), counts_table()
     normalize(bulk, unit="fpkm-uq")
     normalize(counts)
-    fitted = SimpleNamespace(normalization=read_record(bulk, "normalize"))
-    check_normalization(bulk, fitted)
+    fitted = ExpressionTarget(tuple(bulk.var_names), read_record(bulk, "normalize"))
+    slots_of("expression").check(bulk, fitted)
     with pytest.raises(ValueError, match="'method': 'log2p1'.*'method': 'log1p'"):
-        check_normalization(counts, fitted)
+        slots_of("expression").check(counts, fitted)

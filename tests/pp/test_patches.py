@@ -110,9 +110,9 @@ def test_a_patch_larger_than_the_picture_is_refused(adata):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
 def test_an_interrupted_cut_leaves_nothing(adata, tmp_path, monkeypatch, stop):
-    from stpredict.pp import _image_features
+    from stpredict.encoders import _resize
 
-    plain, calls = _image_features.resized, []
+    plain, calls = _resize.resized, []
 
     def interrupted(*args):
         calls.append(1)
@@ -120,7 +120,7 @@ def test_an_interrupted_cut_leaves_nothing(adata, tmp_path, monkeypatch, stop):
             raise stop
         return plain(*args)
 
-    monkeypatch.setattr(_image_features, "resized", interrupted)
+    monkeypatch.setattr(_resize, "resized", interrupted)
     with pytest.raises(stop):
         everything(adata)
     assert len(files(tmp_path)) == 1  # the section that was finished
@@ -250,9 +250,9 @@ def test_more_errors(adata):
 
 def test_a_fit_records_the_padded_patches(cohort_of_pixels):
     model = stp.tl.fit(cohort_of_pixels, "color", hyperparameters={"patch_px": 8}, training={"max_epochs": 1})
-    padded = model.training["padded_patches"]
+    padded = model.training.padded_patches
     assert padded == dict.fromkeys(cohort_of_pixels.obs["sample"].unique(), 0)
-    assert stp.tl.fit(cohort_of_pixels, "mean").training["padded_patches"] is None
+    assert stp.tl.fit(cohort_of_pixels, "mean").training.padded_patches is None
 
 
 @pytest.fixture

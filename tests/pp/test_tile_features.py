@@ -79,7 +79,7 @@ def test_slide_survives_a_round_trip_through_zarr(tiled: Any, tmp_path: Path) ->
     again = sd.read_zarr(tmp_path / "slide.zarr")
     assert not hasattr(again, "reader")
     np.testing.assert_array_equal(again.tables[TABLE].X, tiled.tables[TABLE].X)
-    assert read_record(again.tables[TABLE], KEY) == stp._provenance.read(tiled.tables[TABLE], KEY)
+    assert read_record(again.tables[TABLE], KEY) == read_record(tiled.tables[TABLE], KEY)
     stp.pp.tissue(again)
     stp.pp.tiles(again, tile_um=64, tile_px=64)
     stp.pp.image_features(again, key_added="X_again", cache=False)

@@ -9,6 +9,7 @@ from stpredict.models.nn._heads import class_probabilities, classification_loss,
 from stpredict.training import ArraySet, Loader, fit_arrays, train_config
 from stpredict.training._data import row_groups, summarize
 from stpredict.training._fit_arrays import _digest
+from stpredict.training.targets import ClassTarget
 
 
 def make(n: int = 60) -> ArraySet:
@@ -17,7 +18,7 @@ def make(n: int = 60) -> ArraySet:
     section = np.arange(n) * 6 // n
     label = (features[:, 0] > 0).astype(np.int64)
     label[::7] = -1
-    return ArraySet(section, section // 2, features=features, label=label, n_classes=2)
+    return ArraySet(section, section // 2, {"features": features}, target=label, kind=ClassTarget("k", ("a", "b")))
 
 
 def test_classes_become_columns() -> None:
@@ -40,17 +41,17 @@ def test_the_loss_is_the_mean_over_known_classes() -> None:
 
 
 def test_the_validation_correlation_is_taken_over_known_classes() -> None:
-    config = train_config("mlp", {"max_epochs": 40, "learning_rate": 0.02, "monitor": "correlation", "refit": False})
+    config = train_config("mlp", {"max_epochs": 12, "learning_rate": 0.1, "monitor": "correlation", "refit": False})
     history = fit_arrays("mlp", make(), hyperparameters={"hidden": 16, "dropout": 0.0}, config=config).history
     assert history["validation_correlation"].max() > 0.7
 
 
 def test_grids_come_as_several_whole_sections() -> None:
     data = make()
-    groups = row_groups(data, "grid", 4)
+    groups = row_groups(data, "sections", 4)
     assert [len(np.unique(data.section[rows])) for rows in groups] == [4, 2]
-    assert [len(np.unique(data.section[rows])) for rows in row_groups(data, "section", 4)] == [1] * 6
-    loader = Loader(data, "grid", batch_size=4, shuffle=True)
+    assert [len(np.unique(data.section[rows])) for rows in row_groups(data, "sections", 1)] == [1] * 6
+    loader = Loader(data, "sections", batch_size=4, shuffle=True)
     orders = [[batch.section.unique().tolist() for batch in loader] for _ in range(3)]
     assert len(loader) == 2
     assert all(sorted(sum(order, [])) == list(range(6)) for order in orders)
@@ -60,10 +61,10 @@ def test_grids_come_as_several_whole_sections() -> None:
 
 def test_networks_start_from_the_shares_of_the_classes() -> None:
     data = make()
-    share = (np.bincount(data.label[data.label >= 0]) + 0.5) / ((data.label >= 0).sum() + 1)
+    share = (np.bincount(data.target[data.target >= 0]) + 0.5) / ((data.target >= 0).sum() + 1)
     start = summarize(data).target_mean
     torch.testing.assert_close(torch.sigmoid(start), torch.tensor(share[1:]).float())
-    data.n_classes = 3  # the third one is not there
+    data.kind = ClassTarget("k", ("a", "b", "c"))  # the third one is not there
     start = torch.softmax(summarize(data).target_mean, dim=0)
     torch.testing.assert_close(start[1] / start[0], torch.tensor(share[1] / share[0]).float())
     assert 0 < start[2] < 0.02

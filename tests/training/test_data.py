@@ -15,15 +15,17 @@ def make(patients: int = 3, sections: int = 2, spots: int = 5, seed: int = 0) ->
     return ArraySet(
         section=section,
         patient=section // sections,
-        positions=rng.uniform(0, 100, (n, 2)).astype(np.float32),
-        features=np.arange(n, dtype=np.float32)[:, None],
-        patches=np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8),
+        inputs={
+            "positions": rng.uniform(0, 100, (n, 2)).astype(np.float32),
+            "features": np.arange(n, dtype=np.float32)[:, None],
+            "patches": np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8),
+        },
         target=rng.normal(size=(n, 2)).astype(np.float32),
     )
 
 
 def epochs(loader: Loader, n: int = 2) -> list[list[list[int]]]:
-    return [[batch.features[:, 0].int().tolist() for batch in loader] for _ in range(n)]
+    return [[batch["features"][:, 0].int().tolist() for batch in loader] for _ in range(n)]
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
@@ -46,7 +48,7 @@ def test_without_shuffling_and_by_section() -> None:
     loader = Loader(data, batch_size=8)
     assert sum(epochs(loader, 1)[0], []) == list(range(30))
     assert len(loader) == 4
-    sections = Loader(data, "section", shuffle=True, seed=1)
+    sections = Loader(data, "sections", batch_size=1, shuffle=True, seed=1)
     assert len(sections) == 6
     for batch in sections:
         assert len(set(batch.section.tolist())) == 1
@@ -56,25 +58,25 @@ def test_without_shuffling_and_by_section() -> None:
 def test_batches_hold_what_is_needed() -> None:
     data = make()
     batch = data.batch(np.array([4, 2]), frozenset({"patches"}))
-    assert batch.features is None
-    assert batch.patches.shape == (2, 3, 2, 2)
-    assert batch.patches[:, 0, 0, 0].tolist() == [4, 2]
-    assert data.batch(np.array([1])).features.tolist() == [[1.0]]
+    assert "features" not in batch
+    assert batch["patches"].shape == (2, 3, 2, 2)
+    assert batch["patches"][:, 0, 0, 0].tolist() == [4, 2]
+    assert data.batch(np.array([1]))["features"].tolist() == [[1.0]]
 
 
 def test_take_keeps_rows_together() -> None:
     data = make()
     part = data.take(np.arange(30) % 2 == 0).take(np.array([3, 1]))
-    assert part.features[:, 0].tolist() == [6, 2]
-    assert part.patches[np.array([0, 1])][:, 0, 0, 0].tolist() == [6, 2]
-    assert (len(part), len(part.patches)) == (2, 2)
+    assert part["features"][:, 0].tolist() == [6, 2]
+    assert part["patches"][np.array([0, 1])][:, 0, 0, 0].tolist() == [6, 2]
+    assert (len(part), len(part["patches"])) == (2, 2)
     np.testing.assert_array_equal(part.target, data.target[[6, 2]])
 
 
 def test_permuted_within_sections() -> None:
     data = make(spots=20)
     changed = data.permuted(1)
-    np.testing.assert_array_equal(changed.features, data.features)
+    np.testing.assert_array_equal(changed["features"], data["features"])
     assert not np.array_equal(changed.target, data.target)
     for code in range(6):
         rows = data.section == code
@@ -104,7 +106,7 @@ def test_inner_split_by_patient_section_stripe() -> None:
     held_out, unit = inner_split(single, 0.25, seed=0)
     assert unit == "stripe"
     assert held_out.sum() == 5
-    assert single.positions[held_out, 0].min() > single.positions[~held_out, 0].max()
+    assert single["positions"][held_out, 0].min() > single["positions"][~held_out, 0].max()
 
     held_out, unit = inner_split(make(patients=1, sections=1, spots=3), 0.2, seed=0)
     assert unit == "none"
@@ -122,7 +124,7 @@ def test_summary_of_constant_columns() -> None:
     summary = summarize(data)
     np.testing.assert_allclose(summary.target_mean, data.target.mean(axis=0), rtol=1e-5)
     assert summary.target_std[1] == 1
-    assert summary.feature_std[0].item() == pytest.approx(data.features.std(), rel=1e-5)
+    assert summary.moments["features"][1][0].item() == pytest.approx(data["features"].std(), rel=1e-5)
 
 
 def test_train_config() -> None:

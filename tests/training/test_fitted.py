@@ -10,32 +10,35 @@ import pandas as pd
 import pytest
 import torch
 
-from stpredict.models import get_model
-from stpredict.training import FittedModel
-from stpredict.training._fit_arrays import build_network
+from stpredict.models import build, get_model
+from stpredict.training import FittedModel, TrainingFacts
+from stpredict.training.targets import ExpressionTarget
 
 
 def make(seed: int = 0, n_genes: int = 3, baselines: bool = True) -> FittedModel:
-    network = build_network("mlp", {"hidden": 4}, n_genes, 2, seed).eval()
+    network = build("mlp", n_genes, {"features": 2}, hyperparameters={"hidden": 4}, seed=seed).eval()
     return FittedModel(
         model="mlp",
         network=network,
-        panel=[f"GENE-{i}.1" for i in range(n_genes)],
-        normalization={"method": "log1p", "target_sum": 1e4},
+        target=ExpressionTarget(names(n_genes), {"method": "log1p", "target_sum": 1e4}),
         features={"slots": {"X_toy": {"dim": 2, "context": [1.0]}}, "scaling": "global"},
-        training={"patients": ["p1"], "samples": ["s1"], "n_obs": 9, "seed": seed, "patch": None},
+        training=TrainingFacts(["p1"], ["s1"], n_obs=9, seed=seed),
         history=pd.DataFrame({"epoch": [0, 1], "train_loss": [0.5, 0.25]}),
         baselines={"mean": make_mean(n_genes)} if baselines else {},
     )
 
 
 def make_mean(n_genes: int) -> FittedModel:
-    network = build_network("mean", {}, n_genes, 0, 0).eval()
+    network = build("mean", n_genes, seed=0).eval()
     network.target_mean.copy_(torch.arange(float(n_genes)))
-    panel = [f"GENE-{i}.1" for i in range(n_genes)]
+    features = {"slots": {}, "scaling": "global"}
     return FittedModel(
-        "mean", network, panel, {}, {"slots": {}, "scaling": "global"}, {"patients": ["p1"]}, pd.DataFrame()
+        "mean", network, ExpressionTarget(names(n_genes)), features, TrainingFacts(["p1"]), pd.DataFrame()
     )
+
+
+def names(n_genes: int) -> tuple[str, ...]:
+    return tuple(f"GENE-{i}.1" for i in range(n_genes))
 
 
 def same(one: FittedModel, other: FittedModel) -> bool:
@@ -52,7 +55,7 @@ def test_round_trip(tmp_path: Path) -> None:
     again = FittedModel.load(str(path))
     assert same(model, again)
     assert same(model.baselines["mean"], again.baselines["mean"])
-    for name in ("model", "panel", "normalization", "features", "training"):
+    for name in ("model", "target", "panel", "normalization", "features", "training"):
         assert getattr(again, name) == getattr(model, name)
     pd.testing.assert_frame_equal(again.history, model.history)
     assert again.network.config == model.network.config
@@ -130,10 +133,10 @@ DAMAGE = {
     "binary config": (lambda p: (p / "config.json").write_bytes(b"\xff\xfe\x00"), ValueError, "damaged"),
     "config of another kind": (lambda p: (p / "config.json").write_text("[]"), ValueError, "without format, model"),
     "config with a gap": (lambda p: rewrite(p, training="drop"), ValueError, "without training"),
-    "newer format": (lambda p: rewrite(p, format=99), ValueError, "format 1 .*found 99"),
+    "newer format": (lambda p: rewrite(p, format=99), ValueError, "format 2 .*found 99"),
     "unknown model": (lambda p: rewrite(p, model="future"), KeyError, "model among .*'future'"),
     "unknown hyperparameter": (lambda p: rewrite(p, hyperparameters={"wings": 2}), TypeError, "found wings"),
-    "other width": (lambda p: rewrite(p, n_features=5), ValueError, r"3 genes in .*found \d+ tensors that do not fit"),
+    "other width": (lambda p: rewrite(p, widths={"features": 5}), ValueError, r"3 genes in .*found \d+ tensors that do not fit"),
     "other layers": (lambda p: rewrite(p, hyperparameters={"hidden": 4, "depth": 2}), ValueError, "do not fit"),
     "longer panel": (lambda p: (p / "panel.tsv").write_text("gene\na\nb\nc\nd\n"), ValueError, "4 genes"),
     "no panel": (lambda p: (p / "panel.tsv").unlink(), FileNotFoundError, "no panel.tsv"),
@@ -176,7 +179,7 @@ def test_every_default_configuration_can_be_stored() -> None:
 
     from stpredict.models import list_models
 
-    for name in list_models()["model"]:
+    for name in list_models().index:
         info = get_model(name)
         stored = json.loads(json.dumps(asdict(info.configure({}))))
         assert np.all([f in info.config.__dataclass_fields__ for f in stored])

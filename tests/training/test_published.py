@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import stpredict as stp
-from stpredict.models import Batch
+from stpredict.models import Batch, get_model
 from stpredict.training import FittedModel
+from stpredict.training._published import _strip_prefix
 
 D, K, GENES, DEPTH, HEADS, D_HEAD = 16, 5, 7, 6, 16, 4
 PANEL = [f"g{i}" for i in range(GENES)]
@@ -117,14 +118,14 @@ TREES = {"sequoia": sequoia_tree, "slide_transformer": transformer_tree, "he2rna
 
 def bags() -> Batch:
     none = torch.zeros(3, dtype=torch.long)
-    return Batch(none, none, bag=torch.randn(3, K, D), bag_size=torch.ones(3, K))
+    return Batch(none, none, {"tokens": torch.randn(3, K, D), "token_size": torch.ones(3, K)})
 
 
 def sections() -> Batch:
     """Two sections of 30 x 32 cells, as of 32 x 32 after padding."""
     cell = torch.cartesian_prod(torch.arange(30), torch.arange(32)).repeat(2, 1)
     section = torch.arange(2).repeat_interleave(960)
-    return Batch(section, section, features=torch.randn(1920, D), cell=cell)
+    return Batch(section, section, {"features": torch.randn(1920, D), "cell": cell})
 
 
 def predict(model: FittedModel, batch: Batch) -> Tensor:
@@ -169,7 +170,7 @@ def test_sequoia_equals_its_formulas(tmp_path: Path, positions: bool) -> None:
     model = load(tmp_path, "sequoia", state)
     batch = bags()
     double = {key: value.double() for key, value in state.items()}
-    expected = naive_sequoia(double, batch.bag.double()).float()
+    expected = naive_sequoia(double, batch["tokens"].double()).float()
     torch.testing.assert_close(predict(model, batch), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
     assert model.network.config.positional_embedding is positions
 
@@ -206,7 +207,7 @@ def test_slide_transformer_equals_its_formulas(tmp_path: Path) -> None:
     assert (config.depth, config.heads, config.d_head, config.d_hidden, config.n_tokens) == (2, 2, 64, 20, K)
     assert sum(p.numel() for p in model.network.parameters()) == sum(value.numel() for value in state.values())
     batch = bags()
-    x = batch.bag + state["pos_emb1D"]
+    x = batch["tokens"] + state["pos_emb1D"]
     for i in range(2):
         key = f"transformer.layers.{i}"
         normed = F.layer_norm(x, (D,), state[f"{key}.0.norm.weight"], state[f"{key}.0.norm.bias"])
@@ -228,7 +229,7 @@ def test_he2rna_equals_its_convolutions(tmp_path: Path) -> None:
     model = load(tmp_path, "he2rna", state)
     assert sum(p.numel() for p in model.network.parameters()) == sum(value.numel() for value in state.values())
     batch = bags()
-    x = batch.bag.transpose(1, 2)
+    x = batch["tokens"].transpose(1, 2)
     for i in (0, 1):
         x = F.relu(F.conv1d(x, state[f"conv{i}.weight"], state[f"conv{i}.bias"]))
     ordered = F.conv1d(x, state["conv2.weight"], state["conv2.bias"]).sort(dim=-1, descending=True).values
@@ -242,7 +243,7 @@ def test_hist_equals_its_formulas(tmp_path: Path) -> None:
     model = load(tmp_path, "hist", state)
     config = model.network.config
     assert (config.width, config.levels, config.mixer_depth, config.gates) == (4, 5, 7, True)
-    assert model.network.n_features == D
+    assert model.network.shape.widths == {"features": D}
     learned = [value for key, value in state.items() if not key.endswith(("mean", "var", "tracked"))]
     assert sum(p.numel() for p in model.network.parameters()) == sum(value.numel() for value in learned)
 
@@ -265,7 +266,7 @@ def test_hist_equals_its_formulas(tmp_path: Path) -> None:
         return x + x * torch.sigmoid(vote)
 
     batch = sections()
-    x = F.pad(batch.features.view(2, 30, 32, D).permute(0, 3, 1, 2), (0, 0, 1, 1))
+    x = F.pad(batch["features"].view(2, 30, 32, D).permute(0, 3, 1, 2), (0, 0, 1, 1))
     levels = [block("Conv1", x)]
     for i in range(2, 6):
         levels.append(block(f"Conv{i}", F.max_pool2d(levels[-1], 2)))
@@ -297,7 +298,7 @@ def test_saved_and_loaded_again(tmp_path: Path, name: str) -> None:
     batch = sections() if name == "hist" else bags()
     assert torch.equal(predict(model, batch), predict(again, batch))
     assert again.panel == PANEL
-    assert again.training["patients"] == ["a", "b"]
+    assert again.training.patients == ["a", "b"]
     assert again.features["slots"] == {"X_uni": {"encoder": "uni", "tile_um": 128.0, "dim": D}}
     assert again.network.config.standardize is False
     assert (again.network.target_mean == 0).all()
@@ -317,10 +318,20 @@ def test_files_and_prefixes(tmp_path: Path, file: str, prefix: str) -> None:
 @pytest.mark.parametrize("name", sorted(TREES))
 def test_every_tensor_is_needed_and_no_other(tmp_path: Path, name: str) -> None:
     state = TREES[name]()
-    optional = {"pos_emb1D"}
-    for key in list(state)[:: max(1, len(state) // 40)]:
-        if key in optional:
-            continue
+    needed = [key for key in state if key != "pos_emb1D"]
+    wanted = load(tmp_path, name, state).network.state_dict()
+    published = get_model(name).cls.published
+
+    def convert(state: dict[str, Tensor]) -> None:
+        """What `load` does with the tensors of the file; the network is not built and the file not written each time."""
+        state = _strip_prefix(state, published.anchor, name)
+        published.read(state).convert(state, wanted)
+
+    convert(state)
+    for key in needed[:: max(1, len(needed) // 80)]:
+        with pytest.raises(ValueError, match=rf"(first: |with one tensor ){key}"):
+            convert({k: v for k, v in state.items() if k != key})
+    for key in (needed[0], needed[len(needed) // 2], needed[-1], published.anchor):
         with pytest.raises(ValueError, match=rf"(first: |with one tensor ){key}"):
             load(tmp_path, name, {k: v for k, v in state.items() if k != key})
     with pytest.raises(ValueError, match=r"1 unknown \(first: extra.weight\)"):

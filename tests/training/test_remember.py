@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict.models import Batch, Prediction, Predictor, get_model, register
-from stpredict.models.base._registry import _MODELS
+from stpredict.models import Batch, Prediction, Predictor, Shape, get_model, register
+from stpredict.models.base._registry import MODELS
 from stpredict.training import ArraySet, fit_arrays, train_config, untrained
 
 
@@ -23,13 +23,14 @@ class Config:
 class Watching(Predictor):
     """A bias per gene; notes what it is shown, in which order."""
 
-    unit = "section"
+    draws = "sections"
+    several_sections = False
     needs = frozenset({"features", "counts"})
     log: list[tuple[Any, ...]] = []
 
-    def __init__(self, config: Config, n_genes: int, n_features: int = 0) -> None:
-        super().__init__(config, n_genes, n_features)
-        self.bias = torch.nn.Parameter(torch.zeros(n_genes))
+    def __init__(self, config: Config, shape: Shape) -> None:
+        super().__init__(config, shape)
+        self.bias = torch.nn.Parameter(torch.zeros(shape.n_outputs))
 
     def forward(self, batch: Batch) -> Prediction:
         kind = "step" if self.training else "validate"
@@ -47,8 +48,8 @@ class Watching(Predictor):
         assert not torch.is_grad_enabled()
         rows = list(batches)
         assert all(len(batch.section.unique()) == 1 for batch in rows)
-        assert all(batch.target is not None and batch.features is not None for batch in rows)
-        assert all(batch.counts is not None for batch in rows)
+        assert all(batch.target is not None and "features" in batch for batch in rows)
+        assert all("counts" in batch for batch in rows)
         assert self.target_mean.abs().sum() > 0  # the scales of the training set are known
         self.log.append((kind, *(int(batch.section[0]) for batch in rows)))
 
@@ -60,13 +61,13 @@ class Forgetful(Watching):
     finish = Predictor.finish
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
     register("watching", config=Config, description="for these tests")(Watching)
     register("forgetful", config=Config, description="for these tests")(Forgetful)
-    Watching.log.clear()
     yield
-    del _MODELS["watching"], _MODELS["forgetful"]
+    MODELS.remove("watching")
+    MODELS.remove("forgetful")
 
 
 def make(n: int = 24) -> ArraySet:
@@ -76,33 +77,44 @@ def make(n: int = 24) -> ArraySet:
     return ArraySet(
         section,
         section // 2,
-        features=rng.normal(size=(n, 3)).astype(np.float32),
+        {"features": rng.normal(size=(n, 3)).astype(np.float32), "counts": np.ones((n, 2), dtype=np.float32)},
         target=rng.normal(size=(n, 2)).astype(np.float32),
-        counts=np.ones((n, 2), dtype=np.float32),
-        size_factor=np.ones(n, dtype=np.float32),
     )
 
 
-def events(kind: str) -> list[tuple[Any, ...]]:
-    return [entry[1:] for entry in Watching.log if entry[0] == kind]
+@pytest.fixture(autouse=True)
+def fresh_log() -> None:
+    Watching.log.clear()
 
 
-def test_the_inner_phase_remembers_no_row_of_the_validation() -> None:
+Log = list[tuple[Any, ...]]
+
+
+def events(kind: str, log: Log = Watching.log) -> Log:
+    return [entry[1:] for entry in log if entry[0] == kind]
+
+
+@pytest.fixture(scope="module")
+def two_phases(registered: None) -> Log:
+    """What a network is shown by an inner phase and a refit."""
+    Watching.log.clear()
     config = train_config("mlp", {"max_epochs": 2, "patience": 2, "refit": True})
     fit = fit_arrays("watching", make(), config=config)
     assert fit.validated_on == "patient"
-    inner, refit = events("remember")
-    held_out = {section for entry in events("validate") for section in entry}
+    return list(Watching.log)
+
+
+def test_the_inner_phase_remembers_no_row_of_the_validation(two_phases) -> None:
+    inner, refit = events("remember", two_phases)
+    held_out = {section for entry in events("validate", two_phases) for section in entry}
     assert len(held_out) == 2
     assert set(inner) == set(range(6)) - held_out
     assert set(refit) == set(range(6))
-    assert set(events("finish")[0]) == set(range(6))
+    assert set(events("finish", two_phases)[0]) == set(range(6))
 
 
-def test_remembering_comes_before_the_first_step_of_each_phase() -> None:
-    config = train_config("mlp", {"max_epochs": 2, "patience": 2, "refit": True})
-    fit_arrays("watching", make(), config=config)
-    order = [entry[0] for entry in Watching.log if entry[0] != "validate"]
+def test_remembering_comes_before_the_first_step_of_each_phase(two_phases) -> None:
+    order = [entry[0] for entry in two_phases if entry[0] != "validate"]
     first, second = (i for i, kind in enumerate(order) if kind == "remember")
     assert first == 0
     assert order[1] == "step"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict.training import ArraySet, fit_arrays, train_config
+from stpredict.training import ArraySet, Fit, fit_arrays, train_config
 from stpredict.training._two_phase import TwoPhaseRule
 
 
@@ -45,20 +45,28 @@ def make(n: int = 40) -> ArraySet:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(n, 4)).astype(np.float32)
     target = features @ rng.normal(size=(4, 3)) + 2 * rng.normal(size=(n, 3))
-    return ArraySet(np.zeros(n, dtype=np.int64), np.arange(n) // 2, features=features, target=target.astype(np.float32))
+    return ArraySet(
+        np.zeros(n, dtype=np.int64), np.arange(n) // 2, {"features": features}, target=target.astype(np.float32)
+    )
 
 
 def config(**changes):
     return train_config(
         "mlp",
-        {"max_epochs": 60, "patience": 4, "monitor": "loss_then_correlation", "learning_rate": 0.03, "refit": False}
+        {"max_epochs": 60, "patience": 2, "monitor": "loss_then_correlation", "learning_rate": 0.1, "refit": False}
         | changes,
     )
 
 
-def test_the_loop_keeps_the_epoch_that_the_rule_chooses() -> None:
-    fit = fit_arrays("mlp", make(), hyperparameters={"hidden": 16}, config=config())
-    rule = TwoPhaseRule(4, 0.5)
+@pytest.fixture(scope="module")
+def whole() -> Fit:
+    """A fit that goes through both phases and stops."""
+    return fit_arrays("mlp", make(), hyperparameters={"hidden": 16}, config=config())
+
+
+def test_the_loop_keeps_the_epoch_that_the_rule_chooses(whole) -> None:
+    fit = whole
+    rule = TwoPhaseRule(2, 0.5)
     kept, stopped = run(rule, fit.history["validation_loss"], fit.history["validation_correlation"])
     assert not rule.watches_loss
     assert fit.n_epochs == kept[-1] + 1 < len(fit.history)
@@ -69,10 +77,9 @@ def test_the_loop_keeps_the_epoch_that_the_rule_chooses() -> None:
         torch.testing.assert_close(value, same.network.state_dict()[name], rtol=0, atol=0)
 
 
-def test_an_interrupted_run_goes_on_in_its_phase(tmp_path, monkeypatch) -> None:
+def test_an_interrupted_run_goes_on_in_its_phase(whole, tmp_path, monkeypatch) -> None:
     from stpredict.training import _loop
 
-    whole = fit_arrays("mlp", make(), hyperparameters={"hidden": 16}, config=config())
     epochs = []
     original = _loop._Module.on_train_epoch_end
 

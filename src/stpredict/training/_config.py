@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
@@ -13,7 +14,10 @@ _CHOICES = {
     "optimizer": ("adamw", "adam", "sgd"),
     "schedule": ("constant", "cosine"),
     "monitor": ("loss", "correlation", "loss_then_correlation"),
-}
+    "precision": (
+        "auto", "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "32", "64", "16", "bf16",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,21 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"expected {name} to be a whole number of at least {least}; found {value!r}")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"expected validation_fraction between 0 and 1; found {self.validation_fraction!r}")
-        for name in ("learning_rate", "weight_decay", "momentum", "gradient_clip", "loss_tolerance"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
-                raise ValueError(f"expected {name} to be a finite number of at least 0; found {value!r}")
+        for name in ("learning_rate", "weight_decay", "momentum", "gradient_clip", "loss_tolerance", "min_delta"):
+            self._check_number(name, float("inf"))
+        if not self._check_number("validation_fraction", 1.0) > 0:
+            raise ValueError(f"expected validation_fraction above 0; found {self.validation_fraction!r}")
+        if not isinstance(self.refit, bool):
+            raise ValueError(f"expected refit to be true or false; found {self.refit!r}")
+        if self.device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):
+            raise ValueError(f"expected device to be 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'; found {self.device!r}")
+
+    def _check_number(self, name: str, below: float) -> float:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < below:
+            limit = "" if below == float("inf") else f" and below {below:g}"
+            raise ValueError(f"expected {name} to be a finite number of at least 0{limit}; found {value!r}")
+        return float(value)
 
     def updated(self, changes: Mapping[str, Any]) -> TrainConfig:
         """Return a copy with some settings changed; an unknown one is an error that lists the known ones."""

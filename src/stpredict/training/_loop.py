@@ -58,8 +58,12 @@ class _Module(pl.LightningModule):
             self.log("validation_loss", total, batch_size=len(batch), on_epoch=True, on_step=False, prog_bar=True)
         if self.scored:
             prediction = self.network.predict(batch) if prediction is None else prediction
-            small = Batch(batch.section, batch.patient, target=batch.target, kind=batch.kind)
-            self._outputs.append((prediction.mean.float().cpu(), small.to("cpu")))
+            mean, small = prediction.mean, Batch(batch.section, batch.patient, target=batch.target, kind=batch.kind)
+            if batch.labeled is not None and batch.target is not None:  # nothing to be compared with
+                rows = batch.labeled
+                mean = mean[rows]
+                small = Batch(batch.section[rows], batch.patient[rows], target=batch.target[rows], kind=batch.kind)
+            self._outputs.append((mean.float().cpu(), small.to("cpu")))
 
     def _loss(self, batch: Batch, prediction: Prediction | None, number: int) -> Tensor:
         """Loss of a validation batch; what a step draws is the same in every epoch."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from stpredict.training.targets import Target
 
+#: Methods of :func:`stpredict.pp.select_genes` that a panel may name.
+SELECTIONS = frozenset({"moran", "spatial_hvg", "mean"})
+
 
 class ExpressionSlots(TargetSlots):
     """`X` or a layer; predictions are tables in `obsm`."""
@@ -75,7 +78,7 @@ def choose_panel(
     patients outside the training rows is refused: it would let the test choose its own genes.
     """
     panel = request.panel
-    if isinstance(panel, Mapping) or (isinstance(panel, str) and panel in {"moran", "spatial_hvg", "mean"}):
+    if isinstance(panel, Mapping) or (isinstance(panel, str) and panel in SELECTIONS):
         from stpredict.pp._select_genes import select_panel
 
         chosen = dict(panel) if isinstance(panel, Mapping) else {"method": panel}
@@ -116,8 +119,10 @@ def _recorded_panel(
 def panel_strangers(adata: AnnData, panel: Panel, train: np.ndarray, patient_key: str) -> list[str]:
     """Patients outside the training rows (n_obs,) that the column of `var` behind a panel was selected on."""
     key = panel or Key.SELECTED
+    if isinstance(key, Mapping) or (isinstance(key, str) and key in SELECTIONS):
+        key = "filter_genes"  # chosen on the training rows, among the genes that a filter left
     if not isinstance(key, str):
-        return []
+        return []  # chosen by hand
     if key not in adata.var:
         key = "filter_genes"  # every gene that a filter left
     record = read_record(adata, key) or {}
