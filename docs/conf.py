@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sphinx.ext.autosummary.generate import generate_autosummary_docs
 from sphinx.ext.napoleon import NumpyDocstring
 
 import stpredict as stp
@@ -107,8 +108,8 @@ def _models() -> str:
     table = stp.models.list_models()
     return _table(
         {
-            "model": [f"[`{name}`](#{name})" for name in table["model"]],
-            "one example is a": list(table["unit"]),
+            "model": [f"[`{name}`](#{name})" for name in table.index],
+            "a step is made of": list(table["draws"].replace("rows", "observations")),
             "reads": list(table["needs"].replace("", "nothing")),
             "description": list(table["description"]),
             "paper": [_cite(key) for key in table["paper"]],
@@ -122,10 +123,20 @@ def _models() -> str:
 def _hyperparameters(name: str) -> str:
     from dataclasses import fields
 
-    known = fields(stp.models.get_model(name).config)
+    info = stp.models.get_model(name)
+    known = fields(info.config)
     if not known:
         return "It has no hyperparameters.\n"
-    return "Hyperparameters: " + ", ".join(f"`{field.name}={field.default!r}`" for field in known) + ".\n"
+    presets = ", ".join(f"`{preset!r}`" for preset in info.presets)
+    named = ", ".join(f"`{field.name}={field.default!r}`" for field in known)
+    return f"Hyperparameters: {named}. Presets: {presets}.\n"
+
+
+def _networks() -> str:
+    """The classes of the registered networks, as `autosummary` lists them."""
+    names = sorted(stp.models.get_model(name).cls.__name__ for name in stp.models.list_models().index)
+    lines = [".. currentmodule:: stpredict", "", ".. autosummary::", "   :toctree: generated", ""]
+    return "\n".join(["```{eval-rst}", *lines, *(f"   models.{name}" for name in names), "```"]) + "\n"
 
 
 def _dimensions() -> str:
@@ -138,7 +149,8 @@ def write_tables(*_: Any) -> None:
     folder = HERE / "_generated"
     folder.mkdir(exist_ok=True)
     contents = {"encoders.md": _encoders(), "models.md": _models(), "color_texture.md": _dimensions()}
-    contents |= {f"model_{name}.md": _hyperparameters(name) for name in stp.models.list_models()["model"]}
+    contents |= {"networks.md": _networks()}
+    contents |= {f"model_{name}.md": _hyperparameters(name) for name in stp.models.list_models().index}
     for name, text in contents.items():
         path = folder / name
         if not path.is_file() or path.read_text() != text:
@@ -171,7 +183,15 @@ def _returns(self: NumpyDocstring, preprocess_types: bool = False) -> list[tuple
 NumpyDocstring._consume_returns_section = _returns  # type: ignore[method-assign]
 
 
+def write_networks(app: Any) -> None:
+    """Write a page for each network, since `autosummary` looks for names in pages and not in what they include."""
+    generate_autosummary_docs(
+        ["networks.md"], str(HERE / "generated"), ".rst", str(HERE / "_generated"), app=app, overwrite=False
+    )
+
+
 def setup(app: Any) -> None:
     """Write the tables and copy the tutorials before the pages are read."""
     app.connect("builder-inited", write_tables)
+    app.connect("builder-inited", write_networks)
     app.connect("builder-inited", copy_tutorials)

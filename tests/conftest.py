@@ -13,7 +13,6 @@ import pytest
 
 import stpredict as stp
 
-
 #: Files that take longest: they begin first, so that no worker is left alone with one at the end.
 _LONG = ("test_honesty_slides.py", "test_honesty_grids.py", "test_docs_code.py", "contracts/test_models.py")
 

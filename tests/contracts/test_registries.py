@@ -111,7 +111,9 @@ def test_a_new_name_is_entered_and_is_taken_from_then_on(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["model", "encoder"])
 def test_an_unknown_name_lists_the_known_ones(kind: str) -> None:
-    with pytest.raises(KeyError, match=rf"expected a registered {kind} \(.*{listed(kind)[0]}.*found 'nothing'; see stp\."):
+    with pytest.raises(
+        KeyError, match=rf"expected a registered {kind} \(.*{listed(kind)[0]}.*found 'nothing'; see stp\."
+    ):
         stp.models.get_model("nothing") if kind == "model" else stp.encoders.get_encoder("nothing")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,12 +40,17 @@ def environment(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     import matplotlib.pyplot as plt
 
     import stpredict as stp
-    from stpredict.encoders import _registry as encoders
-    from stpredict.models.base import _registry as models
+    from stpredict.encoders._registry import ENCODERS
+    from stpredict.models.base._registry import MODELS
 
-    encoders.list_encoders()  # fills the registry, which is then copied
-    monkeypatch.setattr(encoders, "_entries", dict(encoders._entries))
-    monkeypatch.setattr(models, "_MODELS", dict(models._MODELS))
+    with warnings.catch_warnings():  # of what the packages for slides warn about when they are first imported
+        warnings.simplefilter("ignore")
+        if find_spec("wsidata"):
+            import wsidata  # noqa: F401
+
+    for registry in (ENCODERS, MODELS):
+        list(registry)  # fills it; then it is copied
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.chdir(tmp_path)
     for name, value in {"cache_dir": cache_dir, "progress": False, "device": "auto"}.items():
         monkeypatch.setattr(stp.settings, name, value)

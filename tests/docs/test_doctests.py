@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 import stpredict
 
+DOCS = Path(__file__).parents[2] / "docs"
 MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(stpredict.__path__, "stpredict.")
@@ -27,12 +29,12 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A temporary folder and cache, no windows, no progress bars, registries as before."""
     import matplotlib.pyplot as plt
 
-    from stpredict.encoders import _registry as encoders
-    from stpredict.models.base import _registry as models
+    from stpredict.encoders._registry import ENCODERS
+    from stpredict.models.base._registry import MODELS
 
-    encoders.list_encoders()  # fills the registry, which is then copied
-    monkeypatch.setattr(encoders, "_entries", dict(encoders._entries))
-    monkeypatch.setattr(models, "_MODELS", dict(models._MODELS))
+    for registry in (ENCODERS, MODELS):
+        list(registry)  # fills it; then it is copied
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stpredict.settings, "cache_dir", tmp_path / "cache")
     monkeypatch.setattr(stpredict.settings, "progress", False)
@@ -82,10 +84,26 @@ def test_skipped_examples_need_files(namespace: str) -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    page = (DOCS / "api.md").read_text()
     listed = {line.strip() for line in page.splitlines()}
-    public = {
-        f"{space}.{name}" for space in NAMESPACES for name in importlib.import_module(f"stpredict.{space}").__all__
-    }
+    spaces = [*NAMESPACES, "training.targets"]
+    public = {f"{space}.{name}" for space in spaces for name in importlib.import_module(f"stpredict.{space}").__all__}
     assert not public - listed
-    assert not {line for line in listed if line.split(".")[0] in NAMESPACES and line.count(".") == 1} - public
+    assert not {line for line in listed if re.fullmatch(r"[a-z]+(\.\w+)+", line)} - public
+
+
+def test_every_network_is_in_the_reference_and_among_the_methods() -> None:
+    """The reference is written from the registry, so that a new network touches its section of the methods only."""
+    pytest.importorskip("sphinx")
+    spec = importlib.util.spec_from_file_location("conf", DOCS / "conf.py")
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    listed = conf._networks()
+    methods = (DOCS / "methods.md").read_text()
+    models = stpredict.models
+    for name in models.list_models().index:
+        assert f"   models.{models.get_model(name).cls.__name__}\n" in listed
+        assert f"({name})=\n## `{name}`\n" in methods, f"no section of docs/methods.md describes {name}"
+        assert f"{{include}} _generated/model_{name}.md" in methods
+    assert listed.count("models.") == len(models.list_models())
+    assert "{include} _generated/networks.md" in (DOCS / "api.md").read_text()

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from stpredict import pl
+from stpredict.training import TrainingFacts
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_curves_and_best_epoch(epochs):
 
 
 def test_model_says_which_epoch_it_kept(epochs):
-    model = SimpleNamespace(history=epochs, training={"n_epochs": 2})
+    model = SimpleNamespace(history=epochs, training=TrainingFacts(n_epochs=2))
     assert "kept: epoch 2" in lines(pl.history(model))
 
 
@@ -67,7 +68,7 @@ def test_draws_into_axes(epochs):
 
 def test_errors(epochs):
     with pytest.raises(ValueError, match="closed-form"):
-        pl.history(SimpleNamespace(history=pd.DataFrame(), training={}))
+        pl.history(SimpleNamespace(history=pd.DataFrame(), training=TrainingFacts()))
     with pytest.raises(KeyError, match="train_loss"):
         pl.history(epochs[["epoch", "phase"]])
     with pytest.raises(ValueError, match="metric"):

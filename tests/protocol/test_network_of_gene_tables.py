@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import stpredict as stp
 from stpredict.metrics import pearson
 from stpredict.models import Batch, Panel, Prediction, Predictor, Shape
-from stpredict.models.nn._standardize import Standardize
+from stpredict.models.nn import Standardize
 
 NAME = "table_reader"
 

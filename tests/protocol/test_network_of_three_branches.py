@@ -14,8 +14,7 @@ from torch import nn
 
 import stpredict as stp
 from stpredict.models import Batch, Prediction, Predictor, Shape
-from stpredict.models.nn._heads import RegressionHead
-from stpredict.models.nn._standardize import Standardize
+from stpredict.models.nn import RegressionHead, Standardize
 
 NAME = "branches"
 N_NEIGHBORS = 25

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 import stpredict as stp
 from stpredict.models import Batch, Prediction, Predictor, Shape, Stage
-from stpredict.models.nn._heads import RegressionHead
-from stpredict.models.nn._standardize import Standardize
+from stpredict.models.nn import RegressionHead, Standardize
 
 NAME = "aligner"
 SEEN: list[tuple[str, int, int]] = []

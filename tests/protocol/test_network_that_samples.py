@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import stpredict as stp
 from stpredict.models import Batch, Prediction, Predictor, Shape, Stage
-from stpredict.models.nn._standardize import Standardize
+from stpredict.models.nn import Standardize
 
 NAME = "denoiser"
 

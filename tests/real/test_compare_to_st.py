@@ -39,8 +39,8 @@ def model(spots: ad.AnnData):
     small = {"depth": 1, "heads": 4, "d_head": 16}
     most = regions.var_names[np.argsort(-regions.X.sum(axis=0))[:N_GENES]]
     return stp.tl.fit(
-        bags, "sequoia", panel=list(most), hyperparameters=small, training={"max_epochs": 40, "patience": 0},
-        baselines=(),
+        bags, "sequoia", target=list(most), hyperparameters=small, training={"max_epochs": 40, "patience": 0},
+        baselines=False,
     )  # fmt: skip
 
 

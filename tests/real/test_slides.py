@@ -30,7 +30,7 @@ def model_of(tiles: ad.AnnData) -> FittedModel:
     bags = stp.pp.bag(parts, expression=expression, patient={name: name for name in names}, n_tokens=6)
     stp.pp.normalize(bags, unit="fpkm-uq")
     small = {"depth": 1, "heads": 2, "d_head": 8}
-    return stp.tl.fit(bags, "sequoia", hyperparameters=small, training={"max_epochs": 3}, baselines=())
+    return stp.tl.fit(bags, "sequoia", hyperparameters=small, training={"max_epochs": 3}, baselines=False)
 
 
 # The kidney is a picture at low resolution with one small piece of tissue.

@@ -47,7 +47,8 @@ def in_tissue(adata: AnnData) -> np.ndarray:
     """Observations on tissue (n_obs,): all of them where no column says otherwise."""
     if Key.IN_TISSUE not in adata.obs:
         return np.ones(adata.n_obs, dtype=bool)
-    return adata.obs[Key.IN_TISSUE].to_numpy().astype(bool)
+    # A gap says nothing, as a missing column does.
+    return adata.obs[Key.IN_TISSUE].astype("boolean").fillna(True).to_numpy(dtype=bool)
 
 
 def measured_rows(adata: AnnData, values: Any) -> np.ndarray:

@@ -165,10 +165,13 @@ class FittedModel:
         widths = config["widths"]
         # Tables of genes are among the weights; here they only have to have their size.
         tables = {n: np.zeros((len(panel), w), np.float32) for n, w in widths.items() if INPUTS[n].axis == "gene"}
-        network = build(
-            config["model"], len(panel), widths,
-            genes=Panel(tuple(panel), tables), hyperparameters=config["hyperparameters"], seed=0,
-        )  # fmt: skip
+        try:
+            network = build(
+                config["model"], len(panel), widths,
+                genes=Panel(tuple(panel), tables), hyperparameters=config["hyperparameters"], seed=0,
+            )  # fmt: skip
+        except TypeError as error:
+            raise ValueError(f"expected a configuration that fits the network in {path}; {error}") from error
         state = read_weights(path / "weights.safetensors")
         network.make_room(state)
         wanted = network.state_dict()

@@ -10,17 +10,14 @@ import torch
 
 import stpredict as stp
 from stpredict.tl.outcomes._cohort import stratified_folds
+from stpredict.tl.outcomes._fit_outcome import BASELINES
 
 pytest.importorskip("lifelines")
 
 QUICK = {
-    "n_folds": 3,
-    "n_inner": 2,
+    "n_folds": (3, 2),
     "hyperparameters": {"depths": (1, 1), "dims": (6, 8), "drop_path": 0.1},
     "training": {"max_epochs": 20, "learning_rate": 0.03, "patience": 6},
-    "n_boot": 100,
-    "device": "cpu",
-    "progress": False,
 }
 
 
@@ -57,19 +54,19 @@ def scores(result, *columns) -> pd.DataFrame:
     return result.scores.set_index("model")[list(columns)]
 
 
-@pytest.mark.parametrize("outcome", ["survival", "response"])
-def test_noise_is_noise(outcome) -> None:
-    columns = ["c_index", "c_index_folds"] if outcome == "survival" else ["auroc", "auroc_folds", "balanced_accuracy"]
+@pytest.mark.parametrize("target", [None, "response"], ids=["survival", "response"])
+def test_noise_is_noise(target) -> None:
+    columns = ["c_index", "c_index_folds"] if target is None else ["auroc", "auroc_folds", "balanced_accuracy"]
     # Small test sides and many epochs: choosing the epoch by a test side would give about 0.68 within folds.
     quick = QUICK | {
-        "n_folds": 8,
+        "n_folds": (8, 2),
         "hyperparameters": {"depths": (1,), "dims": (6,), "drop_path": 0.0},
         "training": {"max_epochs": 16, "learning_rate": 0.05, "patience": 16},
     }
     found = []
     for seed in range(3):
         slides, maps = make(100 + seed, n=72)
-        result = stp.tl.fit_outcome(slides, outcome, maps=maps, clinical="age", seed=seed, **quick)
+        result = stp.tl.fit_outcome(slides, target, maps=maps, clinical="age", seed=seed, **quick)
         found.append(scores(result, *columns))
     mean = sum(found) / 3
     assert ((mean - 0.5).abs() < 0.12).all(axis=None), mean
@@ -112,7 +109,7 @@ def test_survival_writes_what_the_tools_read(survival) -> None:
     assert (chosen - final).abs().max() == 0
     # That on all patients takes the median over all of them, and held out nobody.
     last = result.history.query("fold < 0")
-    assert len(last) == result.model.training["n_epochs"]
+    assert len(last) == result.model.training.n_epochs
     assert len(last) == int(best.apply(lambda v: v.to_numpy().argmax() + 1).median())
     assert last["validation_loss"].isna().all()
 
@@ -132,7 +129,7 @@ def test_test_side_is_read_only_to_be_predicted(survival) -> None:
 def test_slides_of_the_test_side_do_not_scale_each_other() -> None:
     """Another map and age of one slide leave the predictions of the others on its test side as they were."""
     slides, maps = make(1, n=24, maps=1.5)
-    fast = QUICK | {"n_folds": 2, "training": {"max_epochs": 2}}
+    fast = QUICK | {"n_folds": (2, 2), "training": {"max_epochs": 2}}
     wanted = stp.tl.fit_outcome(slides, maps=maps, clinical="age", **fast)
     row = int(np.flatnonzero(slides.obs["risk_fold"] == 0)[0])
     others = (slides.obs["risk_fold"] == 0).to_numpy() & (np.arange(24) != row)
@@ -185,7 +182,7 @@ def test_epochs_are_chosen_on_patients_who_are_not_trained_on(monkeypatch) -> No
 
     monkeypatch.setattr(_loop, "run_epochs", watched)
     slides, maps = make(0, n=24)
-    stp.tl.fit_outcome(slides, maps=maps, **QUICK | {"n_folds": 2, "training": {"max_epochs": 1}})
+    stp.tl.fit_outcome(slides, maps=maps, **QUICK | {"n_folds": (2, 2), "training": {"max_epochs": 1}})
     *folds, (everybody, nobody) = calls
     assert (everybody, nobody) == (set(range(24)), None)
     assert len(folds) == 6
@@ -197,11 +194,13 @@ def test_epochs_are_chosen_on_patients_who_are_not_trained_on(monkeypatch) -> No
         assert inner[0][1] == inner[1][0]
 
 
-@pytest.mark.parametrize("outcome", ["survival", "response"])
-def test_clinical_signal_is_found_without_maps(outcome) -> None:
+@pytest.mark.parametrize(
+    ("target", "column"),
+    [(stp.targets.FollowUp("time", "event"), "c_index"), (stp.targets.Classes("response"), "auroc")],
+)
+def test_clinical_signal_is_found_without_maps(target, column) -> None:
     slides, maps = make(2, clinical=1.5)
-    result = stp.tl.fit_outcome(slides, outcome, maps=maps, clinical=["age", "sex"], **QUICK)
-    column = "c_index" if outcome == "survival" else "auroc"
+    result = stp.tl.fit_outcome(slides, target, maps=maps, clinical=["age", "sex"], **QUICK)
     table = scores(result, column)[column]
     assert table["clinical"] > 0.7
     assert table["clinical"] > table["mean map"] + 0.1
@@ -238,10 +237,10 @@ def spots(slides: ad.AnnData, maps: dict[str, np.ndarray]) -> ad.AnnData:
 
 def test_observations_equal_arrays() -> None:
     slides, maps = make(3, n=24, maps=1.0)
-    fast = QUICK | {"n_folds": 2, "training": {"max_epochs": 3}}
+    fast = QUICK | {"n_folds": (2, 2), "training": {"max_epochs": 3}}
     wanted = stp.tl.fit_outcome(slides, maps=maps, **fast)
     cells = spots(slides, maps)
-    found = stp.tl.fit_outcome(slides, maps=cells, features="X_toy", **fast)
+    found = stp.tl.fit_outcome(slides, maps=cells, baselines=[*BASELINES, "X_toy"], **fast)
     assert found.predictions.columns.tolist() == [*wanted.predictions, "image features"]
     pd.testing.assert_frame_equal(found.predictions[list(wanted.predictions)], wanted.predictions, rtol=1e-3, atol=1e-4)
     apart = {name: cells[cells.obs["sample"] == name].copy() for name in slides.obs_names}
@@ -293,7 +292,7 @@ def test_covariates_that_give_the_outcome_away(name) -> None:
 def test_allowed_leaks_are_marked() -> None:
     slides, maps = make(0, n=24)
     slides.obs["status"] = slides.obs["event"].map({True: "dead", False: "alive"})
-    fast = QUICK | {"n_folds": 2, "training": {"max_epochs": 2}}
+    fast = QUICK | {"n_folds": (2, 2), "training": {"max_epochs": 2}}
     result = stp.tl.fit_outcome(slides, maps=maps, clinical="status", allow_leakage=True, **fast)
     assert result.scores["leaky"].all()
     assert slides.obs["risk_leaky"].all()
@@ -302,20 +301,24 @@ def test_allowed_leaks_are_marked() -> None:
 def test_errors() -> None:
     slides, maps = make(0)
 
-    def fails(error, match, outcome="survival", **changes):
+    def fails(error, match, target=None, **changes):
         with pytest.raises(error, match=match):
-            stp.tl.fit_outcome(slides, outcome, **{"maps": maps, **QUICK, **changes})
+            stp.tl.fit_outcome(slides, target, **{"maps": maps, **QUICK, **changes})
 
     for key in ("time", "event"):
         fails(ValueError, f"known before the outcome; found {key}", clinical=key)
     fails(ValueError, "found response of the outcome", "response", clinical=["response"])
-    fails(ValueError, "one of 'survival', 'response'", "cure")
+    fails(KeyError, r"obs\['cure'\]", "cure")
+    fails(KeyError, r"obs\['days'\]", stp.targets.FollowUp("days", "event"))
+    fails(TypeError, "stp.targets.FollowUp, stp.targets.Classes or a column", stp.targets.Expression())
+    fails(ValueError, "baselines among majority, .*found ridge", baselines=["ridge"])
+    fails(ValueError, "preset of model 'convnext'", hyperparameters="large")
     fails(KeyError, r"obs\['stage'\]", clinical="stage")
     fails(TypeError, "depths, dims, drop_path, augment; found mask", hyperparameters={"mask": True})
     fails(ValueError, "as many depths as dims", hyperparameters={"dims": (3,)})
     fails(TypeError, "training settings among", training={"epochs": 3})
-    fails(ValueError, "n_inner=1", n_inner=1)
-    fails(ValueError, "n_folds=61", n_folds=61)
+    fails(ValueError, "n_inner=1", n_folds=(3, 1))
+    fails(ValueError, "n_folds=61", n_folds=(61, 2))
     fails(KeyError, "found none of 's0'", maps={})
     fails(TypeError, "as the map of 's0'; found str", maps=dict.fromkeys(maps, "x"))
     fails(ValueError, "others on that of 's1'", maps=maps | {"s1": np.ones((2, 8, 7))})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -11,14 +12,15 @@ import pytest
 import torch
 
 import stpredict as stp
+from stpredict.tl.outcomes._fit_outcome import BASELINES
 from stpredict.tl.outcomes._result import OutcomeResult
+from stpredict.training.targets import ClassTarget
 
 pytest.importorskip("lifelines")
 
 QUICK = {
-    "n_folds": 2, "n_inner": 2, "hyperparameters": {"depths": (1,), "dims": (6,), "drop_path": 0.1},
-    "training": {"max_epochs": 12, "learning_rate": 0.03, "patience": 6}, "n_boot": 20, "device": "cpu",
-    "progress": False,
+    "n_folds": (2, 2), "hyperparameters": {"depths": (1,), "dims": (6,), "drop_path": 0.1},
+    "training": {"max_epochs": 12, "learning_rate": 0.03, "patience": 6},
 }  # fmt: skip
 CLINICAL = ["age", "stage"]
 
@@ -60,14 +62,15 @@ def make(seed: int, n: int, prefix: str, shape=(8, 7)) -> tuple[ad.AnnData, dict
     return ad.AnnData(obs=obs), maps
 
 
-def fit(outcome: str):
+def fit(target):
     slides, maps = make(0, 48, "a")
-    return slides, maps, stp.tl.fit_outcome(slides, outcome, maps=maps, clinical=CLINICAL, features="X_toy", **QUICK)
+    options = QUICK | {"clinical": CLINICAL, "baselines": [*BASELINES, "X_toy"]}
+    return slides, maps, stp.tl.fit_outcome(slides, target, maps=maps, **options)
 
 
 @pytest.fixture(scope="module")
 def survival():
-    return fit("survival")
+    return fit(stp.targets.FollowUp("time", "event"))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def test_survival_of_another_cohort(survival, others) -> None:
     assert slides.obs.loc[high, "risk"].min() > slides.obs.loc[~high, "risk"].max()
     assert 0.3 < high.mean() < 0.7
     record = slides.uns["stpredict"]["risk"]
-    assert record["outcome"] == "survival"
+    assert record["target"] == {"kind": "follow_up", "time": "time", "event": "event"}
     assert len(record["training_patients"]) == 48
 
 
@@ -104,7 +107,10 @@ def test_response_of_another_cohort(response, others) -> None:
     copy = stp.tl.predict_outcome(slides, result, maps=maps, copy=True)
     assert "response_probability" not in slides.obs
     # "no" is the second category, and has the lower first gene.
-    assert copy.uns["stpredict"]["response_probability"]["classes"].tolist() == ["yes", "no"] == result.model.classes
+    record = copy.uns["stpredict"]["response_probability"]["target"]
+    assert (record["kind"], record["key"], record["classes"].tolist()) == ("classes", "response", ["yes", "no"])
+    assert result.model.target == ClassTarget("response", ("yes", "no"))
+    assert result.model.panel == ["no"]
     probability = copy.obs["response_probability"]
     assert (
         probability[slides.obs["response"] == "no"].mean() > probability[slides.obs["response"] == "yes"].mean() + 0.3
@@ -125,8 +131,8 @@ def test_network_on_all_patients(response) -> None:
     assert config.class_weights == pytest.approx((24 / n["yes"], 24 / n["no"]))
     assert config.lattice == "hex"
     assert not result.model.network.training
-    assert result.model.training["n_epochs"] == len(result.history.query("fold < 0"))
-    assert result.model.training["patients"] == sorted(slides.obs["patient"])
+    assert result.model.training.n_epochs == len(result.history.query("fold < 0"))
+    assert result.model.training.patients == sorted(slides.obs["patient"])
 
 
 def test_risk_is_relative_to_the_training_slides(survival) -> None:
@@ -148,14 +154,14 @@ def test_saved_and_read(survival, response, others, tmp_path) -> None:
         path = result.save(tmp_path / "model")  # the second replaces the first
         files = {file.name for file in path.iterdir()}
         assert files == {
-            "config.json", "weights.safetensors", "baselines.safetensors", "scores.csv", "predictions.csv", "history.csv"
+            "config.json", "panel.tsv", "weights.safetensors", "scores.csv", "predictions.csv", "history.csv"
         }  # fmt: skip
         found = OutcomeResult.load(path)
         for name in ("scores", "predictions", "history"):
             pd.testing.assert_frame_equal(
                 getattr(found, name), getattr(result, name), check_names=False, rtol=0, atol=0
             )
-        for name in ("outcome", "keys", "classes", "maps", "clinical", "training"):
+        for name in ("model", "target", "panel", "features", "training"):
             assert getattr(found.model, name) == getattr(result.model, name)
         assert found.model.network.config == result.model.network.config
         assert repr(found.model) == repr(result.model)
@@ -173,7 +179,7 @@ def test_failed_saving_leaves_the_earlier_result(survival, response, tmp_path, m
     with pytest.raises(ZeroDivisionError):
         response[2].save(path)
     monkeypatch.undo()
-    assert OutcomeResult.load(path).model.outcome == "survival"
+    assert OutcomeResult.load(path).model.target.kind == "follow_up"
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
@@ -196,18 +202,29 @@ def test_damaged_results(survival, tmp_path) -> None:
         return lambda before: json.dumps(json.loads(before) | entries).encode()
 
     fails(ValueError, "damaged one", "config.json", lambda b: b[:50])
-    fails(ValueError, "another model", "config.json", changed(kind="expression"))
-    fails(ValueError, "format 1 .*found 2", "config.json", changed(format=2))
-    fails(ValueError, "tensors that do not fit", "config.json", changed(n_channels=4))
-    fails(ValueError, "hyperparameters of ConvNeXt", "config.json", changed(hyperparameters={"width": 3}))
-    for name in ("maps", "training", "n_channels"):
+    config = json.loads((path / "config.json").read_text())
+
+    def extra(**entries):
+        facts = config["training"]
+        kept = {name: entries.get(name, value) for name, value in facts["extra"].items()}
+        return changed(training=facts | {"extra": {name: value for name, value in kept.items() if value is not None}})
+
+    fails(ValueError, "target of kind .*found 'other'", "config.json", changed(target={"kind": "other"}))
+    fails(ValueError, "complete record of a target", "config.json", changed(target={"kind": "follow_up"}))
+    fails(ValueError, "format 2 .*found 3", "config.json", changed(format=3))
+    fails(ValueError, "tensors that do not fit", "config.json", changed(widths=config["widths"] | {"tokens": 4}))
+    for name in ("target", "training", "widths", "hyperparameters"):
         fails(
             ValueError, f"one without {name}", "config.json",
             lambda b, name=name: json.dumps({k: v for k, v in json.loads(b).items() if k != name}).encode(),
         )  # fmt: skip
+    # A model of another kind, or one that lost what belongs to outcomes.
+    fails(ValueError, "a model without clinical, leaky_covariates, linear, maps", "config.json", changed(training={}))
+    for name in ("maps", "clinical", "linear"):
+        fails(ValueError, f"a model without {name}", "config.json", extra(**{name: None}))
     fails(ValueError, "complete weight file", "weights.safetensors", lambda b: b[:-40])
-    fails(ValueError, "damaged ones", "baselines.safetensors", lambda b: b[:-8])
     fails(ValueError, "damaged ones", "scores.csv", lambda b: b"")
+    fails(ValueError, "hyperparameters of model 'convnext'", "config.json", changed(hyperparameters={"width": 3}))
     OutcomeResult.load(path)
     (path / "scores.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"found no scores\.csv"):
@@ -270,7 +287,7 @@ def test_arrays(others) -> None:
     slides, _ = make(0, 24, "a")
     arrays = {name: rng.normal(size=(2, 6, 6)) for name in slides.obs_names}
     result = stp.tl.fit_outcome(slides, "response", maps=arrays, baselines=False, **QUICK)
-    assert result.model.baselines == {}
+    assert result.model.training.extra["linear"] == {}
     new, maps = others
     stp.tl.predict_outcome(new, result, maps=dict.fromkeys(new.obs_names, np.ones((2, 6, 6))))
     assert new.obs["response_probability"].nunique() == 1
@@ -333,6 +350,8 @@ def test_errors_name_both_sides(survival, others) -> None:
     fails(ValueError, "'predicted'.*found model 'ridge' where the model has model 'hist'", maps=altered(ridge))
     fails(ValueError, "'X_toy'.*found encoder 'other' where the model has encoder 'toy'", maps=altered(encoder))
     fails(TypeError, "found int", model=3)
+    other = replace(result.model, training=replace(result.model.training, extra={}))
+    fails(ValueError, "models of stp.tl.fit are used by stp.tl.predict", model=other)
     fails(FileNotFoundError, "found no config", model="nowhere")
     pd.testing.assert_frame_equal(slides.obs, before.obs)
     # What nobody wrote down is not held against the maps.

@@ -137,6 +137,11 @@ def predict_outcome(
     scores = {"model": found.mean[:, 0].astype(np.float64)}
     inputs = baseline_inputs(dense, covariates)
     for name in (name for name in inputs if name in linear):
+        if linear[name].shape != (inputs[name].shape[1] + 1,):
+            raise ValueError(
+                f"expected {inputs[name].shape[1]} coefficients and an intercept of baseline {name!r} in the model; found "
+                f"{linear[name].size} numbers; save it again with OutcomeResult.save"
+            )
         coefficients, intercept = linear[name][:-1], linear[name][-1]
         scores[name] = inputs[name] @ coefficients + intercept
 
