@@ -131,7 +131,7 @@ BAD = {
     "not_normalized": (lambda a: a.uns["stpredict"].pop("normalize"), {}, KeyError, r"stp.pp.normalize"),
     "layer": (None, {"layer": "smooth"}, KeyError, r"layers\['smooth'\]"),
     "patient": (lambda a: a.obs.drop(columns="patient", inplace=True), {}, KeyError, r"obs\['patient'\]"),
-    "no_measurement": (lambda a: a.obs.__setitem__("measured", False), {}, KeyError, r"at least one predicted section"),
+    "no_measurement": (lambda a: setattr(a, "obs", a.obs.assign(measured=False)), {}, KeyError, r"at least one predicted section"),
     "no_expression": (lambda a: setattr(a, "X", None), {}, ValueError, r"found none; run stp.pp.normalize"),
 }  # fmt: skip
 
