@@ -16,6 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(STAMP)
 	$(BIN)/python -m stpredict demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
+# One thread for each of the two workers: more of them would wait for each other.
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

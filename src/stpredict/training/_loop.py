@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 
 from stpredict.models import Batch, Prediction, Predictor, Stage
 from stpredict.training._config import TrainConfig
@@ -35,8 +37,12 @@ class _Module(pl.LightningModule):
         self.seed = seed
         self.scored = set(network.monitors) != {"loss"}  # otherwise there is no prediction before the end
         self.rows: list[dict[str, float]] = []
+        #: Scores of the last validation. Lightning's own logging of them takes longer than a step of a small network.
+        self.scores: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._n = 0
+        self._loss: Tensor | None = None
+        self._n_validated = 0
         self._outputs: list[tuple[Tensor, Batch]] = []
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -54,8 +60,9 @@ class _Module(pl.LightningModule):
         plain = type(self.network).step is Predictor.step
         prediction = self.network(batch) if plain else None
         if not whole:
-            total = self._loss(batch, prediction, batch_idx)
-            self.log("validation_loss", total, batch_size=len(batch), on_epoch=True, on_step=False, prog_bar=True)
+            total = self._validation_loss(batch, prediction, batch_idx).float() * len(batch)
+            self._loss = total if self._loss is None else self._loss + total
+            self._n_validated += len(batch)
         if self.scored:
             prediction = self.network.predict(batch) if prediction is None else prediction
             mean, small = prediction.mean, Batch(batch.section, batch.patient, target=batch.target, kind=batch.kind)
@@ -65,7 +72,7 @@ class _Module(pl.LightningModule):
                 small = Batch(batch.section[rows], batch.patient[rows], target=batch.target[rows], kind=batch.kind)
             self._outputs.append((mean.float().cpu(), small.to("cpu")))
 
-    def _loss(self, batch: Batch, prediction: Prediction | None, number: int) -> Tensor:
+    def _validation_loss(self, batch: Batch, prediction: Prediction | None, number: int) -> Tensor:
         """Loss of a validation batch; what a step draws is the same in every epoch."""
         if prediction is not None:
             return self.network.loss(prediction, batch)["total"]
@@ -74,6 +81,10 @@ class _Module(pl.LightningModule):
             return self.network.step(batch, self.stage)["total"]
 
     def on_validation_epoch_end(self) -> None:
+        self.scores = {}
+        if self._loss is not None:
+            self.scores["validation_loss"] = float(self._loss / self._n_validated)
+        self._loss, self._n_validated = None, 0
         if not self._outputs:
             return
         mean = torch.cat([output for output, _ in self._outputs])
@@ -83,15 +94,17 @@ class _Module(pl.LightningModule):
         target = torch.cat([batch.target for batch in batches if batch.target is not None])
         section = torch.cat([batch.section for batch in batches])
         if kind is not None and kind.whole:
-            self.log("validation_loss", kind.loss(Prediction(mean), target, torch.ones(1)), prog_bar=True)
+            self.scores["validation_loss"] = float(kind.loss(Prediction(mean), target, torch.ones(1)))
         score = mean_correlation if kind is None else kind.validate
-        value = score(mean.numpy(), target.numpy(), section.numpy())
-        self.log(f"validation_{score_of(kind)}", value, prog_bar=True)
+        # In single precision, as the loss is: what is kept does not depend on digits that a history file drops.
+        self.scores[f"validation_{score_of(kind)}"] = float(
+            np.float32(score(mean.numpy(), target.numpy(), section.numpy()))
+        )
 
     def on_train_epoch_end(self) -> None:
         row = {f"train_{'loss' if k == 'total' else k}": v / max(self._n, 1) for k, v in self._sums.items()}
         row["epoch"] = self.current_epoch
-        row |= {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("validation")}
+        row |= self.scores
         self.rows.append(row)
         self._sums, self._n = {}, 0
 
@@ -128,46 +141,60 @@ class _EpochSeed(pl.Callback):
 
 
 class _Keeper(pl.Callback):
-    """Keep the weights of the epoch that the validation chooses, in memory, and stop where the rule says so.
+    """Keep the weights of the epoch that the validation chooses, in memory, and stop when there will be no better one.
 
-    The rule is one score that has to get better, or :class:`TwoPhaseRule`. What is kept is part of a checkpoint, so that
-    a resumed run has it.
+    One score that has to get better by at least `min_delta` within `patience` epochs, or :class:`TwoPhaseRule`. What is
+    kept is part of a checkpoint, so that a resumed run has it.
     """
 
-    def __init__(self, monitor: str, mode: Literal["min", "max"], rule: TwoPhaseRule | None, correlation: str) -> None:
-        self.monitor, self.sign, self.rule, self.correlation = (
-            monitor,
-            1.0 if mode == "max" else -1.0,
-            rule,
-            correlation,
-        )
-        self.best = -float("inf")
-        self.epoch = -1
-        self.weights: dict[str, Tensor] = {}
+    def __init__(self, config: TrainConfig, score: str) -> None:
+        self.score = f"validation_{score}"
+        self.rule = None
+        if config.monitor == "loss_then_correlation":
+            self.rule = TwoPhaseRule(config.patience, config.loss_tolerance)
+        self.monitor = self.score if config.monitor == "correlation" else "validation_loss"
+        self.sign = 1.0 if self.monitor == self.score else -1.0
+        self.patience, self.min_delta = config.patience, config.min_delta
+        self.kept: dict[str, Any] = {
+            "best": -float("inf"), "reached": -float("inf"), "waited": 0, "epoch": -1, "weights": {},
+        }  # fmt: skip
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        scores = trainer.callback_metrics  # the validation of an epoch comes before this
+        scores = pl_module.scores  # the validation of an epoch comes before this
         if self.rule is not None:
-            keep, stop = self.rule.update(float(scores["validation_loss"]), float(scores[self.correlation]))
-            trainer.should_stop = trainer.should_stop or stop
+            keep, stop = self.rule.update(scores["validation_loss"], scores[self.score])
         else:
-            value = self.sign * float(scores[self.monitor])
-            value = value if value == value else -float("inf")
-            keep = value > self.best or self.epoch < 0
-            self.best = max(self.best, value)
+            keep, stop = self._update(self.sign * scores[self.monitor])
+        trainer.should_stop = trainer.should_stop or stop
         if keep:
-            self.epoch = trainer.current_epoch
             state = pl_module.network.state_dict()
-            self.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+            self.kept["epoch"] = trainer.current_epoch
+            self.kept["weights"] = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+    def _update(self, value: float) -> tuple[bool, bool]:
+        """Whether to keep the weights of an epoch with this score, the higher the better, and whether to stop."""
+        kept, finite = self.kept, math.isfinite(value)
+        keep = value > kept["best"] or kept["epoch"] < 0
+        kept["best"] = max(kept["best"], value) if finite else kept["best"]
+        better = value - self.min_delta > kept["reached"]
+        kept["waited"] = 0 if better else kept["waited"] + 1
+        kept["reached"] = value if better else kept["reached"]
+        return keep, not finite or kept["waited"] >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {"best": self.best, "epoch": self.epoch, "weights": self.weights}
-        return kept | ({} if self.rule is None else {"rule": asdict(self.rule)})
+        return self.kept | ({} if self.rule is None else {"rule": asdict(self.rule)})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.epoch, self.weights = (state_dict[name] for name in ("best", "epoch", "weights"))
+        self.kept = {name: state_dict[name] for name in self.kept}
         if self.rule is not None:
             self.rule = TwoPhaseRule(**state_dict["rule"])
+
+
+class _Progress(TQDMProgressBar):
+    """Epochs and steps, with the scores of the last validation."""
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        return {name: f"{value:.3f}" for name, value in pl_module.scores.items()}
 
 
 class _LastCheckpoint(Checkpoint):
@@ -229,17 +256,9 @@ def run_epochs(
     module = _Module(network, config, stage, seed)
     callbacks: list[pl.Callback] = [_EpochSeed(seed, loader)]
     watch = validation is not None and config.patience > 0
-    correlation = f"validation_{score_of(train.kind)}"
-    two_phases = config.monitor == "loss_then_correlation"
-    monitor = correlation if config.monitor == "correlation" else "validation_loss"
-    mode: Literal["min", "max"] = "max" if monitor == correlation else "min"
-    keeper = None
-    if watch:
-        rule = TwoPhaseRule(config.patience, config.loss_tolerance) if two_phases else None
-        keeper = _Keeper(monitor, mode, rule, correlation)
+    keeper = _Keeper(config, score_of(train.kind)) if watch else None
+    if keeper is not None:
         callbacks.append(keeper)
-        if not two_phases:
-            callbacks.append(EarlyStopping(monitor, min_delta=config.min_delta, patience=config.patience, mode=mode))
     last, max_epochs, start = directory / "last.ckpt", config.max_epochs, None
     if resume:  # nobody reads it otherwise, and writing it takes longer than an epoch of few slides
         callbacks.append(_LastCheckpoint(last))
@@ -248,7 +267,7 @@ def run_epochs(
             if state["stopped"]:  # it has come to its end: no further epoch
                 max_epochs = len(state["history"])
     if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
+        callbacks.append(_Progress(refresh_rate=10))
     accelerated = device.type != "cpu"
     precision: Any = config.precision
     if precision == "auto":
@@ -273,9 +292,9 @@ def run_epochs(
             trainer.fit(module, loader, valid, ckpt_path=start, weights_only=True)
     history = pd.DataFrame(module.rows)
     n_epochs = len(history)
-    if keeper is not None and keeper.epoch >= 0:
-        network.load_state_dict(keeper.weights)
-        n_epochs = keeper.epoch + 1
+    if keeper is not None and keeper.kept["epoch"] >= 0:
+        network.load_state_dict(keeper.kept["weights"])
+        n_epochs = keeper.kept["epoch"] + 1
     network.to("cpu")
     return history, n_epochs
 

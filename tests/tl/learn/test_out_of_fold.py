@@ -188,7 +188,7 @@ def test_patients_of_the_model_to_start_from_count_as_seen(labeled: Any, target:
     leaky = scores[scores["model"] == "warm"].groupby("sample")["leaky"].all()
     assert leaky.to_dict() == {f"s{i}": i < 2 for i in range(6)}
     assert not scores[scores["model"] == "cold"]["leaky"].any()
-    models = stp.tl.fit_folds(labeled, first, 3, target=target, baselines=False)
+    models = stp.tl.fit_folds(labeled, first, 3, target=target, baselines=False, training=MLP["training"])
     assert all(model.training.pretraining_patients == ["p0"] for model in models)
     key = "predicted" if target is None else "tumor_probability"
     assert labeled.obs[f"{key}_leaky"].tolist() == expected
