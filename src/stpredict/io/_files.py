@@ -77,10 +77,13 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return found
 
 
-def separator(text: str, usual: str) -> str:
-    """What separates the cells of a table, by its first line; `usual` where there is only one cell."""
-    line = text.partition("\n")[0]
-    return next((sep for sep in dict.fromkeys((usual, "\t", ";", ",")) if sep in line), usual)
+def separator(text: str, usual: str, n_columns: int = 2) -> str:
+    """What separates the cells of a table of at least some columns, by its first line; `usual` where nothing does.
+
+    The comma comes last, as it may be a decimal point between semicolons.
+    """
+    line = text.lstrip("\n").partition("\n")[0]
+    return next((sep for sep in ("\t", ";", ",") if line.count(sep) >= n_columns - 1), usual)
 
 
 def parse_table(text: str, path: Path, what: str, **options: Any) -> pd.DataFrame:

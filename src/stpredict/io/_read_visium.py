@@ -123,7 +123,10 @@ def read_visium(
         lattice, pitch_um = _lattice(scalefactors)
         if microns_per_pixel is None:
             row, col = positions[Key.ARRAY_ROW].to_numpy(), positions[Key.ARRAY_COL].to_numpy()
-            microns_per_pixel = pitch_um / pitch_px(row, col, _xy(positions), lattice)
+            try:
+                microns_per_pixel = pitch_um / pitch_px(row, col, _xy(positions), lattice)
+            except ValueError as error:
+                raise ValueError(f"positions in {folder}: {error}") from error
         counts = _read_counts(_find_counts(root, count_file), genome)
 
     place = positions.index.get_indexer(counts.obs_names)

@@ -94,7 +94,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     text = read_text(path, "positions")
     if not text.strip():
         raise ValueError(f"expected positions in {path}; found an empty file")
-    sep = separator(text, ",")
+    sep = separator(text, ",", len(_COLUMNS) - 1)
     table = parse_table(
         text, path, "positions", sep=sep, header=None, dtype=str, na_filter=False, skipinitialspace=True
     )  # fmt: skip

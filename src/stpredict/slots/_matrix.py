@@ -32,10 +32,11 @@ def numeric_matrix(values: Any, what: str) -> Any:
 
     if not sparse.issparse(values):
         return _floats(values, what)
-    # Sparse matrices of objects can hardly do anything, a conversion included.
-    coordinates = values.tocoo()
-    numbers = _floats(coordinates.data, what)
-    return sparse.csr_matrix((numbers, (coordinates.row, coordinates.col)), shape=values.shape)
+    # scipy knows no sparse matrices of objects, and refuses to convert those that somebody made all the same.
+    if values.format not in {"csr", "csc"}:
+        raise TypeError(f"expected numbers in {what}; found a sparse matrix of objects; convert it to float32 first")
+    make = sparse.csr_matrix if values.format == "csr" else sparse.csc_matrix
+    return make((_floats(values.data, what), values.indices, values.indptr), shape=values.shape)
 
 
 def dense_matrix(values: Any, what: str) -> np.ndarray:
