@@ -13,6 +13,7 @@ from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue, measured_matrix, to_dense
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import dense_matrix
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 
@@ -255,7 +256,7 @@ def _rows_of(table: AnnData, values: Any, rows: np.ndarray, layer: str | None) -
             found, what = table.obs[names].iloc[rows], f"obs {few(names)}"
             if any(dtype.kind not in "iufb" for dtype in found.dtypes):
                 raise TypeError(f"expected numbers or booleans in {what}; found {few(found.dtypes)}; encode them first")
-            return found.to_numpy(dtype=np.float32)
+            return dense_matrix(found, what).astype(np.float32)
         unknown = [name for name in names if name not in table.var_names]
         if unknown or not names:
             raise KeyError(
@@ -271,7 +272,7 @@ def _rows_of(table: AnnData, values: Any, rows: np.ndarray, layer: str | None) -
                 f"expected the index of {what} to be the obs_names of the object, in their order; found another; align it "
                 "first: values.reindex(adata.obs_names)"
             )
-        found = found.to_numpy()
+        found = dense_matrix(found, what)
     array = found if hasattr(found, "tocsr") else np.asarray(found)
     if array.shape[:1] != (table.n_obs,) or array.ndim > 2:
         raise ValueError(f"expected {what} of shape ({table.n_obs}, k), one row per observation; found {array.shape}")

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import io as sio
+from scipy import sparse
 
 PITCH = 20.0
 SIZE = (200, 260)  # height, width
@@ -63,3 +67,69 @@ def write_her2st(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return write
+
+
+HEXAGONAL = 10.0  # pixels between neighbors
+
+
+def visium_positions() -> pd.DataFrame:
+    """Positions of 48 spots, in the columns of Space Ranger."""
+    row, step = np.mgrid[:8, :6].reshape(2, -1)
+    col = 2 * step + row % 2
+    table = pd.DataFrame({"barcode": [f"ACGT{i:02d}-1" for i in range(len(row))], "in_tissue": 1})
+    table["array_row"], table["array_col"] = row, col
+    table["pxl_row_in_fullres"] = 20 + row * HEXAGONAL * np.sqrt(3) / 2
+    table["pxl_col_in_fullres"] = 40 + col * HEXAGONAL / 2
+    return table
+
+
+def write_counts(path: Path, barcodes: list[str], genes: list[str], /, **changes: object) -> np.ndarray:
+    """Write a 10x matrix, h5 or a folder of mtx files by the name of the path; entries of the h5 file can be changed."""
+    counts = np.random.default_rng(0).poisson(2, (len(genes), len(barcodes)))
+    matrix = sparse.csc_matrix(counts)
+    if path.suffix != ".h5":
+        path.mkdir(parents=True)
+        sio.mmwrite(path / "matrix.mtx", matrix)
+        (path / "features.tsv").write_text(
+            "".join(f"ENSG{i}\t{name}\tGene Expression\n" for i, name in enumerate(genes))
+        )
+        (path / "barcodes.tsv").write_text("".join(f"{name}\n" for name in barcodes))
+        return counts.T
+    entries = {name: getattr(matrix, name).astype(np.int32) for name in ("data", "indices", "indptr")}
+    entries |= {"shape": np.array(matrix.shape, np.int32), "barcodes": np.array(barcodes, "S")}
+    entries |= {"features/id": np.array([f"ENSG{i}" for i in range(len(genes))], "S")}
+    entries |= {"features/name": np.array(genes, "S"), "features/genome": np.array(["GRCh38"] * len(genes), "S")}
+    entries |= {"features/feature_type": np.array(["Gene Expression"] * len(genes), "S")} | changes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, values in entries.items():
+            if values is not None:
+                file[f"matrix/{name}"] = values
+    return counts.T
+
+
+@pytest.fixture
+def visium(tmp_path: Path) -> Callable[..., Path]:
+    """Writer of the output of Space Ranger; its parts can be replaced afterwards."""
+
+    def write(kind: str = "mtx", barcodes: list[str] | None = None, **changes: object) -> Path:
+        root = tmp_path / "V1"
+        (root / "spatial").mkdir(parents=True)
+        table = visium_positions()
+        table.to_csv(root / "spatial" / "tissue_positions.csv", index=False)
+        (root / "spatial" / "scalefactors_json.json").write_text(json.dumps({"spot_diameter_fullres": 6.5}))
+        name = "filtered_feature_bc_matrix" + (".h5" if kind == "h5" else "")
+        write_counts(root / name, list(table["barcode"]) if barcodes is None else barcodes, list("ABCDE"), **changes)
+        return root
+
+    return write
+
+
+@pytest.fixture
+def counts_writer() -> Callable[..., np.ndarray]:
+    return write_counts
+
+
+@pytest.fixture
+def spots() -> pd.DataFrame:
+    return visium_positions()

@@ -91,5 +91,5 @@ def test_errors(sdata):
     with pytest.raises(KeyError, match="shapes 'B_spots'"):
         stp.io.from_spatialdata(sdata)
     del sdata.tables["table"].uns["spatialdata_attrs"]
-    with pytest.raises(ValueError, match="annotates shapes"):
+    with pytest.raises(ValueError, match="annotates shapes or labels"):
         stp.io.from_spatialdata(sdata)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_positive, few
+from stpredict.io._centroids import centroids
 from stpredict.io._image import element_scale
 from stpredict.io._to_spatialdata import ATTRS, SPOTS
 from stpredict.slots._checks import check_obs
@@ -29,16 +30,17 @@ def from_spatialdata(
     microns_per_pixel: float | Mapping[str, float] | None = None,
     coordinate_system: str | None = None,
 ) -> AnnData:
-    """Take a table out of a SpatialData, with the positions of the shapes that it annotates.
+    """Take a table out of a SpatialData, with the positions of the shapes or labels that it annotates.
 
     Parameters
     ----------
     sdata
-        Object whose table annotates shapes (circles or polygons).
+        Object whose table annotates shapes (circles or polygons) or labels (the cells of a mask, as readers of Xenium
+        have it).
     table_key
         Name of the table.
     sample_key
-        Column of `obs` that names the section; where it is missing, the name of the annotated shapes without `_spots`.
+        Column of `obs` that names the section; where it is missing, the name of the annotated element without `_spots`.
     patient_key
         Column of `obs` that names the patient.
     patient
@@ -47,7 +49,7 @@ def from_spatialdata(
         µm per full-resolution pixel, for all or by section, where `uns["spatial"]` does not know it.
     coordinate_system
         Coordinate system of the positions, which have to be full-resolution pixels; the coordinates as they are stored
-        when `None`.
+        when `None`, which are pixels of the mask for labels.
 
     Returns
     -------
@@ -55,7 +57,8 @@ def from_spatialdata(
 
     - `obsm["spatial"]`: x and y of the centroids
     - `obs[sample_key]`, and `obs[patient_key]` where `patient` is given
-    - `uns["spatial"][sample]`: `microns_per_pixel` and `spot_diameter_fullres` where known, and the thumbnail `hires`
+    - `uns["spatial"][sample]`: `microns_per_pixel` and `spot_diameter_fullres` where known (of labels, that of a
+      circle of the median area), and the thumbnail `hires`
       of a downscaled image `{sample}_hires_image` or `{sample}_image`, each where it was missing
 
     Raises
@@ -63,9 +66,9 @@ def from_spatialdata(
     TypeError
         When `sdata` is no SpatialData.
     KeyError
-        When the table, the annotated shapes, or the patient of a section are missing.
+        When the table, the annotated element, or the patient of a section are missing.
     ValueError
-        When the table annotates nothing, rows have no shape, or both `patient` and its column exist.
+        When the table annotates nothing, rows have no shape or label, or both `patient` and its column exist.
 
     Examples
     --------
@@ -83,13 +86,16 @@ def from_spatialdata(
         raise TypeError(f"expected a SpatialData; found {type(sdata).__name__}")
     adata = get_table(sdata, table_key).copy()
     attrs = adata.uns.pop(ATTRS, None)
-    if attrs is None:
-        raise ValueError(f"expected a table that annotates shapes; found no uns[{ATTRS!r}] in table {table_key!r}")
+    if attrs is None or not {"region_key", "instance_key"} <= set(attrs):
+        raise ValueError(
+            f"expected a table that annotates shapes or labels; found no whole uns[{ATTRS!r}] in table {table_key!r}; see "
+            "spatialdata.models.TableModel.parse"
+        )
     check_obs(adata, attrs["region_key"])
     check_obs(adata, attrs["instance_key"])
     regions = adata.obs[attrs["region_key"]].astype(str).to_numpy()
     names = {region: region.removesuffix(SPOTS) for region in dict.fromkeys(regions)}
-    xy, diameters = _centroids(sdata, regions, adata.obs[attrs["instance_key"]].to_numpy(), coordinate_system)
+    xy, diameters = centroids(sdata, regions, adata.obs[attrs["instance_key"]].to_numpy(), coordinate_system)
 
     if sample_key not in adata.obs:
         adata.obs[sample_key] = pd.Categorical([names[region] for region in regions])
@@ -110,32 +116,6 @@ def from_spatialdata(
         spatial[sample] = _entry(sdata, sample, spatial.get(sample, {}), section_mpp, diameters.get(region))
     adata.uns["spatial"] = spatial
     return adata
-
-
-def _centroids(
-    sdata: SpatialData, regions: np.ndarray, instances: np.ndarray, coordinate_system: str | None
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Centroids (n, 2) of the annotated shapes, and the diameter of the circles of each region."""
-    from spatialdata import transform
-
-    xy, diameters = np.empty((len(regions), 2)), {}
-    for region in dict.fromkeys(regions):
-        if region not in sdata.shapes:
-            raise KeyError(f"expected shapes {region!r} that the table annotates; found {sorted(sdata.shapes)}")
-        shapes = sdata.shapes[region]
-        if coordinate_system is not None:
-            shapes = transform(shapes, to_coordinate_system=coordinate_system)
-        rows = np.flatnonzero(regions == region)
-        place = shapes.index.get_indexer(instances[rows])
-        if (place < 0).any():
-            raise ValueError(
-                f"expected a shape in {region!r} for every row of the table; found none for {few(instances[rows][place < 0])}"
-            )
-        centers = shapes.geometry.centroid
-        xy[rows] = np.column_stack([centers.x, centers.y])[place]
-        if "radius" in shapes:
-            diameters[region] = 2 * float(shapes["radius"].median())
-    return xy, diameters
 
 
 def _entry(

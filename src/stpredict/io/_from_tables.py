@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._validate import check_positive, check_unique, few
 from stpredict.io._lattice import Lattice, pitch_px
-from stpredict.io._section import THUMBNAIL_PX, build_section, record_reading
+from stpredict.io._section import THUMBNAIL_PX, build_section, check_joined, record_reading
+from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import dense_matrix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +88,11 @@ def from_tables(
     FileNotFoundError
         When there is no image at the path.
 
+    Warns
+    -----
+    UserWarning
+        When some barcodes of the counts have no position and are left out.
+
     Examples
     --------
     >>> import pandas as pd
@@ -108,24 +115,25 @@ def from_tables(
             f"found {few(positions.columns, 8)}"
         )
     arrays = [name for name in (Key.ARRAY_ROW, Key.ARRAY_COL) if name in positions]
-    for name in ["x", "y", *arrays]:
-        if positions[name].dtype.kind not in "iuf":
-            raise ValueError(f"expected numbers in positions[{name!r}]; found {positions[name].dtype}")
-    if positions[["x", "y", *arrays]].isna().to_numpy().any():
-        bad = positions.index[positions[["x", "y", *arrays]].isna().any(axis=1)]
+    columns = {name: _plain(positions, name) for name in ["x", "y", *arrays]}
+    gaps = np.any([np.isnan(values) for values in columns.values()], axis=0)
+    if gaps.any():
+        bad = positions.index[gaps]
         raise ValueError(f"expected positions without gaps; found NaN for {few(bad)}; drop these spots")
+    positions = positions.assign(**columns)[list(columns)]
     check_unique(positions.index, "barcodes in positions")
 
     if counts is None:
         values, var = np.zeros((len(positions), 0), dtype=np.float32), pd.DataFrame(index=pd.Index([], dtype=str))
         obs = pd.DataFrame(index=positions.index)
     elif isinstance(counts, AnnData):
-        values, var, obs = counts.layers.get(Key.COUNTS, counts.X), counts.var.copy(), counts.obs.copy()
+        table = get_table(counts)
+        values, var, obs = table.layers.get(Key.COUNTS, table.X), table.var.copy(), table.obs.copy()
     elif isinstance(counts, pd.DataFrame):
         text = [name for name, dtype in counts.dtypes.items() if dtype.kind not in "iufb"]
         if text:
             raise ValueError(f"expected numbers in counts; found other values in the columns {few(text)}")
-        values, var, obs = counts.to_numpy(), pd.DataFrame(index=counts.columns), pd.DataFrame(index=counts.index)
+        values, var, obs = _counts_of(counts), pd.DataFrame(index=counts.columns), pd.DataFrame(index=counts.index)
     else:
         raise TypeError(f"expected counts as a DataFrame, an AnnData or None; found {type(counts).__name__}")
     if values is None:
@@ -135,11 +143,10 @@ def from_tables(
     var.index = var.index.astype(str)
     place = positions.index.get_indexer(obs.index)
     keep = np.flatnonzero(place >= 0)
-    if len(keep) == 0:
-        raise ValueError(
-            f"expected barcodes that occur in counts and positions; found none in common: counts have "
-            f"{few(obs.index, 3) or 'no barcodes'}; positions have {few(positions.index, 3) or 'no barcodes'}"
-        )
+    check_joined(
+        place >= 0, obs.index, positions.index, "barcodes of the counts", "position",
+        "check that both tables belong to the same section, or cut the counts to it",
+    )  # fmt: skip
     obs, table = obs.iloc[keep].copy(), positions.iloc[place[keep]]
 
     if microns_per_pixel is None:
@@ -169,3 +176,23 @@ def from_tables(
     )
     record_reading(adata, "from_tables", lattice=lattice if pitch_um is not None else None, pitch_um=pitch_um)
     return adata
+
+
+def _plain(positions: pd.DataFrame, name: str) -> np.ndarray:
+    """Column of numbers, whatever type holds them; whole numbers stay whole."""
+    column = positions[name]
+    if column.dtype.kind not in "iuf":
+        raise ValueError(f"expected numbers in positions[{name!r}]; found {column.dtype}")
+    if column.dtype.kind in "iu" and not column.isna().any():
+        return column.to_numpy(dtype=np.int64)
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _counts_of(counts: pd.DataFrame) -> Any:
+    """Matrix of a DataFrame, sparse where all of its columns are."""
+    import pandas as pd
+
+    if counts.shape[1] and all(isinstance(dtype, pd.SparseDtype) for dtype in counts.dtypes):
+        accessor: Any = counts.sparse
+        return accessor.to_coo().tocsr()
+    return dense_matrix(counts, "counts")

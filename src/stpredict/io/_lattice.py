@@ -10,6 +10,7 @@ from stpredict.core._validate import check_choice
 
 Lattice = Literal["square", "hexagonal"]
 
+LARGEST_PX = 1e8  # no image is as wide, and beyond it squares lose their digits
 _MISFIT = 0.5  # of the pitch: beyond this, array positions and pixels do not belong to the same spots
 ANISOTROPY = 1.1  # the wrong kind of lattice gives 1.15 at least
 
@@ -45,6 +46,14 @@ def pitch_px(array_row: np.ndarray, array_col: np.ndarray, xy: np.ndarray, latti
     290.0
     """
     check_choice(lattice, ("square", "hexagonal"), "lattice")
+    largest = max(
+        float(np.abs(np.asarray(values, dtype=float)).max(initial=0)) for values in (array_row, array_col, xy)
+    )
+    if not largest < LARGEST_PX:
+        raise ValueError(
+            f"expected array positions and pixels below {LARGEST_PX:.0e} to derive the lattice pitch; found {largest:g}; "
+            "correct these positions"
+        )
     if (fitted := fit_lattice(array_row, array_col, xy, lattice)) is None:
         n = len(array_row)
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_positive, check_unique, few
-from stpredict.io._lattice import pitch_px
-from stpredict.io._section import THUMBNAIL_PX, build_section, check_folder, join_sections, record_reading
+from stpredict.io._files import parse_table, read_text, separator
+from stpredict.io._lattice import LARGEST_PX, pitch_px
+from stpredict.io._section import THUMBNAIL_PX, build_section, check_folder, check_joined, join_sections, record_reading
+from stpredict.slots._booleans import read_bool
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -75,8 +78,14 @@ def read_her2st(
     FileNotFoundError
         When the folder, or the counts or spots of a section, are missing.
     ValueError
-        When a file is empty or holds no counts, nothing joins, spots lie outside the image or look transposed, the
+        When a file is empty or damaged or holds no counts, nothing joins, spots lie outside the image or look transposed, the
         image is damaged, or the µm per pixel cannot be derived.
+
+    Warns
+    -----
+    UserWarning
+        When some spots of the counts are not in the file of the spots; those that it lists and does not select are left
+        out without a word.
 
     Examples
     --------
@@ -141,11 +150,16 @@ def _read_section(
     import pandas as pd
 
     table = _read_table(spots_path, ("x", "y", "pixel_x", "pixel_y"))
-    if "selected" in table:
-        table = table[table["selected"] == 1]
     table = table.dropna(subset=["x", "y", "pixel_x", "pixel_y"])
+    _check_places(table, spots_path)
+    listed = _array_names(table)
+    if "selected" in table:
+        try:
+            table = table[read_bool(table["selected"], f"the column selected of {spots_path}", gaps=False)]
+        except TypeError as error:
+            raise ValueError(str(error)) from error
     col, row = (table[axis].round().astype(int) for axis in ("x", "y"))
-    table.index = pd.Index(col.astype(str) + "x" + row.astype(str))
+    table.index = _array_names(table)
     check_unique(table.index, f"spots in {spots_path.name}")
     xy = table[["pixel_x", "pixel_y"]].to_numpy(dtype=float)
     if microns_per_pixel is None:
@@ -161,6 +175,10 @@ def _read_section(
             f"expected spots that occur in {counts_path.name} and {spots_path.name}; found none in common: "
             f"{few(counts.index, 3)} and {few(table.index, 3)}"
         )
+    check_joined(
+        counts.index.isin(listed), counts.index, listed, f"spots of {counts_path.name}", f"line in {spots_path.name}",
+        "check that both belong to the same section",
+    )  # fmt: skip
     keep = table.index.get_indexer(shared)
     obs = pd.DataFrame({Key.ARRAY_ROW: row.to_numpy()[keep], Key.ARRAY_COL: col.to_numpy()[keep]})
     obs.index = pd.Index(f"{name}_" + shared.to_numpy(dtype=object))
@@ -181,25 +199,38 @@ def _read_section(
     )
 
 
-def _read_counts(path: Path) -> pd.DataFrame:
-    """Counts of a section, spots × genes, with the gene names exactly as in the file."""
-    import gzip
+def _check_places(table: pd.DataFrame, path: Path) -> None:
+    """Refuse numbers that no array and no image has, which integers could not hold."""
+    largest = np.abs(table[["x", "y", "pixel_x", "pixel_y"]].to_numpy(dtype=float)).max(initial=0)
+    if not largest < LARGEST_PX:
+        raise ValueError(f"expected array positions and pixels below {LARGEST_PX:.0e} in {path}; found {largest:g}")
 
+
+def _array_names(table: pd.DataFrame) -> pd.Index:
+    """Names of spots, `{x}x{y}`."""
     import pandas as pd
 
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt") as handle:
-            genes = handle.readline().rstrip("\r\n").split("\t")
-        counts = pd.read_csv(path, sep="\t", header=None, skiprows=1, index_col=0, low_memory=False)
-    except (EOFError, OSError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise ValueError(f"expected counts in {path}; found an empty or damaged file ({error})") from error
+    col, row = (table[axis].round().astype(np.int64).astype(str) for axis in ("x", "y"))
+    return pd.Index(col + "x" + row)
+
+
+def _read_counts(path: Path) -> pd.DataFrame:
+    """Counts of a section, spots × genes, with the gene names exactly as in the file."""
+    import pandas as pd
+
+    what = "counts"
+    text = read_text(path, what)
+    sep = separator(text, "\t")
+    genes = next(csv.reader([text.partition("\n")[0]], delimiter=sep), [])
+    counts = parse_table(text, path, what, sep=sep, header=None, skiprows=1, index_col=0, low_memory=False)
     if len(genes) - counts.shape[1] not in (0, 1):  # R writes no name above the row names
         raise ValueError(f"expected {counts.shape[1]} genes in the first line of {path}; found {len(genes)}")
-    counts.columns = pd.Index(genes[-counts.shape[1] :])
+    counts.columns = pd.Index(genes[len(genes) - counts.shape[1] :])
     if not all(dtype.kind in "iuf" for dtype in counts.dtypes.unique()):
-        text = counts.columns[[dtype.kind not in "iuf" for dtype in counts.dtypes]]
-        raise ValueError(f"expected numbers in {path}; found text in the columns {few(text)}")
+        strange = counts.columns[[dtype.kind not in "iuf" for dtype in counts.dtypes]]
+        raise ValueError(f"expected numbers in {path}; found text in the columns {few(strange)}")
+    if gaps := int(counts.isna().to_numpy().any(axis=1).sum()):
+        raise ValueError(f"expected a count of every gene in {path}; found gaps in {gaps} spots, a cut or damaged file")
     counts.index = counts.index.astype(str)
     check_unique(counts.index, f"spots in {path.name}")
     return counts
@@ -225,12 +256,8 @@ def _read_labels(path: Path, spots: pd.DataFrame) -> Any:
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, sep="\t")
-    except (EOFError, OSError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise ValueError(f"expected a table in {path}; found an empty or damaged file ({error})") from error
+    text = read_text(path, "a table")
+    table = parse_table(text, path, "a table", sep=separator(text, "\t"))
     missing = [name for name in columns if name not in table]
     if missing:
         raise ValueError(f"expected the columns {', '.join(columns)} in {path}; missing {', '.join(missing)}")

@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.io._map_files import (
+    FILES,
+    Written,
+    check_begun,
+    check_files,
+    check_there,
+    chunk_files,
+    is_chunk,
+    read_list,
+)
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -15,6 +25,7 @@ if TYPE_CHECKING:
 
 MARK = "stpredict_map"  # attribute of the root with the digest of the call
 WORK = "stpredict_work"  # group that is there while a map is unfinished
+GENES = "genes "  # what the names of its chunks of genes begin with
 
 
 def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str = Key.PREDICTED) -> AnnData:
@@ -42,7 +53,8 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
     FileNotFoundError
         When there is no store, or only an unfinished one.
     ValueError
-        When the path holds something other than a map.
+        When the path holds something other than a map, or files of the map were lost or damaged, as the digests that it
+        carries tell.
     KeyError
         When genes are not in the map.
 
@@ -73,20 +85,28 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
     if not path.exists() or path == unfinished:
         if mark_of(unfinished) is None:
             raise FileNotFoundError(f"expected a map at {path}; found nothing; write one with stp.tl.predict(store=…)")
+        check_begun(unfinished, WORK)
         work: Any = zarr.open_group(unfinished, mode="r", use_consolidated=False)
-        finished = np.asarray(work[f"{WORK}/done"] if WORK in work else [True])
+        n_chunks = work["X"].cdata_shape[1]
+        n_written = Written(unfinished).count(GENES) if WORK in work else n_chunks
         raise FileNotFoundError(
-            f"expected a finished map at {path}; found an unfinished one ({int(finished.sum())} of {len(finished)} chunks of "
-            f"genes) at {unfinished}; run the same stp.tl.predict again to finish it"
+            f"expected a finished map at {path}; found an unfinished one ({n_written} of {n_chunks} chunks of genes) at "
+            f"{unfinished}; run the same stp.tl.predict again to finish it"
         )
-    if mark_of(path) is None:
+    if not (path / FILES).is_file() and mark_of(path) is None:
         raise ValueError(f"expected a map at {path}; found something else; write one with stp.tl.predict(store=…)")
+    files = read_list(path)
+    check_there(path, files)
+    check_files(path, files, but=filter(is_chunk, files))
     group: Any = zarr.open_group(path, mode="r")
     names = read_elem(group["var"]).index
     columns = np.arange(len(names)) if genes is None else names.get_indexer(list(genes))
     if (columns < 0).any():
         missing = [gene for gene, column in zip(genes or [], columns, strict=True) if column < 0]
         raise KeyError(f"expected genes of the map; found {len(missing)} others (first: {missing[0]!r})")
+    every = slice(0, group["X"].shape[0])
+    needed = {name for column in columns for name in chunk_files(group["X"], every, slice(column, column + 1))}
+    check_files(path, {name: files[name] for name in needed if name in files})
     values = group["X"][:] if genes is None else group["X"].oindex[:, columns]
     adata = AnnData(
         obs=read_elem(group["obs"]),
@@ -103,13 +123,13 @@ def unfinished_path(path: Path) -> Path:
 
 
 def mark_of(path: Path) -> str | None:
-    """Digest that a store carries; `None` where there is no map."""
+    """Digest that a store carries; `None` where there is no map, or one whose description is damaged."""
     import zarr
 
     if not path.is_dir():
         return None
     try:
         mark = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(MARK)
-    except (FileNotFoundError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
     return None if mark is None else str(mark)

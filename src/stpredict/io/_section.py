@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._validate import check_counts, check_finite, check_positive, check_unique
+from stpredict.core._validate import check_counts, check_finite, check_positive, check_unique, few
 from stpredict.io._image import SectionImage, check_positions
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import check_float32, numeric_matrix
 from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
@@ -72,7 +74,9 @@ def build_section(
     check_unique(var.index, f"genes of section {sample!r}")
     xy = np.asarray(xy, dtype=float)
     check_finite(xy, f"positions of section {sample!r}", "drop these spots or correct their positions")
+    counts = numeric_matrix(counts, f"counts of section {sample!r}")
     check_counts(counts, f"counts of section {sample!r}")
+    check_float32(counts, f"counts of section {sample!r}")
     images, scalefactors = dict(images or {}), dict(scalefactors or {})
     scalefactors["microns_per_pixel"] = check_positive(microns_per_pixel, "microns_per_pixel")
     if spot_diameter_px is not None:
@@ -124,6 +128,51 @@ def check_folder(path: str | Path, call: str) -> Path:
         what = "a file" if folder.exists() else "nothing"
         raise FileNotFoundError(f"expected a folder at {folder}; found {what}; {call}")
     return folder
+
+
+def check_joined(
+    known: np.ndarray,
+    names: Iterable[Any],
+    others: Iterable[Any],
+    what: str,
+    lacking: str,
+    call: str,
+    *,
+    most: bool = False,
+) -> None:
+    """Say how many of some names found no partner in another table, and raise an error when none did.
+
+    Parameters
+    ----------
+    known
+        (n,) bool, whether a name has a partner.
+    names, others
+        The names, and those of the other table, of which messages show the first.
+    what, lacking
+        What the names are, and what they lack.
+    call
+        What to do.
+    most
+        Whether most must have a partner, as where one program wrote both tables.
+    """
+    lost = int((~known).sum())
+    if not lost and len(known):
+        return
+    lonely = few((name for name, has in zip(names, known, strict=True) if not has), 3)
+    if lost == len(known):
+        raise ValueError(
+            f"expected {what} among those with a {lacking}; found none: {lonely or 'no barcodes'} and "
+            f"{few(others, 3) or 'no barcodes'}; {call}"
+        )
+    if most and 2 * lost > len(known):
+        raise ValueError(
+            f"expected a {lacking} for most {what}; found none for {lost} of {len(known)} ({lonely}); {call}"
+        )
+    warnings.warn(
+        f"{lost} of {len(known)} {what} have no {lacking} and are left out ({lonely}); {call}",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _constant(name: str, n: int) -> Any:

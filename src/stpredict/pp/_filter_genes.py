@@ -11,7 +11,7 @@ import numpy as np
 from stpredict.core._validate import check_finite, few
 from stpredict.slots._checks import as_mask
 from stpredict.slots._container import begin
-from stpredict.slots._expression import measured_rows
+from stpredict.slots._expression import matrix_of, measured_rows
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import genes_digest, write_record
 
@@ -116,7 +116,7 @@ def filter_genes(
             )
     if min_median is not None:
         rows = as_mask(adata, train)
-        matrix = _matrix(adata, layer)
+        matrix = matrix_of(adata, layer)
         rows = rows & measured_rows(adata, matrix)
         if not rows.any():
             raise ValueError("expected measured expression in the training observations; found none; see `train=`")
@@ -159,17 +159,6 @@ def _of_types(adata: AnnData, wanted: Sequence[str], key: str) -> np.ndarray:
 def _plain(name: str) -> str:
     letters = re.sub(r"[^a-z0-9]", "", str(name).lower())
     return _SYNONYMS.get(letters, letters)
-
-
-def _matrix(adata: AnnData, layer: str | None) -> Any:
-    from stpredict.slots._checks import check_layer
-
-    if layer is not None:
-        check_layer(adata, layer, "name the layer with the expression, or none to use X")
-        return adata.layers[layer]
-    if adata.X is None:
-        raise ValueError("expected expression in X; found none; put it there, or name a layer with `layer=`")
-    return adata.X
 
 
 def _medians(adata: AnnData, matrix: Any, rows: np.ndarray, columns: np.ndarray, patient_key: str) -> np.ndarray:

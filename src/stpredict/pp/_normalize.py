@@ -14,6 +14,7 @@ from stpredict.slots._checks import check_genes, check_layer
 from stpredict.slots._container import begin
 from stpredict.slots._expression import measured_rows
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import check_float32, numeric_matrix
 from stpredict.slots._provenance import read_record, write_record
 
 _TARGET_SUM = 1e4
@@ -124,7 +125,8 @@ def normalize(
     elif panel is not None:
         raise ValueError("expected no `panel` with size_factors='all'; drop it, or pass size_factors='panel'")
 
-    counts = _counts(adata, layer)
+    counts = numeric_matrix(_counts(adata, layer), "the counts")
+    check_float32(counts, "counts")
     measured = measured_rows(adata, counts)
     check_counts(counts if measured.all() else counts[measured], "counts in the measured observations")
     columns = slice(None) if panel is None else adata.var_names.get_indexer(panel)
@@ -168,6 +170,8 @@ def _normalize_bulk(adata: AnnData, unit: str, layer: str | None) -> None:
         raise ValueError(f"expected {unit.upper()} values in X; found none; set it, or pass `layer=`")
     else:
         linear = adata.X
+    linear = numeric_matrix(linear, f"{unit.upper()} values")
+    check_float32(linear, f"{unit.upper()} values")
     measured = measured_rows(adata, linear)
     rows = linear if measured.all() else linear[measured]
     values = rows.data if sparse.issparse(rows) else np.asarray(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 _METHODS = ("moran", "spatial_hvg", "mean")
 # RPL3, RPS27A, RPLP0 and RPSA, but neither the kinases RPS6KA1 … nor RPS19BP1, which only bind to ribosomal proteins
-_RIBOSOMAL = r"(?i)^RP(?:[SL]\d+(?!\d*(?:K|BP))|LP\d|SA\d*$)"
-_MITOCHONDRIAL = r"(?i)^MT-"
+_RIBOSOMAL = re.compile(r"(?i)RP(?:[SL]\d+(?!\d*(?:K|BP))|LP\d|SA\d*$)")
+_MITOCHONDRIAL = re.compile(r"(?i)MT-")
 
 
 def select_genes(
@@ -251,9 +252,9 @@ def _select(
         kept[:] = kept & passing
 
     if drop_ribosomal:
-        keep(~names.str.contains(_RIBOSOMAL), "drop_ribosomal")
+        keep(~_named_like(names, _RIBOSOMAL), "drop_ribosomal")
     if drop_mitochondrial:
-        keep(~names.str.contains(_MITOCHONDRIAL), "drop_mitochondrial")
+        keep(~_named_like(names, _MITOCHONDRIAL), "drop_mitochondrial")
     detected = np.ones(adata.n_vars, dtype=bool)
     for section in dict.fromkeys(samples[rows]):
         section_rows = np.flatnonzero(rows & (samples == section))
@@ -290,6 +291,11 @@ def _select(
     selection.added = [gene for gene in required if gene not in chosen]
     selection.genes = [str(name) for name in names if name in chosen or name in selection.added]
     return selection
+
+
+def _named_like(names: Sequence[str] | pd.Index, pattern: re.Pattern[str]) -> np.ndarray:
+    """Mask (n,) of names that begin with a pattern, matched by Python, as Arrow knows other expressions than pandas."""
+    return np.array([pattern.match(str(name)) is not None for name in names], dtype=bool)
 
 
 def _highly_variable(matrix: Any, rows: np.ndarray, kept: np.ndarray, samples: np.ndarray, n_top: int) -> np.ndarray:

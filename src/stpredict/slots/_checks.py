@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_unique, few
+from stpredict.slots._booleans import read_bool
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -37,7 +38,13 @@ def check_genes(adata: AnnData, genes: Sequence[str]) -> None:
     if len(genes) == 0:
         raise ValueError("expected a panel with at least one gene; found an empty one; see stp.pp.select_genes")
     check_unique(genes, "genes in the panel")
-    missing = [gene for gene in genes if gene not in adata.var_names]
+    known = adata.var_names
+    if not known.is_unique:
+        repeated = set(known[known.duplicated()]) & set(genes)
+        check_unique(
+            [name for name in known if name in repeated], "var_names (adata.var_names_make_unique() does that)"
+        )
+    missing = [gene for gene in genes if gene not in known]
     if missing:
         raise KeyError(
             f"expected every gene of the panel in var_names; missing {few(missing)}; "
@@ -60,14 +67,15 @@ def check_patients(adata: AnnData, sample_key: str = Key.SAMPLE, patient_key: st
 
 
 def as_mask(adata: AnnData, train: Any, name: str = "train") -> np.ndarray:
-    """Turn `None` (all), a boolean array or the name of a boolean obs column into a mask (n_obs,)."""
+    """Turn `None` (all), a boolean array or the name of a boolean obs column into a mask (n_obs,).
+
+    A column may hold numbers or text that stand for booleans; an array of numbers may be meant as indices, and is refused.
+    """
     if train is None:
         return np.ones(adata.n_obs, dtype=bool)
     if isinstance(train, str):
         check_obs(adata, train)
-        values = adata.obs[train].to_numpy()
-        if values.dtype != bool:
-            raise TypeError(f"expected obs[{train!r}] to be boolean; found {values.dtype}")
+        values = read_bool(adata.obs[train], f"obs[{train!r}]")
     else:
         index = getattr(train, "index", None)
         if index is not None and not callable(index) and not adata.obs_names.equals(index):
@@ -76,6 +84,8 @@ def as_mask(adata: AnnData, train: Any, name: str = "train") -> np.ndarray:
                 f"align it first: {name}.reindex(adata.obs_names), or pass an array"
             )
         values = np.asarray(train)
+        if values.shape == (adata.n_obs,) and values.dtype.kind in "OUS":
+            values = read_bool(train if hasattr(train, "dtype") else values, name)
         if values.dtype != bool or values.shape != (adata.n_obs,):
             raise ValueError(
                 f"expected {name} to be a boolean array of {adata.n_obs} values or an obs key; "

@@ -25,14 +25,24 @@ def get_table(data: Container, table_key: str = Key.TABLE) -> AnnData:
     from anndata import AnnData
 
     if isinstance(data, AnnData):
-        return data
+        return _in_memory(data)
     if is_spatialdata(data):
         if table_key not in data.tables:
             raise KeyError(
                 f"expected a table {table_key!r} in the SpatialData; found {sorted(data.tables)}; pass `table_key=`"
             )
-        return data.tables[table_key]
+        return _in_memory(data.tables[table_key])
     raise TypeError(f"expected AnnData or SpatialData; found {type(data).__name__}")
+
+
+def _in_memory(table: AnnData) -> AnnData:
+    """Refuse a table whose matrix stays in a file: it can neither be computed with nor replaced there."""
+    if table.isbacked:
+        raise ValueError(
+            f"expected an AnnData in memory; found one that is backed by {table.filename}; call adata = adata.to_memory() "
+            "first"
+        )
+    return table
 
 
 def begin(data: Container, copy: bool, table_key: str = Key.TABLE) -> tuple[Container, AnnData]:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_unique
+from stpredict.slots._booleans import read_bool
 from stpredict.slots._checks import check_genes, check_layer
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import numeric_matrix
 from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
 
 def measured_matrix(adata: AnnData, genes: Sequence[str], rows: Any = None, layer: str | None = None) -> Any:
     """Measured values (n, n_genes) of genes that must all be measured, from `X` or a layer; sparse stays sparse."""
-    if not adata.var_names.is_unique:
-        check_unique(adata.var_names, "var_names")
+    check_unique(adata.var_names, "var_names")
     check_genes(adata, genes)
     matrix = matrix_of(adata, layer)
     if rows is not None:
@@ -35,20 +36,19 @@ def to_dense(matrix: Any) -> np.ndarray:
 
 def marked_measured(adata: AnnData) -> np.ndarray:
     """Mask (n_obs,) of observations that `obs["measured"]` does not mark as unmeasured; all without such a column."""
-    if Key.MEASURED not in adata.obs:
-        return np.ones(adata.n_obs, dtype=bool)
-    marked = adata.obs[Key.MEASURED].to_numpy()
-    if marked.dtype != bool:
-        raise TypeError(f"expected obs[{Key.MEASURED!r}] to be boolean; found {marked.dtype}")
-    return marked
+    return _unless_said(adata, Key.MEASURED)
 
 
 def in_tissue(adata: AnnData) -> np.ndarray:
     """Observations on tissue (n_obs,): all of them where no column says otherwise."""
-    if Key.IN_TISSUE not in adata.obs:
+    return _unless_said(adata, Key.IN_TISSUE)
+
+
+def _unless_said(adata: AnnData, key: str) -> np.ndarray:
+    """Mask (n_obs,) that is true unless a column says otherwise: where it has gaps, as after a join, it says nothing."""
+    if key not in adata.obs:
         return np.ones(adata.n_obs, dtype=bool)
-    # A gap says nothing, as a missing column does.
-    return adata.obs[Key.IN_TISSUE].astype("boolean").fillna(True).to_numpy(dtype=bool)
+    return read_bool(adata.obs[key], f"obs[{key!r}]", gaps=True)
 
 
 def measured_rows(adata: AnnData, values: Any) -> np.ndarray:
@@ -65,10 +65,10 @@ def matrix_of(adata: AnnData, layer: str | None) -> Any:
     """`X`, or the layer named."""
     if layer is not None:
         check_layer(adata, layer, "pass a layer with normalized values, or none to use X")
-        return adata.layers[layer]
+        return numeric_matrix(adata.layers[layer], f"layers[{layer!r}]")
     if adata.X is None:
         raise ValueError("expected normalized values in X; found none; run stp.pp.normalize, or pass `layer=`")
-    return adata.X
+    return numeric_matrix(adata.X, "X")
 
 
 def usable_rows(adata: AnnData, rows: np.ndarray, layer: str | None) -> np.ndarray:

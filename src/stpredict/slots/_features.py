@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import dense_matrix, numeric_matrix
 from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ def feature_matrix(adata: AnnData, key: str) -> np.ndarray | None:
     """Image features (n_obs, d) of a slot: `obsm[key]`, or `X` of a tile table that holds them; `None` otherwise."""
     if key in adata.obsm:
         values = adata.obsm[key]
-        return values.to_numpy() if hasattr(values, "iloc") else values
+        if hasattr(values, "iloc") or hasattr(values, "toarray"):
+            return dense_matrix(values, f"obsm[{key!r}]")
+        return numeric_matrix(values, f"obsm[{key!r}]")
     if is_tile_table(adata) and read_record(adata, key) is not None:
         return adata.X
     return None

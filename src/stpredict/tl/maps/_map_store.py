@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.io._read_map import MARK, WORK, mark_of, unfinished_path
+from stpredict.io._map_files import LOG, Written, check_begun, chunk_files, list_files, metadata_files, write_list
+from stpredict.io._read_map import GENES, MARK, WORK, mark_of, unfinished_path
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class MapStore:
     """A store that one call fills.
 
     While it is unfinished it lies at `"{path}.partial"`; the last step moves it to its path. Chunks of genes that are
-    written, and what was pooled of blocks of windows, are found again by the same call.
+    written, and what was pooled of blocks of windows, are found again by the same call, unless they were damaged since: both
+    carry digests. The finished store lists those of all its files.
 
     Attributes
     ----------
@@ -36,11 +38,11 @@ class MapStore:
         Whether it is finished.
     """
 
-    def __init__(self, path: Path, group: Any, chunks: Sequence[slice], complete: bool) -> None:
+    def __init__(self, path: Path, group: Any, complete: bool) -> None:
         self.path = path
         self.complete = complete
         self._group = group
-        self._number = {genes.start: number for number, genes in enumerate(chunks)}
+        self._written = Written(unfinished_path(path))
 
     @classmethod
     def open(
@@ -77,13 +79,15 @@ class MapStore:
         ------
         FileExistsError
             When something else lies at the path, or an unfinished map of another call beside it.
+        ValueError
+            When what the unfinished map began with was lost or damaged.
         """
         import zarr
 
         path = Path(os.path.abspath(path))
         mark = mark_of(path)
         if mark == digest:
-            return cls(path, None, chunks, complete=True)
+            return cls(path, None, complete=True)
         if path.exists():
             what = "files that are no map" if mark is None else "the map of another model, other tiles or options"
             raise FileExistsError(f"expected a new path for the map; found {what} at {path}; remove it or name another")
@@ -101,36 +105,43 @@ class MapStore:
                 os.replace(fresh, unfinished)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
-        store = cls(path, zarr.open_group(unfinished, mode="r+", use_consolidated=False), chunks, complete=False)
+        check_begun(unfinished, WORK)
+        store = cls(path, zarr.open_group(unfinished, mode="r+", use_consolidated=False), complete=False)
         if WORK not in store._group:
             store.finish()  # stopped just before its last step
         return store
 
     def has(self, genes: slice) -> bool:
-        """Whether a chunk of genes is written."""
-        return bool(self._group[f"{WORK}/done"][self._number[genes.start]])
+        """Whether a chunk of genes is written, and still as it was written."""
+        return self._written.has(f"{GENES}{genes.start}")
 
     def write(self, genes: slice, mean: np.ndarray, std: np.ndarray | None = None) -> None:
         """Write a chunk of genes (n_tiles, g), and note that it is written."""
-        self._group["X"][:, genes] = mean
-        if std is not None:
-            self._group["layers/std"][:, genes] = std
-        self._group[f"{WORK}/done"][self._number[genes.start]] = True
+        files = []
+        for name, values in (("X", mean), ("layers/std", std)):
+            if values is not None:
+                array = self._group[name]
+                array[:, genes] = values
+                files += chunk_files(array, slice(0, array.shape[0]), genes)
+        self._written.add(f"{GENES}{genes.start}", files)
 
     def blocks(self, name: str, n: int, size: int) -> Blocks:
         """Where what was pooled of the windows of one slide is kept."""
-        return Blocks(self._group[WORK], name, n, size)
+        return Blocks(self._group[WORK], unfinished_path(self.path), self._written, name, n, size)
 
     def finish(self) -> None:
-        """Drop what only an unfinished store needs, and move it to its path."""
+        """Drop what only an unfinished store needs, list the digests of its files, and move it to its path."""
         import zarr
 
+        unfinished = unfinished_path(self.path)
         if WORK in self._group:
             del self._group[WORK]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the third format of Zarr calls this an extension
             zarr.consolidate_metadata(self._group.store)
-        os.replace(unfinished_path(self.path), self.path)
+        write_list(unfinished, list_files(unfinished))
+        (unfinished / LOG).unlink(missing_ok=True)
+        os.replace(unfinished, self.path)
         self.complete = True
 
 
@@ -139,25 +150,32 @@ class Blocks:
     """Rows of a matrix (n, p) on disk, written in blocks of `size`."""
 
     group: Any
+    root: Path
+    written: Written
     name: str
     n: int
     size: int
 
     def load(self, start: int, stop: int) -> np.ndarray | None:
-        """Return a block, or `None` when it was not written."""
-        if f"{self.name}_done" not in self.group or not self.group[f"{self.name}_done"][start // self.size]:
+        """Return a block, or `None` when it was not written or is damaged."""
+        if not self.written.has(self._array) or not self.written.has(f"{self._array} {start}"):
             return None
         return self.group[self.name][start:stop]
 
     def save(self, start: int, stop: int, values: np.ndarray) -> None:
         """Write a block, and note that it is written."""
-        if f"{self.name}_done" not in self.group:
+        if not self.written.has(self._array):
+            shutil.rmtree(self.root / self._array, ignore_errors=True)
             shape, chunks = (self.n, values.shape[1]), (self.size, values.shape[1])
             self.group.create_array(self.name, shape=shape, chunks=chunks, dtype="float32", overwrite=True)
-            count = -(-self.n // self.size)
-            self.group.create_array(f"{self.name}_done", shape=(count,), chunks=(1,), dtype="bool", fill_value=False)
-        self.group[self.name][start:stop] = values
-        self.group[f"{self.name}_done"][start // self.size] = True
+            self.written.add(self._array, metadata_files(self.root, self._array))
+        array = self.group[self.name]
+        array[start:stop] = values
+        self.written.add(f"{self._array} {start}", chunk_files(array, slice(start, stop), slice(0, values.shape[1])))
+
+    @property
+    def _array(self) -> str:
+        return f"{WORK}/{self.name}"
 
 
 def _begin(
@@ -191,6 +209,6 @@ def _begin(
             name, shape=shape, chunks=(shape[0], widest), dtype="float32", fill_value=np.nan, overwrite=True
         )
         array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    work = group.create_group(WORK)
-    work.create_array("done", shape=(len(chunks),), chunks=(1,), dtype="bool", fill_value=False)
+    group.create_group(WORK)
     group.attrs[MARK] = digest
+    write_list(path, list_files(path))
