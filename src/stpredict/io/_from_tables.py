@@ -29,6 +29,7 @@ def from_tables(
     lattice: Lattice = "square",
     spot_diameter_um: float | None = None,
     thumbnail_px: int = THUMBNAIL_PX,
+    check: bool = True,
 ) -> AnnData:
     """Make the AnnData of one section from counts, positions and an image.
 
@@ -60,6 +61,9 @@ def from_tables(
         Diameter of a spot in µm.
     thumbnail_px
         Longest side of the thumbnail in pixels.
+    check
+        Whether to refuse positions that lie clearly better on the tissue with x and y exchanged; pass `False` where
+        they are right all the same. :func:`stpredict.pp.image_features` and others do not refuse them then either.
 
     Returns
     -------
@@ -166,6 +170,7 @@ def from_tables(
         image=image,
         thumbnail_px=thumbnail_px,
         measured=counts is not None,
+        check=check,
     )
     record_reading(adata, "from_tables", lattice=lattice if pitch_um is not None else None, pitch_um=pitch_um)
     return adata

@@ -84,6 +84,11 @@ def open_slide(
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no file"
         raise FileNotFoundError(f"expected a slide at {path}; found {found}; correct the path")
+    if path.name.startswith("._"):
+        raise ValueError(
+            f"expected a slide at {path}; found a hidden file, as a Mac leaves beside those that it copies; "
+            f"open {path.name[2:]!r}"
+        )
     reader = open_reader(path)
     try:
         recorded = reader.properties.mpp
@@ -130,6 +135,8 @@ def open_reader(path: Path) -> Any:
         ) from error
     try:
         _check_complete(path)
+        if reader.name == "tiffslide":  # openslide knows all of these
+            _check_colors(path)
         _probe(reader)
     except BaseException:
         reader.detach_reader()
@@ -173,6 +180,27 @@ def _check_complete(path: Path) -> None:
         raise ValueError(f"{message}it should have at least {max(ends):,} bytes and has {size:,}; copy it again")
     if following:
         raise ValueError(f"{message}{len(pages)} of its images are there and the next is missing; copy it again")
+
+
+def _check_colors(path: Path) -> None:
+    """Raise `ValueError` when the values of a TIFF are neither gray nor red, green and blue."""
+    tifffile = optional_import("tifffile", "wsi")
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        page, channels = (
+            series.keyframe,
+            max((n for axis, n in zip(series.axes, series.shape, strict=True) if axis in "CS"), default=1),
+        )
+        alpha = any(int(kind) in (1, 2) for kind in page.extrasamples or ())
+        kind = page.photometric.name
+    if (
+        kind not in ("MINISBLACK", "RGB", "YCBCR")
+        or channels > 4
+        or (channels in (2, 4) and not alpha and kind != "RGB")
+    ):
+        raise ValueError(
+            f"expected a slide in RGB or gray at {path}; found {kind} with {channels} channels; convert it to 8-bit RGB"
+        )
 
 
 def _probe(reader: Any) -> None:

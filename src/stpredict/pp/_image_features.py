@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from stpredict.encoders._resize import resized
+from stpredict.encoders._resize import resized, warn_if_coarse
+from stpredict.pp._windows import windows_around
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from stpredict.encoders import Encoder
     from stpredict.io._image import SectionImage
     from stpredict.slots._container import Container
-
-_BATCH_BYTES = 64 * 2**20  # windows at full resolution that are held at once
-_BAND_BYTES = 16 * 2**20  # rows of the image that are copied out of it at once, short of one window's height
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,7 @@ def image_features(
     device: str | torch.device | None = None,
     cache: bool = True,
     progress: bool | None = None,
+    check: bool = True,
     key_added: str | None = None,
     table_key: str = Key.TABLE,
     tile_key: str = "tiles",
@@ -104,6 +103,9 @@ def image_features(
         encoder with weights, positions and tile size.
     progress
         Whether to show a progress bar; `settings.progress` when `None`.
+    check
+        Whether to refuse positions that lie clearly better on the tissue with x and y exchanged; sections that were read
+        with `check=False` are not refused in any case.
     key_added
         Slot in `obsm`; `"X_{encoder}"` when `None`.
     table_key
@@ -188,7 +190,11 @@ def image_features(
         slide.tables[name] = table
         return slide if copy else None
 
-    sections = _sections(data, get_table(data, table_key), image, microns_per_pixel, sample_key, width_um, scales)
+    sections = _sections(
+        data, get_table(data, table_key), image, microns_per_pixel, sample_key, width_um, scales, check
+    )
+    for section in sections:
+        warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), network.tile_px)
     features = _compute(sections, network, width_um, scales, int(batch_size), cache, progress)
 
     container, adata = begin(data, copy, table_key)
@@ -241,11 +247,12 @@ def _sections(
     sample_key: str,
     tile_um: float,
     scales: tuple[float, ...],
+    check: bool,
 ) -> list[_Section]:
     """Check every section against its image, and say what is to be cut from it."""
     from functools import partial
 
-    from stpredict.io._image import check_positions, microns_per_pixel, section_image
+    from stpredict.io._image import check_positions, microns_per_pixel, positions_are_checked, section_image
     from stpredict.slots._checks import check_obs, check_obsm
 
     check_obsm(
@@ -273,11 +280,9 @@ def _sections(
         mpp = microns_per_pixel(adata, sample, given_microns_per_pixel)
         picture = find()
         try:
-            check_positions(positions[rows], picture, sample)
+            check_positions(positions[rows], picture, sample, check=check and positions_are_checked(adata, sample))
             sides = tuple(max(1, round(tile_um * scale / mpp)) for scale in scales)
-            corner = np.round(positions[rows] - max(sides) / 2)
-            size = np.array([picture.width, picture.height])
-            padded = int(((corner < 0) | (corner + max(sides) > size)).any(axis=1).sum())
+            padded = int(picture.reaching_beyond(positions[rows], max(sides)).sum())
         finally:
             picture.close()
         sections.append(_Section(sample, rows, positions[rows], mpp, sides, padded, find))
@@ -353,16 +358,3 @@ def _encode(
             features[rows, columns] = encoder(tiles).cpu().numpy()
             done(len(rows))
     return features
-
-
-def windows_around(
-    picture: SectionImage, positions: np.ndarray, side: int, batch_size: int = 256
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of the positions (b,) and the windows around them, uint8 (b, side, side, 3), in bounded batches."""
-    fitting = max(1, min(batch_size, _BATCH_BYTES // (3 * side**2)))
-    # Few spots on a wide image would make the rows between the first and the last of a batch most of the image.
-    stripe = positions[:, 1] // max(side, _BAND_BYTES // (3 * picture.width))
-    for number in np.unique(stripe):
-        rows = np.flatnonzero(stripe == number)
-        for index, windows in picture.windows(positions[rows], side, fitting):
-            yield rows[index], windows
