@@ -83,7 +83,7 @@ def png16(values: np.ndarray) -> bytes:
 
     height, width, channels = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -169,3 +169,12 @@ def test_stacks_are_refused(tmp_path, values, options):
     tifffile.imwrite(tmp_path / "a.tif", values, **options)
     with pytest.raises(ValueError, match=r"expected .*(picture|planes|channels).* found \d+ pages with axes"):
         SectionImage(tmp_path / "a.tif")
+
+
+def test_png_of_gray_with_transparency_and_few_bits_is_refused(pixels, tmp_path):
+    deep = np.dstack([pixels[..., 0].astype(np.uint16), np.full((H, W), 65535, dtype=np.uint16)])
+    (tmp_path / "full.png").write_bytes(png16(deep << np.array([8, 0], dtype=np.uint16)))
+    np.testing.assert_array_equal(shown(tmp_path / "full.png")[..., 1], pixels[..., 0])
+    (tmp_path / "few.png").write_bytes(png16(deep << np.array([4, 0], dtype=np.uint16)))
+    with pytest.raises(ValueError, match="gray with alpha that uses fewer of 16"):
+        SectionImage(tmp_path / "few.png").band(0, 5)

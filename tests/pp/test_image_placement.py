@@ -218,3 +218,25 @@ def test_coarse_pictures_are_said_once_per_section():
     assert len(said) == 1
     with pytest.warns(UserWarning, match="is much coarser"):
         stp.pp.patches(sdata, 20, 112, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["file", "resampled"])
+def test_a_single_section_is_decoded_once(kind, tmp_path, monkeypatch):
+    from PIL import Image
+    from spatialdata.transformations import Identity, Scale
+
+    from stpredict.io import _image_file, _placement
+
+    runs = []
+    place = (_image_file.ImageFile, "decode") if kind == "file" else (_placement.Resampled, "_computed")
+    plain = getattr(*place)
+    monkeypatch.setattr(*place, lambda self: runs.append(1) or plain(self))
+    if kind == "file":
+        sdata = container(picture(), Identity())
+        Image.fromarray(picture()).save(tmp_path / "a.png")
+        features(sdata, image=tmp_path / "a.png", context=(1, 2))
+    else:
+        sdata = container(picture(), Scale([0.8, 0.8], ("x", "y")))
+        sdata["table"].obsm["spatial"] *= 0.8
+        features(sdata, context=(1, 2))
+    assert runs == [1]

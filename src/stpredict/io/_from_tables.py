@@ -90,6 +90,11 @@ def from_tables(
     FileNotFoundError
         When there is no image at the path.
 
+    Warns
+    -----
+    UserWarning
+        When the image of a section is gray, uses fewer bits than its values have, or is resampled; once per section.
+
     Examples
     --------
     >>> import pandas as pd

@@ -19,7 +19,7 @@ _DENSEST_OTHER = 20_000
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
 _TURNED = (5, 6, 7, 8)  # orientations that exchange rows and columns
 _FULL = 64  # upper bytes below this leave 14 bits or fewer, and the lower ones count
-_UPPER = ("RGB;16B", "RGBA;16B")  # what Pillow keeps of 16 bits in a PNG: the upper byte
+_UPPER = ("RGB;16B", "RGBA;16B", "LA;16B")  # what Pillow keeps of 16 bits in a PNG: the upper byte
 
 
 class ImageFile:
@@ -68,13 +68,19 @@ class ImageFile:
         if self._tiff is not None:
             return ArrayPixels(_upright(self._tiff.read(), self._tiff.orientation), self._tiff.name)
         image = self._open()
-        partial = _has_upper_bytes(image)
+        partial, mode = _has_upper_bytes(image), image.tile[0][3] if image.tile else None
         self._load(image)
-        if partial and max(image.getchannel(name).getextrema()[1] for name in "RGB") < _FULL:
+        colors = [name for name in image.getbands() if name != "A"]
+        if partial and max(image.getchannel(name).getextrema()[1] for name in colors) < _FULL:
+            if mode == "LA;16B":
+                raise ValueError(
+                    f"expected an image at {self.path} that uses 8 or 16 bits; found gray with alpha that uses fewer of 16; "
+                    "save it without alpha, or with 8 bits"
+                )
             # The camera used 14 bits or fewer: the lower bytes hold most of the picture.
             lower = self._open()
-            name, box, offset, mode = lower.tile[0]
-            lower.tile = [(name, box, offset, mode.replace("16B", "16L"))]
+            name, box, offset, _ = lower.tile[0]
+            lower.tile = [(name, box, offset, str(mode).replace("16B", "16L"))]
             self._load(lower)
             return ArrayPixels(np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower), "16 bits")
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):

@@ -125,7 +125,9 @@ def open_reader(path: Path) -> Any:
     optional_import("wsidata", "wsi")
     readers = optional_import("wsidata.reader", "wsi").READERS
     try:
-        reader = readers.try_open(path)
+        # openslide scales 16 bits by their full range, which cameras do not use: the slide would be dark.
+        deep, orientation = _header(path)
+        reader = readers.try_open(path, reader="tiffslide" if deep else None)
     except Exception as error:
         # wsidata and the libraries behind it raise exceptions of many kinds for files they do not know.
         tried = "; ".join(f"{name}: {_refusal(readers, name, path)}" for name in ("openslide", "tiffslide"))
@@ -138,10 +140,30 @@ def open_reader(path: Path) -> Any:
         if reader.name == "tiffslide":  # openslide knows all of these
             _check_colors(path)
         _probe(reader)
+        if orientation != 1:
+            warnings.warn(
+                f"{path.name} states that it is to be turned (orientation {orientation}); slides are read as they are stored, "
+                "and so are positions on them",
+                stacklevel=3,
+            )
     except BaseException:
         reader.detach_reader()
         raise
     return reader
+
+
+def _header(path: Path) -> tuple[bool, int]:
+    """Whether a TIFF holds values of more than 8 bits, and its orientation tag."""
+    tifffile = optional_import("tifffile", "wsi")
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            tag = page.tags.get("Orientation")
+            return bool(np.dtype(page.dtype).itemsize > 1), 1 if tag is None else int(tag.value)
+    except Exception as error:  # noqa: BLE001
+        # Not a TIFF, or a damaged one, which the slide libraries are to tell about; tifffile raises many kinds.
+        del error
+        return False, 1
 
 
 def _refusal(readers: Any, name: str, path: Path) -> str:

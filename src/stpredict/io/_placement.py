@@ -101,7 +101,7 @@ def placed(element: Any, matrix: np.ndarray) -> SectionImage:
     return SectionImage(
         resampled,
         origin=resampled.origin,
-        inside=resampled.inside,
+        area=resampled,
         remark=(
             "its image element is resampled to full-resolution pixels, as its transformation "
             f"{np.round(matrix[:2], 4).tolist()} is more than a shift, a mirror image or a turn by right angles"
@@ -170,6 +170,10 @@ class Resampled:
         """Which positions (n, 2) lie on the element (n,)."""
         local = self._to_element(np.asarray(xy, dtype=np.float64))
         return np.all((local >= -_EXACT) & (local <= self._size + _EXACT), axis=1)
+
+    def release(self) -> None:
+        """Drop the pixels."""
+        self._values = None
 
     def _to_element(self, xy: np.ndarray) -> np.ndarray:
         return xy @ self._inverse[:2, :2].T + self._inverse[:2, 2]

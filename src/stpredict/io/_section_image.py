@@ -29,8 +29,9 @@ class SectionImage:
         transparent pixels are white, and files are turned as their orientation tag says.
     origin
         Position (x, y) of its top left corner; what lies beyond is not in the image.
-    inside
-        Tells for positions (n, 2) which lie on the image (n,), where that is less than the rectangle.
+    area
+        Where the image is less than a rectangle, and its pixels are computed: tells by `inside` for positions (n, 2)
+        which lie on it (n,), and drops the pixels by `release`.
     remark
         What is to be said about the image where it is used.
 
@@ -42,11 +43,11 @@ class SectionImage:
         Position (x, y) of the top left corner.
     """
 
-    def __init__(self, source: Any, *, origin: Any = (0.0, 0.0), inside: Any = None, remark: str | None = None) -> None:
+    def __init__(self, source: Any, *, origin: Any = (0.0, 0.0), area: Any = None, remark: str | None = None) -> None:
         self._file: ImageFile | None = None
         self._pixels: Pixels | None = None
         self._depth: Depth | None = None
-        self._remark, self._inside = remark, inside
+        self._remark, self._area = remark, area
         self.origin = np.asarray(origin, dtype=np.float64)
         if isinstance(source, (str, Path)):
             self._file = ImageFile(Path(source))
@@ -101,7 +102,7 @@ class SectionImage:
         """Which positions (n, 2) lie on the image (n,)."""
         local = np.asarray(xy, dtype=np.float64) - self.origin
         within = np.all((local >= 0) & (local < [self.width, self.height]), axis=1)
-        return within if self._inside is None else within & self._inside(xy)
+        return within if self._area is None else within & self._area.inside(xy)
 
     def corners(self, centers: np.ndarray, side: int) -> np.ndarray:
         """Top left pixels (n, 2) of square windows around positions (n, 2), as column and row of the image."""
@@ -114,10 +115,10 @@ class SectionImage:
         """Which of the windows around positions (n, 2) reach beyond the border of the image (n,)."""
         corner = self.corners(centers, side)
         beyond = np.any((corner < 0) | (corner + side > [self.width, self.height]), axis=1)
-        if self._inside is not None:
+        if self._area is not None:
             for x in (1, side - 1):
                 for y in (1, side - 1):
-                    beyond |= ~self._inside(corner + self.origin + [x, y])
+                    beyond |= ~self._area.inside(corner + self.origin + [x, y])
         return beyond
 
     def windows(self, centers: np.ndarray, side: int, batch_size: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -203,9 +204,11 @@ class SectionImage:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Drop the decoded pixels of a file; they are read again when needed."""
+        """Drop what was decoded or computed; it is made again when needed."""
         if self._file is not None:
             self._pixels = None
+        if self._area is not None:
+            self._area.release()
 
 
 def _pixels_of(source: Any) -> Pixels:

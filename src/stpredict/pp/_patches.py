@@ -99,7 +99,8 @@ def patches(
     Warns
     -----
     UserWarning
-        When more than 5 % of a section's patches reach beyond the image.
+        When more than 5 % of a section's patches reach beyond the image. Also when an image is gray, uses fewer bits than
+        its values have, is resampled, or is much coarser than `patch_px` asks for.
 
     Examples
     --------
@@ -249,10 +250,10 @@ def patch_stack(
         part[in_section], row[in_section] = number, np.searchsorted(whole, index[in_section])
         xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=np.float64)[whole]
         side = max(1, round(patch_um / microns_per_pixel(adata, name)))
-        job = _job(
-            section_image(data, adata, name, image), name, xy, side, int(patch_px),
-            check and positions_are_checked(adata, name),
-        )  # fmt: skip
+        picture = section_image(data, adata, name, image)
+        job = _job(picture, name, xy, side, int(patch_px), check and positions_are_checked(adata, name))
+        if len(names) > 1:  # not all pictures are held at once
+            picture.close()
         warn_if_coarse(f"the image of section {name!r}", side, int(patch_px), stacklevel=3)
         jobs.append(job)
         cut.append(

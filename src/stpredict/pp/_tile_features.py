@@ -219,6 +219,7 @@ def _table(
     from spatialdata.models import TableModel
 
     from stpredict.io._section import THUMBNAIL_PX
+    from stpredict.io._section_image import GRAY
     from stpredict.io._slide import slide_name, slide_path, slide_thumbnail
 
     sample = slide_name(sdata)
@@ -239,6 +240,8 @@ def _table(
             obs[name] = frame[name].to_numpy()
     table = AnnData(features, obs=obs, obsm={Key.SPATIAL: center})
     picture, factor = slide_thumbnail(reader, mpp, mpp, max_side=THUMBNAIL_PX)
+    if (np.ptp(picture, axis=2) == 0).all():
+        warnings.warn(f"slide {sample!r}: {GRAY}", stacklevel=4)
     table.uns["spatial"] = {
         sample: {
             "images": {"hires": picture},
