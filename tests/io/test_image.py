@@ -75,8 +75,8 @@ def test_other_pixel_types_become_uint8(pixels, dtype, scale):
 
 def test_gray_and_alpha_become_rgb(pixels):
     assert SectionImage(pixels[:, :, 0]).band(0, 60).shape == (60, 80, 3)
-    rgba = np.concatenate([pixels, pixels[:, :, :1]], axis=2)
-    np.testing.assert_array_equal(SectionImage(rgba).band(3, 9), pixels[3:9])
+    opaque = np.concatenate([pixels, np.full_like(pixels[:, :, :1], 255)], axis=2)
+    np.testing.assert_array_equal(SectionImage(opaque).band(3, 9), pixels[3:9])
 
 
 def test_integers_that_are_no_image_are_refused(pixels):

@@ -196,7 +196,7 @@ def test_other_pictures_are_refused(adata, tmp_path, change, error, match):
 def test_kinds_of_pictures_that_mean_the_same(adata):
     plain = everything(adata)
     floats = picture_of(adata, lambda p: (p / 255).astype(np.float32))
-    alpha = picture_of(adata, lambda p: np.concatenate([p, np.full_like(p[..., :1], 9)], axis=2))
+    alpha = picture_of(adata, lambda p: np.concatenate([p, np.full_like(p[..., :1], 255)], axis=2))
     for pictures in (floats, alpha):
         np.testing.assert_array_equal(everything(adata, image=pictures), plain)
     gray = everything(adata, image=picture_of(adata, lambda p: p[..., 0]))

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+_COARSE = 2.0  # pixels that an encoder wants per pixel that there is, beyond which it sees blur
+
+
+def warn_if_coarse(what: str, side_px: float, tile_px: int, *, stacklevel: int = 2) -> None:
+    """Warn where windows have much fewer pixels than an encoder takes, which it cannot make up.
+
+    Parameters
+    ----------
+    what
+        What the windows were cut from.
+    side_px
+        Side of a window in pixels of the picture.
+    tile_px
+        Side of the encoder's input.
+    stacklevel
+        Frames between the user and the caller.
+    """
+    if side_px * _COARSE < tile_px:
+        warnings.warn(
+            f"{what} is much coarser than its encoder or network wants: {side_px:g} px are enlarged to {tile_px} px; "
+            "take an image of higher resolution, or a larger field of view",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def resized(windows: np.ndarray, tile_px: int, device: torch.device) -> torch.Tensor:

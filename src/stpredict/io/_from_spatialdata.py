@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from stpredict.core._validate import check_positive, few
 from stpredict.io._centroids import centroids
-from stpredict.io._image import element_scale
+from stpredict.io._image import element_scale, thumbnail_of
 from stpredict.io._to_spatialdata import ATTRS, SPOTS
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
@@ -130,10 +128,8 @@ def _entry(
     for name in (f"{sample}_hires_image", f"{sample}_image"):
         if images or name not in sdata.images:
             continue
-        element = sdata.images[name]
-        scale = element_scale(element, sample)
+        scale = element_scale(sdata.images[name], sample)
         if scale > 1:
-            pixels = element["scale0"]["image"] if hasattr(element, "groups") else element
-            images["hires"] = np.ascontiguousarray(pixels.transpose("y", "x", "c").values)
+            images["hires"] = thumbnail_of(sdata.images[name], sample)
             scalefactors["tissue_hires_scalef"] = 1 / scale
     return {"images": images, "scalefactors": scalefactors, "metadata": dict(entry.get("metadata", {}))}

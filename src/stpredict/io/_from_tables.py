@@ -31,6 +31,7 @@ def from_tables(
     lattice: Lattice = "square",
     spot_diameter_um: float | None = None,
     thumbnail_px: int = THUMBNAIL_PX,
+    check: bool = True,
 ) -> AnnData:
     """Make the AnnData of one section from counts, positions and an image.
 
@@ -62,6 +63,9 @@ def from_tables(
         Diameter of a spot in µm.
     thumbnail_px
         Longest side of the thumbnail in pixels.
+    check
+        Whether to refuse positions that lie clearly better on the tissue with x and y exchanged; pass `False` where
+        they are right all the same. :func:`stpredict.pp.image_features` and others do not refuse them then either.
 
     Returns
     -------
@@ -92,6 +96,7 @@ def from_tables(
     -----
     UserWarning
         When some barcodes of the counts have no position and are left out.
+        When the image of a section is gray, uses fewer bits than its values have, or is resampled; once per section.
 
     Examples
     --------
@@ -173,6 +178,7 @@ def from_tables(
         image=image,
         thumbnail_px=thumbnail_px,
         measured=counts is not None,
+        check=check,
     )
     record_reading(adata, "from_tables", lattice=lattice if pitch_um is not None else None, pitch_um=pitch_um)
     return adata

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stpredict.core._validate import check_finite, check_positive, check_unique, few
-from stpredict.io._section import THUMBNAIL_PX, check_folder, record_reading
+from stpredict.io._pixels import Depth
+from stpredict.io._section import THUMBNAIL_PX, check_folder, is_hidden, record_reading
+from stpredict.io._section_image import SectionImage
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
 
@@ -129,11 +133,11 @@ def from_tiles(
         [f"{name}_x{x}_y{y}" for name, x, y in zip(table[Key.SAMPLE], table["x"], table["y"], strict=True)]
     )
     check_unique(table.index, "positions of the tiles of a slide")
-    side_px = _open(table["path"].iloc[0]).shape[0]
+    side_px, depth = _side(table["path"].iloc[0]), _common_depth(table["path"])
     side = side_px * scale
 
     network = get_encoder(encoder, weights, device)
-    features, pictures = _encode(table, network, side_px, side, int(batch_size), thumbnail_px, progress)
+    features, pictures = _encode(table, network, side_px, depth, side, int(batch_size), thumbnail_px, progress)
     key = Key.features(network.name)
     check_finite(features, "features of tiles", f"encoder {network.name!r} or its weights are broken")
 
@@ -184,7 +188,8 @@ def _listed(source: str | Path, pattern: str) -> pd.DataFrame:
     expression = re.compile(pattern)
     if not {"x", "y"} <= set(expression.groupindex):
         raise ValueError(f"expected the groups (?P<x>…) and (?P<y>…) in pattern; found {pattern!r}")
-    paths = sorted(path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.suffix.lower() in _SUFFIXES)
+    found = [path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.suffix.lower() in _SUFFIXES]
+    paths = sorted(path for path in found if path.is_file() and not is_hidden(path, folder))
     if not paths:
         raise ValueError(f"expected images ({', '.join(sorted(_SUFFIXES))}) in {folder} or its folders; found none")
     matches = [expression.search(path.stem) for path in paths]
@@ -225,20 +230,31 @@ def _patients(samples: pd.Series, patient: Mapping[str, str] | Callable[[str], s
     return samples.map({name: str(patient(name)) for name in names})
 
 
-def _open(path: str | Path) -> np.ndarray:
-    """Pixels of one tile image, uint8 (side, side, 3)."""
-    from stpredict.io._image import SectionImage
+def _side(path: str | Path) -> int:
+    return _square(SectionImage(path), path).height
 
-    image = SectionImage(path)
+
+def _square(image: SectionImage, path: str | Path) -> SectionImage:
     if image.height != image.width:
         raise ValueError(f"expected a square tile at {path}; found {image.width} x {image.height} px")
-    return image.band(0, image.height)
+    return image
+
+
+def _common_depth(paths: pd.Series) -> Depth:
+    """How bright the values of all tiles are at most: by itself, a dark tile of 16 bits would be made bright."""
+    if not SectionImage(paths.iloc[0]).deep:
+        return Depth(8, 8)
+    depth = Depth(8, 8)
+    for path in paths:
+        depth = depth | SectionImage(path).depth
+    return replace(depth, empty_alpha=False)  # a tile that is transparent everywhere is background
 
 
 def _encode(
     table: pd.DataFrame,
     encoder: Encoder,
     side_px: int,
+    depth: Depth,
     side: float,
     batch_size: int,
     thumbnail_px: int,
@@ -249,7 +265,7 @@ def _encode(
     from tqdm.auto import tqdm
 
     from stpredict.core._settings import settings
-    from stpredict.encoders._resize import resized
+    from stpredict.encoders._resize import resized, warn_if_coarse
 
     pictures: dict[str, tuple[np.ndarray, float]] = {}
     for name, group in table.groupby(Key.SAMPLE, sort=False):
@@ -258,16 +274,21 @@ def _encode(
         shape = (max(1, round(height * factor)), max(1, round(width * factor)), 3)
         pictures[str(name)] = np.full(shape, 255, dtype=np.uint8), factor
     features = np.empty((len(table), encoder.dim), dtype=np.float32)
+    gray: dict[str, None] = {}
     show_progress = settings.progress if progress is None else progress
     with tqdm(total=len(table), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
         for start in range(0, len(table), batch_size):
             part = table.iloc[start : start + batch_size]
             windows = np.empty((len(part), side_px, side_px, 3), dtype=np.uint8)
             for row, (path, name, x, y) in enumerate(part[["path", Key.SAMPLE, "x", "y"]].itertuples(index=False)):
-                pixels = _open(path)
-                if len(pixels) != side_px:
-                    raise ValueError(f"expected tiles of one size; found {side_px} and {len(pixels)} px ({path})")
+                image = _square(SectionImage(path), path)
+                image.depth = depth
+                pixels = image.band(0, image.height)
+                if image.height != side_px:
+                    raise ValueError(f"expected tiles of one size; found {side_px} and {image.height} px ({path})")
                 windows[row] = pixels
+                if image.gray:
+                    gray[name] = None
                 canvas, factor = pictures[name]
                 top, left = int(y * factor), int(x * factor)
                 small = max(1, round(side * factor))
@@ -278,6 +299,11 @@ def _encode(
                 encoder(resized(windows, encoder.tile_px, encoder.device)).cpu().numpy()
             )
             bar.update(len(part))
+    if gray:
+        warnings.warn(
+            f"tiles of {few(gray)} are gray; encoders were made for the colors of hematoxylin and eosin", stacklevel=3
+        )
+    warn_if_coarse("every tile", side_px, encoder.tile_px, stacklevel=3)
     return features, pictures
 
 

@@ -84,6 +84,11 @@ def open_slide(
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no file"
         raise FileNotFoundError(f"expected a slide at {path}; found {found}; correct the path")
+    if path.name.startswith("._"):
+        raise ValueError(
+            f"expected a slide at {path}; found a hidden file, as a Mac leaves beside those that it copies; "
+            f"open {path.name[2:]!r}"
+        )
     reader = open_reader(path)
     try:
         recorded = reader.properties.mpp
@@ -120,7 +125,9 @@ def open_reader(path: Path) -> Any:
     optional_import("wsidata", "wsi")
     readers = optional_import("wsidata.reader", "wsi").READERS
     try:
-        reader = readers.try_open(path)
+        # openslide scales 16 bits by their full range, which cameras do not use: the slide would be dark.
+        deep, orientation = _header(path)
+        reader = readers.try_open(path, reader="tiffslide" if deep else None)
     except Exception as error:
         # wsidata and the libraries behind it raise exceptions of many kinds for files they do not know.
         tried = "; ".join(f"{name}: {_refusal(readers, name, path)}" for name in ("openslide", "tiffslide"))
@@ -130,11 +137,33 @@ def open_reader(path: Path) -> Any:
         ) from error
     try:
         _check_complete(path)
+        if reader.name == "tiffslide":  # openslide knows all of these
+            _check_colors(path)
         _probe(reader)
+        if orientation != 1:
+            warnings.warn(
+                f"{path.name} states that it is to be turned (orientation {orientation}); slides are read as they are stored, "
+                "and so are positions on them",
+                stacklevel=3,
+            )
     except BaseException:
         reader.detach_reader()
         raise
     return reader
+
+
+def _header(path: Path) -> tuple[bool, int]:
+    """Whether a TIFF holds values of more than 8 bits, and its orientation tag."""
+    tifffile = optional_import("tifffile", "wsi")
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            tag = page.tags.get("Orientation")
+            return bool(np.dtype(page.dtype).itemsize > 1), 1 if tag is None else int(tag.value)
+    except Exception as error:  # noqa: BLE001
+        # Not a TIFF, or a damaged one, which the slide libraries are to tell about; tifffile raises many kinds.
+        del error
+        return False, 1
 
 
 def _refusal(readers: Any, name: str, path: Path) -> str:
@@ -173,6 +202,27 @@ def _check_complete(path: Path) -> None:
         raise ValueError(f"{message}it should have at least {max(ends):,} bytes and has {size:,}; copy it again")
     if following:
         raise ValueError(f"{message}{len(pages)} of its images are there and the next is missing; copy it again")
+
+
+def _check_colors(path: Path) -> None:
+    """Raise `ValueError` when the values of a TIFF are neither gray nor red, green and blue."""
+    tifffile = optional_import("tifffile", "wsi")
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        page, channels = (
+            series.keyframe,
+            max((n for axis, n in zip(series.axes, series.shape, strict=True) if axis in "CS"), default=1),
+        )
+        alpha = any(int(kind) in (1, 2) for kind in page.extrasamples or ())
+        kind = page.photometric.name
+    if (
+        kind not in ("MINISBLACK", "RGB", "YCBCR")
+        or channels > 4
+        or (channels in (2, 4) and not alpha and kind != "RGB")
+    ):
+        raise ValueError(
+            f"expected a slide in RGB or gray at {path}; found {kind} with {channels} channels; convert it to 8-bit RGB"
+        )
 
 
 def _probe(reader: Any) -> None:

@@ -13,7 +13,15 @@ import numpy as np
 from stpredict.core._validate import check_positive, check_unique, few
 from stpredict.io._files import parse_table, read_text, separator
 from stpredict.io._lattice import LARGEST_PX, pitch_px
-from stpredict.io._section import THUMBNAIL_PX, build_section, check_folder, check_joined, join_sections, record_reading
+from stpredict.io._section import (
+    THUMBNAIL_PX,
+    build_section,
+    check_folder,
+    check_joined,
+    is_hidden,
+    join_sections,
+    record_reading,
+)
 from stpredict.slots._booleans import read_bool
 from stpredict.slots._keys import Key
 
@@ -38,6 +46,7 @@ def read_her2st(
     images: str | Path | Mapping[str, str | Path] | None = None,
     microns_per_pixel: float | None = None,
     thumbnail_px: int = THUMBNAIL_PX,
+    check: bool = True,
 ) -> AnnData:
     """Read HER2-positive breast tumors measured by Spatial Transcriptomics :cite:p:`andersson2021`.
 
@@ -60,6 +69,9 @@ def read_her2st(
         µm per full-resolution pixel; derived from the 200 µm between neighboring spots when `None`.
     thumbnail_px
         Longest side of the thumbnail in pixels.
+    check
+        Whether to refuse positions that lie clearly better on the tissue with x and y exchanged; pass `False` where
+        they are right all the same. :func:`stpredict.pp.image_features` and others do not refuse them then either.
 
     Returns
     -------
@@ -129,7 +141,14 @@ def read_her2st(
     adata = join_sections(
         [
             _read_section(
-                name, counts[name], spots[name], labels.get(name), pictures[name], microns_per_pixel, thumbnail_px
+                name,
+                counts[name],
+                spots[name],
+                labels.get(name),
+                pictures[name],
+                microns_per_pixel,
+                thumbnail_px,
+                check,
             )
             for name in to_read
         ]
@@ -146,6 +165,7 @@ def _read_section(
     image: Any,
     microns_per_pixel: float | None,
     thumbnail_px: int,
+    check: bool,
 ) -> AnnData:
     import pandas as pd
 
@@ -196,6 +216,7 @@ def _read_section(
         spot_diameter_px=_SPOT_UM / microns_per_pixel,
         image=image,
         thumbnail_px=thumbnail_px,
+        check=check,
     )
 
 
@@ -293,7 +314,9 @@ def _find_image(folder: Path | None, name: str) -> Path | None:
             return folder / f"{name}{ending}"
     for inner in (folder / name.rstrip("0123456789") / name, folder / name):
         if inner.is_dir():
-            images = sorted(item for item in inner.iterdir() if item.suffix.lower() in _IMAGES)
+            images = sorted(
+                item for item in inner.iterdir() if item.suffix.lower() in _IMAGES and not is_hidden(item, inner)
+            )
             if len(images) > 1:
                 raise ValueError(
                     f"expected one image in {inner}; found {few(item.name for item in images)}; "

@@ -37,6 +37,7 @@ def read_visium(
     genome: str | None = None,
     microns_per_pixel: float | None = None,
     thumbnail_px: int = THUMBNAIL_PX,
+    check: bool = True,
 ) -> AnnData:
     """Read the output of Space Ranger 1 to 4 for one Visium capture area: spots, bins of one size, or cells.
 
@@ -69,6 +70,9 @@ def read_visium(
         µm per full-resolution pixel; derived from the lattice when `None`, and for cells read from the scale factors.
     thumbnail_px
         Longest side in pixels of the thumbnail that is made of `image` when Space Ranger's `hires` is missing.
+    check
+        Whether to refuse positions that lie clearly better on the tissue with x and y exchanged; pass `False` where
+        they are right all the same. :func:`stpredict.pp.image_features` and others do not refuse them then either.
 
     Returns
     -------
@@ -155,6 +159,7 @@ def read_visium(
         images=_read_images(folder),
         scalefactors=scalefactors,
         thumbnail_px=thumbnail_px,
+        check=check,
     )
     record_reading(adata, "read_visium", lattice=lattice, pitch_um=pitch_um)
     return adata
@@ -187,7 +192,7 @@ def _read_scalefactors(folder: Path) -> dict[str, Any]:
 
 def _read_images(folder: Path) -> dict[str, np.ndarray]:
     """Space Ranger's downscaled images, as far as they exist."""
-    from stpredict.io._image import SectionImage
+    from stpredict.io._section_image import SectionImage
 
     images = {}
     for name in ("hires", "lowres"):

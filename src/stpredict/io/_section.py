@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_counts, check_finite, check_positive, check_unique, few
-from stpredict.io._image import SectionImage, check_positions
+from stpredict.io._check_positions import UNCHECKED, check_positions
+from stpredict.io._section_image import SectionImage
 from stpredict.slots._keys import Key
 from stpredict.slots._matrix import check_float32, numeric_matrix
 from stpredict.slots._provenance import write_record
@@ -39,6 +40,7 @@ def build_section(
     scalefactors: dict[str, float] | None = None,
     thumbnail_px: int = THUMBNAIL_PX,
     measured: bool = True,
+    check: bool = True,
 ) -> AnnData:
     """Check and assemble one section.
 
@@ -64,6 +66,8 @@ def build_section(
         Longest side of that thumbnail in pixels.
     measured
         Whether the counts were measured, for `obs["measured"]`.
+    check
+        Whether to compare the positions with the tissue in the image; where not, it is noted in the metadata.
     """
     from anndata import AnnData
     from scipy import sparse
@@ -84,12 +88,14 @@ def build_section(
     metadata: dict[str, str] = {}
     if image is not None:
         picture = SectionImage(image)
-        check_positions(xy, picture, sample)
+        check_positions(xy, picture, sample, check=check)
         if "hires" not in images:
             images["hires"], scalefactors["tissue_hires_scalef"] = picture.thumbnail(thumbnail_px)
         if isinstance(image, (str, Path)):
             metadata["source_image_path"] = os.path.abspath(image)
         picture.close()
+    if not check:
+        metadata[UNCHECKED] = "true"
 
     obs = obs.assign(**{Key.SAMPLE: _constant(sample, len(obs))})
     if patient is not None:
@@ -173,6 +179,11 @@ def check_joined(
         UserWarning,
         stacklevel=3,
     )
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file of a folder, or a folder between, is hidden; a Mac leaves `._name` beside every file it copies."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
 
 
 def _constant(name: str, n: int) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 _PROPERTIES = "slide_properties"  # wsidata's place for what it knows about a slide
+_READING = b"2"  # raised when slides are read otherwise than before, so that nothing made from them is found again
 _BLOCK_PX = 2048  # side of what is read from a slide at once
 _STRIP_BYTES = 48 * 2**20  # rows of a level that are read at once for a thumbnail
 _TILE_PX = 256  # usual side of the compressed tiles of a slide; part of every read beyond what was asked for
@@ -105,7 +106,7 @@ def slide_reader(sdata: SpatialData) -> Iterator[Any]:
 
 def slide_fingerprint(path: Path) -> str:
     """SHA-256 of the slide's file, and of the names and sizes in the folder of the same name, if there is one."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_READING)
     with path.open("rb") as file:
         while piece := file.read(1 << 22):
             digest.update(piece)

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from stpredict.encoders._resize import resized
+from stpredict.encoders._resize import resized, warn_if_coarse
+from stpredict.pp._windows import Section, sections_of, windows_around
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from anndata import AnnData
     from spatialdata import SpatialData
 
     from stpredict.encoders import Encoder
     from stpredict.io._image import SectionImage
     from stpredict.slots._container import Container
-
-_BATCH_BYTES = 64 * 2**20  # windows at full resolution that are held at once
-_BAND_BYTES = 16 * 2**20  # rows of the image that are copied out of it at once, short of one window's height
-
-
-@dataclass(frozen=True)
-class _Section:
-    name: str
-    rows: np.ndarray
-    positions: np.ndarray
-    microns_per_pixel: float
-    sides: tuple[int, ...]
-    padded: int
-    find: Callable[[], SectionImage]
 
 
 def image_features(
@@ -53,6 +38,7 @@ def image_features(
     device: str | torch.device | None = None,
     cache: bool = True,
     progress: bool | None = None,
+    check: bool = True,
     key_added: str | None = None,
     table_key: str = Key.TABLE,
     tile_key: str = "tiles",
@@ -104,6 +90,9 @@ def image_features(
         encoder with weights, positions and tile size.
     progress
         Whether to show a progress bar; `settings.progress` when `None`.
+    check
+        Whether to refuse positions that lie clearly better on the tissue with x and y exchanged; sections that were read
+        with `check=False` are not refused in any case.
     key_added
         Slot in `obsm`; `"X_{encoder}"` when `None`.
     table_key
@@ -142,6 +131,12 @@ def image_features(
         When `data` is neither AnnData nor SpatialData. Also when an image holds neither uint8, uint16 nor floats.
     ImportError
         When a package that the encoder or the slide needs is not installed (extra `encoders` or `wsi`).
+
+    Warns
+    -----
+    UserWarning
+        When the image of a section is gray, uses fewer bits than its values have, or is resampled,
+        or when it is much coarser than the encoder wants; once per section.
 
     Examples
     --------
@@ -188,7 +183,11 @@ def image_features(
         slide.tables[name] = table
         return slide if copy else None
 
-    sections = _sections(data, get_table(data, table_key), image, microns_per_pixel, sample_key, width_um, scales)
+    sections = sections_of(
+        data, get_table(data, table_key), image, microns_per_pixel, sample_key, width_um, scales, check
+    )
+    for section in sections:
+        warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), network.tile_px)
     features = _compute(sections, network, width_um, scales, int(batch_size), cache, progress)
 
     container, adata = begin(data, copy, table_key)
@@ -233,59 +232,8 @@ def _encoder(encoder: Any, weights: Any, device: Any, tile_px: int | None, key_a
     return get_encoder(encoder, weights, device, tile_px=tile_px, name=key_added.removeprefix("X_"))
 
 
-def _sections(
-    data: Container,
-    adata: AnnData,
-    image: Any,
-    given_microns_per_pixel: float | Mapping[str, float] | None,
-    sample_key: str,
-    tile_um: float,
-    scales: tuple[float, ...],
-) -> list[_Section]:
-    """Check every section against its image, and say what is to be cut from it."""
-    from functools import partial
-
-    from stpredict.io._image import check_positions, microns_per_pixel, section_image
-    from stpredict.slots._checks import check_obs, check_obsm
-
-    check_obsm(
-        adata, Key.SPATIAL, "read the data with stp.io, or set obsm['spatial'] to x, y in full-resolution pixels"
-    )
-    check_obs(adata, sample_key, f"name the section of every observation in obs[{sample_key!r}], or pass `sample_key=`")
-    if adata.obs[sample_key].isna().any():
-        missing = int(adata.obs[sample_key].isna().sum())
-        raise ValueError(f"expected obs[{sample_key!r}] without gaps; found {missing} missing values")
-    if adata.n_obs == 0:
-        raise ValueError("expected at least one observation; found none")
-    positions = np.asarray(adata.obsm[Key.SPATIAL], dtype=np.float64)
-    if positions.ndim != 2 or positions.shape[1] != 2:
-        raise ValueError(f"expected obsm['spatial'] of shape (n_obs, 2); found {positions.shape}")
-    names = adata.obs[sample_key].astype(str).to_numpy()
-    samples = list(dict.fromkeys(names))
-    if image is not None and not isinstance(image, Mapping) and len(samples) > 1:
-        raise ValueError(
-            f"expected `image=` as a mapping by section for {len(samples)} sections; found {type(image).__name__}"
-        )
-    sections = []
-    for sample in samples:
-        rows = np.flatnonzero(names == sample)
-        find = partial(section_image, data, adata, sample, image)
-        mpp = microns_per_pixel(adata, sample, given_microns_per_pixel)
-        picture = find()
-        try:
-            check_positions(positions[rows], picture, sample)
-            sides = tuple(max(1, round(tile_um * scale / mpp)) for scale in scales)
-            corner = np.round(positions[rows] - max(sides) / 2)
-            size = np.array([picture.width, picture.height])
-            padded = int(((corner < 0) | (corner + max(sides) > size)).any(axis=1).sum())
-        finally:
-            picture.close()
-        sections.append(_Section(sample, rows, positions[rows], mpp, sides, padded, find))
-    return sections
-
-
 def _compute(
-    sections: list[_Section],
+    sections: list[Section],
     encoder: Encoder,
     tile_um: float,
     scales: tuple[float, ...],
@@ -342,7 +290,7 @@ def _compute(
 
 
 def _encode(
-    picture: SectionImage, section: _Section, encoder: Encoder, batch_size: int, done: Callable[[int], Any]
+    picture: SectionImage, section: Section, encoder: Encoder, batch_size: int, done: Callable[[int], Any]
 ) -> np.ndarray:
     """Features (n, dim * contexts) of one section."""
     features = np.empty((len(section.rows), encoder.dim * len(section.sides)), dtype=np.float32)
@@ -353,16 +301,3 @@ def _encode(
             features[rows, columns] = encoder(tiles).cpu().numpy()
             done(len(rows))
     return features
-
-
-def windows_around(
-    picture: SectionImage, positions: np.ndarray, side: int, batch_size: int = 256
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of the positions (b,) and the windows around them, uint8 (b, side, side, 3), in bounded batches."""
-    fitting = max(1, min(batch_size, _BATCH_BYTES // (3 * side**2)))
-    # Few spots on a wide image would make the rows between the first and the last of a batch most of the image.
-    stripe = positions[:, 1] // max(side, _BAND_BYTES // (3 * picture.width))
-    for number in np.unique(stripe):
-        rows = np.flatnonzero(stripe == number)
-        for index, windows in picture.windows(positions[rows], side, fitting):
-            yield rows[index], windows

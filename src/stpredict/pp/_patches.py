@@ -17,7 +17,13 @@ import numpy as np
 
 from stpredict.core._settings import settings
 from stpredict.core._validate import check_positive
-from stpredict.io._image import SectionImage, check_positions, microns_per_pixel, section_image
+from stpredict.io._image import (
+    SectionImage,
+    check_positions,
+    microns_per_pixel,
+    positions_are_checked,
+    section_image,
+)
 from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._keys import Key
 
@@ -41,6 +47,7 @@ def patches(
     image: Any = None,
     sample_key: str = Key.SAMPLE,
     progress: bool | None = None,
+    check: bool = True,
     table_key: str = Key.TABLE,
 ) -> pd.DataFrame:
     """Cut the patches of every section ahead of training, and keep them in the cache.
@@ -66,6 +73,9 @@ def patches(
         Column of `obs` that names the section.
     progress
         Whether to show a progress bar; `settings.progress` when `None`.
+    check
+        Whether to refuse positions that lie clearly better on the tissue with x and y exchanged; sections that were read
+        with `check=False` are not refused in any case.
     table_key
         Table of a SpatialData.
 
@@ -89,7 +99,8 @@ def patches(
     Warns
     -----
     UserWarning
-        When more than 5 % of a section's patches reach beyond the image.
+        When more than 5 % of a section's patches reach beyond the image. Also when an image is gray, uses fewer bits than
+        its values have, is resampled, or is much coarser than `patch_px` asks for.
 
     Examples
     --------
@@ -113,6 +124,7 @@ def patches(
         image=image,
         sample_key=sample_key,
         progress=settings.progress if progress is None else progress,
+        check=check,
     )
     return pd.DataFrame(stack.cut)
 
@@ -187,6 +199,7 @@ def patch_stack(
     image: Any = None,
     sample_key: str = Key.SAMPLE,
     progress: bool = False,
+    check: bool = True,
 ) -> PatchStack:
     """Cut the patches of some observations, or find them in the cache.
 
@@ -207,8 +220,12 @@ def patch_stack(
         Column of `obs` with the section.
     progress
         Whether to show a progress bar.
+    check
+        Whether to compare the positions with the tissue.
     """
     from tqdm.auto import tqdm
+
+    from stpredict.encoders._resize import warn_if_coarse
 
     check_positive(patch_um, "patch_um")
     if int(patch_px) != patch_px or patch_px < 1:
@@ -233,7 +250,11 @@ def patch_stack(
         part[in_section], row[in_section] = number, np.searchsorted(whole, index[in_section])
         xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=np.float64)[whole]
         side = max(1, round(patch_um / microns_per_pixel(adata, name)))
-        job = _job(section_image(data, adata, name, image), name, xy, side, int(patch_px))
+        picture = section_image(data, adata, name, image)
+        job = _job(picture, name, xy, side, int(patch_px), check and positions_are_checked(adata, name))
+        if len(names) > 1:  # not all pictures are held at once
+            picture.close()
+        warn_if_coarse(f"the image of section {name!r}", side, int(patch_px), stacklevel=3)
         jobs.append(job)
         cut.append(
             {
@@ -258,11 +279,11 @@ def patch_stack(
     return PatchStack(parts, part, row, cut=cut, padded=padded)
 
 
-def _job(picture: SectionImage, name: str, xy: np.ndarray, side: int, patch_px: int) -> _Job:
+def _job(picture: SectionImage, name: str, xy: np.ndarray, side: int, patch_px: int, check: bool) -> _Job:
     """Check a section, and name its file after its contents."""
     if xy.ndim != 2 or xy.shape[1] != 2:
         raise ValueError(f"expected obsm['spatial'] of shape (n_obs, 2); found {xy.shape}")
-    check_positions(xy, picture, name)
+    check_positions(xy, picture, name, check=check)
     if side > min(picture.height, picture.width):
         raise ValueError(
             f"expected patches smaller than the image of section {name!r} ({picture.width} x {picture.height} px); found "
@@ -271,9 +292,7 @@ def _job(picture: SectionImage, name: str, xy: np.ndarray, side: int, patch_px: 
     digest = hashlib.sha256(f"{_VERSION} {picture.fingerprint()} {side} {patch_px} {len(xy)}".encode())
     digest.update(np.ascontiguousarray(xy).tobytes())
     path = settings.cache_dir / "patches" / f"{digest.hexdigest()}.npy"
-    corner = np.round(xy - side / 2)
-    padded = np.any((corner < 0) | (corner + side > [picture.width, picture.height]), axis=1)
-    return _Job(name, picture, xy, side, patch_px, padded, path)
+    return _Job(name, picture, xy, side, patch_px, picture.reaching_beyond(xy, side), path)
 
 
 def _section_patches(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
@@ -281,7 +300,7 @@ def _section_patches(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
     import torch
 
     from stpredict.encoders._resize import resized
-    from stpredict.pp._image_features import windows_around
+    from stpredict.pp._windows import windows_around
 
     shape = (len(job.xy), job.patch_px, job.patch_px, 3)
     if job.path.is_file():

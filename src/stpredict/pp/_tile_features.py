@@ -62,7 +62,15 @@ def tile_features(
     -------
     Name of the table and the table.
     """
-    from stpredict.io._slide import slide_microns_per_pixel, slide_path, slide_reader, tile_frame, windows_of
+    from stpredict.encoders._resize import warn_if_coarse
+    from stpredict.io._slide import (
+        slide_microns_per_pixel,
+        slide_name,
+        slide_path,
+        slide_reader,
+        tile_frame,
+        windows_of,
+    )
 
     mpp = slide_microns_per_pixel(sdata)
     frame = tile_frame(sdata, tile_key)
@@ -85,6 +93,7 @@ def tile_features(
         height, width = reader.properties.level_shape[windows.level]
         beyond = (windows.corner < 0) | (windows.corner + windows.side > np.array([width, height]))
         features = _compute(reader, slide_path(sdata), windows, encoder, batch_size, cache, progress)
+        warn_if_coarse(f"slide {slide_name(sdata)!r}", windows.side, encoder.tile_px, stacklevel=3)
         table = _table(sdata, reader, frame, features, center, side, mpp, tile_key)
     _record(table, key, encoder, width_um, mpp, int(beyond.any(axis=1).sum()))
     return f"{key.removeprefix('X_')}_{tile_key}", table
@@ -210,6 +219,7 @@ def _table(
     from spatialdata.models import TableModel
 
     from stpredict.io._section import THUMBNAIL_PX
+    from stpredict.io._section_image import GRAY
     from stpredict.io._slide import slide_name, slide_path, slide_thumbnail
 
     sample = slide_name(sdata)
@@ -230,6 +240,8 @@ def _table(
             obs[name] = frame[name].to_numpy()
     table = AnnData(features, obs=obs, obsm={Key.SPATIAL: center})
     picture, factor = slide_thumbnail(reader, mpp, mpp, max_side=THUMBNAIL_PX)
+    if (np.ptp(picture, axis=2) == 0).all():
+        warnings.warn(f"slide {sample!r}: {GRAY}", stacklevel=4)
     table.uns["spatial"] = {
         sample: {
             "images": {"hires": picture},
