@@ -145,6 +145,12 @@ def test_how_the_other_process_may_end(h5, monkeypatch, outcome, message) -> Non
         check_h5(h5[0])
 
 
+def test_where_the_other_process_lacks_h5py(h5, monkeypatch) -> None:
+    """Paths that were added to this process alone: the file is read without the trial."""
+    monkeypatch.setattr(_counts_h5.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 77, "", ""))
+    assert read_counts_h5(h5[0]).n_obs == 6
+
+
 def test_a_module_of_the_users_own_is_not_taken_for_h5py(h5, tmp_path, monkeypatch) -> None:
     (tmp_path / "h5py.py").write_text("raise SystemExit('taken')")
     monkeypatch.chdir(tmp_path)

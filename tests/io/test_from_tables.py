@@ -33,7 +33,8 @@ def picture() -> np.ndarray:
 
 
 def test_joins_by_barcode(counts, positions):
-    adata = stp.io.from_tables(counts, positions.iloc[:20], sample="S1", patient="P1", microns_per_pixel=0.5)
+    with pytest.warns(UserWarning, match="10 of 30 barcodes"):
+        adata = stp.io.from_tables(counts, positions.iloc[:20], sample="S1", patient="P1", microns_per_pixel=0.5)
     assert list(adata.obs_names) == [f"s{i}" for i in range(10, 30)]
     np.testing.assert_array_equal(adata.X.toarray(), counts.iloc[10:])
     np.testing.assert_array_equal(adata.obsm["spatial"], positions.loc[adata.obs_names, ["x", "y"]])
@@ -92,6 +93,7 @@ def test_unknown_pixel_size(counts, positions, kwargs):
         stp.io.from_tables(counts, positions[["x", "y"]], **kwargs)
 
 
+@pytest.mark.filterwarnings("ignore:29 of 30 barcodes")
 def test_one_spot(counts, positions):
     with pytest.raises(ValueError, match="found 1 spot"):
         stp.io.from_tables(counts, positions.iloc[:1], pitch_um=200)
@@ -180,3 +182,34 @@ def test_bad_counts(counts, positions):
         call(AnnData(obs=pd.DataFrame(index=counts.index), var=pd.DataFrame(index=counts.columns)))
     with pytest.raises(ValueError, match="positive"):
         stp.io.from_tables(counts, positions, microns_per_pixel=0)
+
+
+FORMS = {
+    "nullable": lambda table: table.convert_dtypes(),
+    "arrow": lambda table: table.convert_dtypes(dtype_backend="pyarrow"),
+    "float16": lambda table: table.astype("float16"),
+    "uint8": lambda table: table.astype("uint8"),
+    "sparse": lambda table: table.astype(pd.SparseDtype(int, 0)),
+    "arrow names": lambda table: table.rename(index=str).set_axis(table.index.astype("string[pyarrow]")),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_types_of_pandas(counts, positions, form):
+    wanted = stp.io.from_tables(counts, positions, microns_per_pixel=0.5)
+    places = positions if form is FORMS["sparse"] else form(positions)
+    adata = stp.io.from_tables(form(counts), places, microns_per_pixel=0.5)
+    np.testing.assert_array_equal(adata.X.toarray(), wanted.X.toarray())
+    np.testing.assert_array_equal(adata.obsm["spatial"], wanted.obsm["spatial"])
+    assert list(adata.obs_names) == list(wanted.obs_names)
+
+
+def test_gaps_and_numbers_too_large(counts, positions):
+    with pytest.raises(ValueError, match="found NaN for s29"):
+        stp.io.from_tables(
+            counts, positions.assign(x=pd.array([None, *positions["x"][1:]], dtype="Float64")), microns_per_pixel=1
+        )
+    with pytest.raises(ValueError, match="at most 3.4e"):
+        stp.io.from_tables(counts.astype(float) * 1e300, positions, microns_per_pixel=1)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        stp.io.from_tables(counts.astype("Int64").mask(counts == 0), positions, microns_per_pixel=1)

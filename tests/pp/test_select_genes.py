@@ -224,3 +224,33 @@ def test_ribosomal_proteins_by_name() -> None:
     obs = pd.DataFrame({"sample": "A"}, index=list("abcd"))
     adata = ad.AnnData(values, obs=obs, var=pd.DataFrame(index=proteins + others))
     assert select_panel(adata, "mean", n_genes=99) == others
+
+
+@pytest.mark.parametrize("dtype", ["object", "string[python]", "string[pyarrow]", "category", "str"])
+def test_types_of_gene_names(dtype) -> None:
+    """Arrow knows no look-ahead, which the names of ribosomal proteins need."""
+    names = ["ERBB2", "RPS6", "RPS6KA1", "rps19bp1", "RPSA", "RPLP0", "MT-CO1", "mt-Nd1", "MTOR", "CD8A"]
+    counts = np.random.default_rng(0).poisson(5, (30, len(names))).astype(np.float32)
+    adata = ad.AnnData(counts, obs=pd.DataFrame({"sample": "a"}, index=[f"s{i}" for i in range(30)]))
+    adata.var = pd.DataFrame(index=pd.Index(names) if dtype == "str" else pd.Index(pd.array(names, dtype=dtype)))
+    select_genes(adata, "mean", n_genes=10)
+    assert adata.var_names[adata.var["selected"]].astype(str).tolist() == [
+        "ERBB2",
+        "RPS6KA1",
+        "rps19bp1",
+        "MTOR",
+        "CD8A",
+    ]
+    assert (read_record(adata, "selected") or {})["dropped"]["drop_ribosomal"] == 3
+
+
+@pytest.mark.parametrize(
+    "train", [np.array([True] * 15 + [False] * 15), ["1"] * 15 + ["0"] * 15, "yes or no", "number"]
+)
+def test_spellings_of_the_training_observations(train) -> None:
+    counts = np.random.default_rng(0).poisson(5, (30, 4)).astype(np.float32)
+    obs = pd.DataFrame({"sample": ["a"] * 15 + ["b"] * 15, "number": [1.0] * 15 + [0.0] * 15})
+    obs["yes or no"] = ["Yes"] * 15 + ["no"] * 15
+    adata = ad.AnnData(counts, obs=obs.rename(index=str), var=pd.DataFrame(index=list("ABCD")))
+    select_genes(adata, "mean", n_genes=2, train=train)
+    assert (read_record(adata, "selected") or {})["samples"] == ["a"]
