@@ -112,7 +112,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("k", [1, 4, 6, 18])
+@pytest.mark.parametrize("k", [1, 4, 6, 8, 18])
 @pytest.mark.parametrize("name", ARRAYS)
 def test_spatial_neighbors_are_those_of_all_distances(name, k, dtype):
     """Ties, order and reach as when the distances of all pairs are compared."""
@@ -129,11 +129,12 @@ def test_spatial_neighbors_are_those_of_all_distances(name, k, dtype):
             assert torch.equal(valid, smallest <= reach * smallest[:, :1].median() * 1.001)
 
 
+@pytest.mark.parametrize("k", [1, 4, 5, 7, 8, 13, 18, 19])
 @pytest.mark.parametrize("name", ["hexagons", "squares", "far from the origin", "anywhere", "isolated"])
-def test_few_distances_settle_an_array(name, monkeypatch):
+def test_few_distances_settle_an_array(name, k, monkeypatch):
     monkeypatch.setattr(_graph, "_smallest", None)  # that of all pairs
-    index, _ = spatial_neighbors(ARRAYS[name] * 1.25, 4)
-    assert index.shape == (len(ARRAYS[name]), 4)
+    index, _ = spatial_neighbors(ARRAYS[name] * 1.25, k)
+    assert index.shape == (len(ARRAYS[name]), k)
 
 
 def test_a_section_is_searched_once(monkeypatch):

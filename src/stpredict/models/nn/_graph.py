@@ -15,7 +15,7 @@ _CHUNK = 1024  # rows of a distance matrix that are held at once
 _DIRECTION = (0.8310, 0.5563)
 _TIE = 1e-6
 _SLACK = 1.001  # positions are rounded
-_SPARE = 4  # spots beyond the nearest that are compared with them: the next ring of a lattice
+_SPARE = (6, 30)  # spots beyond the nearest that are compared with them, to reach the next ring of a lattice
 _EQUAL = 1e-12  # relative difference of distances below which rounding decides
 _SECTIONS = 64  # whose neighbors are remembered
 _KEPT = 2**25  # pairs of spots whose distances are held for a second use (400 MB)
@@ -190,17 +190,20 @@ def _by_tree(positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
     distance = torch.zeros((n, k), dtype=torch.float64)
     open_rows = torch.arange(n)
     if k and bool(torch.isfinite(positions).all()):
-        xy = positions.numpy()
-        tree = cKDTree(xy, balanced_tree=False, compact_nodes=False)
-        few = min(k + 1 + _SPARE, n)
-        near, candidates = (torch.from_numpy(part) for part in tree.query(xy, k=few))
-        compared = _planar(positions, open_rows, candidates).masked_fill_(candidates == open_rows[:, None], torch.inf)
-        ordered, order = compared.sort(dim=1)
-        index, distance = candidates.gather(1, order[:, :k]), ordered[:, :k]
-        beyond = near[:, -1] * (1 - 2 * _TIE) if few < n else torch.full((n,), torch.inf, dtype=torch.float64)
-        first = ordered[:, : k + 1]
-        apart = (first.diff(dim=1) > _EQUAL * near[:, -1:]).all(dim=1)
-        open_rows = (~(apart & (distance[:, -1] < beyond))).nonzero().flatten()
+        tree = cKDTree(positions.numpy(), balanced_tree=False, compact_nodes=False)
+        for spare in _SPARE:
+            few = min(k + 1 + spare, n)
+            near, candidates = (torch.from_numpy(part) for part in tree.query(positions[open_rows].numpy(), k=few))
+            compared = _planar(positions, open_rows, candidates)
+            compared.masked_fill_(candidates == open_rows[:, None], torch.inf)
+            ordered, order = compared.sort(dim=1)
+            index[open_rows], distance[open_rows] = candidates.gather(1, order[:, :k]), ordered[:, :k]
+            # Beyond the last candidate, only its direction could bring a spot nearer than one of the chosen.
+            settled = ordered[:, k - 1] < (near[:, -1] * (1 - 2 * _TIE) if few < n else torch.inf)
+            settled &= (ordered[:, : k + 1].diff(dim=1) > _EQUAL * near[:, -1:]).all(dim=1)
+            open_rows = open_rows[~settled]
+            if not len(open_rows):
+                break
     if k and len(open_rows):
         index[open_rows], distance[open_rows] = _smallest(
             lambda rows: _planar(positions, rows), positions, k, _CHUNK, open_rows
