@@ -88,6 +88,7 @@ def test_scatter_and_gather_are_inverse() -> None:
     where = place(batch.section, batch["cell"], 4)
     assert where.tissue.shape == (4, 36, 20)
     grid = where.scatter(batch["features"])
+    assert grid.is_contiguous()  # on a CPU
     assert torch.equal(where.gather(grid), batch["features"])
     assert torch.equal((grid != 0).any(dim=1), where.tissue)
     extents = {int(code): (-(-h // 4) * 4, -(-w // 4) * 4) for code, (h, w) in zip((9, 5, 1, -3), MIXED, strict=True)}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from stpredict.models.nn import _graph
 from stpredict.models.nn._graph import HypergraphConv, hypergraph, mean_of_neighbors, nearest, spatial_neighbors
 
 
@@ -82,6 +83,91 @@ def test_spatial_neighbors_of_a_lattice_and_of_an_isolated_spot():
     mean = mean_of_neighbors(values, index, valid)
     np.testing.assert_allclose(mean[12], values[[7, 11, 13, 17]].mean(dim=0), rtol=1e-5)
     assert (mean[25] == 0).all()
+
+
+def squares(n_rows, n_cols, pitch=200.0):
+    return torch.cartesian_prod(torch.arange(float(n_cols)), torch.arange(float(n_rows))) * pitch
+
+
+def shuffled(positions):
+    return positions[torch.randperm(len(positions), generator=torch.Generator().manual_seed(3))]
+
+
+FAR = torch.tensor([[9e5, 9e5], [-1e6, 3.0]])
+ARRAYS = {
+    "hexagons": hex_lattice(15, 16),
+    "squares": squares(12, 14),
+    "far from the origin": squares(12, 14) + 1e6,
+    "hexagons with holes": shuffled(hex_lattice(15, 16))[:120],
+    "mirrored about the direction": squares(9, 9) @ torch.tensor([[0.8310, -0.5563], [0.5563, 0.8310]]),
+    "anywhere": torch.rand(300, 2, generator=torch.Generator().manual_seed(2)) * 1e4,
+    "in a line": torch.arange(60.0)[:, None] * torch.tensor([5.0, 0.0]),
+    "isolated": torch.cat([squares(6, 7), FAR]),
+    "on a circle": torch.stack([torch.arange(40.0).cos(), torch.arange(40.0).sin()], dim=1) * 50,
+    "two at each place": squares(6, 6).repeat_interleave(2, dim=0),
+    "twenty at each place": squares(3, 4).repeat_interleave(20, dim=0),
+    "all at one place": torch.zeros(30, 2),
+    "unknown": torch.cat([squares(4, 4), torch.tensor([[torch.nan, 1.0]])]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [1, 4, 6, 8, 18])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_spatial_neighbors_are_those_of_all_distances(name, k, dtype):
+    """Ties, order and reach as when the distances of all pairs are compared."""
+    for positions in (ARRAYS[name].to(dtype), shuffled(ARRAYS[name].to(dtype))):
+        x, y = positions.double().unbind(dim=1)
+        right, down = x - x[:, None], y - y[:, None]
+        distance = torch.hypot(right, down) + 1e-6 * 0.8310 * right + 1e-6 * 0.5563 * down
+        distance.fill_diagonal_(torch.inf)
+        smallest, expected = torch.topk(distance, min(k, len(x) - 1), largest=False)
+        smallest = smallest.to(dtype)
+        for reach in (0.5, np.sqrt(2), 2.0):
+            index, valid = spatial_neighbors(positions, k, reach=reach)
+            assert torch.equal(index, expected)
+            assert torch.equal(valid, smallest <= reach * smallest[:, :1].median() * 1.001)
+
+
+@pytest.mark.parametrize("k", [1, 4, 5, 7, 8, 13, 18, 19])
+@pytest.mark.parametrize("name", ["hexagons", "squares", "far from the origin", "anywhere", "isolated"])
+def test_few_distances_settle_an_array(name, k, monkeypatch):
+    monkeypatch.setattr(_graph, "_smallest", None)  # that of all pairs
+    index, _ = spatial_neighbors(ARRAYS[name] * 1.25, k)
+    assert index.shape == (len(ARRAYS[name]), k)
+
+
+def test_a_section_is_searched_once(monkeypatch):
+    searched = []
+    by_tree = _graph._by_tree
+    monkeypatch.setattr(_graph, "_by_tree", lambda *given: searched.append(1) or by_tree(*given))
+    positions = torch.rand(50, 2, generator=torch.Generator().manual_seed(11)) * 700
+    with torch.inference_mode():
+        first = spatial_neighbors(positions, 4)
+    again = spatial_neighbors(positions.clone(), 4)
+    assert len(searched) == 1
+    assert torch.equal(first[0], again[0])
+    values = torch.randn(50, 3, requires_grad=True)
+    mean_of_neighbors(values, *again).sum().backward()  # found in inference, used in training
+    again[0].zero_()  # what the caller does with its copy is nobody else's business
+    assert torch.equal(spatial_neighbors(positions, 4)[0], first[0])
+    positions[7] += 1
+    spatial_neighbors(positions, 4)
+    spatial_neighbors(positions, 5)
+    spatial_neighbors(positions, 5, reach=1.5)
+    assert len(searched) == 4
+
+
+def test_hypergraph_computes_distances_once_where_they_can_be_held(monkeypatch):
+    computed = []
+    cdist = torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda *given, **how: computed.append(1) or cdist(*given, **how))
+    features, positions = torch.randn(40, 6), torch.rand(40, 2)
+    held = hypergraph(features, positions, 3, chunk=10)
+    assert len(computed) == 4
+    monkeypatch.setattr(_graph, "_KEPT", 40 * 40 - 1)
+    assert torch.equal(hypergraph(features, positions, 3, chunk=10), held)
+    assert len(computed) == 12
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -72,6 +72,15 @@ def test_genes(scored) -> None:
         stp.tl.evaluate(scored, genes=[])
 
 
+def test_distance_of_maps_is_near_that_of_many_directions(scored) -> None:
+    table = stp.tl.evaluate(scored, metrics=["emd"], baselines=False, ceiling=False)
+    for name, own in table.groupby("sample"):
+        rows = (scored.obs["sample"] == name).to_numpy()
+        maps = (scored.X[rows], scored.obsm["predicted"].loc[rows].to_numpy(), scored.obsm["spatial"][rows])
+        many = stp.metrics.emd(*maps, max_exact=0, n_projections=1000)
+        np.testing.assert_allclose(own["emd"], many, rtol=0.02)
+
+
 def test_two_predictions_of_one_model_are_two_lines(scored) -> None:
     scored.obsm["second"] = -scored.obsm["predicted"]
     scored.uns["stpredict"]["second"] = {"model": "ridge"}

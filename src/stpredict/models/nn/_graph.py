@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,10 @@ _CHUNK = 1024  # rows of a distance matrix that are held at once
 _DIRECTION = (0.8310, 0.5563)
 _TIE = 1e-6
 _SLACK = 1.001  # positions are rounded
+_SPARE = (6, 30)  # spots beyond the nearest that are compared with them, to reach the next ring of a lattice
+_EQUAL = 1e-12  # relative difference of distances below which rounding decides
+_SECTIONS = 64  # whose neighbors are remembered
+_KEPT = 2**25  # pairs of spots whose distances are held for a second use (400 MB)
 
 
 def nearest(points: Tensor, k: int, *, chunk: int = _CHUNK) -> tuple[Tensor, Tensor]:
@@ -34,8 +40,10 @@ def nearest(points: Tensor, k: int, *, chunk: int = _CHUNK) -> tuple[Tensor, Ten
     return _smallest(lambda rows: _distances(points[rows], points), points, k, chunk)
 
 
-def spatial_neighbors(positions: Tensor, k: int, *, reach: float = 2.0, chunk: int = _CHUNK) -> tuple[Tensor, Tensor]:
+def spatial_neighbors(positions: Tensor, k: int, *, reach: float = 2.0) -> tuple[Tensor, Tensor]:
     """Find the nearest spots that are neighbors on the array.
+
+    A section is searched once: what was found is remembered by the positions themselves.
 
     Parameters
     ----------
@@ -45,16 +53,14 @@ def spatial_neighbors(positions: Tensor, k: int, *, reach: float = 2.0, chunk: i
         Number of neighbors at most.
     reach
         Largest distance, in medians of the distance between nearest neighbors.
-    chunk
-        Spots whose distances to all others are held at once.
 
     Returns
     -------
     Indices (n, k) int64, nearest first, and which of them are within reach (n, k).
     """
-    index, distance = _smallest(lambda rows: _planar(positions, rows), positions, k, chunk)
-    pitch = distance[:, :1].median() if distance.numel() else distance.sum()
-    return index, distance <= reach * pitch * _SLACK
+    found = _found(positions.detach().cpu().double().numpy().tobytes(), positions.dtype, k, reach)
+    index, valid = (torch.from_numpy(part).to(positions.device, copy=True) for part in found)
+    return index, valid
 
 
 def mean_of_neighbors(values: Tensor, index: Tensor, valid: Tensor) -> Tensor:
@@ -92,16 +98,23 @@ def hypergraph(features: Tensor, positions: Tensor, k: int, *, chunk: int = _CHU
     def feature_distances(rows: Tensor) -> Tensor:
         return torch.cdist(features[rows], features)
 
-    def mean(distances: Callable[[Tensor], Tensor]) -> Tensor:
-        parts = [
-            distances(rows).sum(dtype=torch.float64) for rows in torch.arange(n, device=features.device).split(chunk)
-        ]
-        return (torch.stack(parts).sum() / max(n * (n - 1), 1)).clamp_min(1e-12)
+    def pair(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return _planar(positions, rows), feature_distances(rows)
 
-    of_features, of_positions = mean(feature_distances), mean(lambda rows: _planar(positions, rows))
+    def mean(sums: tuple[Tensor, ...]) -> Tensor:
+        return (torch.stack(sums).sum() / max(n * (n - 1), 1)).clamp_min(1e-12)
+
+    sums, kept = [], []
+    for rows in torch.arange(n, device=features.device).split(chunk):
+        block = pair(rows)
+        sums.append(tuple(part.sum(dtype=torch.float64) for part in block))
+        if n * n <= _KEPT:
+            kept.append(block)
+    of_positions, of_features = (mean(parts) for parts in zip(*sums, strict=True))
 
     def both(rows: Tensor) -> Tensor:
-        return _planar(positions, rows).div_(of_positions).add_(feature_distances(rows).div_(of_features))
+        near, alike = kept.pop(0) if kept else pair(rows)  # asked for in the order in which they were made
+        return near.div_(of_positions).add_(alike.div_(of_features))
 
     index, _ = _smallest(both, features, k, chunk)
     return torch.cat([torch.arange(n, device=index.device)[:, None], index], dim=1)
@@ -141,21 +154,75 @@ def _distances(points: Tensor, others: Tensor) -> Tensor:
     return torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _planar(positions: Tensor, rows: Tensor) -> Tensor:
-    """Distances (m, n) in the plane, those of equally near spots set apart by their direction."""
+def _planar(positions: Tensor, rows: Tensor, others: Tensor | None = None) -> Tensor:
+    """Distances (m, n) in the plane, those of equally near spots set apart by their direction.
+
+    To all spots, or to the `others` (m, k) of each row.
+    """
     x, y = positions.double().unbind(dim=1)
-    right, down = x - x[rows, None], y - y[rows, None]
+    everyone = slice(None) if others is None else others
+    right, down = x[everyone] - x[rows, None], y[everyone] - y[rows, None]
     distance = torch.hypot(right, down)
     return distance.add_(right, alpha=_TIE * _DIRECTION[0]).add_(down, alpha=_TIE * _DIRECTION[1])
 
 
+@lru_cache(maxsize=_SECTIONS)
+def _found(values: bytes, dtype: torch.dtype, k: int, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and validity of :func:`spatial_neighbors`, as arrays: these know no gradient and no inference mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        index, distance = _by_tree(torch.from_numpy(np.frombuffer(values).reshape(-1, 2).copy()), k)
+        distance = distance.to(dtype)
+        pitch = distance[:, :1].median() if distance.numel() else distance.sum()
+        return index.numpy(), (distance <= reach * pitch * _SLACK).numpy()
+
+
+def _by_tree(positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """What `_smallest` gives for distances (n, k) in the plane: those of a few from a tree, compared as there.
+
+    All distances are computed for the spots that these few do not settle: many at the same place, or equally far up to
+    rounding.
+    """
+    from scipy.spatial import cKDTree
+
+    n = len(positions)
+    k = max(min(k, n - 1), 0)
+    index = torch.zeros((n, k), dtype=torch.long)
+    distance = torch.zeros((n, k), dtype=torch.float64)
+    open_rows = torch.arange(n)
+    if k and bool(torch.isfinite(positions).all()):
+        tree = cKDTree(positions.numpy(), balanced_tree=False, compact_nodes=False)
+        for spare in _SPARE:
+            few = min(k + 1 + spare, n)
+            near, candidates = (torch.from_numpy(part) for part in tree.query(positions[open_rows].numpy(), k=few))
+            compared = _planar(positions, open_rows, candidates)
+            compared.masked_fill_(candidates == open_rows[:, None], torch.inf)
+            ordered, order = compared.sort(dim=1)
+            index[open_rows], distance[open_rows] = candidates.gather(1, order[:, :k]), ordered[:, :k]
+            # Beyond the last candidate, only its direction could bring a spot nearer than one of the chosen.
+            settled = ordered[:, k - 1] < (near[:, -1] * (1 - 2 * _TIE) if few < n else torch.inf)
+            settled &= (ordered[:, : k + 1].diff(dim=1) > _EQUAL * near[:, -1:]).all(dim=1)
+            open_rows = open_rows[~settled]
+            if not len(open_rows):
+                break
+    if k and len(open_rows):
+        index[open_rows], distance[open_rows] = _smallest(
+            lambda rows: _planar(positions, rows), positions, k, _CHUNK, open_rows
+        )
+    return index, distance
+
+
 @torch.no_grad()
-def _smallest(distances: Callable[[Tensor], Tensor], like: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """Indices and values of the smallest entries of each row of a distance matrix, some rows at a time, without itself."""
+def _smallest(
+    distances: Callable[[Tensor], Tensor], like: Tensor, k: int, chunk: int, wanted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Indices and values of the smallest entries of each row of a distance matrix, some rows at a time, without itself.
+
+    Of the wanted rows, or of all.
+    """
     n = len(like)
     k = max(min(k, n - 1), 0)
     found = []
-    for rows in torch.arange(n, device=like.device).split(chunk):
+    for rows in (torch.arange(n, device=like.device) if wanted is None else wanted).split(chunk):
         block = distances(rows)
         block[torch.arange(len(rows), device=rows.device), rows] = torch.inf
         found.append(torch.topk(block, k, dim=1, largest=False))
