@@ -14,6 +14,7 @@ from stpredict.slots._checks import check_genes, check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows, to_dense
 from stpredict.slots._keys import Key
+from stpredict.slots._people import one_name
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
@@ -149,10 +150,10 @@ def evaluate(
     if not scored_genes:
         raise KeyError("expected predicted genes among var_names; found none in common")
     sample = adata.obs[sample_key].astype(str).to_numpy()
+    people = one_name(adata.obs[patient_key])
     if unit_of(adata) == "slide":
-        patient = adata.obs[patient_key].astype(str).to_numpy()
         truth = to_dense(measured_matrix(adata, scored_genes, layer=layer)).astype(np.float64)
-        return _score_patients(models, truth, scored_genes, patient, measured, metrics)
+        return _score_patients(models, truth, scored_genes, people, measured, metrics)
     tissue = in_tissue(adata)
     tables, off_lattice = [], []
     for name in np.unique(sample):
@@ -161,7 +162,7 @@ def evaluate(
             continue  # an unmeasured section
         if "ssim" in metrics and _lattice_positions(adata, rows) is None:
             off_lattice.append(str(name))
-        patient = str(adata.obs[patient_key].iloc[rows[0]])
+        patient = str(people[rows[0]])
         truth = to_dense(measured_matrix(adata, scored_genes, rows, layer)).astype(np.float64)
         top = (
             _ceilings(adata, rows, scored_genes, seed)

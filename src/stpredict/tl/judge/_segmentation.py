@@ -11,6 +11,7 @@ from stpredict.slots._checks import check_obs, check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
+from stpredict.slots._people import one_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +118,7 @@ def segmentation(
             f"expected probabilities between 0 and 1 in {key!r}; found {probability[rows][outside][0]:g}; "
             "take the sigmoid or softmax of logits"
         )
-    sample, patient = (adata.obs[k].astype(str).to_numpy() for k in (sample_key, patient_key))
+    sample, patient = adata.obs[sample_key].astype(str).to_numpy(), one_name(adata.obs[patient_key])
     flag = Key.leaky(key)
     leaky = adata.obs[flag].to_numpy().astype(bool) if flag in adata.obs else np.zeros(adata.n_obs, dtype=bool)
     binary = probability.shape[1] == 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.slots._keys import Key
+from stpredict.slots._people import among, one_name
 from stpredict.slots._prediction import clear_predictions
 from stpredict.tl.learn._folds import FoldResult
 from stpredict.tl.learn.targets._base import Outputs, slots_of
@@ -71,11 +72,11 @@ def tables(adata: AnnData, results: Sequence[FoldResult], which: str) -> pd.Data
 def leaks(adata: AnnData, results: Sequence[FoldResult], folds: Sequence[Fold], patient_key: str) -> np.ndarray:
     """Mask (n_obs,) of observations whose patient the model, its panel or its starting weights have seen."""
     leaky = np.zeros(adata.n_obs, dtype=bool)
-    patient = adata.obs[patient_key].astype(str).to_numpy()
+    patient = one_name(adata.obs[patient_key])
     for result in results:
         # Said of the patients themselves: folds made by hand need not say it of themselves.
         fold = folds[result.number]
-        leaky |= fold.test & np.isin(patient, [*patient[fold.train], *result.seen])
+        leaky |= fold.test & among(patient, [*np.unique(patient[fold.train]), *result.seen])
     return leaky
 
 

@@ -14,6 +14,7 @@ from stpredict.core._validate import check_unique, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, get_table, is_spatialdata
 from stpredict.slots._keys import Key
+from stpredict.slots._people import among
 from stpredict.slots._prediction import clear_predictions
 from stpredict.slots._provenance import genes_digest, write_record
 from stpredict.slots._rows import rows_of
@@ -185,7 +186,7 @@ def predict(
     for name, frame in outputs.frames.items():
         adata.obsm[name] = frame
     seen = {patient for part in members for patient in part.training.patients_seen}
-    for name, values in ({Key.leaky(key): np.isin(people, list(seen))} | outputs.columns).items():
+    for name, values in ({Key.leaky(key): among(people, seen)} | outputs.columns).items():
         adata.obs[name] = values
     first = members[0]
     record = {

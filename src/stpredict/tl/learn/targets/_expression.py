@@ -11,6 +11,7 @@ from stpredict.core._validate import check_finite, few
 from stpredict.slots._checks import check_genes
 from stpredict.slots._expression import matrix_of, measured_rows, read_normalization
 from stpredict.slots._keys import Key
+from stpredict.slots._people import strangers
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
 from stpredict.targets import Expression
@@ -43,8 +44,7 @@ class ExpressionSlots(TargetSlots):
 
         normalization = read_normalization(adata, request.layer)
         genes = choose_panel(adata, request, train, keys, allow_leakage=allow_leakage)
-        strangers = panel_strangers(adata, request.panel, train, keys.patient)
-        return ExpressionTarget(tuple(genes), normalization), strangers
+        return ExpressionTarget(tuple(genes), normalization), panel_strangers(adata, request.panel, train, keys.patient)
 
     def usable(self, adata: AnnData, request: Expression) -> np.ndarray:
         """Observations with a measurement."""
@@ -102,14 +102,14 @@ def _recorded_panel(
     key = panel or Key.SELECTED
     if key not in adata.var and panel is not None:
         raise KeyError(f"expected var[{panel!r}]; found {list(adata.var.columns)}; run stp.pp.select_genes first")
-    strangers = panel_strangers(adata, panel, train, keys.patient)
-    if strangers and not allow_leakage:
+    others = panel_strangers(adata, panel, train, keys.patient)
+    if others and not allow_leakage:
         filtered = key not in adata.var
         what, call = (
             ("the list of genes", "stp.pp.filter_genes") if filtered else (f"var[{key!r}]", "stp.pp.select_genes")
         )
         raise ValueError(
-            f"expected a panel selected on training patients only; found {few(strangers)} among the patients that "
+            f"expected a panel selected on training patients only; found {few(others)} among the patients that "
             f"{what} was selected on; call {call} with `train=`, or pass target={{'panel': {{'method': …}}}} to select "
             "it inside the training set"
         )
@@ -128,8 +128,7 @@ def panel_strangers(adata: AnnData, panel: Panel, train: np.ndarray, patient_key
     record = read_record(adata, key) or {}
     if record.get("method") == "given":
         return []
-    trained_on = set(adata.obs[patient_key].astype(str).to_numpy()[train])
-    return sorted(set(map(str, np.atleast_1d(record.get("patients", [])))) - trained_on)
+    return strangers(np.atleast_1d(record.get("patients", [])), adata.obs[patient_key].astype(str)[train].unique())
 
 
 def check_normalization(adata: AnnData, normalization: Mapping[str, Any]) -> None:
