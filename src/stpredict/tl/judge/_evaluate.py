@@ -12,8 +12,16 @@ from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_genes, check_patients
 from stpredict.slots._container import get_table
-from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows, to_dense
+from stpredict.slots._expression import (
+    in_tissue,
+    matrix_of,
+    measured_matrix,
+    measured_rows,
+    read_normalization,
+    to_dense,
+)
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import joint_mark, leak_marks
 from stpredict.slots._people import one_name
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
@@ -96,7 +104,8 @@ def evaluate(
     Returns
     -------
     Table with one row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`,
-    `n_obs`, `leaky` (the model was trained on this patient). Nothing is written to `data`.
+    `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that).
+    Nothing is written to `data`.
 
     Raises
     ------
@@ -132,11 +141,10 @@ def evaluate(
     for name in keys:
         prediction_frame(adata, name)
     check_patients(adata, sample_key, patient_key)
-    if layer is None and read_record(adata, "normalize") is None and "log1p" not in adata.uns:
-        raise KeyError("expected normalized expression in X; found no record of it; run stp.pp.normalize(adata) first")
+    read_normalization(adata, layer)
 
     measured = measured_rows(adata, matrix_of(adata, layer))
-    models = _models(adata, keys, baselines)
+    models = _models(adata, keys, baselines, patient_key)
     scored_genes = sorted({gene for frame, *_ in models.values() for gene in frame.columns} & set(adata.var_names))
     if genes is not None:
         check_genes(adata, genes)
@@ -164,11 +172,8 @@ def evaluate(
             off_lattice.append(str(name))
         patient = str(people[rows[0]])
         truth = to_dense(measured_matrix(adata, scored_genes, rows, layer)).astype(np.float64)
-        top = (
-            _ceilings(adata, rows, scored_genes, seed)
-            if ceiling and Key.COUNTS in adata.layers and layer is None
-            else None
-        )
+        has_top = ceiling and Key.COUNTS in adata.layers and layer is None
+        top = _ceilings(adata, rows, scored_genes, seed) if has_top else None
         for label, (frame, leaky, smooth) in models.items():
             columns = [gene for gene in scored_genes if gene in frame.columns]
             predicted = frame.iloc[rows][columns].to_numpy(dtype=np.float64)
@@ -183,14 +188,12 @@ def evaluate(
                 predicted = _smoothed(adata, scored_rows, predicted)
             at = np.searchsorted(scored_genes, columns) if genes is None else [scored_genes.index(c) for c in columns]
             table = _score(adata, scored_rows, truth[np.ix_(tested, at)], predicted, metrics, seed, sample_key)
-            table.insert(0, "gene", columns)
-            table.insert(0, "patient", patient)
-            table.insert(0, "sample", name)
-            table.insert(0, "model", label)
+            for at_front, value in (("gene", columns), ("patient", patient), ("sample", name), ("model", label)):
+                table.insert(0, at_front, value)
             if top is not None:
                 table["ceiling"] = top[at]
             table["n_obs"] = len(scored_rows)
-            table["leaky"] = bool(leaky[scored_rows].any())
+            table["leaky"] = joint_mark(leaky[scored_rows])
             tables.append(table)
     if not tables:
         raise KeyError("expected measured expression of at least one predicted section; found none")
@@ -228,28 +231,23 @@ def _score_patients(
         y, p = (pd.DataFrame(v[rows]).groupby(people).mean().to_numpy() for v in (truth[:, at], predicted))
         scores = {name: getattr(m, name)(y, p) for name in metrics if name in _PATIENT_METRICS}
         head = {"model": label, "sample": POOLED, "patient": POOLED, "gene": columns}
-        tables.append(pd.DataFrame(head | scores | {"n_obs": len(y), "leaky": bool(leaky[rows].any())}))
+        tables.append(pd.DataFrame(head | scores | {"n_obs": len(y), "leaky": joint_mark(leaky[rows])}))
     if not tables:
         raise KeyError("expected measured expression of at least one predicted slide; found none")
     return pd.concat(tables, ignore_index=True)
 
 
 def _models(
-    adata: AnnData, keys: Sequence[str], baselines: Baselines
+    adata: AnnData, keys: Sequence[str], baselines: Baselines, patient_key: str
 ) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
     """Label, prediction, leak flags and whether to smooth, of every line of the table."""
     models: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
-    flags: dict[str, np.ndarray] = {}
+    flags = {key: leak_marks(adata, key, patient_key) for key in keys}
     for key in keys:
         record = read_record(adata, key) or {}
         label = record.get("label") or record.get("model") or key
-        leaky = flags[key] = (
-            adata.obs[Key.leaky(key)].to_numpy().astype(bool)
-            if Key.leaky(key) in adata.obs
-            else np.zeros(adata.n_obs, dtype=bool)
-        )
         # Two predictions of one model are distinguished by their slots.
-        models[key if label in models else label] = (adata.obsm[key], leaky, False)
+        models[key if label in models else label] = (adata.obsm[key], flags[key], False)
     for key in keys:
         prefix = Key.baseline(key, "")
         there = [slot.removeprefix(prefix) for slot in adata.obsm if slot.startswith(prefix)]
