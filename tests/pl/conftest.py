@@ -47,6 +47,7 @@ def adata():
     predicted = pd.DataFrame(values * 0.5 + rng.normal(0, 0.3, values.shape), adata.obs_names, GENES)
     predicted["Z"] = rng.normal(size=50)
     adata.obsm["predicted"] = predicted
+    adata.obs["predicted_leaky"] = False
     adata.obsm["X_tiny"] = (rng.normal(size=(50, 6)) + (x < 5)[:, None] * [4, 0, 0, 0, 0, 0]).astype(np.float32)
     image = rng.integers(0, 255, (60, 150, 3), dtype=np.uint8)
     factors = {"tissue_hires_scalef": 0.5, "spot_diameter_fullres": 11.0, "microns_per_pixel": 2.0}

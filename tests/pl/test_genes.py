@@ -81,6 +81,8 @@ def test_leaky_prediction_is_marked(adata):
     adata.obs["predicted_leaky"] = adata.obs["sample"] == "s1"
     assert pl.genes(adata, "A")[0, 2].get_title().endswith("leaky")
     assert "leaky" not in pl.genes(adata, "A", sample="s2")[0, 1].get_title()
+    del adata.obs["predicted_leaky"]
+    assert pl.genes(adata, "A")[0, 2].get_title().endswith(", leak unknown")
 
 
 def test_sparse_and_layer_equal_dense(adata):

@@ -26,6 +26,7 @@ def tiles():
     image = rng.integers(0, 255, (60, 60, 3), dtype=np.uint8)
     factors = {"tissue_hires_scalef": 0.06, "spot_diameter_fullres": 100.0, "microns_per_pixel": 0.5}
     adata.uns["spatial"] = {"s1": {"images": {"hires": image}, "scalefactors": factors}}
+    adata.obs["predicted_leaky"] = False
     return adata
 
 
@@ -129,6 +130,8 @@ def test_leaky_prediction_is_marked(tiles):
     assert "(leaky)" in pl.maps(tiles, "A")[0, 1].get_title()
     assert "(leaky)" in pl.maps(tiles, "A", measured_key=None)[0, 0].get_title()
     assert "leaky" not in pl.maps(tiles, "A", sample="s2")[0, 0].get_title()
+    del tiles.obs["predicted_leaky"]
+    assert pl.maps(tiles, "A", sample="s2")[0, 0].get_title() == "s2: A (leak unknown)"
 
 
 def test_slide_container(tiles):

@@ -74,6 +74,10 @@ def test_column_of_labels(table):
 def test_leaks_are_hatched(table):
     ax = pl.well_predicted({"a": table.assign(leaky=True), "b": table.assign(leaky=False)})
     assert names(ax) == ["a\nleaky", "b"]
+    ax = pl.well_predicted(
+        {"a": table.assign(leaky="unknown"), "b": table.assign(leaky="False")}
+    )  # as from a text file
+    assert names(ax) == ["a\nleak unknown", "b"]
     assert [bool(v.get_hatch()) for v in violins(ax, BLUE)] == [True, False]
 
 

@@ -122,6 +122,17 @@ def rewrite(path: Path, **changes) -> None:
     (path / "config.json").write_text(json.dumps({k: v for k, v in (config | changes).items() if v != "drop"}))
 
 
+def flip(path: Path, place: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= bit
+    path.write_bytes(content)
+
+
+def exchange(path: Path) -> None:
+    other = make(7, baselines=False).save(path.with_name("other"))
+    (path / "weights.safetensors").write_bytes((other / "weights.safetensors").read_bytes())
+
+
 DAMAGE = {
     "truncated weights": (lambda p: (p / "weights.safetensors").write_bytes((p / "weights.safetensors").read_bytes()[:-20]),
                           ValueError, "complete weight file.*copy or download"),
@@ -138,7 +149,19 @@ DAMAGE = {
     "unknown hyperparameter": (lambda p: rewrite(p, hyperparameters={"wings": 2}), ValueError, "found wings"),
     "other width": (lambda p: rewrite(p, widths={"features": 5}), ValueError, r"3 genes in .*found \d+ tensors that do not fit"),
     "other layers": (lambda p: rewrite(p, hyperparameters={"hidden": 4, "depth": 2}), ValueError, "do not fit"),
-    "longer panel": (lambda p: (p / "panel.tsv").write_text("gene\na\nb\nc\nd\n"), ValueError, "4 genes"),
+    "longer panel": (lambda p: (p / "panel.tsv").write_text("gene\na\nb\nc\nd\n"), ValueError, "panel.tsv as it was saved"),
+    "renamed gene": (lambda p: flip(p / "panel.tsv", 9, 1), ValueError, "panel.tsv as it was saved.*damaged"),
+    "panel of no encoding": (lambda p: flip(p / "panel.tsv", 9, 128), ValueError, "panel.tsv as it was saved"),
+    "other weight": (lambda p: flip(p / "weights.safetensors", -3, 1), ValueError, "weights.safetensors as it was saved"),
+    "other history": (lambda p: flip(p / "history.csv", -2, 4), ValueError, "history.csv as it was saved"),
+    "weights of another model": (exchange, ValueError, "weights.safetensors as it was saved"),
+    "another baseline": (lambda p: rewrite(p / "baselines" / "mean", widths={}, training={"patients": []}), ValueError,
+                         "baselines/mean/config.json as it was saved"),
+    "weight of a baseline": (lambda p: flip(p / "baselines" / "mean" / "weights.safetensors", -1, 2), ValueError,
+                             "mean/weights.safetensors as it was saved"),
+    "no digests": (lambda p: rewrite(p, files={}), ValueError, "digest of panel.tsv .*found none"),
+    "no list of files": (lambda p: rewrite(p, files="drop"), ValueError, "without files"),
+    "no history": (lambda p: (p / "history.csv").unlink(), FileNotFoundError, "no history.csv"),
     "no panel": (lambda p: (p / "panel.tsv").unlink(), FileNotFoundError, "no panel.tsv"),
     "no weights": (lambda p: (p / "weights.safetensors").unlink(), FileNotFoundError, "no weights.safetensors"),
     "no config": (lambda p: (p / "config.json").unlink(), FileNotFoundError, "no config.json"),
@@ -153,6 +176,24 @@ def test_damaged_models_are_refused(tmp_path: Path, kind: str) -> None:
     damage(path)
     with pytest.raises(error, match=message):
         FittedModel.load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    model = make()
+    list(model.network.parameters())[-1].data[0] = value
+    path = model.save(tmp_path / "m")
+    with pytest.raises(
+        ValueError, match=r"finite weights in .*weights.safetensors; found NaN or infinity in 1 tensors"
+    ):
+        FittedModel.load(path)
+
+
+def test_genes_of_any_name_survive(tmp_path: Path) -> None:
+    model = make(n_genes=8, baselines=False)
+    genes = ("a\nb", "c\r", "d\\n", "e\\", "f\x0b\x85", "g\u2028h", " i\t", "")
+    model.target = ExpressionTarget(genes)
+    assert FittedModel.load(model.save(tmp_path / "m")).panel == list(genes)
 
 
 def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

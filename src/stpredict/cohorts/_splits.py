@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict.slots._checks import check_obs, check_patients
 from stpredict.slots._keys import Key
+from stpredict.slots._people import one_name
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -73,7 +74,7 @@ def assert_disjoint(adata: AnnData, train: np.ndarray, test: np.ndarray, *, pati
     >>> stp.cohorts.assert_disjoint(adata, train, ~train)
     """
     check_obs(adata, patient_key, "name the person of every observation there, or pass `patient_key=`")
-    patient = adata.obs[patient_key].astype(str).to_numpy()
+    patient = one_name(adata.obs[patient_key])
     shared = sorted(set(patient[train]) & set(patient[test]))
     if shared:
         raise ValueError(
@@ -83,7 +84,7 @@ def assert_disjoint(adata: AnnData, train: np.ndarray, test: np.ndarray, *, pati
 
 
 def _fold(adata: AnnData, name: str, test: np.ndarray, patient_key: str) -> Fold:
-    patient = adata.obs[patient_key].astype(str).to_numpy()
+    patient = one_name(adata.obs[patient_key])
     return Fold(name, ~test, test, leaky=bool(set(patient[~test]) & set(patient[test])))
 
 
@@ -118,7 +119,7 @@ def leave_one_patient_out(
     ['P1', 'P2']
     """
     check_patients(adata, sample_key, patient_key)
-    patient = adata.obs[patient_key].astype(str).to_numpy()
+    patient = one_name(adata.obs[patient_key])
     names = np.unique(patient)
     if len(names) < 2:
         raise ValueError(
@@ -170,7 +171,7 @@ def grouped_k_fold(
     2
     """
     check_patients(adata, sample_key, patient_key)
-    patient = adata.obs[patient_key].astype(str).to_numpy()
+    patient = one_name(adata.obs[patient_key])
     names = np.unique(patient)
     if not 2 <= n_folds <= len(names):
         raise ValueError(

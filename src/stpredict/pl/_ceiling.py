@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.pl._style import BLUE, GRAY, INK, check_scores, gene_means, is_baseline, one_panel, style
+from stpredict.slots._marks import joint_mark, mark_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
     top = gene_means(complete, "ceiling", ["model"]).droplevel(0)
     r = gene_means(complete, "pearson", ["model"]).droplevel(0).reindex(top.index)
     n_missing = table["gene"].nunique() - len(r)
-    leaky = "leaky" in table and bool(table["leaky"].any())
+    leaky = mark_words(joint_mark(table["leaky"])) if "leaky" in table else ""
 
     with style():
         ax = one_panel(ax, 3.8, 3.8)
@@ -98,7 +99,7 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
         ax.set_ylabel("Pearson's r per gene")
         ratio = f"mean r / mean ceiling = {r.mean():.2f} / {top.mean():.2f}"
         undefined = f", {n_missing} genes undefined" if n_missing else ""
-        ax.set_title(f"{name}{' (leaky)' if leaky else ''}\n{ratio}{undefined}", loc="left")
+        ax.set_title(f"{name}{f' ({leaky})' if leaky else ''}\n{ratio}{undefined}", loc="left")
         _label(ax, top.to_numpy(), r.to_numpy(), [str(gene) for gene in r.index])
     return ax
 

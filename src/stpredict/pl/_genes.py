@@ -21,6 +21,7 @@ from stpredict.pl._style import (
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import measured_matrix, to_dense
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._prediction import prediction_frame
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def genes(
     panels = _columns(columns, section, measured)
     error = _error(measured, predicted)
     limit = _symmetric_limit(error)
-    leaky = bool(adata.obs[Key.leaky(key)].to_numpy()[section.rows].any()) if Key.leaky(key) in adata.obs else False
+    leaky = mark_words(joint_mark(leak_marks(adata, key)[section.rows]))
 
     with style():
         aspect = (section.box[2] - section.box[3]) / (section.box[1] - section.box[0])
@@ -216,7 +217,7 @@ def _symmetric_limit(values: np.ndarray) -> float:
     return float(np.quantile(finite, 1 - _CLIPPED)) or 1.0 if len(finite) else 1.0
 
 
-def _title(kind: str, first: bool, measured: np.ndarray, predicted: np.ndarray, leaky: bool) -> str:
+def _title(kind: str, first: bool, measured: np.ndarray, predicted: np.ndarray, leaky: str) -> str:
     from stpredict.metrics import pearson
 
     label = _TITLES[kind] if first else ""
@@ -225,7 +226,7 @@ def _title(kind: str, first: bool, measured: np.ndarray, predicted: np.ndarray, 
         return label
     r = float(pearson(measured[finite, None], predicted[finite, None])[0])
     score = f"r = {r:.2f}" if np.isfinite(r) else "r undefined"
-    return ", ".join(part for part in (label, score, "leaky" if leaky else "") if part)
+    return ", ".join(part for part in (label, score, leaky) if part)
 
 
 def _add_colorbars(

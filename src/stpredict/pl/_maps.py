@@ -11,6 +11,7 @@ from stpredict.core._validate import check_unique
 from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, Section, find_section, frame_section, style
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._prediction import prediction_frame
 from stpredict.tl.judge._compare_to_st import MEASURED_ST, find_table, percentiles
 
@@ -121,7 +122,7 @@ def maps(
         title_scores = _scores(scores, section, names, measured, predicted)
         predicted = np.where(np.isfinite(measured), predicted, np.nan)
         titles = [_title(*row) for row in title_scores]
-    leaky = bool(adata.obs[Key.leaky(key)].to_numpy()[section.rows].any()) if Key.leaky(key) in adata.obs else False
+    leaky = mark_words(joint_mark(leak_marks(adata, key)[section.rows]))
 
     width = 2 if pairs else 1
     beside = min(len(names), n_columns or (2 if pairs else 4))
@@ -234,9 +235,9 @@ def _draw_tiles(ax: Axes, section: Section, values: np.ndarray, cmap: str, opaci
     return tiles
 
 
-def _label(axes: np.ndarray, gene: str, title: str, slide: str, leaky: bool) -> None:
+def _label(axes: np.ndarray, gene: str, title: str, slide: str, leaky: str) -> None:
     """Name the gene and, over a pair, what it shows and how well it agrees."""
-    mark = " (leaky)" if leaky else ""
+    mark = f" ({leaky})" if leaky else ""
     if len(axes) == 1:
         axes[0].set_title(f"{slide}: {gene}{mark}" if slide else f"{gene}{mark}")
         return

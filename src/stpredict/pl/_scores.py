@@ -9,6 +9,7 @@ import numpy as np
 
 from stpredict.core._validate import check_unique
 from stpredict.pl._style import BLUE, GRAY, INK, ORANGE, check_scores, gene_means, is_baseline, one_panel, style
+from stpredict.slots._marks import joint_mark, mark_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +67,7 @@ def scores(
     Returns
     -------
     The axes. The white mark is the median, the bar the middle half of the genes. Models that were trained on a patient
-    they are scored on are hatched and labeled "leaky".
+    they are scored on are hatched and labeled "leaky", those of which that is not known "leak unknown".
 
     Raises
     ------
@@ -93,7 +94,7 @@ def scores(
     }
     plain = _baselines(list(values), by, baselines)
     shown = _order(values, plain, order, by, -1 if metric in _LOWER_IS_BETTER else 1)
-    leaky = set(table.loc[table["leaky"].astype(bool), by]) if "leaky" in table else set()
+    marks = {n: mark_words(joint_mark(part["leaky"])) for n, part in table.groupby(by)} if "leaky" in table else {}
     top = _ceiling(table[table[by].isin(shown)]) if ceiling and metric in _WITH_CEILING else np.array([])
 
     with style():
@@ -104,8 +105,8 @@ def scores(
         labels, notes = [], []
         for position, name in enumerate(shown):
             defined = values[name].dropna().to_numpy()
-            violin(ax, position, defined, GRAY if name in plain else BLUE, hatched=name in leaky)
-            labels.append(name.replace(" ", "\n") + ("\nleaky" if name in leaky else ""))
+            violin(ax, position, defined, GRAY if name in plain else BLUE, hatched=bool(marks.get(name)))
+            labels.append("\n".join([*name.split(" "), *([marks[name]] if marks.get(name) else [])]))
             notes.append(_note(table[table[by] == name], metric, len(values[name]) - len(defined)))
         if len(top):
             violin(ax, len(shown), top, ORANGE)

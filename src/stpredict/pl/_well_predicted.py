@@ -9,6 +9,7 @@ import numpy as np
 
 from stpredict.pl._scores import violin
 from stpredict.pl._style import BLUE, INK, LIGHT_GRAY, one_panel, style
+from stpredict.slots._marks import joint_mark, mark_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ def well_predicted(
     -------
     The axes. Above each violin stand the numbers of well-predicted and of all genes; the white mark is the median, the
     bar the middle half of the well-predicted genes. Models that saw a patient they are judged on are hatched and
-    labeled "leaky".
+    labeled "leaky", those of which that is not known "leak unknown".
 
     Raises
     ------
@@ -75,11 +76,11 @@ def well_predicted(
         for position, (label, part) in enumerate(parts.items()):
             defined = part["pearson"].dropna().to_numpy(dtype=np.float64)
             called = part.loc[part["well_predicted"].astype(bool), "pearson"].to_numpy(dtype=np.float64)
-            leaky = "leaky" in part and bool(part["leaky"].astype(bool).any())
+            leaky = mark_words(joint_mark(part["leaky"])) if "leaky" in part else ""
             if all_genes:
                 _background(ax, position, defined)
-            violin(ax, position, called, BLUE, hatched=leaky)
-            labels.append(label.replace(" ", "\n") + ("\nleaky" if leaky else ""))
+            violin(ax, position, called, BLUE, hatched=bool(leaky))
+            labels.append(label.replace(" ", "\n") + (f"\n{leaky}" if leaky else ""))
             drawn = defined if all_genes else called
             tops.append(float(drawn.max()) if len(drawn) else 0.0)
         steep: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if n >= _ROTATE_FROM else {}

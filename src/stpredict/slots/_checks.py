@@ -10,6 +10,7 @@ import numpy as np
 from stpredict.core._validate import check_unique, few
 from stpredict.slots._booleans import read_bool
 from stpredict.slots._keys import Key
+from stpredict.slots._people import one_name
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,7 +61,9 @@ def check_patients(adata: AnnData, sample_key: str = Key.SAMPLE, patient_key: st
             raise ValueError(
                 f"expected obs[{key!r}] without gaps; found {int(adata.obs[key].isna().sum())} missing values"
             )
-    pairs = adata.obs[[sample_key, patient_key]].astype(str).drop_duplicates()
+    pairs = adata.obs[[sample_key, patient_key]].astype(str)
+    pairs[patient_key] = one_name(pairs[patient_key])
+    pairs = pairs.drop_duplicates()
     twice = pairs[sample_key][pairs[sample_key].duplicated()].unique()
     if len(twice):
         raise ValueError(f"expected each section to belong to one patient; found several patients in {few(twice)}")

@@ -12,7 +12,7 @@ from stpredict.slots._booleans import read_bool
 from stpredict.slots._checks import check_genes, check_layer
 from stpredict.slots._keys import Key
 from stpredict.slots._matrix import numeric_matrix
-from stpredict.slots._provenance import read_record
+from stpredict.slots._provenance import check_normalized, read_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -86,6 +86,7 @@ def read_normalization(adata: AnnData, layer: str | None) -> dict[str, Any]:
         return {"method": "layer", "layer": layer}
     record = read_record(adata, "normalize")
     if record is not None:
+        check_normalized(record)
         return {k: v for k, v in record.items() if k not in {"n_empty", "stpredict_version"}}
     if "log1p" in adata.uns:
         return {"method": "scanpy"}

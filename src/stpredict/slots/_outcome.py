@@ -9,6 +9,7 @@ import numpy as np
 from stpredict.core._validate import few
 from stpredict.slots._checks import check_obs
 from stpredict.slots._keys import Key
+from stpredict.slots._people import one_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,13 +55,13 @@ def read_outcome(
 
 
 def patients_of(adata: AnnData, patient_key: str) -> np.ndarray:
-    """Patient of each observation (n_obs,), as text."""
+    """Patient of each observation (n_obs,), as text; one spelling per person."""
     check_obs(adata, patient_key, f"name the people with obs[{patient_key!r}]")
     if adata.obs[patient_key].isna().any():
         raise ValueError(
             f"expected obs[{patient_key!r}] without gaps; found {int(adata.obs[patient_key].isna().sum())} missing values"
         )
-    return adata.obs[patient_key].astype(str).to_numpy()
+    return one_name(adata.obs[patient_key])
 
 
 def patient_outcomes(

@@ -39,6 +39,21 @@ def read_record(adata: AnnData, key: str) -> dict[str, Any] | None:
     return None if entry is None else _plain(entry)
 
 
+def check_normalized(record: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where a record of `stp.pp.normalize` has gaps: sections made in different ways were joined."""
+    method = record.get("method")
+    wanted = {None: ["method"], "log1p": ["size_factors", "target_sum"], "log2p1": ["unit"]}.get(method, [])
+    if record.get("size_factors") == "panel":
+        wanted = [*wanted, "panel"]
+    missing = [name for name in wanted if name not in record]
+    if missing:
+        raise ValueError(
+            f"expected the whole record of a normalization in uns['stpredict']['normalize']; found one without "
+            f"{', '.join(missing)}, as after joining sections that were normalized in different ways; call "
+            "stp.pp.normalize(adata, layer='counts') on the joined object"
+        )
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}

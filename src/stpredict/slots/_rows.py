@@ -10,6 +10,7 @@ import numpy as np
 from stpredict.slots._checks import as_mask, check_obs
 from stpredict.slots._expression import in_tissue, marked_measured, measured_rows
 from stpredict.slots._keys import Key
+from stpredict.slots._people import one_name
 from stpredict.slots._provenance import read_record, write_record
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Rows:
     index
         (n,) int64 rows of the table.
     sample, patient
-        (n,) names of the section and the patient, as text.
+        (n,) names of the section and the patient, as text; one spelling per person.
     section, person
         (n,) int64 codes of both. Slides are compared with each other: together they are one section.
     measured
@@ -115,7 +116,7 @@ def rows_of(
 
 def _text(adata: AnnData, key: str) -> np.ndarray:
     check_obs(adata, key, f"name the people with obs[{key!r}]")
-    return adata.obs[key].astype(str).to_numpy()
+    return one_name(adata.obs[key])
 
 
 def unit_of(adata: AnnData) -> Unit:

@@ -22,9 +22,9 @@ class TrainingFacts:
     allow_leakage
         Whether leaks were accepted.
     panel_patients
-        Other patients that the panel was selected on.
+        Other patients that the panel was selected on; `"unknown"` among them where that was not recorded.
     pretraining_patients
-        Patients that the weights it started from were trained on.
+        Patients that the weights it started from were trained on; `"unknown"` where nobody said.
     settings
         Training settings.
     validated_on

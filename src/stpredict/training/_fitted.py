@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict.core._atomic import write_directory
+from stpredict.training._digests import check_files, file_digests
 from stpredict.training._facts import TrainingFacts
 from stpredict.training.targets import ExpressionTarget, Target, target_from_dict
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from stpredict.models import Predictor
 
 _FORMAT = 2
-_ENTRIES = ("format", "model", "hyperparameters", "widths", "target", "features", "training", "baselines")
+_ENTRIES = ("format", "model", "hyperparameters", "widths", "target", "features", "training", "baselines", "files")
+_WEIGHTS, _PANEL, _HISTORY = "weights.safetensors", "panel.tsv", "history.csv"
 
 
 @dataclass
@@ -71,6 +73,7 @@ class FittedModel:
     def save(self, path: str | Path) -> Path:
         """Write the model to a directory: `config.json`, `weights.safetensors`, `panel.tsv`, `history.csv`.
 
+        `config.json` holds the digests of the other files, and :meth:`load` refuses what does not match.
         Everything is written beside the target first and then moved into place, so that an interrupted save leaves
         the earlier model, or none.
 
@@ -97,9 +100,15 @@ class FittedModel:
         from stpredict import __version__
 
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: v.contiguous().clone() for k, v in self.network.state_dict().items()}, directory / "weights.safetensors"
+        save_file({k: v.contiguous().clone() for k, v in self.network.state_dict().items()}, directory / _WEIGHTS)
+        (directory / _PANEL).write_text(
+            "gene\n" + "".join(f"{_escaped(gene)}\n" for gene in self.panel), encoding="utf-8"
         )
+        self.history.to_csv(directory / _HISTORY, index=False)
+        for name, baseline in self.baselines.items():
+            baseline.write(directory / "baselines" / name)
+        # Those of the baselines stand in their own configurations.
+        files = [_WEIGHTS, _PANEL, _HISTORY, *(f"baselines/{name}/config.json" for name in sorted(self.baselines))]
         config = {
             "format": _FORMAT,
             "stpredict_version": __version__,
@@ -110,12 +119,9 @@ class FittedModel:
             "features": self.features,
             "training": asdict(self.training),
             "baselines": sorted(self.baselines),
+            "files": file_digests(directory, files),
         }
         (directory / "config.json").write_text(json.dumps(config, indent=2))
-        (directory / "panel.tsv").write_text("gene\n" + "".join(f"{gene}\n" for gene in self.panel))
-        self.history.to_csv(directory / "history.csv", index=False)
-        for name, baseline in self.baselines.items():
-            baseline.write(directory / "baselines" / name)
 
     @classmethod
     def load(cls, path: str | Path) -> FittedModel:
@@ -133,9 +139,10 @@ class FittedModel:
         Raises
         ------
         FileNotFoundError
-            When there is no model in the directory.
+            When there is no model in the directory, or one of its files is missing.
         ValueError
-            When a file is damaged or truncated, or the parts do not belong together.
+            When a file is damaged, truncated or another than the one that was saved, weights are not finite, or the parts
+            do not belong together.
         """
         import numpy as np
         import pandas as pd
@@ -144,7 +151,7 @@ class FittedModel:
         from stpredict.models import INPUTS, Panel, build
 
         path = Path(path)
-        for name in ("config.json", "panel.tsv", "weights.safetensors"):
+        for name in ("config.json", _PANEL, _WEIGHTS):
             if not (path / name).is_file():
                 raise FileNotFoundError(
                     f"expected a saved model in {path}; found no {name}; save one with FittedModel.save or stp.tl.fit"
@@ -155,13 +162,16 @@ class FittedModel:
             raise ValueError(f"expected a complete config.json in {path}; found a damaged one ({error})") from error
         missing = [name for name in _ENTRIES if name not in config] if isinstance(config, dict) else list(_ENTRIES)
         if missing:
-            raise ValueError(f"expected a complete config.json in {path}; found one without {', '.join(missing)}")
+            raise ValueError(
+                f"expected a complete config.json in {path}; found one without {', '.join(missing)}; save it anew"
+            )
         if config["format"] != _FORMAT:
             raise ValueError(f"expected a model of format {_FORMAT} in {path}; found {config['format']!r}")
         outside = [name for name in config["baselines"] if Path(name).name != name or name in {".", ".."}]
         if outside:
             raise ValueError(f"expected plain names of baselines in {path}; found {outside[0]!r}")
-        panel = (path / "panel.tsv").read_text().splitlines()[1:]
+        check_files(path, (_PANEL, _HISTORY), config["files"])
+        panel = [_plain(line) for line in (path / _PANEL).read_text(encoding="utf-8").split("\n")[1:-1]]
         widths = config["widths"]
         # Tables of genes are among the weights; here they only have to have their size.
         tables = {n: np.zeros((len(panel), w), np.float32) for n, w in widths.items() if INPUTS[n].axis == "gene"}
@@ -172,7 +182,7 @@ class FittedModel:
             )  # fmt: skip
         except TypeError as error:
             raise ValueError(f"expected a configuration that fits the network in {path}; {error}") from error
-        state = read_weights(path / "weights.safetensors")
+        state = read_weights(path / _WEIGHTS)
         network.make_room(state)
         wanted = network.state_dict()
         differing = sorted(
@@ -185,9 +195,17 @@ class FittedModel:
                 f"expected weights of model {config['model']!r} for {len(panel)} genes in {path}; "
                 f"found {len(differing)} tensors that do not fit (first: {differing[0]})"
             )
+        baselines = {name: cls.load(path / "baselines" / name) for name in config["baselines"]}
+        check_files(path, (_WEIGHTS, *(f"baselines/{name}/config.json" for name in baselines)), config["files"])
+        unusable = sorted(name for name, value in state.items() if not value.isfinite().all())
+        if unusable:
+            raise ValueError(
+                f"expected finite weights in {path / _WEIGHTS}; found NaN or infinity in {len(unusable)} tensors (first: "
+                f"{unusable[0]}); fit the model again"
+            )
         network.load_state_dict(state)
-        history = path / "history.csv"
-        empty = not history.is_file() or not history.read_text().strip()
+        history = path / _HISTORY
+        empty = not history.read_text().strip()
         return cls(
             model=config["model"],
             network=network.eval(),
@@ -195,5 +213,15 @@ class FittedModel:
             features=config["features"],
             training=TrainingFacts.from_dict(config["training"]),
             history=pd.DataFrame() if empty else pd.read_csv(history),
-            baselines={name: cls.load(path / "baselines" / name) for name in config["baselines"]},
+            baselines=baselines,
         )
+
+
+def _escaped(gene: str) -> str:
+    """A name in one line, whatever it holds."""
+    return gene.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _plain(line: str) -> str:
+    parts = (part.replace("\\n", "\n").replace("\\r", "\r") for part in line.split("\\\\"))
+    return "\\".join(parts)

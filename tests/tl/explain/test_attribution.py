@@ -320,7 +320,8 @@ def discs() -> ad.AnnData:
     adata.obsm["X_toy"] = np.concatenate(features).astype(np.float32)
     adata.obsm["spatial"] = table[["array_col", "array_row"]].to_numpy() * 100.0
     adata.obsm["inside"] = np.concatenate(inside)
-    adata.uns["stpredict"] = {"X_toy": {"encoder": "toy", "dim": 2}, "normalize": {"method": "log1p"}}
+    normalized = {"method": "log1p", "target_sum": 1e4, "size_factors": "all"}
+    adata.uns["stpredict"] = {"X_toy": {"encoder": "toy", "dim": 2}, "normalize": normalized}
     stp.pp.grid(adata)
     return adata
 

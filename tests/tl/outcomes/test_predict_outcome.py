@@ -224,6 +224,8 @@ def test_damaged_results(survival, tmp_path) -> None:
         fails(ValueError, f"a model without {name}", "config.json", extra(**{name: None}))
     fails(ValueError, "complete weight file", "weights.safetensors", lambda b: b[:-40])
     fails(ValueError, "damaged ones", "scores.csv", lambda b: b"")
+    for name in ("scores.csv", "predictions.csv", "history.csv"):
+        fails(ValueError, f"{name} as it was saved", name, lambda b: b[:-2] + bytes([b[-2] ^ 1]) + b[-1:])
     fails(ValueError, "hyperparameters of model 'convnext'", "config.json", changed(hyperparameters={"width": 3}))
     OutcomeResult.load(path)
     (path / "scores.csv").unlink()

@@ -12,8 +12,17 @@ from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_genes, check_patients
 from stpredict.slots._container import get_table
-from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows, to_dense
+from stpredict.slots._expression import (
+    in_tissue,
+    matrix_of,
+    measured_matrix,
+    measured_rows,
+    read_normalization,
+    to_dense,
+)
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import joint_mark, leak_marks
+from stpredict.slots._people import one_name
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
@@ -75,7 +84,7 @@ def evaluate(
         `"rmse"`, `"rmse_iqr"` (RMSE over the interquartile range of the truth), `"variance_ratio"` (predicted over
         measured), `"ssim"` (structural similarity :cite:p:`wang2004` of the maps on the array, over tissue; `NaN` in
         sections without a lattice in `obs["array_row"]` and `obs["array_col"]`) and `"emd"` (earth mover's distance of
-        percentile maps, sliced). Only on request `"pearson_with_background"`, the published correlation of dense maps
+        percentile maps, sliced in 12 directions). Only on request `"pearson_with_background"`, the published correlation of dense maps
         with the empty slide counted as zeros :cite:p:`li2026`: a prediction that is constant on tissue scores high on
         it, see :func:`stpredict.metrics.pearson_with_background`; needs the grid of :func:`stpredict.pp.grid`, whose
         sides are rounded up to multiples of 16 as published, and is `NaN` without.
@@ -96,7 +105,8 @@ def evaluate(
     Returns
     -------
     Table with one row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`,
-    `n_obs`, `leaky` (the model was trained on this patient). Nothing is written to `data`.
+    `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that).
+    Nothing is written to `data`.
 
     Raises
     ------
@@ -132,11 +142,10 @@ def evaluate(
     for name in keys:
         prediction_frame(adata, name)
     check_patients(adata, sample_key, patient_key)
-    if layer is None and read_record(adata, "normalize") is None and "log1p" not in adata.uns:
-        raise KeyError("expected normalized expression in X; found no record of it; run stp.pp.normalize(adata) first")
+    read_normalization(adata, layer)
 
     measured = measured_rows(adata, matrix_of(adata, layer))
-    models = _models(adata, keys, baselines)
+    models = _models(adata, keys, baselines, patient_key)
     known = {gene for frame, *_ in models.values() for gene in frame.columns} & set(adata.var_names)
     scored_genes = sorted(known)
     if genes is not None:
@@ -151,10 +160,10 @@ def evaluate(
     if not scored_genes:
         raise KeyError("expected predicted genes among var_names; found none in common")
     sample = adata.obs[sample_key].astype(str).to_numpy()
+    people = one_name(adata.obs[patient_key])
     if unit_of(adata) == "slide":
-        patient = adata.obs[patient_key].astype(str).to_numpy()
         truth = to_dense(measured_matrix(adata, scored_genes, layer=layer)).astype(np.float64)
-        return _score_patients(models, truth, scored_genes, patient, measured, metrics)
+        return _score_patients(models, truth, scored_genes, people, measured, metrics)
     tissue, place = in_tissue(adata), pd.Index(scored_genes)
     with_ceiling = ceiling and Key.COUNTS in adata.layers and layer is None
     tables, off_lattice = [], []
@@ -164,7 +173,7 @@ def evaluate(
             continue  # an unmeasured section
         if "ssim" in metrics and _lattice_positions(adata, rows) is None:
             off_lattice.append(str(name))
-        patient = str(adata.obs[patient_key].iloc[rows[0]])
+        patient = str(people[rows[0]])
         truth = to_dense(measured_matrix(adata, scored_genes, rows, layer)).astype(np.float64)
         top = _ceilings(adata, rows, scored_genes, seed) if with_ceiling else None
         for label, (frame, leaky, smooth) in models.items():
@@ -186,7 +195,7 @@ def evaluate(
             if top is not None:
                 table["ceiling"] = top[at]
             table["n_obs"] = len(scored_rows)
-            table["leaky"] = bool(leaky[scored_rows].any())
+            table["leaky"] = joint_mark(leaky[scored_rows])
             tables.append(table)
     if not tables:
         raise KeyError("expected measured expression of at least one predicted section; found none")
@@ -224,28 +233,23 @@ def _score_patients(
         y, p = (pd.DataFrame(v[rows]).groupby(people).mean().to_numpy() for v in (truth[:, at], predicted))
         scores = {name: getattr(m, name)(y, p) for name in metrics if name in _PATIENT_METRICS}
         head = {"model": label, "sample": POOLED, "patient": POOLED, "gene": columns}
-        tables.append(pd.DataFrame(head | scores | {"n_obs": len(y), "leaky": bool(leaky[rows].any())}))
+        tables.append(pd.DataFrame(head | scores | {"n_obs": len(y), "leaky": joint_mark(leaky[rows])}))
     if not tables:
         raise KeyError("expected measured expression of at least one predicted slide; found none")
     return pd.concat(tables, ignore_index=True)
 
 
 def _models(
-    adata: AnnData, keys: Sequence[str], baselines: Baselines
+    adata: AnnData, keys: Sequence[str], baselines: Baselines, patient_key: str
 ) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
     """Label, prediction, leak flags and whether to smooth, of every line of the table."""
     models: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
-    flags: dict[str, np.ndarray] = {}
+    flags = {key: leak_marks(adata, key, patient_key) for key in keys}
     for key in keys:
         record = read_record(adata, key) or {}
         label = record.get("label") or record.get("model") or key
-        leaky = flags[key] = (
-            adata.obs[Key.leaky(key)].to_numpy().astype(bool)
-            if Key.leaky(key) in adata.obs
-            else np.zeros(adata.n_obs, dtype=bool)
-        )
         # Two predictions of one model are distinguished by their slots.
-        models[key if label in models else label] = (adata.obsm[key], leaky, False)
+        models[key if label in models else label] = (adata.obsm[key], flags[key], False)
     for key in keys:
         prefix = Key.baseline(key, "")
         there = [slot.removeprefix(prefix) for slot in adata.obsm if slot.startswith(prefix)]

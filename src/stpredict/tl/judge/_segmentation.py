@@ -11,6 +11,8 @@ from stpredict.slots._checks import check_obs, check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import joint_mark, leak_marks
+from stpredict.slots._people import one_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +72,7 @@ def segmentation(
     Table with one row per model (`"model"`, `"majority"`), class and section; nothing is written to `data`: `model`,
     `class`, `sample`, `patient`, `n_obs`, `n_positive`, `prevalence`, the scores of
     :func:`stpredict.metrics.segmentation`, `n_undefined` (how many of them are undefined in this section) and `leaky`
-    (the model was trained on this patient).
+    (`True` where the model saw this patient, `"unknown"` where the prediction has lost its record or never had one).
 
     With `summarize=True` one row per model, class and score: `model`, `class`, `score`, `mean` (sections within
     patients, then patients), `low`, `high`, `n_sections`, `n_patients`, `n_undefined` (sections left out because the
@@ -117,9 +119,8 @@ def segmentation(
             f"expected probabilities between 0 and 1 in {key!r}; found {probability[rows][outside][0]:g}; "
             "take the sigmoid or softmax of logits"
         )
-    sample, patient = (adata.obs[k].astype(str).to_numpy() for k in (sample_key, patient_key))
-    flag = Key.leaky(key)
-    leaky = adata.obs[flag].to_numpy().astype(bool) if flag in adata.obs else np.zeros(adata.n_obs, dtype=bool)
+    sample, patient = adata.obs[sample_key].astype(str).to_numpy(), one_name(adata.obs[patient_key])
+    leaky = leak_marks(adata, key, patient_key)
     binary = probability.shape[1] == 1
     chosen = (probability[:, 0] > threshold).astype(int) if binary else probability.argmax(axis=1)
     records = []
@@ -148,7 +149,7 @@ def segmentation(
                         "n_obs": len(section_rows), "n_positive": int(inside.sum()), "prevalence": float(inside.mean()),
                         **scores,
                         "n_undefined": int(np.isnan(list(scores.values())).sum()),
-                        "leaky": bool(leaky[section_rows].any()) and model == "model",
+                        "leaky": joint_mark(leaky[section_rows]) if model == "model" else False,
                     }
                 )  # fmt: skip
     table = pd.DataFrame(records)
@@ -207,6 +208,6 @@ def _summary(table: pd.DataFrame, scores: tuple[str, ...], level: float, n_boot:
         mean, low, high = bootstrap_mean(values, part["patient"], n_boot=n_boot, level=level, seed=seed)
         head = {"model": model, "class": name, "score": list(scores), "mean": mean, "low": low, "high": high}
         head |= {"n_sections": len(part), "n_patients": part["patient"].nunique()}
-        head |= {"n_undefined": np.isnan(values).sum(axis=0), "leaky": bool(part["leaky"].any())}
+        head |= {"n_undefined": np.isnan(values).sum(axis=0), "leaky": joint_mark(part["leaky"])}
         parts.append(pd.DataFrame(head))
     return pd.concat(parts, ignore_index=True)

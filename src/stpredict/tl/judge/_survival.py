@@ -10,6 +10,7 @@ from stpredict.core._optional import optional_import
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import UNKNOWN, joint_mark, leak_marks
 from stpredict.slots._outcome import fold_numbers, patient_outcomes
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def survival(
       converge, as with a risk that orders all events;
     - `logrank_p` of the two groups, `n_high` patients in the group with the higher mean risk; NaN where all
       patients are in one group;
-    - `leaky`: the model was trained on one of these patients.
+    - `leaky`: `True` where the model saw one of these patients, `"unknown"` where the risk has lost its record, or is no
+      prediction of this package.
 
     Raises
     ------
@@ -122,8 +124,7 @@ def survival(
         labels = adata.obs[by].astype(object).to_numpy()[rows]
         parts = {label: rows[labels == label] for label in pd.unique(labels[~pd.isna(labels)])}
     fold = fold_numbers(adata, Key.fold(risk)) if isinstance(risk, str) else None
-    flag = Key.leaky(risk) if isinstance(risk, str) else ""
-    leaky = adata.obs[flag].to_numpy().astype(bool) if flag in adata.obs else np.zeros(adata.n_obs, dtype=bool)
+    leaky = leak_marks(adata, risk, patient_key) if isinstance(risk, str) else None
     records = []
     for label, here in parts.items():
         patients = patient_outcomes(
@@ -134,7 +135,7 @@ def survival(
         record |= _concordance(patients, level, n_boot, seed)
         record |= _hazard_ratio(patients, level)
         record |= _groups(patients)
-        records.append(record | {"leaky": bool(leaky[here].any())})
+        records.append(record | {"leaky": UNKNOWN if leaky is None else joint_mark(leaky[here])})
     return pd.DataFrame(records)
 
 

@@ -14,6 +14,7 @@ from stpredict.metrics._pearson import correlation
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import matrix_of, measured_matrix, measured_rows, read_normalization
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import joint_mark, leak_marks
 from stpredict.slots._outcome import fold_numbers, patients_of
 from stpredict.slots._prediction import prediction_frame
 
@@ -80,7 +81,8 @@ def well_predicted(
     -------
     Table with one row per predicted and measured gene; nothing is written to `slides`:
 
-    - `gene`, `well_predicted`, `n_patients`, `leaky` (the model was trained on one of these patients);
+    - `gene`, `well_predicted`, `n_patients`, `leaky` (`True` where the model saw one of these patients, `"unknown"`
+      where the prediction has lost its record);
     - `pearson` and its two-sided `pearson_p`;
     - `pearson_folds`: the correlation within each fold of `obs["{key}_fold"]`, averaged as Fisher's z with weights
       n - 3 over folds with at least four patients; NaN without folds. Predictions of different folds come from
@@ -159,9 +161,8 @@ def well_predicted(
     if len(rows) < adata.n_obs:
         predicted, others = predicted[rows], {name: other[rows] for name, other in others.items()}
     pieces = compare(truth, predicted, others, member, fold)
-    leaky = Key.leaky(key) in adata.obs and bool(adata.obs[Key.leaky(key)].to_numpy()[rows].astype(bool).any())
     table = _judge(genes, pieces, len(people), alpha=alpha, fdr=fdr, test=test)
-    table["leaky"] = leaky
+    table["leaky"] = joint_mark(leak_marks(adata, key, patient_key)[rows])
     undefined = {f"n_undefined_{name}": int(np.isnan(c.pearson).sum()) for name, c in pieces.comparators.items()}
     table.attrs = {
         "key": key,

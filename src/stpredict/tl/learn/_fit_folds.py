@@ -14,6 +14,7 @@ from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
+from stpredict.slots._people import one_name
 from stpredict.slots._provenance import genes_digest, write_record
 from stpredict.tl.learn._fit import keep
 from stpredict.tl.learn._folds import run_folds
@@ -129,7 +130,7 @@ def fit_folds(
     main = make_task(adata, model, reader, **options)
     kept = np.flatnonzero(usable)
     splits = grouped_k_fold(adata[usable], n_folds, seed=seed, sample_key=sample_key, patient_key=patient_key)
-    patient = adata.obs[patient_key].astype(str).to_numpy()
+    patient = one_name(adata.obs[patient_key])
     folds = [_widened(split, kept, patient) for split in splits]
     tasks: dict[str, Task] = {"": main}
     for name in chosen_baselines(baselines if reader.closed_form else False, _BASELINES):

@@ -11,6 +11,7 @@ import numpy as np
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._features import is_tile_table
+from stpredict.slots._people import one_name
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
 from stpredict.tl.learn.inputs._collect import collect, patient_codes
@@ -61,7 +62,7 @@ def people_of(adata: AnnData, sample_key: str, patient_key: str) -> np.ndarray:
     if patient_key not in adata.obs and is_tile_table(adata):
         return adata.obs[sample_key].astype(str).to_numpy()
     check_patients(adata, sample_key, patient_key)
-    return adata.obs[patient_key].astype(str).to_numpy()
+    return one_name(adata.obs[patient_key])
 
 
 def predict_members(

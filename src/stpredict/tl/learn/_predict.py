@@ -14,6 +14,8 @@ from stpredict.core._validate import check_unique, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, get_table, is_spatialdata
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import UNKNOWN, mark_column
+from stpredict.slots._people import among
 from stpredict.slots._prediction import clear_predictions
 from stpredict.slots._provenance import genes_digest, write_record
 from stpredict.slots._rows import rows_of
@@ -114,6 +116,7 @@ def predict(
       where it draws some; between the models where there are several;
     - `obsm["{key_added}_baseline_{name}"]`: the same for each baseline;
     - `obs["{key_added}_leaky"]`: whether the model was trained, or its panel selected, on this observation's patient;
+      `"unknown"` for `False` where the patients behind the weights or the panel were not recorded;
     - `uns["stpredict"][key_added]`: model, panel, training patients and sections, seed.
 
     For a map also `obs["{key_added}_n_windows"]` and `obs["{key_added}_partial"]`, whether only windows with fewer than
@@ -184,14 +187,17 @@ def predict(
     clear_predictions(adata, key, keep_tables=as_map and store is not None)
     for name, frame in outputs.frames.items():
         adata.obsm[name] = frame
-    seen = {patient for part in members for patient in part.training.patients_seen}
-    for name, values in ({Key.leaky(key): np.isin(people, list(seen))} | outputs.columns).items():
+    # A member that names nobody makes the whole of unknown origin.
+    seen = sorted({name for part in members for name in part.training.patients_seen or [UNKNOWN]})
+    saw = among(people, [name for name in seen if name != UNKNOWN])
+    for name, values in ({Key.leaky(key): mark_column(saw, seen)} | outputs.columns).items():
         adata.obs[name] = values
     first = members[0]
     record = {
         "model": first.model,
         "n_models": len(members),
         "training_patients": sorted({p for part in members for p in part.training.patients}),
+        "patients_seen": seen,
         "training_samples": sorted({p for part in members for p in part.training.samples}),
         "panel_digest": genes_digest(genes or first.panel),
         "seed": first.training.seed,

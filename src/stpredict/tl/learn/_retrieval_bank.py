@@ -15,6 +15,8 @@ from stpredict.slots._checks import as_mask, check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import read_normalization
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import UNKNOWN
+from stpredict.slots._people import one_name
 from stpredict.slots._rows import rows_of
 from stpredict.targets import Expression
 from stpredict.tl.learn._fit import check_measured, with_target
@@ -120,7 +122,7 @@ def retrieval_bank(
         )
     check_patients(adata, sample_key, patient_key)
     mask = as_mask(adata, train)
-    patient = adata.obs[patient_key].astype(str).to_numpy()
+    patient = one_name(adata.obs[patient_key])
     both = sorted(set(patient[mask]) & set(patient[~mask]))
     if both and not allow_leakage:
         raise ValueError(
@@ -164,7 +166,7 @@ def retrieval_bank(
         patients=rows.patients,
         samples=rows.sections,
         n_obs=len(rows),
-        pretraining_patients=fitted.training.patients_seen,
+        pretraining_patients=fitted.training.patients_seen or [UNKNOWN],
         allow_leakage=bool(fitted.training.allow_leakage or both),
     )
     return replace(

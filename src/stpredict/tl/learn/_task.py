@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stpredict.slots._features import feature_matrix
+from stpredict.slots._marks import UNKNOWN
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
 from stpredict.tl.learn.inputs._reader import Scaling, Source
 from stpredict.tl.learn.inputs._slots import FROM_SLOTS, check_features, describe_features, feature_keys
@@ -190,7 +191,7 @@ def fit_task(
     settings = {name: value for name, value in task.config.to_dict().items() if name != "device"}
     facts = replace(facts, settings=settings, validated_on=result.validated_on, n_epochs=result.n_epochs)
     if task.init is not None and task.variant != "untrained":
-        facts = replace(facts, pretraining_patients=task.init.training.patients_seen)
+        facts = replace(facts, pretraining_patients=task.init.training.patients_seen or [UNKNOWN])
     if "patches" in task.needs:
         config = task.info.configure(task.options)
         facts = replace(facts, patch=[config.patch_um, config.patch_px], padded_patches=_padded(arrays))

@@ -63,10 +63,13 @@ class OutcomeResult:
         return write_directory(Path(path), _MARKER, self._write)
 
     def _write(self, directory: Path) -> None:
+        from stpredict.training._digests import add_digests
+
         self.model.write(directory)
         self.scores.to_csv(directory / "scores.csv", index=False)
         self.predictions.to_csv(directory / "predictions.csv", index_label="slide")
         self.history.to_csv(directory / "history.csv", index=False)
+        add_digests(directory, [f"{table}.csv" for table in _TABLES])
 
     @classmethod
     def load(cls, path: str | Path) -> OutcomeResult:
@@ -91,6 +94,7 @@ class OutcomeResult:
         import pandas as pd
 
         from stpredict.training import FittedModel
+        from stpredict.training._digests import check_files
 
         path = Path(path)
         for name in (_MARKER, *(f"{table}.csv" for table in _TABLES)):
@@ -107,6 +111,7 @@ class OutcomeResult:
             )
         except ValueError as error:
             raise ValueError(f"expected complete tables in {path}; found damaged ones ({error})") from error
+        check_files(path, [f"{table}.csv" for table in _TABLES])
         return cls(scores, predictions.set_index("slide").rename_axis(None), history, model)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.slots._people import person
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
 from stpredict.tl.learn.inputs._positions import positions_um
@@ -93,6 +94,6 @@ def with_lattice(adata: AnnData, info: ModelInfo, hyperparameters: Any) -> dict[
 
 def patient_codes(patients: np.ndarray, known: Sequence[str]) -> np.ndarray:
     """Number of each observation's patient among those a model knows, -1 for others: (n_obs,) int64."""
-    import pandas as pd
-
-    return pd.Index(known).get_indexer(pd.Index(patients)).astype(np.int64)
+    number = {person(name): code for code, name in enumerate(known)}
+    names, at = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    return np.array([number.get(person(name), -1) for name in names], dtype=np.int64)[at]

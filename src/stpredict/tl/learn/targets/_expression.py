@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._validate import check_finite, few
+from stpredict.core._validate import check_finite, check_unique, few
+from stpredict.slots._booleans import read_bool
 from stpredict.slots._checks import check_genes
 from stpredict.slots._expression import matrix_of, measured_rows, read_normalization
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import UNKNOWN
+from stpredict.slots._people import strangers
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
 from stpredict.targets import Expression
@@ -41,10 +44,10 @@ class ExpressionSlots(TargetSlots):
         """Choose the panel on the training rows, and read how it is normalized."""
         from stpredict.training.targets import ExpressionTarget
 
+        check_unique(adata.var_names, "var_names (adata.var_names_make_unique() does that)")
         normalization = read_normalization(adata, request.layer)
         genes = choose_panel(adata, request, train, keys, allow_leakage=allow_leakage)
-        strangers = panel_strangers(adata, request.panel, train, keys.patient)
-        return ExpressionTarget(tuple(genes), normalization), strangers
+        return ExpressionTarget(tuple(genes), normalization), panel_strangers(adata, request.panel, train, keys.patient)
 
     def usable(self, adata: AnnData, request: Expression) -> np.ndarray:
         """Observations with a measurement."""
@@ -102,22 +105,39 @@ def _recorded_panel(
     key = panel or Key.SELECTED
     if key not in adata.var and panel is not None:
         raise KeyError(f"expected var[{panel!r}]; found {list(adata.var.columns)}; run stp.pp.select_genes first")
-    strangers = panel_strangers(adata, panel, train, keys.patient)
-    if strangers and not allow_leakage:
+    others = panel_strangers(adata, panel, train, keys.patient)
+    unknown, others = UNKNOWN in others, [name for name in others if name != UNKNOWN]
+    # A column that someone made by hand has no record; this one is made by stp.pp.select_genes alone.
+    if unknown and not allow_leakage and (key == Key.SELECTED or read_record(adata, key) is not None):
+        what = "none" if read_record(adata, key) is None else "one without the patients"
+        raise ValueError(
+            f"expected the record of var[{key!r}] in uns['stpredict'][{key!r}]; found {what}, as after joining sections, so "
+            f"that nobody knows which patients the genes were selected on; call stp.pp.select_genes(adata, method, "
+            f"train=train, key_added={key!r}) again, or pass target={{'panel': {{'method': …}}}} to select them inside the "
+            "training set, or a list of genes that were chosen without these sections"
+        )
+    if others and not allow_leakage:
         filtered = key not in adata.var
         what, call = (
             ("the list of genes", "stp.pp.filter_genes") if filtered else (f"var[{key!r}]", "stp.pp.select_genes")
         )
         raise ValueError(
-            f"expected a panel selected on training patients only; found {few(strangers)} among the patients that "
+            f"expected a panel selected on training patients only; found {few(others)} among the patients that "
             f"{what} was selected on; call {call} with `train=`, or pass target={{'panel': {{'method': …}}}} to select "
             "it inside the training set"
         )
-    return list(adata.var_names) if key not in adata.var else list(adata.var_names[adata.var[key].to_numpy(dtype=bool)])
+    return (
+        list(adata.var_names)
+        if key not in adata.var
+        else list(adata.var_names[read_bool(adata.var[key], f"var[{key!r}]")])
+    )
 
 
 def panel_strangers(adata: AnnData, panel: Panel, train: np.ndarray, patient_key: str) -> list[str]:
-    """Patients outside the training rows (n_obs,) that the column of `var` behind a panel was selected on."""
+    """Patients outside the training rows (n_obs,) that the column of `var` behind a panel was selected on.
+
+    `"unknown"` alone where a column has no record of it, or one that lost the patients.
+    """
     key = panel or Key.SELECTED
     if isinstance(key, Mapping) or (isinstance(key, str) and key in SELECTIONS):
         key = "filter_genes"  # chosen on the training rows, among the genes that a filter left
@@ -125,11 +145,15 @@ def panel_strangers(adata: AnnData, panel: Panel, train: np.ndarray, patient_key
         return []  # chosen by hand
     if key not in adata.var:
         key = "filter_genes"  # every gene that a filter left
-    record = read_record(adata, key) or {}
-    if record.get("method") == "given":
-        return []
-    trained_on = set(adata.obs[patient_key].astype(str).to_numpy()[train])
-    return sorted(set(map(str, np.atleast_1d(record.get("patients", [])))) - trained_on)
+    record = read_record(adata, key)
+    if record is None:
+        return [UNKNOWN] if key in adata.var else []
+    looked = record.get("method") != "given" and not (record.get("method") == "filter" and "min_median" not in record)
+    if not looked:
+        return []  # a list of genes, or a filter by their types
+    if "patients" not in record:
+        return [UNKNOWN]
+    return strangers(np.atleast_1d(record["patients"]), adata.obs[patient_key].astype(str)[train].unique())
 
 
 def check_normalization(adata: AnnData, normalization: Mapping[str, Any]) -> None:

@@ -1,0 +1,88 @@
+"""The mark of a leak: whether the model behind a prediction saw the patient, as far as that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from stpredict.slots._booleans import read_bool
+from stpredict.slots._keys import Key
+from stpredict.slots._people import among
+from stpredict.slots._provenance import read_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+#: In tables, in place of True and False; among the patients of a model, where nobody wrote down who they are.
+UNKNOWN = "unknown"
+Mark: TypeAlias = "bool | str"
+
+
+def leak_marks(adata: AnnData, key: str, patient_key: str = Key.PATIENT) -> np.ndarray:
+    """Marks (n_obs,) of a prediction: 1 where its model saw the patient, 0 where it did not, -1 where that is unknown.
+
+    The column `obs["{key}_leaky"]` counts, with the patients that the record of the prediction names; where the column is
+    lost, the record alone. A prediction with neither, as one that was copied to another slot, is of unknown origin, and so
+    are rows where the column has gaps: they may come from another object than the record.
+    """
+    record = read_record(adata, key) or {}
+    seen = record.get("patients_seen")
+    people = adata.obs[patient_key].astype(str).to_numpy() if patient_key in adata.obs else None
+    marks = _column(adata, Key.leaky(key))
+    if people is None:
+        return marks
+    if seen is None:  # a record that tells the training patients only, if any
+        marks[among(people, np.atleast_1d(record.get("training_patients", [])))] = 1
+        return marks
+    names = [str(name) for name in np.atleast_1d(seen)]
+    known = among(people, [name for name in names if name != UNKNOWN])
+    complete = bool(names) and UNKNOWN not in names
+    if not complete:
+        marks = np.where(marks == 1, 1, -1)
+    elif Key.leaky(key) not in adata.obs:
+        marks = np.zeros(adata.n_obs, dtype=np.int64)
+    return np.where(known, 1, marks)
+
+
+def _column(adata: AnnData, name: str) -> np.ndarray:
+    """Marks (n_obs,) of a column of `obs`, -1 for gaps, for `"unknown"`, and without such a column."""
+    if name not in adata.obs:
+        return np.full(adata.n_obs, -1)
+    values = adata.obs[name]
+    values = values.astype(object).where(_not_unknown(values), None)
+    yes, at_least = (read_bool(values, f"obs[{name!r}]", gaps=gap) for gap in (False, True))
+    return np.where(yes, 1, np.where(at_least, -1, 0))
+
+
+def _not_unknown(values: pd.Series) -> pd.Series:
+    return values.astype(str).str.strip().str.casefold() != UNKNOWN
+
+
+def mark_column(saw: np.ndarray, seen: Iterable[str]) -> Any:
+    """A mask (n_obs,) of leaks as it is written to `obs`: with `"unknown"` for False where not all patients are known."""
+    import pandas as pd
+
+    names = list(seen)
+    if names and UNKNOWN not in names:
+        return saw
+    return pd.Categorical(np.where(saw, "True", UNKNOWN), ["True", UNKNOWN])
+
+
+def joint_mark(marks: Any) -> Mark:
+    """What several marks are together: True where one is, else `"unknown"` where one is, else False.
+
+    They are those of :func:`leak_marks`, or a column of a table, which may have come from a text file.
+    """
+    values = set(np.asarray(marks, dtype=object).ravel().tolist())
+    words = {str(value).strip().casefold() for value in values}
+    if words & {"true", "1", "1.0"}:
+        return True
+    return UNKNOWN if words - {"false", "0", "0.0"} else False
+
+
+def mark_words(mark: Mark) -> str:
+    """What a title says of a mark; nothing where there is no leak."""
+    return "leaky" if mark is True else "leak unknown" if mark == UNKNOWN else ""
