@@ -48,6 +48,12 @@ def test_one_patient_bootstraps_sections_and_says_so(scores) -> None:
     assert not row["leaky"]
 
 
+@pytest.mark.parametrize(("marks", "whole"), [([False, "unknown"], "unknown"), ([True, "unknown"], True)])
+def test_an_unknown_leak_stays_unknown(scores, marks, whole) -> None:
+    scores["leaky"] = pd.Series(marks * 3, dtype=object)
+    assert stp.tl.summarize(scores)["leaky"].tolist() == [whole]
+
+
 def test_order_groups_and_undefined(scores) -> None:
     worse = scores.assign(model="worse", pearson=scores["pearson"] - 0.5)
     nothing = scores.assign(model="mean", pearson=np.nan)

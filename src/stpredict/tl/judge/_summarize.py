@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.slots._marks import joint_mark
 from stpredict.tl.judge._evaluate import POOLED
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def summarize(
       same genes, where the table has the ceiling;
     - the means of the other metrics in the table;
     - `n_scores`, and `n_undefined`, the number of them whose correlation is undefined and left out;
-    - `n_genes`, `n_sections`, `n_patients`, and `leaky`.
+    - `n_genes`, `n_sections`, `n_patients`, and `leaky` (`True` where one row is, else `"unknown"` where one row is).
 
     Raises
     ------
@@ -114,7 +115,7 @@ def summarize(
             "n_sections": table["sample"].nunique(),
             "n_patients": int(table["n_obs"].max()) if pooled else table["patient"].nunique(),
             "interval_over": "none" if pooled else "sections" if single else "patients",
-            "leaky": bool(table["leaky"].any()) if "leaky" in table else False,
+            "leaky": joint_mark(table["leaky"]) if "leaky" in table else False,
         }
         rows.append(row)
     return pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)
