@@ -9,7 +9,7 @@ import pytest
 import stpredict as stp
 from stpredict.io._image import section_image
 from stpredict.io._lattice import pitch_px
-from stpredict.io._read_visium import _read_positions, _xy
+from stpredict.io._visium_positions import X_PX, Y_PX, read_positions
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 HER2ST, MOUSE, GBM = DATA / "her2st", DATA / "visium_mouse", DATA / "gbm_visium"
@@ -70,8 +70,9 @@ def test_visium_with_only_a_lowres_image():
 
 @needs_gbm
 def test_positions_without_a_header():
-    table = _read_positions(GBM)
+    table = read_positions(GBM)
+    xy = table[[X_PX, Y_PX]].to_numpy(dtype=float)
     assert len(table) == 4992
-    pitch = pitch_px(table["array_row"].to_numpy(), table["array_col"].to_numpy(), _xy(table), "hexagonal")
+    pitch = pitch_px(table["array_row"].to_numpy(), table["array_col"].to_numpy(), xy, "hexagonal")
     assert 100 / pitch == pytest.approx(1.16, abs=0.005)
-    assert tuple(_xy(table)[0]) == (1375, 721)
+    assert tuple(xy[0]) == (1375, 721)

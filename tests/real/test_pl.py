@@ -19,6 +19,7 @@ def test_maps_of_a_real_section():
     stp.pp.normalize(adata)
     adata = adata[:, ["ERBB2", "GNAS"]].copy()
     adata.obsm["predicted"] = adata.to_df() * 0.5
+    adata.obs["predicted_leaky"] = False
     axes = stp.pl.genes(adata, ["ERBB2", "GNAS"])
     assert axes.shape == (2, 4)
     assert axes[0, 2].get_title() == "predicted, r = 1.00"
