@@ -62,7 +62,7 @@ def survival(
     n_boot
         Bootstrap samples of patients for the interval of the C-index.
     seed
-        Of the bootstrap.
+        Random seed for the bootstrap.
     table_key
         Table of a SpatialData.
 

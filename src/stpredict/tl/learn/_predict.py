@@ -74,16 +74,16 @@ def predict(
         Names of the baselines to predict with beside the model; all that were fitted with it for `True`, none for
         `False`, and none for maps.
     window
-        For maps: side of a window in tiles.
+        Side of a window of a map in tiles.
     stride
-        For maps: step between windows in tiles.
+        Step between the windows of a map in tiles.
     min_tiles
-        For maps: tiles a window needs to be used; more than half of it by default. A tile that no such window covers
-        gets the window around it with the most tiles.
+        Number of tiles that a window of a map needs to be used; more than half of it by default. A tile that no such
+        window covers gets the window around it with the most tiles.
     store
-        For maps of one slide: path of an AnnData in Zarr to write the prediction to, gene by gene, in memory that does
-        not grow with the number of genes; an interrupted call goes on where it stopped. `obsm` stays as it is. With
-        `n_samples`: path of a Zarr group for the samples.
+        Path of an AnnData in Zarr to write the map of one slide to, gene by gene, in memory that does not grow with the
+        number of genes; an interrupted call goes on where it stopped. `obsm` stays as it is. With `n_samples`, the
+        path of a Zarr group for the samples.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     genes
