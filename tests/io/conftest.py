@@ -13,6 +13,8 @@ from PIL import Image
 from scipy import io as sio
 from scipy import sparse
 
+from stpredict.io._image import SectionImage
+
 PITCH = 20.0
 SIZE = (200, 260)  # height, width
 
@@ -133,3 +135,28 @@ def counts_writer() -> Callable[..., np.ndarray]:
 @pytest.fixture
 def spots() -> pd.DataFrame:
     return visium_positions()
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """Picture of 60 × 90 smooth colors, so that JPEG keeps them."""
+    y, x = np.mgrid[:60, :90]
+    return np.stack([80 + x, 60 + y, 200 - x], axis=2).astype(np.uint8)
+
+
+@pytest.fixture
+def shown() -> Callable[[object], np.ndarray]:
+    """What the package sees of a picture, the same whatever is cut and however it is made smaller."""
+
+    def read(source: object) -> np.ndarray:
+        image = SectionImage(source)
+        band = image.band(0, image.height)
+        assert band.dtype == np.uint8
+        assert band.shape == (image.height, image.width, 3)
+        np.testing.assert_array_equal(SectionImage(source).band(7, 20), band[7:20])
+        small, factor = SectionImage(source).thumbnail(45)
+        assert factor == 45 / max(band.shape)
+        assert np.abs(small.mean(axis=(0, 1)) - band.mean(axis=(0, 1))).max() < 3
+        return band
+
+    return read

@@ -15,31 +15,11 @@ from stpredict.io._image import SectionImage, check_positions
 H, W = 60, 90
 
 
-@pytest.fixture
-def pixels() -> np.ndarray:
-    """Smooth colors, so that JPEG keeps them."""
-    y, x = np.mgrid[:H, :W]
-    return np.stack([80 + x, 60 + y, 200 - x], axis=2).astype(np.uint8)
-
-
-def shown(source: object) -> np.ndarray:
-    image = SectionImage(source)
-    band = image.band(0, image.height)
-    assert band.dtype == np.uint8
-    assert band.shape == (image.height, image.width, 3)
-    # Whatever is cut, and however it is made smaller, is the same picture.
-    np.testing.assert_array_equal(SectionImage(source).band(7, 20), band[7:20])
-    small, factor = SectionImage(source).thumbnail(45)
-    assert factor == 45 / max(band.shape)
-    assert np.abs(small.mean(axis=(0, 1)) - band.mean(axis=(0, 1))).max() < 3
-    return band
-
-
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize(
     "kind", ["array", "big-endian array", "tif", "planes.tif", "bigtiff", "png", "gray.png", "dask", "xarray"]
 )
-def test_bits_that_a_camera_uses(pixels, tmp_path, kind, bits):
+def test_bits_that_a_camera_uses(shown, pixels, tmp_path, kind, bits):
     pixels[0, 0] = 255
     deep = pixels.astype(np.uint16) << (bits - 8)
     expected = pixels
@@ -87,7 +67,7 @@ def png16(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_png_of_twelve_bits_with_transparency(pixels, tmp_path):
+def test_png_of_twelve_bits_with_transparency(shown, pixels, tmp_path):
     pixels[0, 0] = 255
     alpha = np.full((H, W, 1), 65535, dtype=np.uint16)
     alpha[:10] = 0
@@ -105,7 +85,7 @@ def test_depth_is_that_of_the_whole_picture(pixels):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floats_in_arrays_and_files(pixels, tmp_path, dtype):
+def test_floats_in_arrays_and_files(shown, pixels, tmp_path, dtype):
     values = (pixels / 255).astype(dtype)
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
     for source in (values, tmp_path / "a.tif"):
@@ -127,19 +107,19 @@ def test_floats_in_arrays_and_files(pixels, tmp_path, dtype):
         {"photometric": "minisblack", "bigtiff": True, "compression": "deflate", "tile": (32, 32)},
     ],
 )  # fmt: skip
-def test_colors_in_planes(pixels, tmp_path, options):
+def test_colors_in_planes(shown, pixels, tmp_path, options):
     tifffile.imwrite(tmp_path / "a.tif", np.ascontiguousarray(np.moveaxis(pixels, -1, 0)), **options)
     np.testing.assert_array_equal(shown(tmp_path / "a.tif"), pixels)
 
 
-def test_planes_in_the_order_of_their_names(pixels, tmp_path):
+def test_planes_in_the_order_of_their_names(shown, pixels, tmp_path):
     planes = np.moveaxis(pixels[..., ::-1], -1, 0)
     metadata = {"axes": "CYX", "Channel": {"Name": ["Blue", "Green", "Red"]}}
     tifffile.imwrite(tmp_path / "a.ome.tif", planes, photometric="minisblack", metadata=metadata)
     np.testing.assert_array_equal(shown(tmp_path / "a.ome.tif"), pixels)
 
 
-def test_pyramids_of_planes(pixels, tmp_path):
+def test_pyramids_of_planes(shown, pixels, tmp_path):
     planes = np.moveaxis(pixels, -1, 0)
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
         file.write(planes, photometric="minisblack", metadata={"axes": "CYX"}, subifds=1)
@@ -147,7 +127,7 @@ def test_pyramids_of_planes(pixels, tmp_path):
     np.testing.assert_array_equal(shown(tmp_path / "a.ome.tif"), pixels)
 
 
-def test_thumbnails_before_and_after_the_picture(pixels, tmp_path):
+def test_thumbnails_before_and_after_the_picture(shown, pixels, tmp_path):
     small = pixels[::5, ::5]
     for name, pages in {"after": (pixels, small), "before": (small, pixels)}.items():
         with tifffile.TiffWriter(tmp_path / f"{name}.tif") as file:
@@ -171,7 +151,7 @@ def test_stacks_are_refused(tmp_path, values, options):
         SectionImage(tmp_path / "a.tif")
 
 
-def test_png_of_gray_with_transparency_and_few_bits_is_refused(pixels, tmp_path):
+def test_png_of_gray_with_transparency_and_few_bits_is_refused(shown, pixels, tmp_path):
     deep = np.dstack([pixels[..., 0].astype(np.uint16), np.full((H, W), 65535, dtype=np.uint16)])
     (tmp_path / "full.png").write_bytes(png16(deep << np.array([8, 0], dtype=np.uint16)))
     np.testing.assert_array_equal(shown(tmp_path / "full.png")[..., 1], pixels[..., 0])

@@ -17,26 +17,6 @@ from stpredict.io._image import SectionImage, check_positions
 H, W = 60, 90
 
 
-@pytest.fixture
-def pixels() -> np.ndarray:
-    """Smooth colors, so that JPEG keeps them."""
-    y, x = np.mgrid[:H, :W]
-    return np.stack([80 + x, 60 + y, 200 - x], axis=2).astype(np.uint8)
-
-
-def shown(source: object) -> np.ndarray:
-    image = SectionImage(source)
-    band = image.band(0, image.height)
-    assert band.dtype == np.uint8
-    assert band.shape == (image.height, image.width, 3)
-    # Whatever is cut, and however it is made smaller, is the same picture.
-    np.testing.assert_array_equal(SectionImage(source).band(7, 20), band[7:20])
-    small, factor = SectionImage(source).thumbnail(45)
-    assert factor == 45 / max(band.shape)
-    assert np.abs(small.mean(axis=(0, 1)) - band.mean(axis=(0, 1))).max() < 3
-    return band
-
-
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda p: p,
     2: lambda p: p[:, ::-1],
@@ -51,7 +31,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 @pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
-def test_orientation_tags_are_followed(pixels, tmp_path, ending, orientation):
+def test_orientation_tags_are_followed(shown, pixels, tmp_path, ending, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if ending == "webp" else {"quality": 98, "subsampling": 0} if ending == "jpg" else {}
@@ -62,7 +42,7 @@ def test_orientation_tags_are_followed(pixels, tmp_path, ending, orientation):
 
 
 @pytest.mark.parametrize("orientation", [3, 5, 6, 8])
-def test_orientation_of_sixteen_bits_and_planes(pixels, tmp_path, orientation):
+def test_orientation_of_sixteen_bits_and_planes(shown, pixels, tmp_path, orientation):
     tag = [(274, "H", 1, orientation, True)]
     tifffile.imwrite(tmp_path / "deep.tif", pixels.astype(np.uint16) * 257, photometric="rgb", extratags=tag)
     planes = np.moveaxis(pixels, -1, 0)
@@ -71,7 +51,7 @@ def test_orientation_of_sixteen_bits_and_planes(pixels, tmp_path, orientation):
         np.testing.assert_array_equal(shown(tmp_path / name), TURNS[orientation](pixels))
 
 
-def test_a_turned_picture_with_transparency(pixels, tmp_path):
+def test_a_turned_picture_with_transparency(shown, pixels, tmp_path):
     alpha = np.full((H, W, 1), 255, dtype=np.uint8)
     alpha[:20] = 0
     exif = Image.Exif()
@@ -84,7 +64,7 @@ def test_a_turned_picture_with_transparency(pixels, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["rgba array", "uint16 array", "float array", "rgba.png", "rgba.tif", "rgba.webp", "xarray"]
 )
-def test_transparent_pixels_are_white(pixels, tmp_path, kind):
+def test_transparent_pixels_are_white(shown, pixels, tmp_path, kind):
     alpha = np.full((H, W, 1), 255, dtype=np.uint8)
     alpha[30:] = 0
     alpha[29] = 51
@@ -105,7 +85,7 @@ def test_transparent_pixels_are_white(pixels, tmp_path, kind):
     assert np.abs(shown(source) - expected).max() <= 1
 
 
-def test_gray_with_transparency(pixels, tmp_path):
+def test_gray_with_transparency(shown, pixels, tmp_path):
     gray_alpha = np.dstack([pixels[..., 0], np.where(np.arange(W) < 40, 0, 255) * np.ones((H, 1))]).astype(np.uint8)
     expected = np.where(gray_alpha[..., 1:] == 0, 255, gray_alpha[..., :1]).repeat(3, axis=2)
     Image.fromarray(gray_alpha, mode="LA").save(tmp_path / "la.png")
@@ -113,7 +93,7 @@ def test_gray_with_transparency(pixels, tmp_path):
         np.testing.assert_array_equal(shown(source), expected)
 
 
-def test_palettes_with_and_without_transparency(tmp_path):
+def test_palettes_with_and_without_transparency(shown, tmp_path):
     picture = Image.new("P", (W, H), 0)
     picture.putpalette([200, 10, 10, 20, 150, 30, 0, 0, 0])
     picture.paste(1, (0, 0, 40, H))
@@ -131,14 +111,14 @@ def test_palettes_with_and_without_transparency(tmp_path):
         np.testing.assert_array_equal(shown(source), expected)
 
 
-def test_a_color_that_stands_for_transparency(pixels, tmp_path):
+def test_a_color_that_stands_for_transparency(shown, pixels, tmp_path):
     pixels[:20] = (1, 2, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png", transparency=(1, 2, 3))
     pixels[:20] = 255
     np.testing.assert_array_equal(shown(tmp_path / "a.png"), pixels)
 
 
-def test_alpha_that_is_empty_is_left_out_and_said(pixels):
+def test_alpha_that_is_empty_is_left_out_and_said(shown, pixels):
     rgba = np.dstack([pixels, np.zeros((H, W), dtype=np.uint8)])
     np.testing.assert_array_equal(shown(rgba), pixels)
     with pytest.warns(UserWarning, match="alpha channel of its image is zero everywhere"):
@@ -146,7 +126,7 @@ def test_alpha_that_is_empty_is_left_out_and_said(pixels):
 
 
 @pytest.mark.parametrize("ending", ["jpg", "tif"])
-def test_inks(pixels, tmp_path, ending):
+def test_inks(shown, pixels, tmp_path, ending):
     """A CMYK JPEG is stored inverted, as Adobe does."""
     cmyk = Image.fromarray(pixels).convert("CMYK")
     cmyk.save(tmp_path / f"a.{ending}", **({"quality": 98, "subsampling": 0} if ending == "jpg" else {}))
@@ -154,7 +134,7 @@ def test_inks(pixels, tmp_path, ending):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "YCbCr", "PA", "La", "RGBa", "RGBX", "HSV"])
-def test_modes_of_pillow(pixels, mode):
+def test_modes_of_pillow(shown, pixels, mode):
     base = Image.fromarray(pixels)
     steps = {"PA": ["P", "PA"], "La": ["LA", "La"], "RGBa": ["RGBA", "RGBa"]}.get(mode, [mode])
     picture = base

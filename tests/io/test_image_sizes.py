@@ -17,27 +17,7 @@ from stpredict.io._image import SectionImage
 H, W = 60, 90
 
 
-@pytest.fixture
-def pixels() -> np.ndarray:
-    """Smooth colors, so that JPEG keeps them."""
-    y, x = np.mgrid[:H, :W]
-    return np.stack([80 + x, 60 + y, 200 - x], axis=2).astype(np.uint8)
-
-
-def shown(source: object) -> np.ndarray:
-    image = SectionImage(source)
-    band = image.band(0, image.height)
-    assert band.dtype == np.uint8
-    assert band.shape == (image.height, image.width, 3)
-    # Whatever is cut, and however it is made smaller, is the same picture.
-    np.testing.assert_array_equal(SectionImage(source).band(7, 20), band[7:20])
-    small, factor = SectionImage(source).thumbnail(45)
-    assert factor == 45 / max(band.shape)
-    assert np.abs(small.mean(axis=(0, 1)) - band.mean(axis=(0, 1))).max() < 3
-    return band
-
-
-def test_layouts_of_arrays(pixels):
+def test_layouts_of_arrays(shown, pixels):
     import dask.array as da
     import xarray as xr
     import zarr
@@ -79,7 +59,7 @@ def test_a_single_pixel(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "tiled.tif", "bmp", "gif"])
-def test_the_limit_of_pillow_is_neither_obeyed_nor_changed(pixels, tmp_path, monkeypatch, ending):
+def test_the_limit_of_pillow_is_neither_obeyed_nor_changed(shown, pixels, tmp_path, monkeypatch, ending):
     path = tmp_path / f"a.{ending}"
     if ending == "tiled.tif":
         tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb", compression="jpeg")
