@@ -19,6 +19,7 @@ def make(n_patients=6, n=60, seed=0, spread=0.0):
     adata.obs["patient"] = patient
     adata.obs["calibrate"] = np.isin(patient, ["p0", "p1", "p2"])
     adata.obsm["predicted"] = pd.DataFrame(predicted.astype(np.float32), adata.obs_names, list("ABC"))
+    adata.obs["predicted_leaky"] = False
     return adata
 
 
@@ -150,6 +151,9 @@ def test_leaks_are_refused_or_recorded(adata):
     adata.obs["predicted_leaky"] = adata.obs["patient"] == "p5"
     conformal(adata, calibration="calibrate")
     assert read_record(adata, "predicted_conformal")["leaky"] is False
+    del adata.obs["predicted_leaky"]
+    conformal(adata, calibration="calibrate")
+    assert read_record(adata, "predicted_conformal")["leaky"] == "unknown"
 
 
 def test_errors_leave_the_object_alone(adata):

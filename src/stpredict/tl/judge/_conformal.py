@@ -11,6 +11,7 @@ from stpredict.slots._checks import as_mask, check_obs
 from stpredict.slots._container import begin
 from stpredict.slots._expression import measured_matrix, to_dense
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import Mark, joint_mark, leak_marks
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import write_record
 
@@ -72,7 +73,7 @@ def conformal(
         Column of `obs` that names the patient.
     allow_leakage
         Whether to accept calibration patients that occur outside the calibration or were trained on; recorded as
-        `leaky`.
+        `leaky`, which is `"unknown"` where the prediction has lost its record.
     key_added
         Prefix of the results; `key` by default.
     copy
@@ -124,7 +125,8 @@ def conformal(
     if held.all():
         raise ValueError("expected observations outside `calibration` to bound; found none")
     patient = _patients(adata, patient_key, held, allow_leakage)
-    leaky = _check_leaky(adata, key, held, allow_leakage) or bool(set(patient[held]) & set(patient[~held]))
+    mark = _check_leaky(adata, key, patient_key, held, allow_leakage)
+    leaky = True if set(patient[held]) & set(patient[~held]) else mark
     prediction = frame.to_numpy()
     scale = _scale(adata, key, frame, use_std)
     truth = measured_matrix(adata, list(frame.columns), layer=layer)
@@ -190,19 +192,17 @@ def _patients(adata: AnnData, patient_key: str, held: np.ndarray, allow_leakage:
     return patient
 
 
-def _check_leaky(adata: AnnData, key: str, held: np.ndarray, allow_leakage: bool) -> bool:
+def _check_leaky(adata: AnnData, key: str, patient_key: str, held: np.ndarray, allow_leakage: bool) -> Mark:
     """Whether the model was trained on calibration patients; an error unless leakage is allowed."""
-    column = Key.leaky(key)
-    if column not in adata.obs:
-        return False
-    n_leaky = int(adata.obs[column].to_numpy().astype(bool)[held].sum())
+    marks = leak_marks(adata, key, patient_key)[held]
+    n_leaky = int((marks == 1).sum())
     if n_leaky and not allow_leakage:
         raise ValueError(
             f"expected calibration patients that the model was not trained on; found {n_leaky} observations with "
-            f"obs[{column!r}]; their errors are too small; hold patients out of stp.tl.fit for the calibration, "
+            f"obs[{Key.leaky(key)!r}] or a patient of its record; their errors are too small; hold patients out of stp.tl.fit for the calibration, "
             "or pass allow_leakage=True, which is recorded"
         )
-    return n_leaky > 0
+    return joint_mark(marks)
 
 
 def _scale(adata: AnnData, key: str, frame: Any, use_std: bool | None) -> np.ndarray | None:
