@@ -11,7 +11,7 @@ from stpredict.pl._style import BLUE, INK, VERMILION, one_panel, style
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._outcome import patient_outcomes
-from stpredict.tl.judge._survival import check_group, logrank_p, read_risk
+from stpredict.tl.judge._survival import logrank_p, read_risk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,11 +91,7 @@ def survival(
     if not 0 < level < 1:
         raise ValueError(f"expected level between 0 and 1; found {level!r}")
     adata = get_table(data, table_key)
-    name, values = read_risk(adata, risk)
-    check_group(adata, group)
-    rows = np.flatnonzero(~np.isnan(values))
-    if not len(rows):
-        raise ValueError(f"expected a risk of at least one slide in {name}; found none; run stp.tl.predict")
+    values, rows = read_risk(adata, risk, group)
     patients = patient_outcomes(
         adata, rows, risk=values[rows], time=time, event=event, group=group, fold=None, patient_key=patient_key
     )

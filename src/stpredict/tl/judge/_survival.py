@@ -113,11 +113,7 @@ def survival(
     if n_boot < 1:
         raise ValueError(f"expected at least one resample; found n_boot={n_boot}")
     adata = get_table(data, table_key)
-    name, values = read_risk(adata, risk)
-    check_group(adata, group)
-    rows = np.flatnonzero(~np.isnan(values))
-    if not len(rows):
-        raise ValueError(f"expected a risk of at least one slide in {name}; found none; run stp.tl.predict")
+    values, rows = read_risk(adata, risk, group)
     parts: dict[Any, np.ndarray] = {None: rows}
     if by is not None:
         check_obs(adata, by)
@@ -139,12 +135,12 @@ def survival(
     return pd.DataFrame(records)
 
 
-def read_risk(adata: AnnData, risk: Any) -> tuple[str, np.ndarray]:
-    """Return what the risk is called, and its values (n_obs,), float64, from a column of `obs` or a series."""
+def read_risk(adata: AnnData, risk: Any, group: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Risks (n_obs,), float64, from a column of `obs` or a series, and the rows that have one; their groups checked."""
     import pandas as pd
 
     if isinstance(risk, str):
-        call = "run stp.tl.predict with a model that was fitted with `outcome=`, or name the column with `risk=`"
+        call = "run stp.tl.predict with a model that was fitted to a follow-up, or name the column with `risk=`"
         check_obs(adata, risk, call)
         name, column = f"obs[{risk!r}]", adata.obs[risk]
     elif isinstance(risk, pd.Series):
@@ -158,10 +154,14 @@ def read_risk(adata: AnnData, risk: Any) -> tuple[str, np.ndarray]:
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isinf(values).any():
         raise ValueError(f"expected finite risks in {name}; found {int(np.isinf(values).sum())} infinite")
-    return name, values
+    _check_group(adata, group)
+    rows = np.flatnonzero(~np.isnan(values))
+    if not len(rows):
+        raise ValueError(f"expected a risk of at least one slide in {name}; found none; run stp.tl.predict")
+    return values, rows
 
 
-def check_group(adata: AnnData, group: str | None) -> None:
+def _check_group(adata: AnnData, group: str | None) -> None:
     """Raise unless the groups that were cut at the training median are there, two of them at most."""
     if group is None:
         return
