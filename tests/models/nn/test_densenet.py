@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,8 @@ from stpredict.models.nn._densenet import DenseNet121
 
 
 @pytest.fixture(scope="module")
-def reference() -> torch.nn.Module:
-    if find_spec("torchvision") is None:
-        pytest.skip("needs torchvision")
-    import_torchvision()
-    from torchvision.models import densenet121
-
-    torch.manual_seed(0)
-    network = densenet121(weights=None)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.1, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return network.eval()
+def reference(torchvision_network) -> torch.nn.Module:
+    return torchvision_network("densenet121")
 
 
 def features_of(reference: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:

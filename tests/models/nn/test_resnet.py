@@ -1,29 +1,16 @@
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-from stpredict.core._optional import import_torchvision
 from stpredict.models.nn._resnet import ResNet50
 
 
 @pytest.fixture(scope="module")
-def reference() -> torch.nn.Module:
-    if find_spec("torchvision") is None:
-        pytest.skip("needs torchvision")
-    import_torchvision()
-    from torchvision.models import resnet50
-
-    torch.manual_seed(0)
-    network = resnet50(weights=None)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.1, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return network.eval()
+def reference(torchvision_network) -> torch.nn.Module:
+    return torchvision_network("resnet50")
 
 
 @pytest.mark.parametrize(("suffix", "px"), [("pth", 64), ("safetensors", 75)])

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
 import torch
 
-from stpredict.core._optional import import_torchvision
 from stpredict.models.nn._shufflenet import BatchNorm2d, ShuffleNet
 
 
 @pytest.fixture(scope="module")
-def reference():
-    if find_spec("torchvision") is None:
-        pytest.skip("needs torchvision")
-    import_torchvision()
-    from torchvision.models import shufflenet_v2_x0_5
-
-    torch.manual_seed(0)
-    network = shufflenet_v2_x0_5(weights=None)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.1, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.uniform_(-0.2, 0.2)
-    return network.eval()
+def reference(torchvision_network):
+    return torchvision_network("shufflenet_v2_x0_5")
 
 
 def stages_of(reference, images):
