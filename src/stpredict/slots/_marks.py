@@ -31,7 +31,7 @@ def leak_marks(adata: AnnData, key: str, patient_key: str = Key.PATIENT) -> np.n
     record = read_record(adata, key) or {}
     seen = record.get("patients_seen")
     people = adata.obs[patient_key].astype(str).to_numpy() if patient_key in adata.obs else None
-    marks = _column(adata, Key.leaky(key))
+    marks = read_marks(adata, Key.leaky(key))
     if people is None:
         return marks
     if seen is None:  # a record that tells the training patients only, if any
@@ -47,7 +47,7 @@ def leak_marks(adata: AnnData, key: str, patient_key: str = Key.PATIENT) -> np.n
     return np.where(known, 1, marks)
 
 
-def _column(adata: AnnData, name: str) -> np.ndarray:
+def read_marks(adata: AnnData, name: str) -> np.ndarray:
     """Marks (n_obs,) of a column of `obs`, -1 for gaps, for `"unknown"`, and without such a column."""
     if name not in adata.obs:
         return np.full(adata.n_obs, -1)
@@ -63,12 +63,23 @@ def _not_unknown(values: pd.Series) -> pd.Series:
 
 def mark_column(saw: np.ndarray, seen: Iterable[str]) -> Any:
     """A mask (n_obs,) of leaks as it is written to `obs`: with `"unknown"` for False where not all patients are known."""
+    names = list(seen)
+    return written_marks(np.where(saw, 1, 0 if names and UNKNOWN not in names else -1))
+
+
+def written_marks(marks: np.ndarray) -> Any:
+    """Marks (n_obs,) as they are written to `obs`: booleans, or text where one is unknown."""
     import pandas as pd
 
-    names = list(seen)
-    if names and UNKNOWN not in names:
-        return saw
-    return pd.Categorical(np.where(saw, "True", UNKNOWN), ["True", UNKNOWN])
+    if (marks >= 0).all():
+        return marks == 1
+    return pd.Categorical(np.select([marks == 1, marks == 0], ["True", "False"], UNKNOWN))
+
+
+def group_marks(marks: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
+    """Marks (n_groups,) of what each group of marks is together, see :func:`joint_mark`."""
+    leaky, unknown = (np.bincount(group, weights=marks == mark, minlength=n_groups) > 0 for mark in (1, -1))
+    return np.where(leaky, 1, np.where(unknown, -1, 0))
 
 
 def joint_mark(marks: Any) -> Mark:

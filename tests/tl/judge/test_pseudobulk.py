@@ -73,6 +73,21 @@ def test_one_leaky_observation_makes_a_slide_leaky(predicted) -> None:
     assert stp.tl.pseudobulk(predicted).obs["leaky"].tolist() == [True, False, False]
 
 
+def test_a_lost_mark_is_unknown_for_the_whole_slide_and_patient(predicted, tmp_path) -> None:
+    marks = predicted.obs["predicted_leaky"].astype(object)
+    marks.iloc[[0, 13]] = [None, True]
+    predicted.obs["predicted_leaky"] = marks
+    slides = stp.tl.pseudobulk(predicted, by="sample")
+    assert slides.obs["leaky"].tolist() == ["unknown", "True", "True", "True", "False", "False"]
+    slides.write_h5ad(tmp_path / "bulk.h5ad")
+    assert ad.read_h5ad(tmp_path / "bulk.h5ad").obs["leaky"].tolist() == slides.obs["leaky"].tolist()
+    assert stp.tl.pseudobulk(predicted).obs["leaky"].tolist() == [True, True, False]
+    del predicted.obs["predicted_leaky"]
+    bulk = stp.tl.pseudobulk(predicted)
+    assert bulk.obs["leaky"].tolist() == ["unknown"] * 3
+    assert set(stp.tl.pseudobulk_agreement(bulk)["leaky"]) == {"unknown"}
+
+
 @pytest.mark.parametrize("scale", ["log", "linear"])
 def test_sparse_is_dense(predicted, scale: str) -> None:
     dense = stp.tl.pseudobulk(predicted, scale=scale)

@@ -12,6 +12,7 @@ from stpredict.slots._checks import check_layer, check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import group_marks, leak_marks, written_marks
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record, write_record
 from stpredict.slots._rows import say_slides
@@ -69,7 +70,7 @@ def pseudobulk(
       that were not; left out when none was;
     - `layers["baseline_mean"]`: the training mean, where :func:`stpredict.tl.predict` wrote that baseline;
     - `obs["sample"]` or `obs["n_samples"]`, `obs["patient"]`, `obs["n_obs"]` (predicted observations on tissue) and
-      `obs["leaky"]` (the model was trained on this patient);
+      `obs["leaky"]` (the model saw this patient; `"unknown"` where the prediction has lost its record);
     - `uns["stpredict"]`: the provenance of `data`, and of this mean as `"pseudobulk"`.
 
     Raises
@@ -126,18 +127,16 @@ def pseudobulk(
 
     table = obs.drop_duplicates(Key.SAMPLE).set_axis(list(slides))
     table["n_obs"] = np.bincount(code, minlength=len(slides))
-    table["leaky"] = False
-    if Key.leaky(key) in adata.obs:
-        leaky = adata.obs[Key.leaky(key)].to_numpy().astype(bool)[rows]
-        table["leaky"] = np.bincount(code, weights=leaky, minlength=len(slides)) > 0
+    marks = group_marks(leak_marks(adata, key, patient_key)[rows], code, len(slides))
     if by == "patient":
         who, people = pd.factorize(table[Key.PATIENT])
         values = {name: _means(value, who, len(people), None) for name, value in values.items()}
         groups = table.groupby(Key.PATIENT, sort=False)
+        marks = group_marks(marks, who, len(people))
         table = pd.DataFrame(
-            {"patient": people, "n_samples": groups.size(), "n_obs": groups["n_obs"].sum(), "leaky": groups["leaky"].any()},
-            index=list(people),
-        )  # fmt: skip
+            {"patient": people, "n_samples": groups.size(), "n_obs": groups["n_obs"].sum()}, index=list(people)
+        )
+    table["leaky"] = written_marks(marks)
     uns = {Key.UNS: dict(adata.uns[Key.UNS])} if Key.UNS in adata.uns else {}
     bulk = AnnData(values.pop(key), obs=table, var=pd.DataFrame(index=names), layers=values, uns=uns)
     say_slides(bulk)

@@ -10,6 +10,7 @@ from stpredict.core._validate import check_choice
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import joint_mark, read_marks
 from stpredict.tl.judge._pseudobulk import BASELINE
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def pseudobulk_agreement(
       every patient: the training mean, or the mean of the other patients' measured profiles where that is not known;
     - `r_centered`: across genes, the correlation after the mean over patients was subtracted from every gene, each side
       with its own mean: agreement in what distinguishes this patient;
-    - `leaky`: the model was trained on a patient behind this row.
+    - `leaky`: `True` where the model saw a patient behind this row, `"unknown"` where nothing tells.
 
     Raises
     ------
@@ -109,9 +110,7 @@ def pseudobulk_agreement(
     shared = None
     if BASELINE in adata.layers:
         shared = _by_patient(adata.layers[BASELINE], patient, adata.var_names).reindex_like(measured).to_numpy()
-    leaky = pd.Series(False, index=measured.index)
-    if "leaky" in adata.obs:
-        leaky = adata.obs["leaky"].groupby(patient).any().reindex(measured.index)
+    marks = pd.Series(read_marks(adata, "leaky")).groupby(patient).agg(joint_mark).reindex(measured.index)
 
     correlate = getattr(m, correlation)
     y, x = measured.to_numpy(), predicted.to_numpy()
@@ -120,7 +119,7 @@ def pseudobulk_agreement(
     per_gene["r"], per_gene["n"] = _columns(correlate, y, x, finite), finite.sum(axis=0)
     per_gene["p"] = m.pearson_p(per_gene["r"].to_numpy(), per_gene["n"].to_numpy())
     per_gene["q"] = np.where(per_gene["p"].isna(), np.nan, m.benjamini_hochberg(per_gene["p"].to_numpy()))
-    per_gene["leaky"] = bool(leaky.any())
+    per_gene["leaky"] = joint_mark(marks)
 
     baseline_of = "training mean" if shared is not None else "other patients"
     flat = _others(y) if shared is None else shared
@@ -132,7 +131,7 @@ def pseudobulk_agreement(
     alone = finite.sum(axis=0) < 2
     centered = [np.where(alone, np.nan, v - _mean(v, finite)) for v in (y, x)]
     per_patient["r_centered"] = _columns(correlate, centered[0].T, centered[1].T, (finite & ~alone).T)
-    per_patient["leaky"] = leaky.to_numpy()
+    per_patient["leaky"] = marks.to_numpy()
     columns = ["kind", "gene", "patient", "r", "n", "p", "q", "baseline", "baseline_of", "r_centered", "leaky"]
     records = per_gene.to_dict("records") + per_patient.to_dict("records")
     return pd.DataFrame.from_records(records, columns=columns)
