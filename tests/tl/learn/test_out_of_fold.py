@@ -182,7 +182,8 @@ def test_patients_of_the_model_to_start_from_count_as_seen(labeled: Any, target:
     first = stp.tl.fit(labeled, "mlp", labeled.obs["patient"] == "p0", target=target, baselines=False, **MLP)
     expected = (labeled.obs["patient"] == "p0").tolist()
     options = QUICK | {"baselines": False} if target is None else {}
-    scores = stp.tl.cross_validate(labeled, {"warm": first, "cold": NET}, target=target, **options)
+    warm = {"model": first, "training": MLP["training"]}
+    scores = stp.tl.cross_validate(labeled, {"warm": warm, "cold": NET}, target=target, **options)
     assert labeled.obs["predicted_warm_leaky"].tolist() == expected
     assert not labeled.obs["predicted_cold_leaky"].any()
     leaky = scores[scores["model"] == "warm"].groupby("sample")["leaky"].all()
