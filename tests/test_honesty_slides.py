@@ -10,7 +10,7 @@ import pytest
 import stpredict as stp
 
 SEEDS = (0, 1, 2)
-N_FOLDS = 4
+N_FOLDS = 3
 # Smaller than published, with larger steps and less patience, for two cores; the other network is as published.
 TRAINING = {"patience": 5, "learning_rate": 2e-3}
 NETWORKS = {"sequoia": {"depth": 2, "heads": 4, "d_head": 32}, "he2rna": {}}
@@ -21,7 +21,7 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> ad.AnnData:
     """Forty patients with a slide each, read from the files on; log2 of their bulk expression."""
     pytest.importorskip("wsidata")
     folder = tmp_path_factory.mktemp("slides")
-    cohort = stp.datasets.synthetic_slides(40, n_genes=240, image_dir=folder, slide_um=1150, microns_per_pixel=2.0)
+    cohort = stp.datasets.synthetic_slides(40, n_genes=120, image_dir=folder, slide_um=850, microns_per_pixel=2.0)
     tables = {}
     for name, row in cohort.obs.iterrows():
         slide = stp.io.open_slide(row["path"], patient=row["patient"])
