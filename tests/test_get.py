@@ -76,7 +76,7 @@ def test_errors(adata):
         get.predicted(adata, "other")
     with pytest.raises(KeyError, match="layers"):
         get.predicted(adata, layer="target")
-    with pytest.raises(TypeError, match="DataFrame"):
+    with pytest.raises(ValueError, match="DataFrame"):
         get.predicted(adata, "spatial")
     with pytest.raises(TypeError, match="AnnData or SpatialData"):
         get.predicted(pd.DataFrame())

@@ -35,7 +35,7 @@ def predicted(
     data
         AnnData or SpatialData with a prediction.
     key
-        Slot of the prediction in `obsm`, a DataFrame (observations × panel genes).
+        Slot of the prediction in `obsm`; also of one that lies beside it, such as `"predicted_baseline_ridge"`.
     layer
         Layer with the measured values; `X` by default.
     table_key
@@ -43,7 +43,7 @@ def predicted(
 
     Returns
     -------
-    A new AnnData (n_obs, n_genes) with
+    A new AnnData (n_obs, n_genes), of which `.to_df()` is the DataFrame, with
 
     - `X`: the prediction, in the unit of the training target,
     - `layers["measured"]`: the measured values (`X` of `data`, or `layer`), NaN for genes that were not measured; left
@@ -57,9 +57,10 @@ def predicted(
     KeyError
         When there is no such prediction, layer or table.
     TypeError
-        When the slot is not a DataFrame, so that its genes are not known, or `data` is neither AnnData nor SpatialData.
+        When `data` is neither AnnData nor SpatialData.
     ValueError
-        When a gene name occurs twice.
+        When the genes of the slot are not known, or not those of all rows, as after joining objects in other ways than
+        :func:`stpredict.concat`; or when a gene name occurs twice.
 
     Examples
     --------
@@ -81,9 +82,8 @@ def predicted(
         measured_values = to_dense(measured_matrix(table, list(genes[is_measured]), layer=layer))
         layers["measured"] = np.full(frame.shape, np.nan, dtype=measured_values.dtype)
         layers["measured"][:, is_measured] = measured_values
-    for name in ("std", "lower", "upper"):
-        extra = table.obsm.get(f"{key}_{name}")
-        if isinstance(extra, pd.DataFrame) and list(extra.columns) == list(frame.columns):
+    for name, slot in (("std", Key.std(key)), ("lower", Key.lower(key)), ("upper", Key.upper(key))):
+        if slot in table.obsm and (extra := prediction_frame(table, slot)).columns.equals(frame.columns):
             layers[name] = extra.to_numpy(copy=True)
     return AnnData(
         X=frame.to_numpy(copy=True),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
+from stpredict.slots._prediction import prediction_frame
 
 GENES = ["G0", "G1", "G2", "G3"]
 
@@ -43,7 +44,7 @@ def store(tiles: ad.AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_genes_are_the_map_in_memory(tiles: ad.AnnData, store: Path) -> None:
     found = stp.io.read_map(str(store))
-    pd.testing.assert_frame_equal(found.obsm["predicted"], tiles.obsm["predicted"])
+    pd.testing.assert_frame_equal(prediction_frame(found, "predicted"), prediction_frame(tiles, "predicted"))
     np.testing.assert_array_equal(found.obsm["spatial"], tiles.obsm["spatial"])
     np.testing.assert_array_equal(found.obs["predicted_n_windows"], tiles.obs["predicted_n_windows"])
     assert found.uns["spatial"]["a"]["images"]["hires"].shape == (5, 4, 3)
@@ -52,7 +53,7 @@ def test_all_genes_are_the_map_in_memory(tiles: ad.AnnData, store: Path) -> None
 
 def test_some_genes_come_in_the_order_asked_for(tiles: ad.AnnData, store: Path) -> None:
     found = stp.io.read_map(store, ["G3", "G0"], key="map")
-    pd.testing.assert_frame_equal(found.obsm["map"], tiles.obsm["predicted"][["G3", "G0"]])
+    pd.testing.assert_frame_equal(prediction_frame(found, "map"), prediction_frame(tiles, "predicted")[["G3", "G0"]])
 
 
 def test_errors(store: Path, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_picture_from_a_file(adata, tmp_path):
         ({"genes": ["A", "A"]}, ValueError, "unique"),
         ({"genes": []}, KeyError, "empty"),
         ({"key": "other"}, KeyError, "tl.predict"),
-        ({"key": "X_tiny"}, TypeError, "DataFrame"),
+        ({"key": "X_tiny"}, ValueError, "DataFrame"),
         ({"sample": "s9"}, KeyError, "s9"),
         ({"columns": ["shadow"]}, ValueError, "columns"),
         ({"columns": []}, ValueError, "column"),

@@ -158,7 +158,7 @@ def test_one_tile(tiles):
         ({"sample": "s9"}, KeyError, "s9"),
         ({"n_columns": 0}, ValueError, "n_columns"),
         ({"opacity": 0}, ValueError, "opacity"),
-        ({"measured_key": "spatial"}, TypeError, "DataFrame"),
+        ({"measured_key": "spatial"}, ValueError, "DataFrame"),
     ],
 )
 def test_errors_leave_no_figure(tiles, options, error, message):

@@ -17,6 +17,7 @@ import stpredict as stp
 from stpredict.metrics import pearson
 from stpredict.models import Batch, Panel, Prediction, Predictor, Shape
 from stpredict.models.nn import Standardize
+from stpredict.slots._prediction import prediction_frame
 
 NAME = "table_reader"
 
@@ -85,14 +86,14 @@ def test_genes_it_never_saw(toy: ad.AnnData, tmp_path: Path) -> None:
     model = stp.tl.fit(toy, NAME, train, path=tmp_path / "model", baselines=False, **options)
     test = toy[~train].copy()
     stp.tl.predict(test, stp.training.FittedModel.load(tmp_path / "model"), genes=unseen)
-    assert list(test.obsm["predicted"].columns) == unseen
-    found = pearson(np.asarray(test[:, unseen].X), test.obsm["predicted"].to_numpy())
+    assert list(prediction_frame(test, "predicted").columns) == unseen
+    found = pearson(np.asarray(test[:, unseen].X), test.obsm["predicted"])
     assert np.median(found) > 0.8
 
     shuffled = test.copy()
     shuffled.varm["embedding"] = np.roll(test.varm["embedding"], 3, axis=0)
     stp.tl.predict(shuffled, model, genes=unseen)
-    assert np.median(pearson(np.asarray(test[:, unseen].X), shuffled.obsm["predicted"].to_numpy())) < 0.5
+    assert np.median(pearson(np.asarray(test[:, unseen].X), shuffled.obsm["predicted"])) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 import stpredict as stp
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
+from stpredict.slots._prediction import prediction_frame
 
 QUICK: dict[str, Any] = {"metrics": ["pearson"], "ceiling": False, "baselines": False}
 
@@ -33,6 +34,7 @@ def without_column(adata: ad.AnnData) -> None:
 
 
 def without_record(adata: ad.AnnData) -> None:
+    adata.obsm["predicted"] = prediction_frame(adata, "predicted")  # an array would have lost its genes
     del adata.uns["stpredict"]["predicted"]
 
 
@@ -77,13 +79,14 @@ def test_marks_of_changed_objects(predicted: ad.AnnData, change: Any, expected: 
 
 
 def test_a_copied_slot_is_of_unknown_origin(predicted: ad.AnnData) -> None:
-    predicted.obsm["mine"] = predicted.obsm["predicted"]
+    predicted.obsm["mine"] = prediction_frame(predicted, "predicted")
     assert set(marks(predicted, "mine").values()) == {"unknown"}
     both = stp.tl.evaluate(predicted, ["predicted", "mine"], **QUICK)
     assert both.groupby("model")["leaky"].agg(set).to_dict() == {"ridge": {True, False}, "mine": {"unknown"}}
 
 
 def test_marks_survive_a_file_and_a_join(predicted: ad.AnnData, tmp_path: Any) -> None:
+    predicted.obsm["predicted"] = prediction_frame(predicted, "predicted")
     parts = [predicted[predicted.obs["patient"] == name].copy() for name in ("p0", "p1", "p2")]
     joined = ad.concat(parts)
     stp.pp.normalize(joined)

@@ -76,7 +76,7 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
 
     # Domains on what the best model predicted without having seen the patient.
     key = f"predicted_{best}"
-    frame = adata.obsm[key].dropna(axis=1)
+    frame = stp.get.predicted(adata, key).to_df().dropna(axis=1)
     n_domains = 4 if "label" not in adata.obs else max(2, adata.obs["label"].nunique())
     stp.tl.domains(
         adata, key, genes=list(frame.columns), n_domains=n_domains, seed=seed,
@@ -143,7 +143,7 @@ def _figures(adata: AnnData, scores: pd.DataFrame, best: str, out: Path, seed: i
     # One more fit, on half of the patients, to show how training went.
     patients = sorted(adata.obs["patient"].unique())
     train = adata.obs["patient"].isin(patients[: max(1, len(patients) // 2)]).to_numpy()
-    genes = list(adata.obsm[key].dropna(axis=1).columns)
+    genes = list(stp.get.predicted(adata, key).to_df().dropna(axis=1).columns)
     network = stp.tl.fit(adata, "mlp", train, features=_WITHIN_SECTIONS, target=genes, baselines=(), seed=seed)
     drawings = {
         "scores": ("Correlation per gene, by model", lambda: stp.pl.scores(scores)),

@@ -19,6 +19,7 @@ from stpredict.io._map_files import (
     read_list,
 )
 from stpredict.slots._keys import Key
+from stpredict.slots._prediction import write_prediction
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,8 +46,8 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
 
     Returns
     -------
-    Table of the tiles without features, with the map in `obsm[key]` (DataFrame, tiles × genes in the order asked for),
-    the columns of `obs`, the positions in `obsm["spatial"]` and the picture in `uns["spatial"]`.
+    Table of the tiles without features, with the map in `obsm[key]` (tiles × genes in the order asked for, which
+    :func:`stpredict.get.predicted` returns with their names), the columns of `obs`, the positions in `obsm["spatial"]` and the picture in `uns["spatial"]`.
 
     Raises
     ------
@@ -113,7 +114,9 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
         obsm={name: read_elem(group["obsm"][name]) for name in group["obsm"]},
         uns=read_elem(group["uns"]),
     )
-    adata.obsm[key] = pd.DataFrame(values, index=adata.obs_names, columns=names[columns])
+    # A mark that the table had when the map was begun is of an earlier prediction.
+    adata.obs = adata.obs.drop(columns=Key.leaky(key), errors="ignore")
+    write_prediction(adata, key, pd.DataFrame(values, index=adata.obs_names, columns=names[columns]))
     return adata
 
 

@@ -19,6 +19,7 @@ from stpredict.pl._style import (
     style,
 )
 from stpredict.slots._keys import Key
+from stpredict.slots._prediction import prediction_frame, prediction_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,11 +174,11 @@ def _values(sdata: SpatialData, color: str, key: str, tile_key: str, table_key: 
 
 def _column(table: AnnData, color: str, key: str) -> pd.Series | None:
     """Column of `obs` or predicted gene, indexed by tile; `None` where the table has neither."""
-    predicted = table.obsm.get(key)
+    names = prediction_names(table, key) if key in table.obsm else None
     if color in table.obs:
         column = table.obs[color]
-    elif hasattr(predicted, "columns") and color in predicted.columns:
-        column = predicted[color]
+    elif names is not None and color in names:
+        column = prediction_frame(table, key, [color])[color]
     else:
         return None
     return column.set_axis(table.obs[Key.TILE_ID].to_numpy())

@@ -81,6 +81,16 @@ class Key:
         return f"{key}_std"
 
     @staticmethod
+    def panel(key: str) -> str:
+        """Column of `obs` that ties every row of a prediction to the genes in its record."""
+        return f"{key}_panel"
+
+    @staticmethod
+    def conformal(key: str) -> str:
+        """Record of the bounds of a prediction."""
+        return f"{key}_conformal"
+
+    @staticmethod
     def leaky(key: str) -> str:
         """Boolean column of `obs`: the model that predicted this observation was trained on its patient."""
         return f"{key}_leaky"

@@ -1,30 +1,43 @@
-"""Predictions as tables with the names of their genes."""
+"""Predictions: one array per slot, whose columns are named in the record of the slot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from stpredict.core._validate import check_unique
 from stpredict.slots._checks import check_obsm
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import dense_matrix
+from stpredict.slots._provenance import drop_records, read_record, write_record
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+Names = Literal["genes", "classes"]
+_PANEL_KEY = "panel_key"
+
 
 def prediction_frame(adata: AnnData, key: str, genes: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return `obsm[key]` as a DataFrame with unique gene names, or some of its genes; an error otherwise."""
+    """Return `obsm[key]` as a DataFrame with unique names of its columns, or some of them; an error otherwise.
+
+    The values are those of the slot, and not a copy. A DataFrame that somebody put there is taken as it is.
+    """
     import pandas as pd
 
     check_obsm(adata, key, "run stp.tl.predict(adata, model) first, or name the slot with `key=`")
+    names = prediction_names(adata, key)
+    if names is None:
+        raise ValueError(
+            _lost(key, f"{type(adata.obsm[key]).__name__} without them, as after copying it from another key")
+        )
     frame = adata.obsm[key]
     if not isinstance(frame, pd.DataFrame):
-        raise TypeError(
-            f"expected obsm[{key!r}] to be a DataFrame, observations × genes; found {type(frame).__name__}; "
-            "wrap it: pd.DataFrame(values, index=adata.obs_names, columns=genes)"
-        )
+        frame = pd.DataFrame(dense_matrix(frame, f"obsm[{key!r}]"), index=adata.obs_names, columns=names, copy=False)
     check_unique(frame.columns, f"genes in obsm[{key!r}]")
     if genes is None:
         return frame
@@ -36,19 +49,131 @@ def prediction_frame(adata: AnnData, key: str, genes: Sequence[str] | None = Non
     return frame[list(genes)]
 
 
-def clear_predictions(adata: AnnData, key: str, *, keep_tables: bool = False) -> None:
-    """Remove what an earlier prediction left under a key, of whatever kind it was: tables of `obsm` and columns of `obs`.
+def prediction_names(adata: AnnData, key: str) -> pd.Index | None:
+    """Names of the columns of `obsm[key]`; `None` where it holds no prediction, such as features.
 
-    With `keep_tables=True` only the columns: a map that goes to a store leaves `obsm` as it is.
+    The record of the slot names them, and a column of `obs` says for every row that they are those of this row: joining
+    objects keeps the record of one of them, and cuts arrays of several widths to the same. `ValueError` where names and
+    rows do not belong together.
     """
+    import pandas as pd
+
+    values = adata.obsm[key]
+    if isinstance(values, pd.DataFrame):
+        return values.columns
+    record = read_record(adata, key) or {}
+    names = record.get("genes", record.get("classes"))
+    if names is None:
+        if Key.panel(key) in adata.obs:
+            raise ValueError(_lost(key, "an array that has lost its record"))
+        return None
+    index = pd.Index([str(name) for name in np.atleast_1d(names)], dtype=object)
+    if values.ndim != 2 or values.shape[1] != len(index):
+        raise ValueError(_lost(key, f"{len(index)} names for an array of shape {values.shape}"))
+    column = str(record.get(_PANEL_KEY, Key.panel(key)))
+    if column not in adata.obs:
+        raise ValueError(_lost(key, f"no obs[{column!r}], which says of every row that it has these genes"))
+    others = ~_of_panel(adata, column, list(index))
+    if others.any():
+        there = ~np.isnan(dense_matrix(values[others], f"obsm[{key!r}]")).all(axis=1)
+        # A row without a prediction, of an object that had none, belongs to no panel.
+        if (there | adata.obs[column].notna().to_numpy()[others]).any():
+            raise ValueError(_lost(key, f"{int(others.sum())} of {adata.n_obs} rows that were predicted with others"))
+    return index
+
+
+def write_predictions(
+    adata: AnnData,
+    key: str,
+    frames: Mapping[str, pd.DataFrame],
+    record: Mapping[str, Any],
+    *,
+    names: Names = "genes",
+    elsewhere: bool = False,
+) -> None:
+    """Put a prediction in place of an earlier one: its tables by slot, `key` among them or not, and its record.
+
+    Where the values went `elsewhere`, into a store, an earlier prediction by the same models stays.
+    """
+    earlier = read_record(adata, key) or {}
+    if elsewhere and all(earlier.get(name) == value for name, value in record.items() if name != "store"):
+        write_record(adata, key, earlier | {"store": record.get("store")})
+        return
+    clear_predictions(adata, key)
+    for slot, frame in sorted(frames.items(), key=lambda item: item[0] != key):
+        own = slot == key
+        write_prediction(adata, slot, frame, record if own else {}, beside=None if own else key, names=names)
+    if key not in frames:
+        write_record(adata, key, record)
+
+
+def write_prediction(
+    adata: AnnData,
+    slot: str,
+    frame: pd.DataFrame,
+    record: Mapping[str, Any] | None = None,
+    *,
+    beside: str | None = None,
+    names: Names = "genes",
+) -> None:
+    """Write a table (n_obs, k) as `obsm[slot]` (float32), the names of its columns into the record, and the tie of both.
+
+    Parameters
+    ----------
+    adata
+        Object that is changed.
+    slot
+        Where to.
+    frame
+        Values, with the names of genes or classes as columns; its memory may be used.
+    record
+        What else is recorded of it.
+    beside
+        Prediction that it belongs to: with the same genes, one column of `obs` serves both.
+    names
+        What the columns are.
+    """
+    import pandas as pd
+
+    index = [str(name) for name in frame.columns]
+    column = Key.panel(beside or slot)
+    if column in adata.obs and not _of_panel(adata, column, index).all():
+        column = Key.panel(slot)
+    adata.obsm[slot] = np.ascontiguousarray(frame.to_numpy(dtype=np.float32))
+    adata.obs[column] = pd.Categorical(np.full(adata.n_obs, _digest(index), dtype=object))
+    write_record(adata, slot, {**(record or {}), names: index, _PANEL_KEY: column})
+
+
+def clear_predictions(adata: AnnData, key: str) -> None:
+    """Remove what an earlier prediction left under a key: its slots, their records, and columns of `obs`.
+
+    Its bounds and its baselines go with it: they are of the prediction that they lie beside.
+    """
+    beside = {key, Key.std(key), Key.lower(key), Key.upper(key)}
+    slots = [name for name in adata.obsm if name in beside or name.startswith(Key.baseline(key, ""))]
     columns = {
         name(key)
-        for name in (Key.leaky, Key.fold, Key.group, Key.n_windows, Key.partial, Key.predicted_class)
-    } | {key}  # fmt: skip
+        for name in (Key.leaky, Key.fold, Key.group, Key.n_windows, Key.partial, Key.predicted_class, Key.panel)
+    } | {key, *map(Key.panel, slots)}  # fmt: skip
     present = [name for name in adata.obs.columns if name in columns]
     if present:
         adata.obs = adata.obs.drop(columns=present)
-    if keep_tables:
-        return
-    for name in [k for k in adata.obsm if k in {key, Key.std(key)} or k.startswith(Key.baseline(key, ""))]:
+    for name in slots:
         del adata.obsm[name]
+    drop_records(adata, [*slots, Key.conformal(key)])
+
+
+def _of_panel(adata: AnnData, column: str, names: Sequence[str]) -> np.ndarray:
+    """Mask (n_obs,) of the rows that a column of `obs` ties to these names in this order."""
+    return (adata.obs[column] == _digest(names)).to_numpy(dtype=bool, na_value=False)
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
+
+
+def _lost(key: str, found: str) -> str:
+    return (
+        f"expected the genes of obsm[{key!r}], one per column and the same in all rows; found {found}; join objects with "
+        f"stp.concat, predict again, or name them: adata.obsm[{key!r}] = pd.DataFrame(values, adata.obs_names, genes)"
+    )

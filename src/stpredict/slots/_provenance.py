@@ -39,6 +39,13 @@ def read_record(adata: AnnData, key: str) -> dict[str, Any] | None:
     return None if entry is None else _plain(entry)
 
 
+def drop_records(adata: AnnData, keys: Iterable[str]) -> None:
+    """Remove `uns["stpredict"][key]` where there is such a record."""
+    gone = set(keys) & set(adata.uns.get(Key.UNS, {}))
+    if gone:
+        adata.uns[Key.UNS] = {key: entry for key, entry in adata.uns[Key.UNS].items() if key not in gone}
+
+
 def check_normalized(record: Mapping[str, Any]) -> None:
     """Raise `ValueError` where a record of `stp.pp.normalize` has gaps: sections made in different ways were joined."""
     method = record.get("method")

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
+from stpredict.slots._prediction import prediction_frame
 
 ROWS, COLS, DIM = 12, 10, 3
 
@@ -131,7 +132,7 @@ def test_integrated_gradients_are_complete(toy_grid, sections, baseline, gene: s
         shown = sections.copy()
         stp.tl.predict(shown, model, baselines=False)
         at_zero = float(model.network.head.bias.detach()[0])
-        mean = shown.obsm["predicted"][gene].groupby(shown.obs["sample"]).mean()
+        mean = prediction_frame(shown, "predicted")[gene].groupby(shown.obs["sample"]).mean()
         np.testing.assert_allclose(mean - at_zero, [record["difference"][name] for name in mean.index], rtol=1e-4)
 
 
@@ -201,7 +202,9 @@ def test_networks_on_spots(sections, model: str, monkeypatch) -> None:
     zero = sections.copy()
     zero.obsm["X_toy"][:] = 0
     stp.tl.predict(zero, made, baselines=False)
-    difference = (sections.obsm["predicted"]["B"] - zero.obsm["predicted"]["B"]) / (sections.n_obs // 2)
+    difference = (prediction_frame(sections, "predicted")["B"] - prediction_frame(zero, "predicted")["B"]) / (
+        sections.n_obs // 2
+    )
     np.testing.assert_allclose(sections.obs["attribution_B"], difference, atol=2e-4)
     assert max(sections.uns["stpredict"]["attribution_B"]["completeness_error"].values()) < 0.01
 
@@ -249,7 +252,7 @@ def test_gradcam_of_the_last_level_is_the_prediction_but_for_a_constant(sections
         model.network.head.mean.weight[0] = torch.tensor([1.0, -1, 2, 1])
     stp.tl.attribution(sections, model, "A", level="decoder.0")
     stp.tl.predict(sections, model, baselines=False)
-    values, weight = sections.obsm["predicted"]["A"], model.network.head.mean
+    values, weight = prediction_frame(sections, "predicted")["A"], model.network.head.mean
     for _, rows in sections.obs.groupby("sample"):
         above = np.maximum(values[rows.index] - float(weight.bias.detach()[0]), 0)
         np.testing.assert_allclose(rows["attribution_A"], (above - above.min()) / np.ptp(above), atol=1e-4)

@@ -90,7 +90,7 @@ def test_equals_the_published_steps(pair):
     for name in ("s1", "s2"):
         kept, truth, predicted, xy = reference(tiles, spots, name)
         rows = np.flatnonzero(tiles.obs["sample"] == name)
-        stored = tiles.obsm["measured_st"].to_numpy()[rows]
+        stored = tiles.obsm["measured_st"][rows]
         np.testing.assert_allclose(stored[kept], truth, atol=1e-5)
         assert np.isnan(np.delete(stored, kept, axis=0)).all()
         ranks = [100 * rankdata(values, axis=0) / len(values) for values in (truth, predicted)]
@@ -208,7 +208,7 @@ def test_no_filter(pair):
     stp.tl.compare_to_st(tiles, spots, median_filter=None, key_added="raw", method="sliced")
     kept, truth, *_ = reference(tiles, spots, "s2", median=False)
     rows = np.flatnonzero(tiles.obs["sample"] == "s2")[kept]
-    np.testing.assert_allclose(tiles.obsm["raw"].to_numpy()[rows], truth, atol=1e-5)
+    np.testing.assert_allclose(tiles.obsm["raw"][rows], truth, atol=1e-5)
     assert tiles.uns["stpredict"]["raw"]["median_filter"] == 1
 
 

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.tl.judge._conformal import conformal, weighted_quantile
 
@@ -46,7 +47,7 @@ def test_quantile_matches_numpy_with_weights():
 def test_half_width_is_the_corrected_quantile(adata):
     assert conformal(adata, calibration="calibrate", level=0.8) is None
     held = adata.obs["calibrate"].to_numpy()
-    lower, upper = adata.obsm["predicted_lower"], adata.obsm["predicted_upper"]
+    lower, upper = prediction_frame(adata, "predicted_lower"), prediction_frame(adata, "predicted_upper")
     assert list(lower.columns) == list("ABC")
     assert lower[held].isna().all(axis=None)
     assert upper[~held].notna().all(axis=None)
@@ -54,8 +55,8 @@ def test_half_width_is_the_corrected_quantile(adata):
     scores = np.sort(np.abs(adata.X - predicted)[held], axis=0)
     rank = int(np.ceil(181 * 0.8))
     half = np.broadcast_to(scores[rank - 1], (180, 3))
-    np.testing.assert_allclose((upper - adata.obsm["predicted"])[~held], half, rtol=1e-5)
-    np.testing.assert_allclose((adata.obsm["predicted"] - lower)[~held], half, rtol=1e-5)
+    np.testing.assert_allclose((upper - prediction_frame(adata, "predicted"))[~held], half, rtol=1e-5)
+    np.testing.assert_allclose((prediction_frame(adata, "predicted") - lower)[~held], half, rtol=1e-5)
 
 
 def test_coverage_is_reached_and_recorded(adata):
@@ -65,7 +66,9 @@ def test_coverage_is_reached_and_recorded(adata):
     assert record["calibration_patients"] == ["p0", "p1", "p2"]
     assert record["n_calibration"] == 180
     assert record["leaky"] is False
-    inside = (adata.obsm["predicted_lower"] <= adata.X) & (adata.obsm["predicted_upper"] >= adata.X)
+    inside = (prediction_frame(adata, "predicted_lower") <= adata.X) & (
+        prediction_frame(adata, "predicted_upper") >= adata.X
+    )
     np.testing.assert_allclose(record["coverage"], inside.groupby(adata.obs["patient"]).mean().mean(axis=1)[3:])
     assert np.mean(record["coverage"]) == pytest.approx(0.9, abs=0.05)
     assert record["width"][0] == pytest.approx(2 * 1.645 * np.mean([1, 2, 0.5]), rel=0.15)
@@ -80,7 +83,7 @@ def test_patients_have_equal_weight():
     held = (adata.obs["patient"] != "p2").to_numpy()
     conformal(adata, calibration=held, level=0.6)
     # 95 % of the calibration spots err by 1, but half of its patients err by 3.
-    np.testing.assert_array_equal(adata.obsm["predicted_upper"].to_numpy()[~held], 3)
+    np.testing.assert_array_equal(adata.obsm["predicted_upper"][~held], 3)
 
 
 def test_counting_patients_holds_for_new_patients():
@@ -100,11 +103,13 @@ def test_predicted_std_scales_the_interval(adata):
     adata.obsm["predicted_std"] = pd.DataFrame(std, adata.obs_names, list("ABC"))[["C", "A", "B"]]
     held = adata.obs["calibrate"].to_numpy()
     conformal(adata, calibration=held)
-    width = (adata.obsm["predicted_upper"] - adata.obsm["predicted_lower"])[~held] / std[~held]
+    width = (prediction_frame(adata, "predicted_upper") - prediction_frame(adata, "predicted_lower"))[~held] / std[
+        ~held
+    ]
     np.testing.assert_allclose(width, np.broadcast_to(width.iloc[0], width.shape), rtol=1e-4)
     assert read_record(adata, "predicted_conformal")["use_std"] is True
     conformal(adata, calibration=held, use_std=False)
-    width = (adata.obsm["predicted_upper"] - adata.obsm["predicted_lower"])[~held]
+    width = (prediction_frame(adata, "predicted_upper") - prediction_frame(adata, "predicted_lower"))[~held]
     np.testing.assert_allclose(width, np.broadcast_to(width.iloc[0], width.shape), rtol=1e-4)
     adata.obsm["predicted_std"].iloc[0, 0] = 0
     with pytest.raises(ValueError, match="use_std=False"):
@@ -114,7 +119,7 @@ def test_predicted_std_scales_the_interval(adata):
 def test_unmeasured_patients_get_intervals_without_coverage(adata):
     adata.X[(adata.obs["patient"] == "p4").to_numpy()] = np.nan
     conformal(adata, calibration="calibrate", key_added="interval")
-    assert adata.obsm["interval_lower"][~adata.obs["calibrate"]].notna().all(axis=None)
+    assert prediction_frame(adata, "interval_lower")[~adata.obs["calibrate"]].notna().all(axis=None)
     assert read_record(adata, "interval_conformal")["patients"] == ["p3", "p5"]
 
 
@@ -126,14 +131,18 @@ def test_copy_layer_and_sparse(adata):
     adata.layers["target"] = sparse.csr_matrix(adata.X)
     adata.X = None
     conformal(adata, calibration="calibrate", layer="target")
-    pd.testing.assert_frame_equal(adata.obsm["predicted_lower"], changed.obsm["predicted_lower"])
+    pd.testing.assert_frame_equal(
+        prediction_frame(adata, "predicted_lower"), prediction_frame(changed, "predicted_lower")
+    )
 
 
 def test_survives_h5ad(adata, tmp_path):
     conformal(adata, calibration="calibrate")
     adata.write_h5ad(tmp_path / "intervals.h5ad")
     again = ad.read_h5ad(tmp_path / "intervals.h5ad")
-    pd.testing.assert_frame_equal(again.obsm["predicted_upper"], adata.obsm["predicted_upper"])
+    pd.testing.assert_frame_equal(
+        prediction_frame(again, "predicted_upper"), prediction_frame(adata, "predicted_upper")
+    )
     assert read_record(again, "predicted_conformal") == read_record(adata, "predicted_conformal")
 
 
@@ -186,5 +195,5 @@ def test_smallest_calibration_that_allows_a_level():
     adata = make(n_patients=10, n=1)
     held = (adata.obs["patient"] != "p9").to_numpy()
     conformal(adata, calibration=held, level=0.9, by="patient")
-    half = (adata.obsm["predicted_upper"] - adata.obsm["predicted"]).to_numpy()[~held][0]
+    half = (prediction_frame(adata, "predicted_upper") - prediction_frame(adata, "predicted")).to_numpy()[~held][0]
     np.testing.assert_allclose(half, np.abs(adata.X - adata.obsm["predicted"])[held].max(axis=0), rtol=1e-5)

@@ -79,5 +79,5 @@ def test_errors(adata):
     with pytest.raises(ValueError, match="finite predictions"):
         emd(adata)
     adata.obsm["predicted"] = adata.obsm["predicted"].to_numpy()
-    with pytest.raises(TypeError, match="DataFrame"):
+    with pytest.raises(ValueError, match="DataFrame"):
         emd(adata)

@@ -10,6 +10,7 @@ from scipy import sparse
 from scipy.stats import pearsonr, spearmanr
 
 import stpredict as stp
+from stpredict.slots._prediction import prediction_frame
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_columns_and_values(scored) -> None:
     assert len(table) == 3 * 6 * 6
     line = table[(table["model"] == "ridge") & (table["sample"] == "s3") & (table["gene"] == "G2")].iloc[0]
     rows = (scored.obs["sample"] == "s3").to_numpy()
-    truth, predicted = scored.X[rows, 2], scored.obsm["predicted"].loc[rows, "G2"]
+    truth, predicted = scored.X[rows, 2], prediction_frame(scored, "predicted").loc[rows, "G2"]
     assert line["pearson"] == pytest.approx(pearsonr(truth, predicted)[0], abs=1e-6)
     assert line["spearman"] == pytest.approx(spearmanr(truth, predicted)[0], abs=1e-6)
     assert line["rmse"] == pytest.approx(np.sqrt(np.mean((truth - predicted) ** 2)), rel=1e-5)
@@ -63,7 +64,7 @@ def test_genes(scored) -> None:
     pd.testing.assert_frame_equal(
         some.sort_values(columns, ignore_index=True), wanted.sort_values(columns, ignore_index=True)
     )
-    scored.obsm["predicted"] = scored.obsm["predicted"].drop(columns="G4")
+    scored.obsm["predicted"] = prediction_frame(scored, "predicted").drop(columns="G4")
     with pytest.raises(KeyError, match="missing G4"):
         stp.tl.evaluate(scored, genes=["G4", "G0"], baselines=False)
     with pytest.raises(KeyError, match="missing NOPE"):
@@ -76,13 +77,13 @@ def test_distance_of_maps_is_near_that_of_many_directions(scored) -> None:
     table = stp.tl.evaluate(scored, metrics=["emd"], baselines=False, ceiling=False)
     for name, own in table.groupby("sample"):
         rows = (scored.obs["sample"] == name).to_numpy()
-        maps = (scored.X[rows], scored.obsm["predicted"].loc[rows].to_numpy(), scored.obsm["spatial"][rows])
+        maps = (scored.X[rows], scored.obsm["predicted"][rows], scored.obsm["spatial"][rows])
         many = stp.metrics.emd(*maps, max_exact=0, n_projections=1000)
         np.testing.assert_allclose(own["emd"], many, rtol=0.02)
 
 
 def test_two_predictions_of_one_model_are_two_lines(scored) -> None:
-    scored.obsm["second"] = -scored.obsm["predicted"]
+    scored.obsm["second"] = -prediction_frame(scored, "predicted")
     scored.uns["stpredict"]["second"] = {"model": "ridge"}
     table = stp.tl.evaluate(scored, ["predicted", "second"], metrics=["pearson"], baselines=False)
     means = table.groupby("model")["pearson"].mean()
@@ -98,7 +99,7 @@ def test_smoothed_line_is_the_mean_with_neighbors(scored) -> None:
     rows = np.flatnonzero(scored.obs["sample"] == "s1")
     xy = scored.obsm["spatial"][rows]
     index = NearestNeighbors(n_neighbors=7).fit(xy).kneighbors(xy, return_distance=False)
-    smooth = scored.obsm["predicted"]["G0"].to_numpy()[rows][index].mean(axis=1)
+    smooth = prediction_frame(scored, "predicted")["G0"].to_numpy()[rows][index].mean(axis=1)
     line = table[(table["model"] == "ridge (smoothed)") & (table["sample"] == "s1") & (table["gene"] == "G0")]
     assert line["pearson"].item() == pytest.approx(pearsonr(scored.X[rows, 0], smooth)[0], abs=1e-5)
 
@@ -124,19 +125,19 @@ def test_all_metrics_survive_one_spot(scored) -> None:
 
 
 def test_partly_predicted_section_is_scored_where_predicted(scored) -> None:
-    scored.obsm["predicted"].iloc[:4] = np.nan
+    scored.obsm["predicted"][:4] = np.nan
     table = stp.tl.evaluate(scored, metrics=["pearson"], baselines=False)
     line = table[(table["sample"] == "s0") & (table["gene"] == "G1")]
     assert line["n_obs"].item() == 8
-    expected = pearsonr(scored.X[4:12, 1], scored.obsm["predicted"]["G1"].to_numpy()[4:12])[0]
+    expected = pearsonr(scored.X[4:12, 1], prediction_frame(scored, "predicted")["G1"].to_numpy()[4:12])[0]
     assert line["pearson"].item() == pytest.approx(expected, abs=1e-6)
 
 
 BAD = {
     "no_prediction": (None, {"key": "nothing"}, KeyError, r"obsm\['nothing'\].*stp.tl.predict"),
     "metric": (None, {"metrics": ["pearsn"]}, ValueError, r"'pearson'.*found 'pearsn'"),
-    "not_a_frame": (lambda a: a.obsm.__setitem__("predicted", a.obsm["predicted"].to_numpy()), {}, TypeError,
-                    r"DataFrame.*found ndarray"),
+    "not_a_frame": (lambda a: a.obsm.__setitem__("predicted", a.obsm["X_toy"]), {}, ValueError,
+                    r"6 names for an array of shape"),
     "not_normalized": (lambda a: a.uns["stpredict"].pop("normalize"), {}, KeyError, r"stp.pp.normalize"),
     "layer": (None, {"layer": "smooth"}, KeyError, r"layers\['smooth'\]"),
     "patient": (lambda a: a.obs.drop(columns="patient", inplace=True), {}, KeyError, r"obs\['patient'\]"),

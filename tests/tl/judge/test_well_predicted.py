@@ -290,7 +290,7 @@ def test_errors_of_the_slots(slides):
     with pytest.raises(ValueError, match="out-of-fold predictions"):
         stp.tl.well_predicted(slides, comparators=[])
     slides.obsm["predicted"] = np.zeros((60, 200))
-    with pytest.raises(TypeError, match="DataFrame"):
+    with pytest.raises(ValueError, match="DataFrame"):
         stp.tl.well_predicted(slides)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 import stpredict as stp
 from stpredict.cohorts import Fold
+from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 
 MLP = {"model": "mlp", "training": {"max_epochs": 2}, "hyperparameters": {"hidden": 8}}
@@ -25,7 +26,7 @@ def test_out_of_fold_predictions_are_those_of_fit_and_predict(toy) -> None:
         stp.tl.predict(alone, stp.tl.fit(alone, "ridge", train), key_added="ridge")
         for label in ("net", "ridge"):
             np.testing.assert_allclose(
-                toy.obsm[f"predicted_{label}"].to_numpy()[~train], alone.obsm[label].to_numpy()[~train], rtol=1e-4, atol=1e-5
+                toy.obsm[f"predicted_{label}"][~train], alone.obsm[label][~train], rtol=1e-4, atol=1e-5
             )  # fmt: skip
     record = read_record(toy, "predicted_net")
     assert record["folds"] == ["p0", "p1", "p2"]
@@ -44,7 +45,7 @@ def test_repeats_change_nothing_and_another_seed_does(toy) -> None:
         np.testing.assert_array_equal(np.asarray(frames[1][key]), np.asarray(frames[0][key]))
     other = toy.copy()
     stp.tl.cross_validate(other, {"net": MLP}, seed=6, **QUICK)
-    assert not np.array_equal(other.obsm["predicted_net"].to_numpy(), frames[0]["predicted_net"].to_numpy())
+    assert not np.array_equal(other.obsm["predicted_net"], frames[0]["predicted_net"])
 
 
 def test_sections_need_leave_and_are_marked(toy, frozen) -> None:
@@ -74,7 +75,7 @@ def test_untested_rows_stay_empty_and_untouched_rows_are_not_read(toy) -> None:
     toy.obsm["X_toy"][patient == "p1"] = np.nan
     fold = Fold("one", train=patient == "p0", test=patient == "p2")
     scores = stp.tl.cross_validate(toy, ["ridge"], [fold], **QUICK)
-    predicted = toy.obsm["predicted_ridge"]
+    predicted = prediction_frame(toy, "predicted_ridge")
     assert predicted[patient != "p2"].isna().all(axis=None)
     assert np.isfinite(predicted[patient == "p2"]).all(axis=None)
     assert set(scores["patient"]) == {"p2"}
@@ -97,7 +98,7 @@ def test_panel_is_selected_inside_each_fold(toy) -> None:
     toy.layers["counts"] = counts
     stp.pp.normalize(toy)
     stp.tl.cross_validate(toy, ["ridge"], target={"panel": {"method": "mean", "n_genes": 2}}, baselines=False, **QUICK)
-    frame = toy.obsm["predicted_ridge"]
+    frame = prediction_frame(toy, "predicted_ridge")
     selected = {name: set(frame.columns[frame[patient == name].notna().all()]) for name in ("p0", "p1", "p2")}
     assert selected == {"p0": {"G2", "G3"}, "p1": {"G1", "G3"}, "p2": {"G1", "G2"}}
 
@@ -186,4 +187,4 @@ def test_selection_reads_the_sections_and_the_layer_of_the_fit(toy):
         toy, "ridge", target={"panel": {"method": "mean", "n_genes": 6}, "layer": "target"}, sample_key="slide",
         ceiling=False, baselines=False, metrics=["pearson"],
     )  # fmt: skip
-    assert list(toy.obsm["predicted_ridge"].columns) == ["G3", "G4", "G5"]
+    assert list(prediction_frame(toy, "predicted_ridge").columns) == ["G3", "G4", "G5"]

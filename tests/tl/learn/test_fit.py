@@ -10,6 +10,7 @@ import pytest
 from scipy import sparse
 
 import stpredict as stp
+from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.training import FittedModel
 
@@ -67,7 +68,7 @@ def test_sparse_equals_dense_and_spatialdata_equals_anndata(toy) -> None:
     assert "predicted" not in sdata.tables["table"].obsm
     stp.tl.predict(sdata)
     for table in (changed.tables["table"], sdata.tables["table"]):
-        pd.testing.assert_frame_equal(table.obsm["predicted"], toy.obsm["predicted"])
+        pd.testing.assert_frame_equal(prediction_frame(table, "predicted"), prediction_frame(toy, "predicted"))
     pd.testing.assert_frame_equal(
         stp.tl.evaluate(sdata, metrics=["pearson"]), stp.tl.evaluate(toy, metrics=["pearson"])
     )
@@ -93,7 +94,7 @@ def test_unmeasured_sections_in_the_same_object(toy) -> None:
     assert read_record(toy, "model") is None
     stp.tl.fit(toy, train="measured")
     stp.tl.predict(toy)
-    predicted = toy.obsm["predicted"].to_numpy()
+    predicted = toy.obsm["predicted"]
     assert np.isfinite(predicted).all()
     assert np.mean(stp.metrics.pearson(truth[~mask], predicted[~mask])) > 0.3
     scores = stp.tl.evaluate(toy, metrics=["pearson"])
@@ -113,7 +114,7 @@ def test_rows_marked_unmeasured_are_no_zeros(toy) -> None:
     assert set(stp.tl.evaluate(toy, metrics=["pearson"])["patient"]) == {"p1", "p2"}
     scores = stp.tl.cross_validate(toy, ["ridge"], metrics=["pearson"], baselines=False)
     assert set(scores["patient"]) == {"p1", "p2"}
-    assert np.isfinite(toy.obsm["predicted_ridge"].to_numpy()).all()
+    assert np.isfinite(toy.obsm["predicted_ridge"]).all()
 
 
 @pytest.mark.parametrize("panel", [["G4", "G1"], "chosen", "mean", {"method": "mean", "n_genes": 3}])
@@ -176,7 +177,7 @@ def test_each_fit_keeps_its_own_saved_model(toy) -> None:
     for adata, fit in zip((toy, other, permuted), fits, strict=True):
         stp.tl.predict(adata)
         expected = stp.tl.predict(adata, fit, copy=True)
-        pd.testing.assert_frame_equal(adata.obsm["predicted"], expected.obsm["predicted"])
+        pd.testing.assert_frame_equal(prediction_frame(adata, "predicted"), prediction_frame(expected, "predicted"))
 
 
 SECTION_SCALED = {"slot": ["toy", "X_other"], "scaling": "section"}
@@ -187,12 +188,12 @@ def test_several_feature_slots_and_section_scaling(toy) -> None:
     model = stp.tl.fit(toy, "ridge", train_mask(toy), features=SECTION_SCALED)
     assert model.network.shape.width("features") == 7
     stp.tl.predict(toy, model)
-    first = toy.obsm["predicted"].to_numpy().copy()
+    first = toy.obsm["predicted"].copy()
     section = toy.obs["sample"].cat.codes.to_numpy() if hasattr(toy.obs["sample"], "cat") else None
     section = np.unique(toy.obs["sample"].astype(str), return_inverse=True)[1] if section is None else section
     toy.obsm["X_toy"] = toy.obsm["X_toy"] * (1 + section[:, None]) + 10 * section[:, None]
     stp.tl.predict(toy, model)
-    np.testing.assert_allclose(toy.obsm["predicted"].to_numpy(), first, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(toy.obsm["predicted"], first, rtol=1e-3, atol=1e-3)
 
 
 def test_layer_as_target(toy) -> None:
@@ -213,11 +214,13 @@ def test_pixels_and_features(cohort) -> None:
     assert set(model.baselines) == {"mean", "ridge"}
     stp.tl.predict(cohort)
     assert {"predicted", "predicted_baseline_mean", "predicted_baseline_ridge"} <= set(cohort.obsm)
-    assert np.isfinite(cohort.obsm["predicted"].to_numpy()).all()
+    assert np.isfinite(cohort.obsm["predicted"]).all()
     part = cohort[cohort.obs["sample"] == "P1_S1"].copy()
     stp.tl.predict(part, model)
     np.testing.assert_allclose(
-        part.obsm["predicted"].to_numpy(), cohort.obsm["predicted"].loc[part.obs_names].to_numpy(), rtol=1e-5
+        part.obsm["predicted"],
+        prediction_frame(cohort, "predicted").loc[part.obs_names].to_numpy(),
+        rtol=1e-5,
     )
 
 

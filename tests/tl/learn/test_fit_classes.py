@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
+from stpredict.slots._prediction import prediction_frame
 
 QUICK = {"hyperparameters": {"hidden": 16, "dropout": 0.0}, "training": {"max_epochs": 80, "learning_rate": 0.02}}
 
@@ -56,7 +57,7 @@ def test_several_classes_become_a_table(labeled) -> None:
     model = stp.tl.fit(labeled, "mlp", target="region", **QUICK)
     assert model.panel == ["fat", "stroma", "tumor"]
     stp.tl.predict(labeled, model)
-    table = labeled.obsm["region_probability"]
+    table = prediction_frame(labeled, "region_probability")
     np.testing.assert_allclose(table.sum(axis=1), 1, rtol=1e-5)
     known = labeled.obs["region"].notna()
     assert (labeled.obs["region_predicted"].astype(str) == labeled.obs["region"].astype(str))[known].mean() > 0.8

@@ -6,6 +6,7 @@ import pytest
 
 import stpredict as stp
 from stpredict.metrics import pearson
+from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record, write_record
 
 FOLLOW_UP = stp.targets.FollowUp("time", "event")
@@ -25,7 +26,7 @@ def test_every_patient_is_predicted_by_a_model_that_never_saw_them(slides) -> No
         for key in ("predicted", "predicted_baseline_ridge", "predicted_baseline_permuted"):
             np.testing.assert_allclose(here.obsm[key], slides.obsm[key][fold == number], rtol=1e-5)
     assert not slides.obs["predicted_leaky"].any()
-    assert not slides.obsm["predicted"].isna().any().any()
+    assert not prediction_frame(slides, "predicted").isna().any().any()
 
 
 def test_the_folds_are_averaged_for_other_cohorts(slides, tmp_path) -> None:
@@ -50,8 +51,8 @@ def test_unmeasured_slides_are_left_out(slides) -> None:
     slides.X[:2] = np.nan
     stp.tl.fit_folds(slides, "ridge", 3, baselines=["mean"])
     assert slides.obs["predicted_fold"].iloc[:3].tolist()[:2] == [-1, -1]
-    assert slides.obsm["predicted"].iloc[:2].isna().all().all()
-    assert not slides.obsm["predicted"].iloc[2:].isna().any().any()
+    assert prediction_frame(slides, "predicted").iloc[:2].isna().all().all()
+    assert not prediction_frame(slides, "predicted").iloc[2:].isna().any().any()
     assert not slides.obs["predicted_leaky"].any()
 
 
@@ -78,7 +79,7 @@ def test_scores_compare_patients(slides) -> None:
     assert (scores["n_obs"] == 12).all()
     truth, predicted = (
         pd.DataFrame(values, index=slides.obs_names).groupby(slides.obs["patient"]).mean().to_numpy()
-        for values in (slides.X, slides.obsm["predicted"].to_numpy())
+        for values in (slides.X, slides.obsm["predicted"])
     )
     np.testing.assert_allclose(scores[scores["model"] == "ridge"]["pearson"], pearson(truth, predicted), rtol=1e-5)
     table = stp.tl.summarize(scores).set_index("model")

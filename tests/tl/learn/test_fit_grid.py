@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
+from stpredict.slots._prediction import prediction_frame
 
 SMALL = {"width": 4, "levels": 2, "mixer_depth": 1}
 QUICK = {"max_epochs": 3}
@@ -22,12 +23,12 @@ def test_rows_stay_observations(gridded, tmp_path) -> None:
     train = (gridded.obs["patient"] != "p0").to_numpy()
     stp.tl.fit(gridded, "hist", train, hyperparameters=SMALL, training=QUICK, path=tmp_path / "m")
     stp.tl.predict(gridded, tmp_path / "m")
-    frame = gridded.obsm["predicted"]
+    frame = prediction_frame(gridded, "predicted")
     assert frame.shape == gridded.shape
     order = np.random.default_rng(0).permutation(gridded.n_obs)
     other = gridded[order].copy()
     stp.tl.predict(other, tmp_path / "m", batch_size=4)
-    pd.testing.assert_frame_equal(other.obsm["predicted"].loc[frame.index], frame, rtol=1e-3, atol=1e-4)
+    pd.testing.assert_frame_equal(prediction_frame(other, "predicted").loc[frame.index], frame, rtol=1e-3, atol=1e-4)
 
 
 def test_the_lattice_of_the_data_decides_the_symmetries(gridded) -> None:

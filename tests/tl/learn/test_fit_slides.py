@@ -10,6 +10,7 @@ import torch
 
 import stpredict as stp
 from stpredict.metrics import concordance, pearson
+from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record, write_record
 from stpredict.slots._rows import rows_of, unit_of
 from stpredict.training import FittedModel, train_config
@@ -32,7 +33,7 @@ def test_a_network_on_bags_learns_slides(slides) -> None:
     model = fitted(slides, baselines=("mean", "ridge"))
     stp.tl.predict(slides, model)
     known = train_mask(slides)
-    frame = slides.obsm["predicted"]
+    frame = prediction_frame(slides, "predicted")
     assert frame.shape == slides.shape
     assert np.nanmean(pearson(slides.X[known], frame.to_numpy()[known])) > 0.6
     assert slides.obs["predicted_leaky"].to_numpy().tolist() == known.tolist()
@@ -69,12 +70,14 @@ def test_untrained_and_permuted_networks_are_kept_beside(slides) -> None:
     stp.tl.predict(slides, model)
     known = train_mask(slides)
     own, untrained, permuted = (
-        np.nanmean(pearson(slides.X[known], slides.obsm[key].to_numpy()[known]))
+        np.nanmean(pearson(slides.X[known], slides.obsm[key][known]))
         for key in ("predicted", "predicted_baseline_untrained", "predicted_baseline_permuted")
     )
     assert own > untrained + 0.3
     assert own > permuted + 0.3
-    assert (slides.obsm["predicted_baseline_untrained"].std() > 0).all()  # a constant has no correlation to beat
+    assert (
+        prediction_frame(slides, "predicted_baseline_untrained").std() > 0
+    ).all()  # a constant has no correlation to beat
     assert len(model.baselines["permuted"].history)
     assert not len(model.baselines["untrained"].history)
 
@@ -84,7 +87,7 @@ def test_ridge_and_mlp_read_the_mean_of_the_tiles(slides) -> None:
     model = stp.tl.fit(slides, "ridge", known)
     assert 0.001 <= float(model.network.alpha) < 10
     stp.tl.predict(slides, model)
-    assert np.nanmean(pearson(slides.X[~known], slides.obsm["predicted"].to_numpy()[~known])) > 0.8
+    assert np.nanmean(pearson(slides.X[~known], slides.obsm["predicted"][~known])) > 0.8
 
 
 def test_the_penalty_of_noise_is_large(slides) -> None:
@@ -168,7 +171,7 @@ def test_several_models_are_averaged(slides) -> None:
     frames = []
     for model in models:
         stp.tl.predict(slides, model)
-        frames.append(slides.obsm["predicted"].to_numpy())
+        frames.append(slides.obsm["predicted"])
     stp.tl.predict(slides, models)
     np.testing.assert_allclose(slides.obsm["predicted"], np.mean(frames, axis=0), rtol=1e-5)
     np.testing.assert_allclose(slides.obsm["predicted_std"], np.std(frames, axis=0, ddof=1), rtol=1e-2, atol=1e-4)

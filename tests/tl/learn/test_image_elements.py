@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
+from stpredict.slots._prediction import prediction_frame
 
 COLOR: dict[str, Any] = {
     "hyperparameters": {"patch_px": 8, "patch_um": 40.0},
@@ -58,7 +59,7 @@ def test_fit_folds(adata: Any, sdata: Any) -> None:
         table.obsm
     )
     for key in ("predicted", "predicted_baseline_ridge", "predicted_baseline_permuted", "predicted_baseline_untrained"):
-        pd.testing.assert_frame_equal(table.obsm[key], adata.obsm[key])
+        pd.testing.assert_frame_equal(prediction_frame(table, key), prediction_frame(adata, key))
     np.testing.assert_array_equal(table.obs["predicted_fold"], adata.obs["predicted_fold"])
     assert not table.obs["predicted_leaky"].any()
     for one, other in zip(expected, found, strict=True):
@@ -66,7 +67,7 @@ def test_fit_folds(adata: Any, sdata: Any) -> None:
         assert one.training.patients == other.training.patients
         assert one.training.padded_patches == other.training.padded_patches
     stp.tl.predict(sdata)  # and the models of the folds find the images, too
-    assert np.isfinite(table.obsm["predicted"].to_numpy()).all()
+    assert np.isfinite(table.obsm["predicted"]).all()
 
 
 def test_cross_validate(adata: Any, sdata: Any) -> None:
@@ -76,7 +77,9 @@ def test_cross_validate(adata: Any, sdata: Any) -> None:
     pd.testing.assert_frame_equal(found, expected)
     table = sdata.tables["table"]
     for label in models:
-        pd.testing.assert_frame_equal(table.obsm[f"predicted_{label}"], adata.obsm[f"predicted_{label}"])
+        pd.testing.assert_frame_equal(
+            prediction_frame(table, f"predicted_{label}"), prediction_frame(adata, f"predicted_{label}")
+        )
     assert found[found["model"] == "pixels"]["pearson"].notna().all()
 
 
@@ -88,8 +91,8 @@ def test_another_name_of_the_table(adata: Any) -> None:
     stp.tl.fit_folds(sdata, "color", 3, baselines=False, table_key="spots", **COLOR)
     stp.tl.cross_validate(sdata, {"c": {"model": "color", **COLOR}}, baselines=False, table_key="spots", **QUICK)
     table = sdata.tables["spots"]
-    assert table.obsm["predicted"].notna().all(axis=None)
-    assert table.obsm["predicted_c"].notna().all(axis=None)
+    assert prediction_frame(table, "predicted").notna().all(axis=None)
+    assert prediction_frame(table, "predicted_c").notna().all(axis=None)
 
 
 def test_images_that_no_object_records(adata: Any) -> None:
@@ -100,6 +103,6 @@ def test_images_that_no_object_records(adata: Any) -> None:
         del entry["images"]
     stp.tl.fit_folds(expected, "color", 3, baselines=False, **COLOR)
     stp.tl.fit_folds(adata, "color", 3, baselines=False, image=images, **COLOR)
-    pd.testing.assert_frame_equal(adata.obsm["predicted"], expected.obsm["predicted"])
+    pd.testing.assert_frame_equal(prediction_frame(adata, "predicted"), prediction_frame(expected, "predicted"))
     stp.tl.cross_validate(adata, {"c": {"model": "color", **COLOR}}, image=images, baselines=False, **QUICK)
-    assert adata.obsm["predicted_c"].notna().all(axis=None)
+    assert prediction_frame(adata, "predicted_c").notna().all(axis=None)

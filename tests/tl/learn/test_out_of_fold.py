@@ -10,6 +10,7 @@ import pytest
 
 import stpredict as stp
 from stpredict.cohorts import Fold
+from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 
 MLP: dict[str, Any] = {"hyperparameters": {"hidden": 8}, "training": {"max_epochs": 3}}
@@ -67,7 +68,7 @@ def test_probabilities_are_those_of_models_that_never_saw_the_patient(labeled: A
 def test_three_classes_are_cross_validated(labeled: Any) -> None:
     scores = stp.tl.cross_validate(labeled, {"net": NET}, target="region")
     assert set(scores["class"]) == {"fat", "stroma", "tumor"}
-    table = labeled.obsm["predicted_net"]
+    table = prediction_frame(labeled, "predicted_net")
     assert list(table.columns) == ["fat", "stroma", "tumor"]
     np.testing.assert_allclose(table.sum(axis=1), 1, rtol=1e-5)
     chosen = table.columns.to_numpy()[table.to_numpy().argmax(axis=1)]
@@ -79,7 +80,7 @@ def test_observations_that_no_fold_tested_have_no_class(labeled: Any) -> None:
     patient = labeled.obs["patient"].to_numpy()
     fold = [Fold("one", train=patient != "p2", test=patient == "p2")]
     stp.tl.cross_validate(labeled, {"net": NET}, fold, target="region")
-    assert labeled.obsm["predicted_net"][patient != "p2"].isna().all(axis=None)
+    assert prediction_frame(labeled, "predicted_net")[patient != "p2"].isna().all(axis=None)
     assert labeled.obs["predicted_net_predicted"].isna().tolist() == (patient != "p2").tolist()
     stp.tl.cross_validate(labeled, {"two": NET}, fold, target="tumor")
     assert labeled.obs["predicted_two"].isna().tolist() == (patient != "p2").tolist()
@@ -151,7 +152,7 @@ def test_standard_deviations_are_written_out_of_fold(toy: Any) -> None:
     stp.tl.fit_folds(toy, "ridge", 3, baselines=["mean"])
     assert "predicted_mlp_std" not in toy.obsm
     for key in ("predicted_ridge_std", "predicted_mean_std", "predicted_std"):
-        table = toy.obsm[key]
+        table = prediction_frame(toy, key)
         assert table.shape == toy.shape
         assert (table > 0).all(axis=None)
         assert list(table.columns) == list(toy.var_names)
@@ -160,10 +161,12 @@ def test_standard_deviations_are_written_out_of_fold(toy: Any) -> None:
         alone = toy.copy()
         stp.tl.predict(alone, stp.tl.fit(alone, "ridge", train), key_added="alone")
         for key in ("predicted_ridge_std", "predicted_std"):
-            np.testing.assert_allclose(toy.obsm[key][~train], alone.obsm["alone_std"][~train], rtol=1e-4)
+            np.testing.assert_allclose(
+                prediction_frame(toy, key)[~train], prediction_frame(alone, "alone_std")[~train], rtol=1e-4
+            )
     patient = toy.obs["patient"].to_numpy()
     stp.tl.cross_validate(toy, ["ridge"], [Fold("one", patient == "p0", patient == "p2")], baselines=False, **QUICK)
-    assert toy.obsm["predicted_ridge_std"].isna().all(axis=1).tolist() == (patient != "p2").tolist()
+    assert prediction_frame(toy, "predicted_ridge_std").isna().all(axis=1).tolist() == (patient != "p2").tolist()
 
 
 def test_standard_deviations_of_another_call_do_not_stay(toy: Any) -> None:
@@ -206,7 +209,7 @@ def test_a_label_of_another_kind_of_target_is_replaced(labeled: Any) -> None:
     assert "predicted_m_predicted" not in labeled.obs
     stp.tl.cross_validate(labeled, {"m": NET}, baselines=False, **QUICK)
     assert "predicted_m" not in labeled.obs
-    assert list(labeled.obsm["predicted_m"].columns) == list(labeled.var_names)
+    assert list(prediction_frame(labeled, "predicted_m").columns) == list(labeled.var_names)
 
 
 def test_predictions_of_other_classes_are_replaced(labeled: Any) -> None:

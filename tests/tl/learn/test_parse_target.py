@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
+from stpredict.slots._prediction import prediction_frame
 from stpredict.targets import Classes, Expression, FollowUp
 from stpredict.tl.learn.targets._base import slots_for, slots_of
 from stpredict.tl.learn.targets._parse import parse_target
@@ -119,7 +120,7 @@ def test_genes_that_are_always_predicted_stand_in_the_order_of_the_object(
         genes = [gene for gene in toy.var_names if gene in top | set(always)]
     assert model.panel == genes
     stp.tl.predict(toy, model)
-    assert list(toy.obsm["predicted"].columns) == genes
+    assert list(prediction_frame(toy, "predicted").columns) == genes
 
 
 def test_genes_that_are_always_predicted_have_to_exist(toy: Any, frozen: Any) -> None:
@@ -135,6 +136,6 @@ def test_genes_are_added_to_the_panel_of_each_fold(toy: Any) -> None:
     for model in models:
         assert {"G2", "G5"} <= set(model.panel)
         assert model.panel == [gene for gene in toy.var_names if gene in set(model.panel)]
-    columns = list(toy.obsm["predicted"].columns)
+    columns = list(prediction_frame(toy, "predicted").columns)
     assert columns == [gene for gene in toy.var_names if gene in set(columns)]
-    assert toy.obsm["predicted"][["G2", "G5"]].notna().all(axis=None)
+    assert prediction_frame(toy, "predicted")[["G2", "G5"]].notna().all(axis=None)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
+from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 
 
@@ -21,14 +22,16 @@ def model(toy, mask):
 
 def test_writes_what_it_says(toy, model) -> None:
     assert stp.tl.predict(toy, model) is None
-    frame = toy.obsm["predicted"]
+    frame = prediction_frame(toy, "predicted")
     assert isinstance(frame, pd.DataFrame)
     assert frame.shape == (72, 6)
     assert list(frame.columns) == model.panel
     assert frame.index.equals(toy.obs_names)
     assert (toy.obsm["predicted_std"] > 0).all(axis=None)
     training = toy.X[(toy.obs["patient"] != "p0").to_numpy()]
-    np.testing.assert_allclose(toy.obsm["predicted_baseline_mean"].iloc[0], training.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        prediction_frame(toy, "predicted_baseline_mean").iloc[0], training.mean(axis=0), rtol=1e-5
+    )
     assert toy.obs["predicted_leaky"].tolist() == (toy.obs["patient"] != "p0").tolist()
     record = read_record(toy, "predicted")
     assert (record["model"], record["seed"]) == ("ridge", 0)
@@ -48,8 +51,8 @@ def test_loaded_model_predicts_the_same(toy, model, tmp_path) -> None:
     stp.tl.predict(toy, model, key_added="a")
     stp.tl.predict(toy, path, key_added="b")
     stp.tl.predict(toy, str(path), key_added="c", batch_size=7)
-    pd.testing.assert_frame_equal(toy.obsm["a"], toy.obsm["b"])
-    pd.testing.assert_frame_equal(toy.obsm["b"], toy.obsm["c"], rtol=1e-5)
+    pd.testing.assert_frame_equal(prediction_frame(toy, "a"), prediction_frame(toy, "b"))
+    pd.testing.assert_frame_equal(prediction_frame(toy, "b"), prediction_frame(toy, "c"), rtol=1e-5)
 
 
 def test_object_can_be_stored_and_used_again(toy, mask, tmp_path) -> None:
@@ -57,9 +60,9 @@ def test_object_can_be_stored_and_used_again(toy, mask, tmp_path) -> None:
     stp.tl.predict(toy)
     toy.write_h5ad(tmp_path / "a.h5ad")
     again = ad.read_h5ad(tmp_path / "a.h5ad")
-    pd.testing.assert_frame_equal(again.obsm["predicted"], toy.obsm["predicted"])
+    pd.testing.assert_frame_equal(prediction_frame(again, "predicted"), prediction_frame(toy, "predicted"))
     stp.tl.predict(again, key_added="second")
-    pd.testing.assert_frame_equal(again.obsm["second"], toy.obsm["predicted"])
+    pd.testing.assert_frame_equal(prediction_frame(again, "second"), prediction_frame(toy, "predicted"))
 
 
 def test_a_new_prediction_drops_what_belonged_to_the_old(toy, model, mask) -> None:
@@ -74,7 +77,7 @@ def test_no_expression_is_needed(toy, model) -> None:
     new.uns["stpredict"] = {"X_toy": toy.uns["stpredict"]["X_toy"]}
     stp.tl.predict(new, model)
     stp.tl.predict(toy, model)
-    pd.testing.assert_frame_equal(new.obsm["predicted"], toy.obsm["predicted"])
+    pd.testing.assert_frame_equal(prediction_frame(new, "predicted"), prediction_frame(toy, "predicted"))
 
 
 def test_order_of_observations_does_not_matter(toy, model) -> None:
@@ -82,7 +85,9 @@ def test_order_of_observations_does_not_matter(toy, model) -> None:
     shuffled = toy[order].copy()
     stp.tl.predict(toy, model)
     stp.tl.predict(shuffled, model)
-    pd.testing.assert_frame_equal(shuffled.obsm["predicted"].loc[toy.obs_names], toy.obsm["predicted"], rtol=1e-5)
+    pd.testing.assert_frame_equal(
+        prediction_frame(shuffled, "predicted").loc[toy.obs_names], prediction_frame(toy, "predicted"), rtol=1e-5
+    )
 
 
 def record(toy, **changes) -> None:

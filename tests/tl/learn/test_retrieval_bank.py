@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import stpredict as stp
+from stpredict.slots._prediction import prediction_frame
 from stpredict.training import FittedModel
 
 OPTIONS: dict[str, Any] = {
@@ -29,7 +30,7 @@ def fitted(toy: Any) -> FittedModel:
 def predicted(adata: Any, model: FittedModel) -> np.ndarray:
     part = adata.copy()
     stp.tl.predict(part, model, baselines=False)
-    return part.obsm["predicted"].to_numpy()
+    return part.obsm["predicted"]
 
 
 @pytest.mark.parametrize("model", ["bleep", "mclstexp"])
@@ -186,7 +187,7 @@ def test_predictions_of_a_fit_look_up_other_patients_only(toy: Any) -> None:
     model = stp.tl.fit(toy, "bleep", of(toy, "p1", "p2"), **OPTIONS)
     part = toy[::-1].copy()
     stp.tl.predict(part, model)
-    mean = part.obsm["predicted"].groupby(part.obs["patient"].to_numpy()).agg(["min", "max"])
+    mean = prediction_frame(part, "predicted").groupby(part.obs["patient"].to_numpy()).agg(["min", "max"])
     assert np.allclose(mean.loc["p1"], 3)
     assert np.allclose(mean.loc["p2"], 2)
     assert (mean.loc["p0"] >= 2).all()

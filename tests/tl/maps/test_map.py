@@ -15,6 +15,7 @@ from stpredict.io import read_map
 from stpredict.models import Shape, get_model
 from stpredict.models.base._bag import BagPredictor
 from stpredict.models.base._batch import Batch
+from stpredict.slots._prediction import prediction_frame
 from stpredict.tl.maps._map import gene_chunks, map_table, predict_map
 from stpredict.tl.maps._map_store import MapStore
 from stpredict.tl.maps._mapper import Mapper
@@ -239,7 +240,7 @@ def test_store(tiles, tmp_path):
 
     group = zarr.open_group(path, mode="r")
     assert group["X"].chunks == (tiles.n_obs, 2)
-    some = read_map(path, ["G3", "G0"]).obsm["predicted"]
+    some = prediction_frame(read_map(path, ["G3", "G0"]), "predicted")
     pd.testing.assert_frame_equal(some, frame[["G3", "G0"]], rtol=0, atol=1e-6)
     assert not [name for name in group if name.startswith("stpredict")]
 

@@ -104,9 +104,10 @@ def domains(
     KeyError
         When the prediction, a gene, the labels or the sections are missing.
     ValueError
-        When values are not finite, or there are too few observations or genes.
+        When values are not finite, or there are too few observations or genes; or when the genes of the prediction are
+        not known.
     TypeError
-        When the prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
+        When `data` is neither AnnData nor SpatialData.
 
     Warns
     -----

@@ -14,8 +14,7 @@ from stpredict.slots._checks import check_genes, check_layer, check_obs, check_o
 from stpredict.slots._container import begin, get_table, is_spatialdata
 from stpredict.slots._expression import in_tissue, measured_matrix, to_dense
 from stpredict.slots._keys import Key
-from stpredict.slots._prediction import prediction_frame
-from stpredict.slots._provenance import write_record
+from stpredict.slots._prediction import prediction_frame, write_prediction
 from stpredict.tl.maps._windows import neighborhoods
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def compare_to_st(
     (compared), `n_left_out` (tiles too far from every spot), `n_unique` (different measured values) and `method`.
     Writes to `tiles`
 
-    - `obsm[key_added]`: DataFrame (n_tiles, n_genes), the measured map that was compared, in standard deviations over
+    - `obsm[key_added]`: float32 (n_tiles, n_genes), the measured map that was compared, in standard deviations over
       the spots of the section; NaN for tiles that were left out;
     - `uns["stpredict"][key_added]`: `layer`, `n_neighbors` and `median_filter`.
 
@@ -116,9 +115,9 @@ def compare_to_st(
     KeyError
         When the prediction, genes, positions or counts are missing, or no section is in both.
     ValueError
-        When no tile is near a spot, or an option is out of range.
+        When no tile is near a spot, or an option is out of range; or when the genes of the prediction are not known.
     TypeError
-        When the prediction is not a DataFrame, or an object is neither AnnData nor SpatialData.
+        When an object is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -176,9 +175,8 @@ def compare_to_st(
             filled[rows] = truth
     if filled is not None and key_added is not None:
         _, table = begin(data, False, table_key)
-        table.obsm[key_added] = pd.DataFrame(filled, index=table.obs_names, columns=names)
         options = {"layer": layer or Key.COUNTS, "n_neighbors": n_neighbors, "median_filter": side}
-        write_record(table, key_added, options)
+        write_prediction(table, key_added, pd.DataFrame(filled, index=table.obs_names, columns=names), options)
     return pd.concat(parts, ignore_index=True)
 
 

@@ -12,7 +12,7 @@ from stpredict.slots._container import begin
 from stpredict.slots._expression import measured_matrix, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import Mark, joint_mark, leak_marks
-from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._prediction import prediction_frame, write_prediction
 from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def conformal(
     -------
     `None`, or the changed copy. Writes
 
-    - `obsm["{key_added}_lower"]` and `obsm["{key_added}_upper"]`: bounds, DataFrames (n_obs, n_genes) in the unit of
+    - `obsm["{key_added}_lower"]` and `obsm["{key_added}_upper"]`: bounds, float32 (n_obs, n_genes) in the unit of
       the prediction; NaN for calibration observations,
     - `uns["stpredict"]["{key_added}_conformal"]`: parameters, `n_calibration` and `calibration_patients`, `leaky`, and
       for the `patients` measured outside the calibration their `coverage` and mean interval `width`.
@@ -96,9 +96,10 @@ def conformal(
         When the prediction, the patients or a measured gene is missing.
     ValueError
         When a calibration patient occurs outside the calibration or was trained on, when nothing is left to bound,
-        when there are too few observations or patients for the level, or values are missing or not finite.
+        when there are too few observations or patients for the level, or values are missing or not finite; or when the
+        genes of the prediction are not known.
     TypeError
-        When the prediction is not a DataFrame, `obs[calibration]` is not boolean, or `data` is neither AnnData nor
+        When `obs[calibration]` is not boolean, or `data` is neither AnnData nor
         SpatialData.
 
     Examples
@@ -109,7 +110,7 @@ def conformal(
     >>> adata.obs["patient"] = np.repeat(["p1", "p2"], 100)
     >>> adata.obsm["predicted"] = pd.DataFrame({"A": np.zeros(200)}, index=adata.obs_names)
     >>> stp.tl.conformal(adata, calibration=(adata.obs["patient"] == "p1").to_numpy())
-    >>> bool(adata.obsm["predicted_upper"]["A"].iloc[-1] > 1)
+    >>> bool(stp.get.predicted(adata).layers["upper"][-1, 0] > 1)
     True
     """
     import pandas as pd
@@ -158,7 +159,8 @@ def conformal(
 
     added = key_added or key
     for name, values in bounds.items():
-        adata.obsm[name(added)] = pd.DataFrame(values, index=adata.obs_names, columns=frame.columns)
+        table = pd.DataFrame(values, index=adata.obs_names, columns=frame.columns)
+        write_prediction(adata, name(added), table, beside=added)
     record = {
         "key": key,
         "level": float(level),
@@ -172,7 +174,7 @@ def conformal(
         "coverage": coverage,
         "width": width,
     }
-    write_record(adata, f"{added}_conformal", record)
+    write_record(adata, Key.conformal(added), record)
     return container if copy else None
 
 

@@ -132,11 +132,12 @@ def de_overlap(
     KeyError
         When a column, a group, the prediction or the positions are missing.
     ValueError
-        When a group has fewer than two observations, or no gene set fits the background.
+        When a group has fewer than two observations, or no gene set fits the background; or when the genes of the
+        prediction are not known.
     FileNotFoundError
         When there is no GMT file at the path.
     TypeError
-        When `gene_sets` is neither a mapping nor a path, the prediction is not a DataFrame, or `data` is neither
+        When `gene_sets` is neither a mapping nor a path, `data` is neither
         AnnData nor SpatialData.
 
     Examples

@@ -113,9 +113,9 @@ def domain_agreement(
         When the prediction, a gene, the labels, the sections or the positions are missing.
     ValueError
         When values are not finite, an option is out of range, no observation has a label, or a section with labels has
-        too few observations or genes.
+        too few observations or genes; or when the genes of the prediction are not known.
     TypeError
-        When the prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
+        When `data` is neither AnnData nor SpatialData.
 
     Warns
     -----

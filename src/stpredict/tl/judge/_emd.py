@@ -85,9 +85,10 @@ def emd(
     KeyError
         When the prediction, a gene, the positions or the section names are missing.
     ValueError
-        When the prediction or the positions are not finite, or values are negative with `scaling="mass"`.
+        When the prediction or the positions are not finite, or values are negative with `scaling="mass"`; or when the
+        genes of the prediction are not known.
     TypeError
-        When the prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------

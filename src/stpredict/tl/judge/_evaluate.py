@@ -114,9 +114,10 @@ def evaluate(
         When there is no prediction, no measured value, no record of the normalization (without `layer`), or a gene,
         section or patient is missing.
     ValueError
-        When a metric is unknown, a gene is named twice, or a section belongs to several patients.
+        When a metric is unknown, a gene is named twice, or a section belongs to several patients; or when the genes of
+        the prediction are not known.
     TypeError
-        When a prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
+        When `data` is neither AnnData nor SpatialData.
 
     Warns
     -----
@@ -139,13 +140,12 @@ def evaluate(
     for metric in metrics:
         check_choice(metric, KNOWN_METRICS, "metrics")
     keys = [key] if isinstance(key, str) else list(key)
-    for name in keys:
-        prediction_frame(adata, name)
+    frames = {name: prediction_frame(adata, name) for name in keys}
     check_patients(adata, sample_key, patient_key)
     read_normalization(adata, layer)
 
     measured = measured_rows(adata, matrix_of(adata, layer))
-    models = _models(adata, keys, baselines, patient_key)
+    models = _models(adata, frames, baselines, patient_key)
     known = {gene for frame, *_ in models.values() for gene in frame.columns} & set(adata.var_names)
     scored_genes = sorted(known)
     if genes is not None:
@@ -240,22 +240,22 @@ def _score_patients(
 
 
 def _models(
-    adata: AnnData, keys: Sequence[str], baselines: Baselines, patient_key: str
+    adata: AnnData, frames: dict[str, pd.DataFrame], baselines: Baselines, patient_key: str
 ) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
     """Label, prediction, leak flags and whether to smooth, of every line of the table."""
     models: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
-    flags = {key: leak_marks(adata, key, patient_key) for key in keys}
-    for key in keys:
+    flags = {key: leak_marks(adata, key, patient_key) for key in frames}
+    for key in frames:
         record = read_record(adata, key) or {}
         label = record.get("label") or record.get("model") or key
         # Two predictions of one model are distinguished by their slots.
-        models[key if label in models else label] = (adata.obsm[key], flags[key], False)
-    for key in keys:
+        models[key if label in models else label] = (frames[key], flags[key], False)
+    for key in frames:
         prefix = Key.baseline(key, "")
         there = [slot.removeprefix(prefix) for slot in adata.obsm if slot.startswith(prefix)]
         for name in chosen_baselines(baselines, there):
             if name in there:
-                models.setdefault(name, (adata.obsm[Key.baseline(key, name)], flags[key], False))
+                models.setdefault(name, (prediction_frame(adata, prefix + name), flags[key], False))
     if baselines is True or SMOOTHED in chosen_baselines(baselines, ()):
         label = "ridge" if "ridge" in models else next(iter(models))
         if label != "mean":

@@ -78,9 +78,10 @@ def pseudobulk(
     KeyError
         When the prediction, a gene, the slides or the patients are missing.
     ValueError
-        When nothing on tissue was predicted, or the logarithm to undo is not known.
+        When nothing on tissue was predicted, or the logarithm to undo is not known; or when the genes of the prediction
+        are not known.
     TypeError
-        When the prediction is not a DataFrame, or `data` is neither AnnData nor SpatialData.
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -121,7 +122,8 @@ def pseudobulk(
             matrix = measured_matrix(adata, list(names[is_measured]), measured_index, layer)
             truth[:, is_measured] = _means(matrix, code_here, len(slides), base)
             values[Key.MEASURED] = truth
-    baseline = adata.obsm.get(Key.baseline(key, "mean"))
+    slot = Key.baseline(key, "mean")
+    baseline = prediction_frame(adata, slot) if slot in adata.obsm else None
     if baseline is not None and names.isin(baseline.columns).all():
         values[BASELINE] = _means(baseline[frame.columns].to_numpy(dtype=np.float64)[rows], code, len(slides), base)
 

@@ -13,6 +13,7 @@ from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks
 from stpredict.slots._people import one_name
+from stpredict.slots._prediction import prediction_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,9 +85,9 @@ def segmentation(
         When the annotation or the probability is missing.
     ValueError
         When there are fewer than two classes, a class has no probability, a probability is not between 0 and 1, or no
-        observation has both an annotation and a prediction.
+        observation has both an annotation and a prediction; or when the classes of the probabilities are not known.
     TypeError
-        When the slot of the probabilities is not a DataFrame, or `data` is neither AnnData nor SpatialData.
+        When `data` is neither AnnData nor SpatialData.
 
     Examples
     --------
@@ -176,15 +177,8 @@ def _classes(adata: AnnData, label: str) -> tuple[list[str], np.ndarray]:
 
 def _probability(adata: AnnData, key: str, classes: list[str]) -> tuple[np.ndarray, list[str]]:
     """Probabilities (n_obs, n_columns) and the class of each column."""
-    import pandas as pd
-
     if key in adata.obsm:
-        frame = adata.obsm[key]
-        if not isinstance(frame, pd.DataFrame):
-            raise TypeError(
-                f"expected obsm[{key!r}] to be a DataFrame, one column per class; found {type(frame).__name__}"
-            )
-        frame = frame.rename(columns=str)
+        frame = prediction_frame(adata, key).rename(columns=str)
         missing = [name for name in classes if name not in frame]
         if missing:
             raise ValueError(f"expected one column per class in obsm[{key!r}]; missing {', '.join(missing)}")

@@ -12,7 +12,6 @@ from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
-from stpredict.slots._provenance import write_record
 from stpredict.tl.judge._evaluate import DEFAULT_METRICS, KNOWN_METRICS, evaluate
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._survival import survival
@@ -107,7 +106,7 @@ def cross_validate(
     The table of :func:`stpredict.tl.evaluate`, one line per model, section and gene; for classes that of
     :func:`stpredict.tl.segmentation`, for follow-up that of :func:`stpredict.tl.survival`, with a column `model`.
 
-    Writes, for each label, `obsm["{key_added}_{label}"]` (out-of-fold predictions, DataFrame (n_obs, n_genes); `NaN`
+    Writes, for each label, `obsm["{key_added}_{label}"]` (out-of-fold predictions, float32 (n_obs, n_genes); `NaN`
     where no fold tested or a gene was not selected), `obsm["{key_added}_{label}_std"]` (standard deviations, where the
     model gives them), `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1 where no fold tested)
     and `uns["stpredict"]["{key_added}_{label}"]`. Probabilities of classes and risks go where
@@ -153,7 +152,6 @@ def cross_validate(
     for label, task in tasks.items():
         key = f"{key_added}_{label}"
         own = [result for result in results if result.label == label]
-        write_out_of_fold(adata, key, own, folds, patient_key)
         record = {
             "label": label,
             "model": task.info.name,
@@ -163,7 +161,7 @@ def cross_validate(
             "normalization": own[0].target.to_dict().get("normalization", {}).get("method"),
             "seed": seed,
         }
-        write_record(adata, key, record)
+        write_out_of_fold(adata, key, own, folds, patient_key, record)
         slots.append(key)
     where: dict[str, Any] = {"patient_key": patient_key, "seed": seed, "table_key": table_key}
     if reader.kind == "expression":

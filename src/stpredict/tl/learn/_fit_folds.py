@@ -15,6 +15,7 @@ from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._people import one_name
+from stpredict.slots._prediction import write_prediction
 from stpredict.slots._provenance import genes_digest, write_record
 from stpredict.tl.learn._fit import keep
 from stpredict.tl.learn._folds import run_folds
@@ -152,12 +153,6 @@ def fit_folds(
         if saved := keep(fitted, None if path is None else Path(path) / f"fold{number}"):
             paths.append(str(saved))
     key = key_added or reader.key(models[0].target)
-    own = [each for each in results if each.label == ""]
-    write_out_of_fold(adata, key, own, folds, patient_key)
-    for name in tasks:
-        if name:
-            frame = tables(adata, [each for each in results if each.label == name], "mean")
-            adata.obsm[Key.baseline(key, name)] = frame
     record = {
         "model": main.info.name,
         "n_models": len(models),
@@ -166,7 +161,12 @@ def fit_folds(
         "seed": seed,
         "allow_leakage": allow_leakage,
     }
-    write_record(adata, key, record)
+    own = [each for each in results if each.label == ""]
+    write_out_of_fold(adata, key, own, folds, patient_key, record)
+    for name in filter(None, tasks):
+        frame = tables(adata, [each for each in results if each.label == name], "mean")
+        assert frame is not None  # every model has a mean
+        write_prediction(adata, Key.baseline(key, name), frame, beside=key)
     if len(paths) == len(models):
         write_record(adata, "model", {"path": paths, "model": main.info.name})
     return models

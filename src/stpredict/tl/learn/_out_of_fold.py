@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import UNKNOWN, mark_column
 from stpredict.slots._people import among, one_name
-from stpredict.slots._prediction import clear_predictions
+from stpredict.slots._prediction import write_predictions
 from stpredict.tl.learn._folds import FoldResult
 from stpredict.tl.learn.targets._base import Outputs, slots_of
 
@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
 
 def write_out_of_fold(
-    adata: AnnData, key: str, results: Sequence[FoldResult], folds: Sequence[Fold], patient_key: str
+    adata: AnnData,
+    key: str,
+    results: Sequence[FoldResult],
+    folds: Sequence[Fold],
+    patient_key: str,
+    record: Mapping[str, Any],
 ) -> None:
-    """Write the results of one task: predictions, standard deviations, the fold of each observation, and leaks.
+    """Write the results of one task: predictions, standard deviations, the fold of each observation, leaks, the record.
 
     Genes that a fold did not select, and observations that no fold tested, are NaN.
     """
@@ -41,9 +46,7 @@ def write_out_of_fold(
             written = {}
         for name, values in arranged.columns.items():
             columns.setdefault(name, _empty(values, adata.n_obs))[result.test] = values
-    clear_predictions(adata, key)
-    for name, table in written.items():
-        adata.obsm[name] = table
+    write_predictions(adata, key, written, record, names=slots.names)
     for name, values in columns.items():
         adata.obs[name] = _as_category(values) if values.dtype == object else values
     unknown = any(UNKNOWN in result.seen for result in results)

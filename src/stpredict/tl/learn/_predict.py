@@ -16,8 +16,8 @@ from stpredict.slots._container import begin, get_table, is_spatialdata
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import UNKNOWN, mark_column
 from stpredict.slots._people import among
-from stpredict.slots._prediction import clear_predictions
-from stpredict.slots._provenance import genes_digest, write_record
+from stpredict.slots._prediction import write_predictions
+from stpredict.slots._provenance import genes_digest
 from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._members import find_models, people_of, predict_members, source_of
 from stpredict.tl.learn._sample_store import SampleStore
@@ -82,7 +82,8 @@ def predict(
         window covers gets the window around it with the most tiles.
     store
         Path of an AnnData in Zarr to write the map of one slide to, gene by gene, in memory that does not grow with the
-        number of genes; an interrupted call goes on where it stopped. `obsm` stays as it is. With `n_samples`, the
+        number of genes; an interrupted call goes on where it stopped. What `obsm` holds of
+        an earlier prediction stays if these models made it. With `n_samples`, the
         path of a Zarr group for the samples.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
@@ -111,13 +112,16 @@ def predict(
     -------
     `None`, or the changed copy. Writes
 
-    - `obsm[key_added]`: DataFrame (n_obs, n_genes), in the unit of the training target;
+    - `obsm[key_added]`: float32 (n_obs, n_genes), in the unit of the training target;
     - `obsm["{key_added}_std"]`: standard deviations of the same shape, where the model gives them, those of the samples
       where it draws some; between the models where there are several;
     - `obsm["{key_added}_baseline_{name}"]`: the same for each baseline;
     - `obs["{key_added}_leaky"]`: whether the model was trained, or its panel selected, on this observation's patient;
       `"unknown"` for `False` where the patients behind the weights or the panel were not recorded;
-    - `uns["stpredict"][key_added]`: model, panel, training patients and sections, seed.
+    - `uns["stpredict"][key_added]`: the `genes` of the columns, model, training patients and sections, seed;
+    - `obs["{key_added}_panel"]`: a digest of these genes, which ties every row to them.
+
+    :func:`stpredict.get.predicted` returns all of it with the names of the genes.
 
     For a map also `obs["{key_added}_n_windows"]` and `obs["{key_added}_partial"]`, whether only windows with fewer than
     `min_tiles` tiles cover the tile. Lay the tiles with `stp.pp.tiles(slide, max_tiles=None)`: a draw of them leaves
@@ -184,14 +188,9 @@ def predict(
     outputs = slots.arrange(key, outputs)
 
     container, adata = begin(data, copy, table_key)
-    clear_predictions(adata, key, keep_tables=as_map and store is not None)
-    for name, frame in outputs.frames.items():
-        adata.obsm[name] = frame
     # A member that names nobody makes the whole of unknown origin.
     seen = sorted({name for part in members for name in part.training.patients_seen or [UNKNOWN]})
     saw = among(people, [name for name in seen if name != UNKNOWN])
-    for name, values in ({Key.leaky(key): mark_column(saw, seen)} | outputs.columns).items():
-        adata.obs[name] = values
     first = members[0]
     record = {
         "model": first.model,
@@ -207,7 +206,9 @@ def predict(
         record |= {"window": window, "stride": stride, "store": None if store is None else str(store)}
     if n_samples:
         record |= {"n_samples": n_samples, "samples_seed": seed, "store": None if store is None else str(store)}
-    write_record(adata, key, record)
+    write_predictions(adata, key, outputs.frames, record, names=slots.names, elsewhere=as_map and store is not None)
+    for name, values in ({Key.leaky(key): mark_column(saw, seen)} | outputs.columns).items():
+        adata.obs[name] = values
     return container if copy else None
 
 

@@ -15,6 +15,7 @@ from stpredict.slots._container import get_table, is_spatialdata
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
+from stpredict.slots._prediction import prediction_names
 from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
@@ -254,8 +255,8 @@ def _slot(adata: AnnData, key: str, rows: np.ndarray, name: str) -> tuple[np.nda
         )
     values = np.asarray(matrix[rows], dtype=np.float32)
     check_finite(values, f"values of {key!r} on the map of {name!r}", "predict every observation on tissue")
-    labels = getattr(adata.obsm.get(key), "columns", range(values.shape[1]))
-    return values, [f"{key}:{label}" for label in labels]
+    names = prediction_names(adata, key) if key in adata.obsm else None
+    return values, [f"{key}:{name}" for name in (range(values.shape[1]) if names is None else names)]
 
 
 def _read_array(name: str, array: np.ndarray, keys: list[str], features: str | None) -> _Slide:

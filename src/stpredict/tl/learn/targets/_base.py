@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stpredict.slots._keys import Key
+from stpredict.slots._prediction import Names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +64,8 @@ class TargetSlots(ABC):
 
     kind: ClassVar[str]
     request: ClassVar[type]
+    #: What the columns of its predictions are.
+    names: ClassVar[Names] = "genes"
     #: Whether networks without gradient steps can predict it, and serve as baselines.
     closed_form: ClassVar[bool] = False
     #: Whether it can be mapped over the tiles of a slide, and such a map be stored.

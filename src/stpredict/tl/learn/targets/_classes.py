@@ -25,6 +25,7 @@ class ClassSlots(TargetSlots):
 
     kind = "classes"
     request = Classes
+    names = "classes"
 
     def resolve(
         self, adata: AnnData, request: Classes, train: np.ndarray, keys: Keys, *, allow_leakage: bool
