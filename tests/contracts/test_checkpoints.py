@@ -191,7 +191,7 @@ def test_row_sources_count_by_what_they_hold() -> None:
 
 OTHER_SETTINGS = {
     "max_epochs": 7, "batch_size": 7, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5, "momentum": 0.5,
-    "schedule": "cosine", "patience": 7, "min_delta": 0.5, "validation_fraction": 0.5, "monitor": "correlation",
+    "schedule": "cosine", "final_learning_rate": 1e-3, "step_epochs": 7, "step_factor": 0.5, "patience": 7, "min_delta": 0.5, "validation_fraction": 0.5, "monitor": "correlation",
     "loss_tolerance": 0.25, "refit": False, "gradient_clip": 0.5, "precision": "32-true", "device": "cpu",
 }  # fmt: skip
 

@@ -79,7 +79,7 @@ def toy(model: str) -> ArraySet:
 
 def hyperparameters(model: str) -> dict[str, Any]:
     known = get_model(model).config.__dataclass_fields__
-    return dict(get_model(model).presets["small"]) | ({"same_patient": True} if "same_patient" in known else {})
+    return get_model(model).options("small") | ({"same_patient": True} if "same_patient" in known else {})
 
 
 EPOCHS = {"color": 150, "egn": 30, "hggep": 40, "hist2st": 30, "histogene": 20, "stnet": 10, "thitogene": 30}
@@ -262,13 +262,22 @@ def test_every_preset_can_be_built(model, preset):
     info = get_model(model)
     with torch.device("meta"):
         network = stp.models.build(model, 3, {"features": 24, "tokens": 16}, hyperparameters=preset)
-    assert network.config == info.configure(preset) == info.configure(info.presets[preset])
+    assert network.config == info.configure(preset) == info.configure(info.presets[preset].hyperparameters)
     assert network.needs == info.reads(preset)
     assert (network.n_outputs, network.target_mean.shape) == (3, (3,))
 
 
 @every(MODELS)
-def test_paper_is_the_preset_of_the_defaults(model):
+def test_the_preset_of_a_paper_says_only_what_differs_from_the_defaults(model):
     info = get_model(model)
-    assert list(info.presets)[:2] == ["paper", "small"]
-    assert info.configure("paper") == info.configure() == info.config()
+    assert info.configure() == info.config()
+    assert ("paper" in info.presets) == ("paper" in stp.models.list_models().loc[model, "presets"].split(", "))
+    for name, preset in info.presets.items():
+        if name == "small":
+            assert not preset.training  # the settings of a training are no matter of size
+            continue
+        defaults, config = default_config(model), default_config(model, hyperparameters=name)
+        assert config == defaults.updated(preset.training) != defaults
+        if name == "paper":
+            assert all(value != getattr(defaults, key) for key, value in preset.training.items())
+            assert all(value != getattr(info.config(), key) for key, value in preset.hyperparameters.items())

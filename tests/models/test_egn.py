@@ -276,7 +276,8 @@ def test_equals_a_loop_over_spots_and_exemplars():
     assert between.gather(1, near)[valid].max() < 283
     for layer in net.layers:
         bridge = layer.bridge
-        e, s, y = bridge.exemplar(exemplars), bridge.spot(spots), bridge.expression(expression)
+        e, s = (F.leaky_relu(values, 0.2) for values in (bridge.exemplar(exemplars), bridge.spot(spots)))
+        y = bridge.expression(expression)
         told_spots = torch.zeros_like(spots)
         told = {m: [] for m in range(len(members))}
         for i, row in enumerate(refers):

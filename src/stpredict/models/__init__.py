@@ -7,6 +7,7 @@ from typing import Any
 from stpredict.models.base._batch import Batch, Prediction, Sections, Summary
 from stpredict.models.base._inputs import INPUTS, Input
 from stpredict.models.base._predictor import Predictor, Stage
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import MODELS, ModelInfo, build, get_model, list_models, register
 from stpredict.models.base._shape import Panel, Shape
 
@@ -18,6 +19,7 @@ __all__ = [
     "Panel",
     "Prediction",
     "Predictor",
+    "Preset",
     "Sections",
     "Shape",
     "Stage",

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from stpredict.models.base._batch import Batch
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._retrieval import ProjectionHead, RetrievalPredictor
 from stpredict.models.base._shape import Shape
@@ -86,6 +87,7 @@ class BLEEP(RetrievalPredictor):
         "max_epochs": 100,
         "patience": 10,
     }
+    paper = Preset({"normalize": False, "stain_jitter": 0.0}, {"max_epochs": 4, "patience": 4, "gradient_clip": 0.0})
     small = {"image_encoder": "features", "k": 3, "dropout": 0.0}
 
     def __init__(self, config: BLEEPConfig, shape: Shape) -> None:

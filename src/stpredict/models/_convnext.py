@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import HEAD, Predictor
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._standardize import Standardize
@@ -194,6 +195,9 @@ class ConvNeXtV2(nn.Module):
         return pooled if clinical is None else torch.cat([pooled, clinical.to(pooled.dtype)], dim=1)
 
 
+_TRAINING = {"schedule": "cosine", "final_learning_rate": 1e-5, "weight_decay": 0.05, "gradient_clip": 0.0}
+
+
 @register(
     "convnext",
     config=ConvNeXtConfig,
@@ -212,10 +216,16 @@ class ConvNeXt(Predictor):
     per_prediction = 64
     own_tensors = (*HEAD, "network.head.")
     small = {"shape": (2, 4), "depths": (1, 1), "dims": (8, 16), "drop_path": 0.0, "augment": False}
-    #: The networks of :cite:t:`li2026`.
+    #: The networks of :cite:t:`li2026` and their training.
     presets = {
-        "survival": {"depths": (2, 2, 2, 2), "dims": (3, 4, 5, 6), "drop_path": 0.4, "augment": False},
-        "response": {"depths": (2, 2, 8, 2), "dims": (16, 24, 32, 40), "drop_path": 0.4, "augment": False},
+        "survival": Preset(
+            {"depths": (2, 2, 2, 2), "dims": (3, 4, 5, 6), "drop_path": 0.4, "augment": False},
+            _TRAINING | {"learning_rate": 5e-3, "max_epochs": 300, "patience": 300},
+        ),
+        "response": Preset(
+            {"depths": (2, 2, 8, 2), "dims": (16, 24, 32, 40), "drop_path": 0.4, "augment": False},
+            _TRAINING | {"learning_rate": 5e-5, "max_epochs": 200, "patience": 200},
+        ),
     }
 
     def __init__(self, config: ConvNeXtConfig, shape: Shape) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._bank import Bank
@@ -86,6 +87,10 @@ class EGN(Predictor):
     several_sections = False
     needs = frozenset({"features", "positions"})
     training_defaults = {"learning_rate": 5e-4, "max_epochs": 50, "refit": True}
+    paper = Preset(
+        {"exemplars": 6},
+        {"max_epochs": 300, "patience": 300, "monitor": "correlation", "refit": False, "gradient_clip": 0.0},
+    )
     own_tensors = (*Predictor.own_tensors, "bank.", "exemplar_expression.", "expression.")
     small = {"hidden": 64, "layers": 2}
 
@@ -278,13 +283,16 @@ class _Bridge(nn.Module):
         super().__init__()
         n_gates = hidden // _GATES
         self.exemplar, self.spot, self.expression = (nn.Linear(hidden, hidden, bias=False) for _ in range(3))
-        self.compare = nn.Sequential(nn.LeakyReLU(_SLOPE), nn.Linear(hidden, n_gates, bias=False))
+        self.compare = nn.Linear(hidden, n_gates, bias=False)
         self.gate = nn.Sequential(nn.LeakyReLU(_SLOPE), nn.Linear(n_gates, 2 * n_gates))
         self.to_spot, self.to_exemplar = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
 
     def forward(self, spots: Tensor, exemplars: Tensor, expression: Tensor, edges: _Edges) -> tuple[Tensor, Tensor]:
         refer, weight = edges.refer, edges.refer_valid.to(spots.dtype).unsqueeze(2)
-        spots, exemplars, expression = self.spot(spots), self.exemplar(exemplars), self.expression(expression)
+        # What is told has gone through the same activation as what is compared; so it is in the published networks,
+        # whose activation works in place.
+        spots, exemplars = (F.leaky_relu(v, _SLOPE) for v in (self.spot(spots), self.exemplar(exemplars)))
+        expression = self.expression(expression)
         scores = self.compare(exemplars)[refer] - self.compare(spots).unsqueeze(1)
         to_spot, to_exemplar = (weight * gate for gate in self.gate(scores).sigmoid().chunk(2, dim=2))
         here, there, measured = spots.unsqueeze(1), exemplars[refer], expression[refer]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._published import Published, Tree, only, sizes_of, without_kernel
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
@@ -19,7 +20,7 @@ _CHUNK = 2**25  # scores of genes and tokens that are sorted at a time
 
 @dataclass(frozen=True)
 class HE2RNAConfig:
-    """Hyperparameters of `he2rna`.
+    """Hyperparameters of `he2rna`; the defaults are those of the comparison by :cite:t:`pizurica2024`.
 
     Attributes
     ----------
@@ -68,6 +69,10 @@ class HE2RNA(StandardizedBag):
     published = Published("conv0.weight", _he2rna, FPKM_UQ)
 
     affine_read_out = False
+    paper = Preset(
+        {"hidden": 1024, "dropout": 0.25, "standardize": False, "non_negative": True},
+        {"learning_rate": 3e-4, "patience": 50, "monitor": "correlation", "gradient_clip": 0.0},
+    )
     small = {"hidden": 64, "dropout": 0.0}
     config: HE2RNAConfig
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
 from stpredict.models.base._shape import Shape
@@ -119,6 +120,7 @@ class HGGEP(SectionPredictor):
         "max_epochs": 400,
         "patience": 30,
     }
+    paper = Preset(training={"patience": 400, "monitor": "correlation", "gradient_clip": 0.0})
     small = {
         "dim": 64,
         "depth": 1,

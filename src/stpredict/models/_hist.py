@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from stpredict.core._validate import check_choice
 from stpredict.models.base._grid import GridPredictor
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._published import Published, Tree, count_layers, only, sizes_of, without_kernel
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
@@ -118,10 +119,12 @@ class Hist(GridPredictor):
         "learning_rate": 1e-3,
         "weight_decay": 1e-4,
         "schedule": "cosine",
+        "final_learning_rate": 1e-5,
         "batch_size": 5,
         "max_epochs": 200,
         "patience": 30,
     }
+    paper = Preset({"loss_area": "all", "standardize": False, "augment": False}, {"patience": 0, "gradient_clip": 0.0})
     small = {"width": 16, "levels": 2, "mixer_depth": 1, "augment": False}
 
     config: HistConfig

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
 from stpredict.models.base._shape import Shape
@@ -114,6 +115,7 @@ class Hist2ST(SectionPredictor):
         "max_epochs": 350,
         "patience": 30,
     }
+    paper = Preset(training={"schedule": "step", "patience": 0, "gradient_clip": 0.0})
     small = {
         "dim": 64,
         "depth": 1,

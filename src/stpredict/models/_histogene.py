@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
 from stpredict.models.base._shape import Shape
@@ -78,6 +79,7 @@ class HisToGene(SectionPredictor):
         "max_epochs": 100,
         "patience": 20,
     }
+    paper = Preset(training={"patience": 0, "gradient_clip": 0.0})
     small = {
         "dim": 64,
         "depth": 1,

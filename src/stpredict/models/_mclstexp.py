@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stpredict.core._validate import check_positive
 from stpredict.models.base._batch import Batch
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._retrieval import ProjectionHead, RetrievalPredictor, in_chunks
 from stpredict.models.base._section import PositionEmbedding, TransformerBlock
@@ -80,7 +81,7 @@ class MclSTExpConfig:
     heads: int = 8
     dim_head: int = 64
     n_embedding: int = 256
-    dropout: float = 0.1
+    dropout: float = 0.0
     temperature: float | None = None
     k: int = 200
     weighting: Literal["inverse_distance", "similarity", "mean"] = "inverse_distance"
@@ -122,7 +123,8 @@ class MclSTExp(RetrievalPredictor):
         "max_epochs": 90,
         "patience": 15,
     }
-    small = {"image_encoder": "features", "k": 3, "dropout": 0.0, "width": 16, "depth": 1, "heads": 2, "dim_head": 16}
+    paper = Preset({"normalize": False}, {"patience": 0, "gradient_clip": 0.0})
+    small = {"image_encoder": "features", "k": 3, "width": 16, "depth": 1, "heads": 2, "dim_head": 16}
 
     def __init__(self, config: MclSTExpConfig, shape: Shape) -> None:
         super().__init__(config, shape)

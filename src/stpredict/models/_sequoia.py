@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from stpredict.models.base._published import Published, Tree, count_layers, joined, sizes_of, stacked
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
-from stpredict.models.nn._bag_layers import FPKM_UQ, ResidualBag, feed_forward, masked_mean, residual_tree
+from stpredict.models.nn._bag_layers import AS_PUBLISHED, FPKM_UQ, ResidualBag, feed_forward, masked_mean, residual_tree
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Sequoia(ResidualBag):
     """Layers of summary mixing in place of attention, whose cost is linear in the number of tokens."""
 
     published = Published("linear_head.1.weight", _sequoia, FPKM_UQ)
+    paper = AS_PUBLISHED
     small = {"depth": 2, "heads": 2, "d_head": 16}
 
     config: SequoiaConfig

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from stpredict.models.base._published import Published, Tree, only, sizes_of
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
-from stpredict.models.nn._bag_layers import FPKM_UQ, ResidualBag, feed_forward, residual_tree
+from stpredict.models.nn._bag_layers import AS_PUBLISHED, FPKM_UQ, ResidualBag, feed_forward, residual_tree
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class SlideTransformer(ResidualBag):
     """Pre-norm transformer over the tokens of a slide, the regular attention that `sequoia` is compared with."""
 
     published = Published("linear_head.1.weight", _slide_transformer, FPKM_UQ)
+    paper = AS_PUBLISHED
     small = {"depth": 2, "heads": 2, "d_head": 16, "d_hidden": 32}
 
     config: SlideTransformerConfig

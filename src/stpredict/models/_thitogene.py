@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stpredict.models._histogene import check_side
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
 from stpredict.models.base._shape import Shape
@@ -108,6 +109,7 @@ class THItoGene(SectionPredictor):
         "max_epochs": 300,
         "patience": 30,
     }
+    paper = Preset(training={"patience": 0, "gradient_clip": 0.0})
     # Its graph attention has no way around it: random spots with neighbors come out alike.
     small = {
         "capsules": 4,

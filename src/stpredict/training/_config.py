@@ -12,7 +12,7 @@ from stpredict.core._validate import check_choice
 
 _CHOICES = {
     "optimizer": ("adamw", "adam", "sgd"),
-    "schedule": ("constant", "cosine"),
+    "schedule": ("constant", "cosine", "step"),
     "monitor": ("loss", "correlation", "loss_then_correlation"),
     "precision": (
         "auto", "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "32", "64", "16", "bf16",
@@ -35,7 +35,10 @@ class TrainConfig:
     learning_rate, weight_decay, momentum
         Settings of the optimizer; momentum only for `"sgd"`.
     schedule
-        `"constant"` or `"cosine"` over `max_epochs`.
+        `"constant"`; `"cosine"`: half a cosine over `max_epochs`, down to `final_learning_rate`; or `"step"`: times
+        `step_factor` after every `step_epochs` epochs.
+    final_learning_rate, step_epochs, step_factor
+        Settings of the schedules.
     patience
         Epochs without improvement on the inner validation before training stops; 0 trains for `max_epochs` without
         inner validation.
@@ -46,9 +49,9 @@ class TrainConfig:
     monitor
         `"loss"`: the network's own validation loss. `"correlation"`: mean per-gene correlation within sections, across
         slides where the observations are slides, and the C-index for follow-up.
-        `"loss_then_correlation"`: the best loss until it has not improved for `patience` epochs, then the best
-        correlation, until that has not improved for `patience` epochs or the loss has been at least `loss_tolerance`
-        above its best for as many :cite:p:`pizurica2024`.
+        `"loss_then_correlation"`: the best loss until it has not improved for `patience` epochs, then whichever
+        correlation is above all before it, until that has not improved for `patience` epochs (counted from the first
+        epoch on) or the loss has been at least `loss_tolerance` above its best for as many :cite:p:`pizurica2024`.
     loss_tolerance
         Rise of the loss that ends `"loss_then_correlation"`, in the unit of the loss.
     refit
@@ -73,7 +76,10 @@ class TrainConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     momentum: float = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    final_learning_rate: float = 0.0
+    step_epochs: int = 50
+    step_factor: float = 0.9
     patience: int = 15
     min_delta: float = 1e-4
     validation_fraction: float = 0.2
@@ -87,14 +93,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             check_choice(getattr(self, name), choices, name)
-        for name, least in (("max_epochs", 1), ("batch_size", 1), ("patience", 0)):
+        for name, least in (("max_epochs", 1), ("batch_size", 1), ("patience", 0), ("step_epochs", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"expected {name} to be a whole number of at least {least}; found {value!r}")
-        for name in ("learning_rate", "weight_decay", "momentum", "gradient_clip", "loss_tolerance", "min_delta"):
+        for name in (
+            "learning_rate", "weight_decay", "momentum", "gradient_clip", "loss_tolerance", "min_delta",
+            "final_learning_rate",
+        ):  # fmt: skip
             self._check_number(name, float("inf"))
-        if not self._check_number("validation_fraction", 1.0) > 0:
-            raise ValueError(f"expected validation_fraction above 0; found {self.validation_fraction!r}")
+        for name, below in (("validation_fraction", 1.0), ("step_factor", float("inf"))):
+            if not self._check_number(name, below) > 0:
+                raise ValueError(f"expected {name} above 0; found {getattr(self, name)!r}")
         if not isinstance(self.refit, bool):
             raise ValueError(f"expected refit to be true or false; found {self.refit!r}")
         if self.device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):

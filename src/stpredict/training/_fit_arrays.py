@@ -46,8 +46,15 @@ class Fit:
     n_epochs: int
 
 
-def train_config(model: str, changes: Mapping[str, Any] | None = None, target: Any = None) -> TrainConfig:
-    """Training settings of a model: the loop's defaults, the network's own, those of the target, then the changes.
+def train_config(
+    model: str,
+    changes: Mapping[str, Any] | None = None,
+    target: Any = None,
+    hyperparameters: Hyperparameters = None,
+) -> TrainConfig:
+    """Training settings of a model.
+
+    What comes later counts: the loop's defaults, the network's own, those of a preset, those of the target, the changes.
 
     Parameters
     ----------
@@ -57,6 +64,8 @@ def train_config(model: str, changes: Mapping[str, Any] | None = None, target: A
         Departures from the defaults.
     target
         The target, or anything else with `training_defaults` of its own.
+    hyperparameters
+        Name of a preset whose training settings are taken, such as `"paper"`; a mapping of hyperparameters has none.
 
     Returns
     -------
@@ -67,9 +76,19 @@ def train_config(model: str, changes: Mapping[str, Any] | None = None, target: A
     TypeError
         For an unknown setting.
     ValueError
-        When a setting has a value that it cannot have, or the network has no value to choose the epoch by.
+        When a setting has a value that it cannot have, there is no such preset, or the network has no value to choose
+        the epoch by.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> stp.training.train_config("egn").max_epochs
+    50
+    >>> stp.training.train_config("egn", {"gradient_clip": 0.5}, hyperparameters="paper").max_epochs
+    300
     """
-    own = TrainConfig().updated(get_model(model).cls.training_defaults)
+    info = get_model(model)
+    own = TrainConfig().updated(info.cls.training_defaults).updated(info.preset(hyperparameters).training)
     config = own.updated({} if target is None else target.training_defaults).updated(changes or {})
     _check_monitor(model, config)
     return config
@@ -111,7 +130,7 @@ def fit_arrays(
     hyperparameters
         Departures from the defaults of the network, or the name of a preset.
     config
-        Settings of the training loop; the network's defaults when `None`.
+        Settings of the training loop; those of the network, and of the preset, when `None`.
     device
         Device to train on; the CPU when `None`.
     seed
@@ -152,7 +171,7 @@ def fit_arrays(
     import pandas as pd
 
     device = device or torch.device("cpu")
-    config = config or train_config(model, target=data.kind)
+    config = config or train_config(model, target=data.kind, hyperparameters=hyperparameters)
     _check_monitor(model, config)
     info = get_model(model)
     options = info.options(hyperparameters)
@@ -233,7 +252,7 @@ def _run_stages(
     for number, stage in enumerate(network.stages):
         settings = config.updated(stage.training)
         if epochs is not None:
-            settings = replace(settings, max_epochs=epochs[number], patience=0)
+            settings = replace(settings, patience=0)
         rows, held_out = train, validation
         if stage.labeled:
             rows, held_out = train.only_labeled(), None if validation is None else validation.only_labeled()
@@ -242,7 +261,7 @@ def _run_stages(
         history, n_epochs = run_epochs(
             network, rows, held_out, settings,
             stage=stage, device=device, seed=seed, directory=root / f"{phase}{number or ''}", resume=resume,
-            progress=progress,
+            progress=progress, n_epochs=None if epochs is None else epochs[number],
         )  # fmt: skip
         histories.append(history.assign(phase=phase, **({"stage": stage.name} if several else {})))
         found.append(n_epochs)

@@ -127,7 +127,13 @@ class _Module(pl.LightningModule):
         optimizer = kinds[s.optimizer](trained, **kwargs)
         if s.schedule == "constant":
             return optimizer
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=s.max_epochs)
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        if s.schedule == "cosine":
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+                optimizer, s.max_epochs, eta_min=s.final_learning_rate
+            )
+        else:
+            schedule = torch.optim.lr_scheduler.StepLR(optimizer, s.step_epochs, gamma=s.step_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
 
@@ -226,6 +232,7 @@ def run_epochs(
     directory: Path,
     resume: bool,
     progress: bool,
+    n_epochs: int | None = None,
 ) -> tuple[pd.DataFrame, int]:
     """Train in place; with a validation set, stop early and keep the best epoch's weights.
 
@@ -249,6 +256,9 @@ def run_epochs(
         Whether to continue from `last.ckpt` in `directory` when it is there.
     progress
         Whether to show a progress bar.
+    n_epochs
+        Train for so many epochs, on the schedule of `config.max_epochs`: a refit sees the learning rates that the
+        number was chosen with. `config.max_epochs` when `None`.
 
     Returns
     -------
@@ -261,7 +271,7 @@ def run_epochs(
     keeper = _Keeper(config, score_of(train.kind)) if watch else None
     if keeper is not None:
         callbacks.append(keeper)
-    last, max_epochs, start = directory / "last.ckpt", config.max_epochs, None
+    last, max_epochs, start = directory / "last.ckpt", n_epochs or config.max_epochs, None
     if resume:  # nobody reads it otherwise, and writing it takes longer than an epoch of few slides
         callbacks.append(_LastCheckpoint(last))
         if last.is_file():
@@ -293,12 +303,12 @@ def run_epochs(
         with _frozen(network, stage.trains):
             trainer.fit(module, loader, valid, ckpt_path=start, weights_only=True)
     history = pd.DataFrame(module.rows)
-    n_epochs = len(history)
+    behind = len(history)
     if keeper is not None and keeper.kept["epoch"] >= 0:
         network.load_state_dict(keeper.kept["weights"])
-        n_epochs = keeper.kept["epoch"] + 1
+        behind = keeper.kept["epoch"] + 1
     network.to("cpu")
-    return history, n_epochs
+    return history, behind
 
 
 def score_of(kind: Any) -> str:

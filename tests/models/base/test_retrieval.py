@@ -285,6 +285,10 @@ def test_patches_of_any_size_in_chunks_as_at_once(image_encoder: str, px: int) -
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
 
 
+def test_densenet_is_pooled_without_the_relu_of_its_classifier() -> None:
+    assert network(image_encoder="densenet121").body.rectified is False
+
+
 def test_training_in_chunks_computes_activations_again() -> None:
     """Batch norm aside, whose statistics are those of a chunk, chunks change no gradient."""
     data = make(8, patient=np.arange(8) % 2)

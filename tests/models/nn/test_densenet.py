@@ -46,6 +46,19 @@ def test_torchvision_weights_give_torchvision_features(reference, tmp_path: Path
         torch.testing.assert_close(network(images), features_of(reference, images), rtol=1e-5, atol=1e-6)
 
 
+def test_pooled_without_the_relu_as_by_the_children_of_torchvisions_network(reference) -> None:
+    """What `Sequential(*children[:-1])` gives, and a mean over its maps."""
+    network, rectified = DenseNet121(rectified=False).eval(), DenseNet121().eval()
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    for each in (network, rectified):
+        each.features.load_state_dict(reference.features.state_dict())
+    with torch.no_grad():
+        expected = torch.nn.Sequential(*list(reference.children())[:-1])(images).mean(dim=(2, 3))
+        torch.testing.assert_close(network(images), expected, rtol=1e-5, atol=1e-6)
+        assert (expected < 0).any()
+        assert (rectified(images) >= 0).all()
+
+
 def test_stnet_starts_from_the_file(reference, tmp_path: Path) -> None:
     torch.save(old_names(reference.state_dict()), tmp_path / "w.pth")
     network = STNet(STNetConfig(weights=str(tmp_path / "w.pth")), Shape(3))

@@ -116,7 +116,7 @@ def test_attention_is_the_product_of_two_gates():
         )
         weighed = maps * torch.sigmoid(gate)[:, :, None, None]
         summary = torch.stack([weighed.mean(dim=1), weighed.max(dim=1).values], dim=1)
-        expected = weighed * torch.sigmoid(F.conv2d(summary, block.pixel.weight, padding=3))
+        expected = weighed * torch.sigmoid(F.conv2d(summary, block.pixel.weight, block.pixel.bias, padding=3))
         torch.testing.assert_close(block(maps), expected)
         assert (block(maps).abs() <= maps.abs()).all()
     assert block.channel[0].out_features == 2

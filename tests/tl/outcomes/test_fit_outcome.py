@@ -168,6 +168,19 @@ def test_baseline_is_the_linear_model_of_each_training_side(survival) -> None:
         np.testing.assert_allclose(result.predictions["mean map"][~train], wanted, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("target", "preset"), [(None, "survival"), ("response", "response")])
+def test_the_paper_is_the_preset_of_the_outcome_with_its_training(target, preset: str) -> None:
+    slides, maps = make(0, n=24)
+    quick = {"n_folds": (2, 2), "maps": maps, "baselines": False, "training": {"max_epochs": 2, "patience": 2}}
+    found = [stp.tl.fit_outcome(slides.copy(), target, hyperparameters=name, **quick) for name in ("paper", preset)]
+    pd.testing.assert_frame_equal(found[0].predictions, found[1].predictions)
+    wanted = stp.models.get_model("convnext").presets[preset]
+    settings = found[0].model.training.settings
+    assert settings == settings | dict(wanted.training) | {"max_epochs": 2, "patience": 2}
+    config = found[0].model.network.config
+    assert {name: getattr(config, name) for name in wanted.hyperparameters} == wanted.hyperparameters
+
+
 def test_epochs_are_chosen_on_patients_who_are_not_trained_on(monkeypatch) -> None:
     from stpredict.core._optional import mend_torchvision
 

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._published import Published
 from stpredict.models.base._shape import Panel, Shape
 from stpredict.models.nn._standardize import Standardize
@@ -70,8 +71,10 @@ class Predictor(nn.Module):
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     #: Hyperparameters with which the network trains in a second on a CPU: for tests and benchmarks.
     small: ClassVar[Mapping[str, Any]] = {}
-    #: Configurations by name, besides `"paper"` (the defaults) and `"small"`.
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    #: The published recipe: what differs from the defaults, in hyperparameters and training; `None` where there is none.
+    paper: ClassVar[Preset | None] = None
+    #: Configurations by name, besides `"paper"` and `"small"`.
+    presets: ClassVar[Mapping[str, Preset]] = {}
     #: How published weights are read, where there are any, see :func:`stpredict.training.load_published`.
     published: ClassVar[Published | None] = None
     #: What the number of epochs may be chosen by, see `monitor` of :class:`stpredict.training.TrainConfig`.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stpredict.core._registry import Registry
 from stpredict.models.base._inputs import check_needs
 from stpredict.models.base._predictor import Predictor
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._shape import Panel, Shape
 
 if TYPE_CHECKING:
@@ -48,20 +49,25 @@ class ModelInfo:
     license_of_reference: str = ""
 
     @property
-    def presets(self) -> dict[str, Mapping[str, Any]]:
-        """Configurations by name: `"paper"` (the defaults), `"small"` and those that the network declares."""
-        return {"paper": {}, "small": self.cls.small} | dict(self.cls.presets)
+    def presets(self) -> dict[str, Preset]:
+        """Configurations by name: `"paper"` where there is a published recipe, `"small"`, and the network's own."""
+        paper = {} if self.cls.paper is None else {"paper": self.cls.paper}
+        return paper | {"small": Preset(self.cls.small)} | dict(self.cls.presets)
+
+    def preset(self, hyperparameters: Hyperparameters) -> Preset:
+        """Preset of this name; departures from the default hyperparameters are one that leaves the training as it is."""
+        if not isinstance(hyperparameters, str):
+            return Preset(dict(hyperparameters or {}))
+        if hyperparameters not in self.presets:
+            raise ValueError(
+                f"expected a preset of model {self.name!r} ({', '.join(self.presets)}) or a mapping of "
+                f"hyperparameters; found {hyperparameters!r}"
+            )
+        return self.presets[hyperparameters]
 
     def options(self, hyperparameters: Hyperparameters) -> dict[str, Any]:
-        """Departures from the defaults, by themselves or by the name of a preset."""
-        if isinstance(hyperparameters, str):
-            if hyperparameters not in self.presets:
-                raise ValueError(
-                    f"expected a preset of model {self.name!r} ({', '.join(self.presets)}) or a mapping of "
-                    f"hyperparameters; found {hyperparameters!r}"
-                )
-            return dict(self.presets[hyperparameters])
-        return dict(hyperparameters or {})
+        """Departures from the default hyperparameters, by themselves or by the name of a preset."""
+        return dict(self.preset(hyperparameters).hyperparameters)
 
     def configure(self, hyperparameters: Hyperparameters = None) -> Any:
         """Build the network's configuration; an unknown hyperparameter is an error that lists the known ones."""
@@ -96,7 +102,7 @@ def register(
     name
         What users pass as `model=`.
     config
-        Frozen dataclass of hyperparameters; its defaults are the paper's.
+        Frozen dataclass of hyperparameters. Where its defaults are not the paper's, the preset `paper` of the class is.
     description
         One line for the table of models.
     paper
@@ -163,8 +169,9 @@ def list_models(pattern: str = "*") -> pd.DataFrame:
     Returns
     -------
     One row per network, indexed by name: `draws` (`"rows"` or `"sections"`), `needs` (its inputs with the default
-    hyperparameters), `description`, `paper` (key in the bibliography), `presets`, `weights` (whether published weights
-    can be read, see :func:`stpredict.training.load_published`) and `license_of_reference`.
+    hyperparameters), `description`, `paper` (key in the bibliography), `presets` (`"paper"` among them where there is a
+    published recipe), `weights` (whether published weights can be read, see
+    :func:`stpredict.training.load_published`) and `license_of_reference`.
 
     Examples
     --------
@@ -214,7 +221,7 @@ def build(
     genes
         Genes and their tables, for networks that read tables of genes.
     hyperparameters
-        Departures from the defaults, or the name of a preset (`"paper"`, `"small"`, or one of the network's own).
+        Departures from the defaults, or the name of a preset (`"small"`, `"paper"`, or one of the network's own).
     seed
         Random seed for the weights, which leaves the global random state as it was; the global state when `None`.
 

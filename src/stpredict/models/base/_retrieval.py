@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,11 @@ from stpredict.models.nn._densenet import DenseNet121
 from stpredict.models.nn._resnet import ResNet50
 from stpredict.models.nn._standardize import Standardize
 
-_BODIES: dict[str, type[DenseNet121] | type[ResNet50]] = {"densenet121": DenseNet121, "resnet50": ResNet50}
+#: DenseNet as mclSTExp takes it, without the ReLU that stands in front of its classifier.
+_BODIES: dict[str, Callable[[], DenseNet121 | ResNet50]] = {
+    "densenet121": partial(DenseNet121, rectified=False),
+    "resnet50": ResNet50,
+}
 IMAGE_ENCODERS = (*_BODIES, "features")
 WEIGHTINGS = ("inverse_distance", "similarity", "mean")
 _HELD = 1 << 25  # numbers of retrieved spots that are held at once

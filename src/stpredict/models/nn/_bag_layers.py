@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from stpredict.models.base._bag import BagPredictor
 from stpredict.models.base._batch import Summary
+from stpredict.models.base._preset import Preset
 from stpredict.models.base._published import Tree, count_layers, only, sizes_of
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._heads import RegressionHead
@@ -28,8 +29,8 @@ RECIPE: dict[str, Any] = {
     "loss_tolerance": 0.5,
     "validation_fraction": 0.1,
 }
-
-
+#: What they do with positions, units and gradients.
+AS_PUBLISHED = Preset({"positional_embedding": True, "standardize": False}, {"gradient_clip": 0.0})
 #: How the targets of the published networks were normalized.
 FPKM_UQ = {"method": "log2p1", "unit": "fpkm-uq"}
 _LAYER = r"transformer\.layers\.(\d+)\."

@@ -31,12 +31,20 @@ class _Layer(nn.Module):
 
 
 class DenseNet121(nn.Module):
-    """Convolutional part of DenseNet-121 :cite:p:`huang2017`: (n, 3, h, w) to globally pooled (n, 1024)."""
+    """Convolutional part of DenseNet-121 :cite:p:`huang2017`: (n, 3, h, w) to globally pooled (n, 1024).
+
+    Parameters
+    ----------
+    rectified
+        Whether the maps go through a ReLU before they are pooled, as in front of the published classifier; without it
+        they are pooled as the last norm leaves them, about half of the values below 0.
+    """
 
     n_outputs = 1024
 
-    def __init__(self) -> None:
+    def __init__(self, *, rectified: bool = True) -> None:
         super().__init__()
+        self.rectified = rectified
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["conv0"] = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         layers["norm0"], layers["relu0"] = nn.BatchNorm2d(64), nn.ReLU(inplace=True)
@@ -63,7 +71,8 @@ class DenseNet121(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pool the maps of (n, 3, h, w) normalized images to (n, 1024)."""
-        return F.relu(self.features(images)).mean(dim=(2, 3))
+        maps = self.features(images)
+        return (F.relu(maps) if self.rectified else maps).mean(dim=(2, 3))
 
     def load_imagenet(self, path: str | Path) -> None:
         """Load torchvision's weights (safetensors, or a torch file read without unpickling objects).

@@ -86,7 +86,7 @@ class CBAM(nn.Module):
         self.channel = nn.Sequential(
             nn.Linear(n_channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, n_channels, bias=False)
         )
-        self.pixel = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.pixel = nn.Conv2d(2, 1, 7, padding=3)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Weigh (n, n_channels, h, w)."""

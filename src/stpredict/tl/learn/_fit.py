@@ -81,7 +81,8 @@ def fit(
     image
         Images that the object does not record: a path, an array, or a mapping from section to either.
     hyperparameters
-        Departures from the defaults of the network, for example `{"hidden": 512}`, or the name of one of its presets.
+        Departures from the defaults of the network, for example `{"hidden": 512}`, or the name of one of its presets:
+        `"paper"` is the published recipe, training settings included, where it differs from the defaults.
     training
         Changes to the training settings, see :class:`stpredict.training.TrainConfig`; the device is one of them.
     baselines

@@ -115,7 +115,7 @@ def make_task(
             f"expected features with scaling='global' for networks on bags; found {scaling!r}; what tells slides apart "
             "would be standardized away"
         )
-    config = train_config(info.name, training, reader)
+    config = train_config(info.name, training, reader, hyperparameters)
     slots = feature_keys(adata, features, bag="tokens" in needs) if needs & FROM_SLOTS else []
     if start is not None and slots:
         known = list(start.features["slots"]), start.features["scaling"]

@@ -80,10 +80,11 @@ def fit_outcome(
         Number of outer and of inner folds.
     hyperparameters
         Departures from the defaults: `depths`, `dims`, `drop_path`, `augment`; or the name of a preset. Two small stages
-        by default, which tens of patients can train; the published networks, with four, are the presets `"survival"`
-        and `"response"`.
+        by default, which tens of patients can train; the published networks, with four and with their training
+        settings, are the presets `"survival"` and `"response"`, and `"paper"` is the one for the outcome at hand.
     training
-        Departures from the training settings, see :class:`stpredict.training.TrainConfig`.
+        Departures from the training settings, those of a preset included; see
+        :class:`stpredict.training.TrainConfig`.
     baselines
         Names of the baselines: `"majority"` (the same for everybody), `"clinical"`, `"mean map"` (channels averaged over
         the tissue), `"clinical + mean map"` and `"image features"` (their mean, from the first of `channels` that begins

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,7 +139,7 @@ def fit_outcome_model(
     n_epochs = int(np.median(list(epochs))) if epochs else config.max_epochs
     fit = fit_network(
         cohort, covariates, everybody, inner,
-        sizes=sizes, config=replace(config, max_epochs=n_epochs, patience=0), device=device, seed=seed,
+        sizes=sizes, config=config, device=device, seed=seed, n_epochs=n_epochs,
     )  # fmt: skip
     scores, linear = {"model": fit.score}, {}
     inputs = baseline_inputs(cohort.maps, covariates)

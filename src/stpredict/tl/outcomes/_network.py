@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ _TRAINING: dict[str, dict[str, Any]] = {
     "follow_up": {"learning_rate": 2e-2, "batch_size": 100_000, "monitor": "correlation"},
     "classes": {"learning_rate": 5e-3, "batch_size": 20},
 }
+_PAPER = {"follow_up": "survival", "classes": "response"}
 _COMMON = {"max_epochs": 200, "patience": 20, "weight_decay": 0.05}
 #: Two small stages: the four of the published networks fit the noise of cohorts of tens of patients.
 _SMALL: dict[str, Any] = {"depths": (1, 1), "dims": (8, 16), "drop_path": 0.1}
@@ -68,6 +69,8 @@ def outcome_settings(
     from stpredict.training import TrainConfig
 
     info = get_model(NETWORK)
+    if hyperparameters == "paper":  # which has a network for each kind of outcome
+        hyperparameters = _PAPER[target.kind]
     options = info.options(hyperparameters)
     known = [name for name in info.config.__dataclass_fields__ if name not in _GIVEN]
     unknown = sorted(set(options) - set(known))
@@ -76,7 +79,8 @@ def outcome_settings(
     sizes = _SMALL | options
     # Sizes that do not fit each other are found before anything is read.
     build(NETWORK, 1, {"tokens": 1}, hyperparameters={"shape": (1, 1), **sizes}, seed=0)
-    config = TrainConfig().updated(_COMMON | _TRAINING[target.kind]).updated(training)
+    own = _COMMON | _TRAINING[target.kind] | dict(info.preset(hyperparameters).training)
+    config = TrainConfig().updated(own).updated(training)
     if config.monitor == "loss_then_correlation":
         raise ValueError("expected training['monitor'] to be 'loss' or 'correlation'; found 'loss_then_correlation'")
     return sizes, config
@@ -106,6 +110,7 @@ def fit_network(
     config: TrainConfig,
     device: torch.device,
     seed: int,
+    n_epochs: int | None = None,
 ) -> NetworkFit:
     """Choose the number of epochs on the inner folds, fit the whole training side, and score every slide.
 
@@ -118,11 +123,14 @@ def fit_network(
     train
         Slides to fit on (n,); the outcome of no other is read.
     inner
-        Inner fold of each of them; not used where `config.patience` is 0: `config.max_epochs` epochs then.
+        Inner fold of each of them; not used where the number of epochs is known.
     sizes, config
         Hyperparameters and training settings, as :func:`outcome_settings` returned them.
     device, seed
         Device to train on, and the random seed of weights and order.
+    n_epochs
+        Number of epochs; when `None` the inner folds choose it, or it is `config.max_epochs` where `config.patience` is
+        0.
     """
     import pandas as pd
     import torch
@@ -142,25 +150,27 @@ def fit_network(
     widths = {"tokens": cohort.maps.values.shape[2], "features": covariates.shape[1]}
     training = data.take(train)
 
-    def run(part: ArraySet, validation: ArraySet | None, settings: TrainConfig) -> tuple[Predictor, pd.DataFrame, int]:
+    def run(
+        part: ArraySet, validation: ArraySet | None = None, n_epochs: int | None = None
+    ) -> tuple[Predictor, pd.DataFrame, int]:
         torch.manual_seed(seed)
         network = build(NETWORK, 1, widths, hyperparameters=options | dict(sizes))
         network.prepare(summarize(part, network.needs))
         with tempfile.TemporaryDirectory(prefix="stpredict-") as scratch:
-            history, n_epochs = run_epochs(
-                network, part, validation, settings,
+            history, behind = run_epochs(
+                network, part, validation, config, n_epochs=n_epochs,
                 stage=Stage(), device=device, seed=seed, directory=Path(scratch), resume=False, progress=False,
             )  # fmt: skip
-        return network, history, n_epochs
+        return network, history, behind
 
     histories, chosen = [], []
     with torch.random.fork_rng(devices=[]):
-        for number in np.unique(inner) if config.patience > 0 else ():
-            _, history, n_epochs = run(training.take(inner != number), training.take(inner == number), config)
+        for number in np.unique(inner) if config.patience > 0 and n_epochs is None else ():
+            _, history, best = run(training.take(inner != number), training.take(inner == number))
             histories.append(history.assign(inner=number))
-            chosen.append(n_epochs)
-        n_epochs = int(np.median(chosen)) if chosen else config.max_epochs
-        network, history, _ = run(training, None, replace(config, max_epochs=n_epochs, patience=0))
+            chosen.append(best)
+        n_epochs = int(np.median(chosen)) if chosen else n_epochs or config.max_epochs
+        network, history, _ = run(training, n_epochs=n_epochs)
     histories.append(history.assign(inner=-1))
     score = predict_arrays(network, data, batch_size=64, device=device).mean
     return NetworkFit(
