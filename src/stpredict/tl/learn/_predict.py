@@ -12,7 +12,7 @@ import numpy as np
 from stpredict.core._settings import settings
 from stpredict.core._validate import check_unique, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
-from stpredict.slots._container import begin, get_table, is_spatialdata
+from stpredict.slots._container import begin, find_table, get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import UNKNOWN, mark_column
 from stpredict.slots._people import among
@@ -149,7 +149,7 @@ def predict(
     (120, 20)
     """
     members = find_models(data, model, table_key)
-    table_key = _tile_table_key(data, table_key, members[0])
+    table_key = find_table(data, table_key, *members[0].features["slots"])
     source = get_table(data, table_key)
     people = people_of(source, sample_key, patient_key)
     target = members[0].target
@@ -317,14 +317,3 @@ def _map(
     )
     columns = {Key.n_windows(key): n_windows, Key.partial(key): partial}
     return Outputs(members, {key: frame} if isinstance(frame, pd.DataFrame) else {}, as_map=True, columns=columns)
-
-
-def _tile_table_key(data: Container, table_key: str, model: FittedModel) -> str:
-    """The table asked for, or the tiles of a slide with the features that the model reads."""
-    if not is_spatialdata(data) or table_key in data.tables:
-        return table_key
-    for slot in model.features["slots"]:
-        name = Key.tiles(slot.removeprefix("X_"))
-        if name in data.tables:
-            return name
-    return table_key
