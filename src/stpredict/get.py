@@ -73,7 +73,7 @@ def predicted(
     import pandas as pd
     from anndata import AnnData
 
-    table = get_table(data, table_key)
+    table = get_table(data, table_key, key)
     frame = prediction_frame(table, key)
     genes = pd.Index(frame.columns.astype(str))
     is_measured = genes.isin(table.var_names)

@@ -311,6 +311,18 @@ def test_features_made_in_different_ways(field: str, value: Any) -> None:
         bag(slides, n_tokens=4)
 
 
+@pytest.mark.parametrize("factor", [1.019, 1.021])
+def test_tiles_that_differ_by_rounding(factor: float) -> None:
+    slides = {"a": tile_table("a"), "b": tile_table("b", tile_um=128.0 / factor)}
+    if factor > 1.02:
+        with pytest.raises(ValueError, match=r"tile_um: 128.0 and 125.*stp.pp.tiles\(slide, tile_um=…\)"):
+            bag(slides, n_tokens=4)
+        return
+    records = bag(slides, n_tokens=4).uns["stpredict"]
+    assert records["X_toy"]["tile_um"] == 128.0
+    assert records["X_toy_bag"]["tile_um"] == {"a": 128.0, "b": 128.0 / factor}
+
+
 def test_features_of_different_encoders_or_width() -> None:
     slides = slides_of("a", "b")
     slides["b"].uns["stpredict"] = {"X_uni": slides["b"].uns["stpredict"]["X_toy"]}

@@ -176,7 +176,10 @@ def test_thumbnail_is_the_area_mean(open_painted: Callable[..., Any], monkeypatc
 
 
 def test_tiles_decide_the_field_of_view(tiled: Any) -> None:
-    stp.pp.image_features(tiled, tile_um=64)
+    stp.pp.image_features(tiled, tile_um=64 * 1.019)
+    assert read_record(tiled.tables[TABLE], KEY)["tile_um"] == 64
+    with pytest.raises(ValueError, match=r"expected tiles of tile_um=65.34.*found 64 µm"):
+        stp.pp.image_features(tiled, tile_um=64 * 1.021)
     with pytest.raises(ValueError, match=r"expected tiles of tile_um=112.*found 64 µm"):
         stp.pp.image_features(tiled, tile_um=112)
     with pytest.raises(ValueError, match="context"):

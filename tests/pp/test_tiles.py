@@ -11,7 +11,8 @@ from skimage.exposure import is_low_contrast
 from spatialdata.models import ShapesModel
 
 import stpredict as stp
-from stpredict.pp._tiles import _area_means, _contrast, _raster
+from stpredict.pp._tiles import _contrast
+from stpredict.pp._tissue_share import area_means, raster
 
 Opener = Callable[..., Any]
 
@@ -20,14 +21,14 @@ def test_raster_follows_the_even_parts_of_polygons() -> None:
     ring = shapely.Point(100, 80).buffer(60).difference(shapely.Point(110, 85).buffer(20))
     island = shapely.Point(110, 85).buffer(8)
     shape = shapely.MultiPolygon([ring, island])
-    mask = _raster(np.array([shape, shapely.box(-20, 150, 50, 300)]), (220, 200), 1.0)
+    mask = raster(np.array([shape, shapely.box(-20, 150, 50, 300)]), (220, 200), 1.0)
     x, y = np.meshgrid(np.arange(220) + 0.5, np.arange(200) + 0.5)
     truth = shapely.contains_xy(shape, x, y) | shapely.contains_xy(shapely.box(-20, 150, 50, 300), x, y)
     assert (mask != truth).mean() < 1e-4
 
 
 def test_raster_of_overlapping_polygons_is_their_union() -> None:
-    mask = _raster(np.array([shapely.box(10, 10, 60, 60), shapely.box(40, 40, 90, 90)]), (100, 100), 0.5)
+    mask = raster(np.array([shapely.box(10, 10, 60, 60), shapely.box(40, 40, 90, 90)]), (100, 100), 0.5)
     assert mask.sum() == 25 * 25 * 2 - 10 * 10
 
 
@@ -36,7 +37,7 @@ def test_area_means_are_exact_for_squares_that_cut_pixels() -> None:
     top, left, side = np.arange(9) * 4.3, np.arange(12) * 4.3, 4.3
     fine = np.kron(mask, np.ones((10, 10)))  # 0.1-px pixels
     fine = np.pad(fine, 100)
-    found = _area_means(mask, top, left, side)
+    found = area_means(mask, top, left, side)
     for i, y in enumerate(top):
         for j, x in enumerate(left):
             a, b = round(y * 10) + 100, round(x * 10) + 100
@@ -231,3 +232,38 @@ def test_grids_that_cannot_be(open_painted: Opener, options: dict[str, Any], mes
     with pytest.raises(ValueError, match=message):
         stp.pp.tiles(slide, **options)
     assert "tiles" not in slide.shapes
+
+
+def model_of(tile_um: Any, tile_px: int | None = 112, slots: int = 1) -> Any:
+    """A fitted model that reads features of tiles of this size."""
+    from stpredict.training import FittedModel
+
+    model = object.__new__(FittedModel)
+    model.features = {"slots": {f"X_{i}": {"tile_um": tile_um, "tile_px": tile_px} for i in range(slots)}}
+    return model
+
+
+def test_tiles_like_those_of_a_model(tiled: Any) -> None:
+    stp.pp.tiles(tiled, like=model_of(80.0, 80), key_added="own")
+    record = tiled.attrs["stpredict"]["own"]
+    assert (record["tile_um"], record["tile_px"], record["stride_um"]) == (80.0, 80, 80.0)
+    stp.pp.tiles(tiled, like=[model_of(80.0)] * 2, tile_px=40, stride_um=40, key_added="own")
+    record = tiled.attrs["stpredict"]["own"]
+    assert (record["tile_um"], record["tile_px"], record["stride_um"]) == (80.0, 40, 40.0)
+
+
+@pytest.mark.parametrize(
+    ("like", "options", "error", "message"),
+    [
+        (lambda: model_of(80.0), {"tile_um": 64}, ValueError, "neither tile_um nor grid"),
+        (lambda: model_of(None), {}, ValueError, "one size of tiles.*tile_um="),
+        (lambda: [model_of(80.0), model_of(64.0)], {}, ValueError, "one size of tiles"),
+        (lambda: model_of(80.0, slots=0), {}, ValueError, "found none"),
+        (lambda: "no such folder", {}, FileNotFoundError, "no such folder"),
+        (lambda: 112, {}, TypeError, "`like` as a model"),
+        (lambda: [], {}, TypeError, "`like` as a model"),
+    ],
+)
+def test_models_that_say_no_size(tiled: Any, like: Any, options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        stp.pp.tiles(tiled, like=like(), **options)

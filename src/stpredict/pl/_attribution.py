@@ -8,7 +8,7 @@ import numpy as np
 
 from stpredict.pl._style import ERROR_CMAP, VALUE_CMAP, draw_spots, find_section, frame_section, one_panel, style
 from stpredict.slots._checks import check_obs
-from stpredict.slots._container import get_table
+from stpredict.slots._container import find_table, get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import read_record
 
@@ -84,6 +84,7 @@ def attribution(
     """
     from matplotlib.colors import CenteredNorm, Normalize
 
+    table_key = find_table(data, table_key, key)
     adata = get_table(data, table_key)
     key = key or f"attribution_{gene}"
     check_obs(adata, key, "run stp.tl.attribution(adata, model, gene) first, or name the column with `key=`")

@@ -20,7 +20,7 @@ from stpredict.pl._style import (
     style,
 )
 from stpredict.slots._checks import check_obs
-from stpredict.slots._container import get_table
+from stpredict.slots._container import find_table, get_table
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def domains(
     >>> right.get_title()
     'label'
     """
+    table_key = find_table(data, table_key, key)
     adata = get_table(data, table_key)
     check_obs(adata, key, "run stp.tl.domains(adata) first, or name the column with `key=`")
     if label_key is not None:

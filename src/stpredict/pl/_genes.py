@@ -18,7 +18,7 @@ from stpredict.pl._style import (
     style,
     value_label,
 )
-from stpredict.slots._container import get_table
+from stpredict.slots._container import find_table, get_table
 from stpredict.slots._expression import measured_matrix, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
@@ -108,6 +108,7 @@ def genes(
     import matplotlib.pyplot as plt
     from matplotlib.colors import Normalize
 
+    table_key = find_table(data, table_key, key)
     adata = get_table(data, table_key)
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     frame = prediction_frame(adata, key, names)

@@ -9,11 +9,11 @@ import numpy as np
 
 from stpredict.core._validate import check_unique
 from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, Section, find_section, frame_section, style
-from stpredict.slots._container import get_table
+from stpredict.slots._container import find_table, get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._prediction import prediction_frame
-from stpredict.tl.judge._compare_to_st import MEASURED_ST, find_table, percentiles
+from stpredict.tl.judge._compare_to_st import MEASURED_ST, percentiles
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -75,7 +75,7 @@ def spatially_variable(
     """
     import pandas as pd
 
-    adata = get_table(data, table_key)
+    adata = get_table(data, table_key, measured=True)
     if _KEY not in adata.varm:
         raise KeyError(
             f"expected varm[{_KEY!r}]; found {sorted(adata.varm)}; run stp.pp.spatially_variable(adata) first"

@@ -13,6 +13,7 @@ from stpredict.pp._bulk import Bulk, as_bulk, check_join, check_shared, join_bul
 from stpredict.pp._slide_tiles import SlideTiles, Source, list_sources, read_slide
 from stpredict.pp._tokens import kmeans_tokens, tile_order
 from stpredict.slots._keys import Key
+from stpredict.slots._made import differing
 from stpredict.slots._provenance import write_record
 from stpredict.slots._rows import say_slides
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict.slots._container import Container
-
-_COMPARED = ("encoder", "fingerprint", "dim", "tile_um", "tile_px", "context")
 
 
 @dataclass
@@ -215,14 +214,13 @@ def _check_same(first: SlideTiles, other: SlideTiles) -> None:
     sides = [f"slot: {first.key!r} and {other.key!r}"] if first.key != other.key else []
     sides += [
         f"{name}: {first.record.get(name)!r} and {other.record.get(name)!r}"
-        for name in _COMPARED
-        if first.record.get(name) != other.record.get(name)
+        for name in differing(first.record, other.record)
     ]
     if sides:
         raise ValueError(
             f"expected features made in one way for all slides; found for slides {first.name!r} and {other.name!r} "
-            f"{'; '.join(sides)}; run stp.pp.image_features with the same encoder and tile size, or name one of several "
-            "with `encoder=`"
+            f"{'; '.join(sides)}; lay tiles of one size with stp.pp.tiles(slide, tile_um=…), run stp.pp.image_features with the "
+            "same encoder, or name one of several with `encoder=`"
         )
 
 
@@ -283,6 +281,9 @@ def _assemble(
             by_slide.setdefault(what, {})[made.slide.name] = value
     write_record(adata, slide.key, {**slide.record, **by_slide})
     say_slides(adata)
-    entry = {"method": method, "n_tokens": n_tokens, "seed": seed, "features": slide.key}
+    entry: dict[str, Any] = {"method": method, "n_tokens": n_tokens, "seed": seed, "features": slide.key}
+    sizes = {made.slide.name: made.slide.record.get("tile_um") for made in bags}
+    if len(set(sizes.values())) > 1:  # the same but for rounding
+        entry["tile_um"] = sizes
     write_record(adata, Key.bag(slide.key), {**entry, "n_padded": int((size[:, -1] == 0).sum())})
     return adata

@@ -98,7 +98,7 @@ def filter_genes(
     >>> adata.var_names.tolist()
     ['ESR1']
     """
-    container, adata = begin(data, copy, table_key)
+    container, adata = begin(data, copy, table_key, measured=True)
     if gene_types is None and min_median is None:
         raise ValueError("expected gene_types or min_median to filter by; found neither")
     passes = np.ones(adata.n_vars, dtype=bool)

@@ -88,7 +88,7 @@ def log_vmr(
     """
     import pandas as pd
 
-    container, adata = begin(data, copy, table_key)
+    container, adata = begin(data, copy, table_key, measured=True)
     key = key_added or _KEY
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     rows = np.flatnonzero(usable_rows(adata, as_mask(adata, train), layer))

@@ -104,7 +104,7 @@ def normalize(
     """
     from scipy import sparse
 
-    container, adata = begin(data, copy, table_key)
+    container, adata = begin(data, copy, table_key, measured=True)
     check_choice(unit, ("counts", *_BULK), "unit")
     if unit != "counts":
         if size_factors != "all" or panel is not None or target_sum != _TARGET_SUM:

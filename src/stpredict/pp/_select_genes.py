@@ -132,7 +132,7 @@ def select_genes(
     >>> adata.var["selected"].tolist()
     [True, False]
     """
-    container, adata = begin(data, copy, table_key)
+    container, adata = begin(data, copy, table_key, measured=True)
     key = key_added or Key.SELECTED
     mask = as_mask(adata, train)
     is_list = not isinstance(method, str)

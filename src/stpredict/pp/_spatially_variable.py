@@ -89,7 +89,7 @@ def spatially_variable(
     >>> (adata.varm["moran_p"]["A"] < 0.01).tolist()
     [True, False]
     """
-    container, adata = begin(data, copy, table_key)
+    container, adata = begin(data, copy, table_key, measured=True)
     names = list(adata.var_names) if genes is None else [str(gene) for gene in genes]
     check_genes(adata, names)
     rows = usable_rows(adata, as_mask(adata, train), layer)

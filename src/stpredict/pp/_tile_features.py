@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.slots._keys import Key
+from stpredict.slots._made import same_size
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 512  # tiles per entry of the cache; an interrupted run loses at most so many
 _WINDOW_BYTES = 64 * 2**20  # pixels that are resized at once
-_SQUARE = 0.01  # relative difference between the sides of tiles that is taken for rounding
 
 
 def tile_features(
@@ -80,13 +80,13 @@ def tile_features(
         )
     center, side = _squares(frame.geometry, tile_key)
     width_um = side * mpp
-    if tile_um is not None and abs(tile_um / width_um - 1) > _SQUARE:
+    if tile_um is not None and not same_size(tile_um, width_um):
         raise ValueError(
             f"expected tiles of tile_um={tile_um:g} in shapes[{tile_key!r}]; found {width_um:.4g} µm; the tiles of a slide "
             f"decide the field of view, lay others with stp.pp.tiles(sdata, tile_um={tile_um:g})"
         )
     recorded_um = sdata.attrs.get(Key.UNS, {}).get(tile_key, {}).get("tile_um")
-    if recorded_um is not None and abs(float(recorded_um) / width_um - 1) < _SQUARE:
+    if recorded_um is not None and same_size(float(recorded_um), width_um):
         width_um = float(recorded_um)
     with slide_reader(sdata) as reader:
         windows = windows_of(reader, center, side, encoder.tile_px)
@@ -104,7 +104,7 @@ def _squares(geometry: Any, tile_key: str) -> tuple[np.ndarray, float]:
     bounds = geometry.bounds.to_numpy(dtype=np.float64)
     sides = bounds[:, 2:] - bounds[:, :2]
     side = float(np.median(sides))
-    if not side > 0 or (np.abs(sides / side - 1) > _SQUARE).any():
+    if not side > 0 or not all(same_size(side, float(limit)) for limit in (sides.min(), sides.max())):
         raise ValueError(
             f"expected square tiles of one size in shapes[{tile_key!r}]; found sides from {sides.min():.4g} to "
             f"{sides.max():.4g} px; lay tiles with stp.pp.tiles(sdata)"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from stpredict.core._validate import few
+from stpredict.pp._tissue_share import area_means, raster
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-_TILE_UM = 128.0  # where nothing else is asked for
+_TILE_UM, _TILE_PX = 128.0, 256  # where nothing else is asked for
 _CONTRAST_UM = 2.0  # µm per pixel that contrast is measured at, where the slide has such a level
 _RASTER = 16  # pixels of the tissue raster across a tile
 _MAX_RASTER = 2**25  # pixels of that raster in all
@@ -26,8 +29,9 @@ def tiles(
     data: SpatialData,
     *,
     tile_um: float | None = None,
-    tile_px: int = 256,
+    tile_px: int | None = None,
     stride_um: float | None = None,
+    like: Any = None,
     grid: tuple[int, int] | None = None,
     segments: int = 1,
     max_background: float = 0.2,
@@ -57,10 +61,13 @@ def tiles(
     tile_um
         Side of a tile in µm, 128 by default. With `grid` it follows from the tissue.
     tile_px
-        Number of pixels that a tile should have across. It is recorded for readers of tiles, and a warning is given
-        when the scan has fewer.
+        Number of pixels that a tile should have across; 256, or what the encoder of `like` reads, when `None`. It is
+        recorded for readers of tiles, and a warning is given when the scan has fewer.
     stride_um
         Distance between tiles in µm; `tile_um` by default, so that they touch and do not overlap.
+    like
+        Model (its path, or models of :func:`stpredict.tl.fit_folds`) that is to predict the slide: tiles are as large as those
+        that it was trained on, in place of `tile_um`.
     grid
         Numbers of tiles along the two sides of the tissue, such as (80, 64). The box around the tissue is padded on
         both sides to this ratio, upright or rotated by 90°, whichever takes the smaller tiles, and the first tile lies
@@ -102,10 +109,10 @@ def tiles(
     KeyError
         When the tissue is missing.
     ValueError
-        When there are fewer tiles than `min_tiles`, a tile is smaller than a pixel, or `grid` comes with a size of
-        tiles.
+        When there are fewer tiles than `min_tiles`, a tile is smaller than a pixel, `grid` or `like` comes with a size
+        of tiles, or `like` reads tiles of several sizes.
     TypeError
-        When `sdata` is not a slide of :func:`stpredict.io.open_slide`.
+        When `data` is not a slide of :func:`stpredict.io.open_slide`, or `like` no model.
     FileNotFoundError
         When the file of the slide is missing.
     ImportError
@@ -145,6 +152,15 @@ def tiles(
 
     check_slide(data)
     mpp = slide_microns_per_pixel(data)
+    if like is not None:
+        if tile_um is not None or grid is not None:
+            raise ValueError(
+                f"expected neither tile_um nor grid with `like`, which says the size; found tile_um={tile_um} and "
+                f"grid={grid}; leave them out"
+            )
+        tile_um, own_px = _size_of(like)
+        tile_px = own_px if tile_px is None else tile_px
+    tile_px = _TILE_PX if tile_px is None else tile_px
     _check_counts(tile_px=tile_px, min_tiles=min_tiles, max_tiles=max_tiles, segments=segments)
     for name, value in (("max_background", max_background), ("min_contrast", min_contrast)):
         if not 0 <= value <= 1:
@@ -213,6 +229,27 @@ def tiles(
     return container if copy else None
 
 
+def _size_of(like: Any) -> tuple[float, int | None]:
+    """Side in µm and in pixels of the tiles that a model, or each of several, was trained on."""
+    from stpredict.training import FittedModel
+
+    models = list(like) if isinstance(like, list | tuple) else [like]
+    models = [FittedModel.load(model) if isinstance(model, str | Path) else model for model in models]
+    if not models or not all(isinstance(getattr(model, "features", None), dict) for model in models):
+        raise TypeError(
+            f"expected `like` as a model of stp.tl.fit, several, or the path of a saved one; found {type(like).__name__}; "
+            "pass `tile_um=`"
+        )
+    entries = [entry for model in models for entry in model.features.get("slots", {}).values()]
+    sizes = {(entry.get("tile_um"), entry.get("tile_px")) for entry in entries}
+    if len(sizes) != 1 or next(iter(sizes))[0] is None:
+        raise ValueError(
+            f"expected one size of tiles in the features that `like` reads; found {few(sizes) or 'none'}; pass `tile_um=`"
+        )
+    tile_um, tile_px = next(iter(sizes))
+    return float(tile_um), None if tile_px is None else int(tile_px)
+
+
 def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is None and name == "max_tiles":
@@ -271,56 +308,11 @@ def _candidates(
     rows, columns = layout.cells or (max(1, int(np.ceil((length - side / 2) / step))) for length in (height, width))
     scale = min(1.0, _RASTER / side)
     scale = min(scale, np.sqrt(_MAX_RASTER / (width * height)))
-    mask = _raster(tissue.geometry.to_numpy(), size, scale)
+    mask = raster(tissue.geometry.to_numpy(), size, scale)
     left, top = (np.arange(n) * step + start for n, start in zip((columns, rows), layout.corner, strict=True))
-    fraction = _area_means(mask, top * scale, left * scale, side * scale)
+    fraction = area_means(mask, top * scale, left * scale, side * scale)
     position = np.argwhere(fraction >= 1 - max_background - 1e-9)
     return position, fraction[position[:, 0], position[:, 1]]
-
-
-def _raster(polygons: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
-    """Pixels whose centers lie in polygons (h, w), `scale` times the size (width, height) of the slide.
-
-    Every edge is noted where it crosses the middle of a row, with the sign of its direction (all outlines turn one way,
-    all holes the other); the running sum along the row is then how many polygons a pixel lies in.
-    """
-    import shapely
-
-    width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    rings = shapely.get_rings(shapely.normalize(shapely.get_parts(polygons)))
-    points, ring = shapely.get_coordinates(rings, return_index=True)
-    points = points * scale - 0.5
-    edge = np.flatnonzero(ring[1:] == ring[:-1])
-    begin, end = points[edge], points[edge + 1]
-    first = np.clip(np.ceil(np.minimum(begin[:, 1], end[:, 1])), 0, height).astype(np.int64)
-    last = np.clip(np.ceil(np.maximum(begin[:, 1], end[:, 1])), 0, height).astype(np.int64)
-    count = last - first
-    which = np.repeat(np.arange(len(edge)), count)
-    row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[which]
-    slope = (end[which] - begin[which])[:, 0] / (end[which] - begin[which])[:, 1]
-    column = np.clip(np.ceil(begin[which, 0] + (row - begin[which, 1]) * slope), 0, width).astype(np.int64)
-    crossings = np.zeros((height, width + 1), dtype=np.int16)
-    np.add.at(crossings, (row, column), np.where(end[which, 1] > begin[which, 1], 1, -1).astype(np.int16))
-    return np.cumsum(crossings[:, :-1], axis=1, dtype=np.int16) != 0
-
-
-def _area_means(mask: np.ndarray, top: np.ndarray, left: np.ndarray, side: float) -> np.ndarray:
-    """Mean of a mask over squares (n_rows, n_columns), exact for squares that cut pixels; beyond the mask is 0.
-
-    The sum over a rectangle from the origin, bilinear between whole pixels, is exact for an image of constant pixels.
-    """
-    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int32)
-    sums[1:, 1:] = mask.cumsum(axis=0, dtype=np.int32).cumsum(axis=1)
-
-    def rows_at(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-        at = np.clip(at, 0, values.shape[0] - 1)
-        low = np.minimum(at.astype(np.int64), values.shape[0] - 2)
-        part = (at - low)[:, None]
-        return values[low] * (1 - part) + values[low + 1] * part
-
-    across = rows_at(sums, top + side) - rows_at(sums, top)
-    down = rows_at(across.T, left + side) - rows_at(across.T, left)
-    return down.T / side**2
 
 
 def _contrasting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from stpredict.slots._features import is_tile_table
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -20,19 +21,64 @@ def is_spatialdata(data: Any) -> bool:
     return module is not None and isinstance(data, module.SpatialData)
 
 
-def get_table(data: Container, table_key: str = Key.TABLE) -> AnnData:
-    """Return the AnnData of a container: the object itself, or the table `table_key` of a SpatialData."""
+def get_table(data: Container, table_key: str = Key.TABLE, *slots: str, measured: bool = False) -> AnnData:
+    """Return the AnnData of a container: the object itself, or the table of a SpatialData as :func:`find_table` finds it."""
     from anndata import AnnData
 
     if isinstance(data, AnnData):
         return _in_memory(data)
     if is_spatialdata(data):
-        if table_key not in data.tables:
-            raise KeyError(
-                f"expected a table {table_key!r} in the SpatialData; found {sorted(data.tables)}; pass `table_key=`"
-            )
-        return _in_memory(data.tables[table_key])
+        return _in_memory(data.tables[find_table(data, table_key, *slots, measured=measured)])
     raise TypeError(f"expected AnnData or SpatialData; found {type(data).__name__}")
+
+
+def find_table(data: Container, table_key: str = Key.TABLE, *slots: str, measured: bool = False) -> str:
+    """Name of the table that a call is about: the one rule, for every function.
+
+    The table asked for; where nothing was asked for and there is no `"table"`, the only one that there is, or the only
+    one with these slots: the tiles of a slide, for example, are in `"{encoder}_tiles"`.
+
+    Parameters
+    ----------
+    data
+        AnnData, for which the name does not matter, or SpatialData.
+    table_key
+        Name that the user gave, or the default.
+    slots
+        Keys of `obsm`, columns of `obs` or records of `uns["stpredict"]` that the table holds.
+    measured
+        Whether the call reads measured genes, so that tables with features of tiles in `X` are none.
+
+    Returns
+    -------
+    The name.
+
+    Raises
+    ------
+    KeyError
+        When no table fits, or several do; the message lists them.
+    """
+    if not is_spatialdata(data) or table_key in data.tables:
+        return table_key
+    found = sorted(data.tables)
+    if table_key != Key.TABLE:
+        raise KeyError(f"expected a table {table_key!r} in the SpatialData; found {found}; correct `table_key=`")
+    names = [name for name in found if not (measured and is_tile_table(data.tables[name]))]
+    if len(names) > 1 and slots:
+        names = [name for name in names if all(_holds(data.tables[name], slot) for slot in slots)]
+    if len(names) == 1:
+        return names[0]
+    wanted = f"one with {' and '.join(map(repr, slots))}" if slots else "one other"
+    if measured:
+        wanted = "one with measured genes"
+    raise KeyError(
+        f"expected a table {table_key!r} in the SpatialData, or {wanted}; found {len(names)} that fit among {found}; "
+        "name one with `table_key=`"
+    )
+
+
+def _holds(table: AnnData, slot: str) -> bool:
+    return slot in table.obsm or slot in table.obs or slot in table.uns.get(Key.UNS, {})
 
 
 def _in_memory(table: AnnData) -> AnnData:
@@ -45,11 +91,14 @@ def _in_memory(table: AnnData) -> AnnData:
     return table
 
 
-def begin(data: Container, copy: bool, table_key: str = Key.TABLE) -> tuple[Container, AnnData]:
+def begin(
+    data: Container, copy: bool, table_key: str = Key.TABLE, *slots: str, measured: bool = False
+) -> tuple[Container, AnnData]:
     """Return the container to change and its table: a copy of it when `copy`, the object itself otherwise.
 
     Of a SpatialData only the table is copied; images, labels and shapes are shared with the original.
     """
+    table_key = find_table(data, table_key, *slots, measured=measured)
     table = get_table(data, table_key)
     if not copy:
         return data, table

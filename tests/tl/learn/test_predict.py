@@ -98,13 +98,50 @@ def other_normalization(**options):
     return lambda toy: stp.pp.normalize(toy, **options)
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.019, 1 / 1.019, 0.998])
+def test_sizes_that_differ_by_rounding_are_the_same(toy, model, factor) -> None:
+    stp.tl.predict(toy, model)
+    expected = stp.get.predicted(toy).X
+    record(toy, tile_um=100.0 * factor)
+    stp.tl.predict(toy, model)
+    np.testing.assert_array_equal(stp.get.predicted(toy).X, expected)
+    noted = toy.uns["stpredict"]["predicted"].get("tile_um")
+    assert noted == (None if factor == 1 else {"X_toy": {"model": 100.0, "data": 100.0 * factor}})
+
+
+@pytest.mark.parametrize("factor", [1.021, 1 / 1.021])
+def test_sizes_that_differ_by_more_are_refused(toy, model, factor) -> None:
+    record(toy, tile_um=100.0 * factor)
+    with pytest.raises(ValueError, match="tile_um: model 100.0"):
+        stp.tl.predict(toy, model)
+
+
+def test_the_message_names_the_calls_that_help(toy, model) -> None:
+    record(toy, tile_um=50.0)
+    toy.obs["tile_id"] = np.arange(72)  # the tiles of a slide
+    with pytest.raises(
+        ValueError, match=r"stp.pp.tiles\(slide, like=model\), then stp.pp.image_features\(slide, 'toy'\)"
+    ):
+        stp.tl.predict(toy, model)
+    del toy.obs["tile_id"]
+    toy.uns["stpredict"]["read"] = {"reader": "from_tiles"}
+    with pytest.raises(ValueError, match=r"tiles of 100 µm with stp.io.from_tiles\(folder, 'toy', microns_per_pixel"):
+        stp.tl.predict(toy, model)
+    record(toy, tile_um=100.0, context=[1.0, 3.0])
+    context = stp.tl.fit(toy.copy(), "ridge", (toy.obs["patient"] != "p2").to_numpy())
+    del toy.uns["stpredict"]["read"]
+    record(toy, context=[1.0])
+    with pytest.raises(ValueError, match=r"'toy', tile_um=100, context=\(1, 3\)\)"):
+        stp.tl.predict(toy, context)
+
+
 BAD = {
-    "tile": (lambda a: record(a, tile_um=50.0), ValueError, r"tile_um: model 100.0, data 50.0; run stp.pp.image_features"),
+    "tile": (lambda a: record(a, tile_um=50.0), ValueError, r"tile_um: model 100.0, data 50.0; run stp.pp.image_features\(adata, 'toy', tile_um=100\)"),
     "encoder": (lambda a: record(a, encoder="uni"), ValueError, r"encoder: model 'toy', data 'uni'"),
     "coarser": (lambda a: record(a, microns_per_pixel={"s0": 2.0}), ValueError,
                 r"coarsest_um_per_px: model 0.5, data 2.0"),
     "width": (lambda a: a.obsm.__setitem__("X_toy", a.obsm["X_toy"][:, :3]), ValueError, r"dim: model 4, data 3"),
-    "absent": (lambda a: a.obsm.__delitem__("X_toy"), KeyError, r"obsm\['X_toy'\].*image_features.*encoder='toy'"),
+    "absent": (lambda a: a.obsm.__delitem__("X_toy"), KeyError, r"obsm\['X_toy'\].*image_features\(adata, 'toy', tile_um=100\)"),
     "nan": (lambda a: a.obsm["X_toy"].__setitem__((2, 2), np.nan), ValueError, r"1 rows \(first: 2\)"),
     "target_sum": (other_normalization(target_sum=100), ValueError,
                    r"\{'target_sum': 10000.0\}; found \{'target_sum': 100.0\}; run stp.pp.normalize"),

@@ -132,7 +132,7 @@ def domains(
     for value, name in ((n_domains, "n_domains"), (n_pcs, "n_pcs"), (n_neighbors, "n_neighbors")):
         if value is not None and value < 1:
             raise ValueError(f"expected {name} to be at least 1; found {value}")
-    container, adata = begin(data, copy, table_key)
+    container, adata = begin(data, copy, table_key, *([key] if use == "predicted" else []))
     matrix, names = expression_matrix(adata, key, use, genes, layer)
     stored = matrix.data if hasattr(matrix, "toarray") else matrix
     check_finite(np.atleast_1d(stored), f"{use} expression", "leave out observations without it: adata[mask]")

@@ -10,7 +10,7 @@ import numpy as np
 
 from stpredict.core._validate import check_choice
 from stpredict.slots._checks import check_obs
-from stpredict.slots._container import begin, get_table
+from stpredict.slots._container import begin, find_table, get_table
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
@@ -148,6 +148,7 @@ def attribution(
     check_choice(method, ("gradcam", "integrated_gradients"), "method")
     members = find_models(data, model, table_key)
     fitted, network = members[0], members[0].network
+    table_key = find_table(data, table_key, *members[0].features["slots"])
     source = get_table(data, table_key)
     if gene not in fitted.panel:
         raise KeyError(

@@ -91,7 +91,7 @@ def cluster_agreement(
     """
     import pandas as pd
 
-    adata = get_table(data, table_key)
+    adata = get_table(data, table_key, clusters)
     columns = [against] if isinstance(against, str) else list(against)
     for name in (clusters, *columns):
         check_obs(adata, name, "write it with stp.tl.domains or stp.tl.cnv, or name another column")

@@ -11,7 +11,7 @@ from stpredict.core._validate import check_counts, check_finite, check_positive,
 from stpredict.metrics._emd import Method, resolve_method
 from stpredict.metrics._log_normalize import log_normalize
 from stpredict.slots._checks import check_genes, check_layer, check_obs, check_obsm
-from stpredict.slots._container import begin, get_table, is_spatialdata
+from stpredict.slots._container import begin, find_table, get_table
 from stpredict.slots._expression import in_tissue, measured_matrix, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import prediction_frame, write_prediction
@@ -178,14 +178,6 @@ def compare_to_st(
         options = {"layer": layer or Key.COUNTS, "n_neighbors": n_neighbors, "median_filter": side}
         write_prediction(table, key_added, pd.DataFrame(filled, index=table.obs_names, columns=names), options)
     return pd.concat(parts, ignore_index=True)
-
-
-def find_table(data: Container, table_key: str, key: str) -> str:
-    """The table asked for, or the only one of a slide that has a slot."""
-    if not is_spatialdata(data) or table_key in data.tables:
-        return table_key
-    matches = [name for name, table in data.tables.items() if key in table.obsm]
-    return matches[0] if len(matches) == 1 else table_key
 
 
 def nearest_spots(

@@ -118,7 +118,7 @@ def conformal(
     check_choice(by, ("observation", "patient"), "by")
     if not 0 < level < 1:
         raise ValueError(f"expected level between 0 and 1; found {level}")
-    container, adata = begin(data, copy, table_key)
+    container, adata = begin(data, copy, table_key, key)
     frame = prediction_frame(adata, key)
     if calibration is None:
         raise ValueError("expected `calibration`, a mask or an obs key; found None; name the patients to calibrate on")

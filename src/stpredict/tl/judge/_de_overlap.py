@@ -154,7 +154,7 @@ def de_overlap(
     """
     import pandas as pd
 
-    adata = get_table(data, table_key)
+    adata = get_table(data, table_key, groupby)
     check_obs(adata, groupby, "name the column with the groups")
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     check_choice(null, ("rotation", "shuffle"), "null")

@@ -102,7 +102,7 @@ def emd(
     """
     import pandas as pd
 
-    adata = get_table(data, table_key)
+    adata = get_table(data, table_key, key)
     frame = prediction_frame(adata, key, genes)
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     check_obsm(adata, spatial_key, "write the positions there, or pass `spatial_key=`")

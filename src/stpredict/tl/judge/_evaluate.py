@@ -136,10 +136,10 @@ def evaluate(
     """
     import pandas as pd
 
-    adata = get_table(data, table_key)
+    keys = [key] if isinstance(key, str) else list(key)
+    adata = get_table(data, table_key, *keys)
     for metric in metrics:
         check_choice(metric, KNOWN_METRICS, "metrics")
-    keys = [key] if isinstance(key, str) else list(key)
     frames = {name: prediction_frame(adata, name) for name in keys}
     check_patients(adata, sample_key, patient_key)
     read_normalization(adata, layer)

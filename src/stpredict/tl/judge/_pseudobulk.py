@@ -98,7 +98,7 @@ def pseudobulk(
 
     check_choice(by, ("sample", "patient"), "by")
     check_choice(scale, ("log", "linear"), "scale")
-    adata = get_table(data, table_key)
+    adata = get_table(data, table_key, key)
     frame = prediction_frame(adata, key, genes)
     check_patients(adata, sample_key, patient_key)
     base = _log_base(adata, layer) if scale == "linear" else None

@@ -30,7 +30,7 @@ def find_models(data: Container, model: Any, table_key: str) -> list[FittedModel
     from stpredict.training import FittedModel
 
     if model is None:
-        record = read_record(get_table(data, table_key), "model")
+        record = read_record(get_table(data, table_key, "model"), "model")
         if record is None:
             raise KeyError(
                 "expected a model; found none in uns['stpredict']['model']; pass the model that stp.tl.fit returned, "

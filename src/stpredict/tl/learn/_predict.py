@@ -12,7 +12,7 @@ import numpy as np
 from stpredict.core._settings import settings
 from stpredict.core._validate import check_unique, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
-from stpredict.slots._container import begin, get_table, is_spatialdata
+from stpredict.slots._container import begin, find_table, get_table, is_spatialdata
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import UNKNOWN, mark_column
 from stpredict.slots._people import among
@@ -22,7 +22,7 @@ from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._members import find_models, people_of, predict_members, source_of
 from stpredict.tl.learn._sample_store import SampleStore
 from stpredict.tl.learn.inputs._reader import Source, readers
-from stpredict.tl.learn.inputs._slots import check_features
+from stpredict.tl.learn.inputs._slots import check_features, features_like, unlike_sizes
 from stpredict.tl.learn.targets._base import Outputs, slots_of
 
 if TYPE_CHECKING:
@@ -153,7 +153,11 @@ def predict(
     (120, 20)
     """
     members = find_models(data, model, table_key)
-    table_key = _tile_table_key(data, table_key, members[0])
+    if is_spatialdata(data) and not data.tables:
+        key, entry = next(iter(members[0].features["slots"].items()), ("", None))
+        call = "pass a table of spots, tiles or cells" if entry is None else features_like(key, entry, None)
+        raise KeyError(f"expected a table of tiles with the features that the model reads; found no table; {call}")
+    table_key = find_table(data, table_key, *members[0].features["slots"])
     source = get_table(data, table_key)
     people = people_of(source, sample_key, patient_key)
     target = members[0].target
@@ -204,6 +208,8 @@ def predict(
     }
     if as_map:
         record |= {"window": window, "stride": stride, "store": None if store is None else str(store)}
+    if sizes := unlike_sizes(adata, first.features):
+        record["tile_um"] = sizes
     if n_samples:
         record |= {"n_samples": n_samples, "samples_seed": seed, "store": None if store is None else str(store)}
     write_predictions(adata, key, outputs.frames, record, names=slots.names, elsewhere=as_map and store is not None)
@@ -318,14 +324,3 @@ def _map(
     )
     columns = {Key.n_windows(key): n_windows, Key.partial(key): partial}
     return Outputs(members, {key: frame} if isinstance(frame, pd.DataFrame) else {}, as_map=True, columns=columns)
-
-
-def _tile_table_key(data: Container, table_key: str, model: FittedModel) -> str:
-    """The table asked for, or the tiles of a slide with the features that the model reads."""
-    if not is_spatialdata(data) or table_key in data.tables:
-        return table_key
-    for slot in model.features["slots"]:
-        name = Key.tiles(slot.removeprefix("X_"))
-        if name in data.tables:
-            return name
-    return table_key

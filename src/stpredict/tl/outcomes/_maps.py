@@ -15,6 +15,7 @@ from stpredict.slots._container import get_table, is_spatialdata
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
+from stpredict.slots._made import COMPARED, differing
 from stpredict.slots._prediction import prediction_names
 from stpredict.slots._provenance import read_record
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Maps: TypeAlias = "Container | Mapping[str, Container | np.ndarray]"
 MASK = "mask"
 #: What has to be the same of image features, and of predictions, for two maps to show the same.
-_COMPARED = ("model", "encoder", "fingerprint", "tile_um", "tile_px", "context")
+_COMPARED = ("model", *(name for name in COMPARED if name != "dim"))
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class MapKind:
         for slot, entries in other.made.items():
             known = self.made.get(slot, [])
             for entry in entries if known else ():
-                if entry not in known:
+                if not any(_same_way(entry, value) for value in known):
                     raise ValueError(
                         f"expected the {slot!r} of the maps made the way the outcome model's training maps were; found "
                         f"{_values(entry)} where the model has {' or '.join(_values(value) for value in known)}"
@@ -82,6 +83,10 @@ class MapKind:
         return f"{self.n_channels} with names" + (
             f", {few(alone)} on this side only" if other.names is not None else ""
         )
+
+
+def _same_way(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return not differing(entry, other, sorted({*entry, *other}))
 
 
 def _values(entry: Mapping[str, Any]) -> str:
@@ -241,7 +246,7 @@ def _made(slides: Sequence[_Slide]) -> dict[str, list[dict[str, Any]]]:
     for slide in slides:
         for slot, entry in slide.made.items():
             entries = made.setdefault(slot, [])
-            if entry not in entries:
+            if not any(_same_way(entry, value) for value in entries):
                 entries.append(entry)
     return made
 

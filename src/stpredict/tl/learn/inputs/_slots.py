@@ -9,8 +9,9 @@ import numpy as np
 
 from stpredict.core._validate import check_choice
 from stpredict.slots._checks import check_obsm
-from stpredict.slots._features import feature_matrix
+from stpredict.slots._features import feature_matrix, is_tile_table
 from stpredict.slots._keys import Key
+from stpredict.slots._made import COMPARED, differing
 from stpredict.slots._provenance import read_record
 from stpredict.tl.learn.inputs._reader import Scaling
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _COARSER = 1.5
-_COMPARED = ("encoder", "fingerprint", "dim", "tile_um", "tile_px", "context")
 #: Inputs that come from slots of image features.
 FROM_SLOTS = frozenset({"features", "tokens", "neighbors", "section_features"})
 
@@ -66,7 +66,7 @@ def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling) -> 
     slots = {}
     for key in keys:
         record = read_record(adata, key) or {}
-        entry = {name: record[name] for name in _COMPARED if name in record}
+        entry = {name: record[name] for name in COMPARED if name in record}
         values = feature_matrix(adata, key)
         width = adata.obsm[Key.bag(key)].shape[2] if values is None else values.shape[1]
         slots[key] = entry | {"dim": int(width)}
@@ -79,18 +79,48 @@ def check_features(adata: AnnData, wanted: Mapping[str, Any]) -> None:
     """Raise when the features of an object are not those a model was fitted on; name both sides."""
     for key, entry in wanted["slots"].items():
         if feature_matrix(adata, key) is None and Key.bag(key) not in adata.obsm:
-            check_obsm(adata, key, f"run stp.pp.image_features(adata, encoder={entry.get('encoder', key)!r})")
+            check_obsm(adata, key, features_like(key, entry, adata))
         found = describe_features(adata, [key], wanted["scaling"])["slots"][key]
-        differing = [name for name in entry if name != "coarsest_um_per_px" and entry[name] != found.get(name)]
+        different = differing(entry, found, [name for name in entry if name != "coarsest_um_per_px"])
         # A finer picture is resampled to the same tile; one much coarser than any in training lacks the texture.
         if found.get("coarsest_um_per_px", 0.0) > entry.get("coarsest_um_per_px", np.inf) * _COARSER:
-            differing.append("coarsest_um_per_px")
-        if differing:
-            sides = "; ".join(f"{name}: model {entry[name]!r}, data {found.get(name)!r}" for name in differing)
+            different.append("coarsest_um_per_px")
+        if different:
+            sides = "; ".join(f"{name}: model {entry[name]!r}, data {found.get(name)!r}" for name in different)
+            call = features_like(key, entry, adata)
+            if different == ["coarsest_um_per_px"]:
+                call = "read the sections with a finer picture: enlarged, it lacks the texture that the model reads"
             raise ValueError(
-                f"expected obsm[{key!r}] made the way the model's training features were; found {sides}; "
-                "run stp.pp.image_features with the settings of the model"
+                f"expected obsm[{key!r}] made the way the model's training features were; found {sides}; {call}"
             )
+
+
+def features_like(key: str, entry: Mapping[str, Any], adata: AnnData | None) -> str:
+    """The calls that give features as a model knows them: of a slide (`None`, or its tiles) or of sections."""
+    encoder = repr(entry.get("encoder", key.removeprefix("X_")))
+    tile_um = entry.get("tile_um")
+    if adata is not None and (read_record(adata, "read") or {}).get("reader") == "from_tiles":
+        size = "" if tile_um is None else f" of {tile_um:g} µm"
+        return (
+            f"read images of tiles{size} with stp.io.from_tiles(folder, {encoder}, microns_per_pixel=…), or fit a model on "
+            "tiles like these"
+        )
+    if adata is None or is_tile_table(adata):
+        return f"run stp.pp.tiles(slide, like=model), then stp.pp.image_features(slide, {encoder})"
+    options = "" if tile_um is None else f", tile_um={tile_um:g}"
+    if list(context := entry.get("context", [1.0])) != [1.0]:
+        options += f", context=({', '.join(f'{scale:g}' for scale in context)})"
+    return f"run stp.pp.image_features(adata, {encoder}{options})"
+
+
+def unlike_sizes(adata: AnnData, wanted: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Sizes of tiles that are taken for those of a model but differ within rounding, for the record of a prediction."""
+    found = {}
+    for key, entry in wanted["slots"].items():
+        own = (read_record(adata, key) or {}).get("tile_um")
+        if own is not None and entry.get("tile_um") not in {None, own}:
+            found[key] = {"model": float(entry["tile_um"]), "data": float(own)}
+    return found
 
 
 def split_features(features: Any) -> tuple[str | Sequence[str] | None, Scaling | None]:
