@@ -97,7 +97,7 @@ BROKEN = {
 @pytest.mark.parametrize("changes", BROKEN.values(), ids=BROKEN)
 def test_parts_of_an_h5_that_do_not_fit(tmp_path, counts_writer, changes) -> None:
     counts_writer(tmp_path / "a.h5", BARCODES, GENES, **changes)
-    with pytest.raises(ValueError, match=r"expected .*a\.h5.*(found|missing)"):
+    with pytest.raises(ValueError, match=r"expected .*a\.h5.*found"):
         read_counts_h5(tmp_path / "a.h5")
 
 

@@ -135,7 +135,7 @@ def test_missing_things(folder, tmp_path):
         ("counts/B10.tsv.gz", b"", "empty or damaged"),
         ("counts/B10.tsv.gz", b"no gzip", "empty or damaged"),
         ("spots/B10_selection.tsv", b"", "empty or damaged"),
-        ("spots/B10_selection.tsv", b"x\ty\n1\t2\n", "missing pixel_x, pixel_y"),
+        ("spots/B10_selection.tsv", b"x\ty\n1\t2\n", "without pixel_x, pixel_y"),
         ("spots/B10_selection.tsv", b"x\ty\tpixel_x\tpixel_y\n2\t2\t5\t5\n", "found 1 spot"),
         ("spots/B10_selection.tsv", b"x\ty\tpixel_x\tpixel_y\n2\ta\t5\t5\n", "numbers in column 'y'"),
         (

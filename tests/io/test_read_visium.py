@@ -217,7 +217,7 @@ def test_damaged_tables(write):
     text = path.read_text()
     for content, message in [
         ("", "empty file"),
-        (text.replace("array_row", "row"), "missing array_row"),
+        (text.replace("array_row", "row"), "without array_row"),
         (text.replace("BC01-1", "BC00-1"), "unique barcodes"),
         (text.replace("BC03-1,1", "BC03-1,"), "text or gaps"),
         (text.replace("BC", "XX"), "found none: BC"),

@@ -136,7 +136,7 @@ def _assemble(arrays: dict[str, np.ndarray], path: Path) -> AnnData:
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise ValueError(
-            f"expected {few(needed, 9)} in the matrix of {path}; missing {few(missing, 9)}; fetch it again"
+            f"expected {few(needed, 9)} in the matrix of {path}; found no {few(missing, 9)}; fetch it again"
         )
 
     def refuse(what: str) -> ValueError:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.core._files import damage_named, parse_table, read_bytes, read_text, separator
 from stpredict.core._validate import few
-from stpredict.io._files import parse_table, read_bytes, read_text, separator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,12 +114,10 @@ def _read_matrix(path: Path) -> tuple[int, int, pd.DataFrame]:
 def _parse_entries(body: bytes, path: Path, names: list[str]) -> pd.DataFrame:
     import pandas as pd
 
-    try:
+    with damage_named(path, "rows, columns and values"):
         entries = pd.read_csv(
             io.BytesIO(body), sep=r"\s+", header=None, names=names, index_col=False, encoding="latin-1"
         )
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"expected rows, columns and values in {path}; found a damaged file ({error})") from error
     kinds = [dtype.kind for dtype in entries.dtypes]
     if kinds[:2] != ["i", "i"] or kinds[2] not in "if" or entries["value"].isna().any():
         raise ValueError(f"expected numbers, row, column and value, in every line of {path}; found text or gaps")

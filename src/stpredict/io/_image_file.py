@@ -131,11 +131,11 @@ class ImageFile:
             prepare()
             for name in dict.fromkeys(Image.ID):
                 factory, accept = Image.OPEN[name]
-                accepted = accept is None or accept(prefix)
-                if not accepted or isinstance(accepted, str):
-                    continue
                 make: Any = factory  # takes a path as well as a file, and closes it then
                 try:
+                    accepted = accept is None or accept(prefix)
+                    if not accepted or isinstance(accepted, str):
+                        continue
                     return make(str(self.path), "")
                 except Image.DecompressionBombError as error:
                     raise ValueError(

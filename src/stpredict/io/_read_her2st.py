@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._files import check_columns, parse_table, read_text, separator
 from stpredict.core._validate import check_positive, check_unique, few
-from stpredict.io._files import parse_table, read_text, separator
 from stpredict.io._lattice import LARGEST_PX, pitch_px
 from stpredict.io._section import (
     THUMBNAIL_PX,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _PITCH_UM, _SPOT_UM = 200.0, 100.0
+_REFINED = ("new_x", "new_y")  # array positions by which spots and labels are joined
 _IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 _FOLDERS = {  # what: names in the order in which they are looked for
     "counts": ("counts", "ST-cnts"),
@@ -203,7 +204,7 @@ def _read_section(
     obs = pd.DataFrame({Key.ARRAY_ROW: row.to_numpy()[keep], Key.ARRAY_COL: col.to_numpy()[keep]})
     obs.index = pd.Index(f"{name}_" + shared.to_numpy(dtype=object))
     if labels_path is not None:
-        obs[Key.LABEL] = _read_labels(labels_path, table.iloc[keep])
+        obs[Key.LABEL] = _read_labels(labels_path, table.iloc[keep], spots_path)
     letters = re.match(r"[A-Za-z]+", name)
     return build_section(
         counts.to_numpy()[counts.index.get_indexer(shared)],
@@ -257,14 +258,12 @@ def _read_counts(path: Path) -> pd.DataFrame:
     return counts
 
 
-def _read_labels(path: Path, spots: pd.DataFrame) -> Any:
+def _read_labels(path: Path, spots: pd.DataFrame, spots_path: Path) -> Any:
     """Labels of the spots, joined through the refined array positions, which both files carry with three decimals."""
     import pandas as pd
 
     table = _read_table(path, ("x", "y", "label")).dropna(subset=["x", "y", "label"])
-    missing = [name for name in ("new_x", "new_y") if name not in spots]
-    if missing:
-        raise ValueError(f"expected the columns new_x and new_y to join {path.name}; the spots lack {few(missing)}")
+    _check_numbers(spots, _REFINED, spots_path)
     keys = pd.MultiIndex.from_arrays([_thousandths(table["x"]), _thousandths(table["y"])])
     table = table[~keys.duplicated()]
     keys = keys[~keys.duplicated()]
@@ -279,13 +278,16 @@ def _read_labels(path: Path, spots: pd.DataFrame) -> Any:
 def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     text = read_text(path, "a table")
     table = parse_table(text, path, "a table", sep=separator(text, "\t"))
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise ValueError(f"expected the columns {', '.join(columns)} in {path}; missing {', '.join(missing)}")
+    _check_numbers(table, columns, path)
+    return table
+
+
+def _check_numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Refuse a table without some columns, or with text in them."""
+    check_columns(table, columns, path)
     for name in columns:
         if name != Key.LABEL and table[name].dtype.kind not in "iuf":
             raise ValueError(f"expected numbers in column {name!r} of {path}; found text")
-    return table
 
 
 def _thousandths(values: pd.Series) -> np.ndarray:

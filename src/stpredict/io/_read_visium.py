@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._files import find_file, read_json
 from stpredict.core._validate import check_positive, few
 from stpredict.io._counts_h5 import read_counts_h5
 from stpredict.io._counts_mtx import read_counts_mtx
-from stpredict.io._files import find_file, read_json
 from stpredict.io._lattice import Lattice, pitch_px
 from stpredict.io._section import THUMBNAIL_PX, build_section, check_folder, check_joined, record_reading
 from stpredict.io._visium_folders import COUNTS, find_output
@@ -187,6 +187,9 @@ def _read_scalefactors(folder: Path) -> dict[str, Any]:
     for name in _POSITIVE:
         if name in factors:
             factors[name] = check_positive(factors[name], f"{name} in {path}")
+    unusable = [name for name, value in factors.items() if isinstance(value, float) and not np.isfinite(value)]
+    if unusable:
+        raise ValueError(f"expected finite scale factors in {path}; found infinity in {few(unusable)}; fetch it again")
     return factors
 
 

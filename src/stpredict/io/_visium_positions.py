@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._files import (
+    check_columns,
+    find_file,
+    numbers,
+    parse_table,
+    read_json,
+    read_parquet,
+    read_text,
+    separator,
+)
 from stpredict.core._validate import check_unique, few
-from stpredict.io._files import find_file, numbers, parse_table, read_json, read_parquet, read_text, separator
 from stpredict.slots._booleans import read_bool
 from stpredict.slots._keys import Key
 
@@ -41,9 +50,7 @@ def read_positions(folder: Path) -> pd.DataFrame:
         table = _read_csv(path)
     if table.empty:
         raise ValueError(f"expected positions in {path}; found an empty file")
-    missing = [name for name in _COLUMNS if name not in table]
-    if missing:
-        raise ValueError(f"expected the columns {', '.join(_COLUMNS)} in {path}; missing {', '.join(missing)}")
+    check_columns(table, _COLUMNS, path)
     places = {name: numbers(table[name]) for name in _COLUMNS[2:]}
     text = [name for name, column in places.items() if column is None]
     try:

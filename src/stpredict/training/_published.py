@@ -152,9 +152,13 @@ def _read_genes(genes: Iterable[str] | str | Path) -> list[str]:
     """Gene names as given, or from the lines of a file."""
     if not isinstance(genes, str | Path):
         return [str(gene) for gene in genes]
+    from stpredict.core._files import read_text
+
     path = Path(genes)
     if not path.is_file():
         raise FileNotFoundError(f"expected a file with one gene per line at {path}; found none")
-    lines = [re.split(r"[,\t]", line)[0].strip().strip("\"'") for line in path.read_text().splitlines()]
+    lines = [
+        re.split(r"[,\t]", line)[0].strip().strip("\"'") for line in read_text(path, "one gene per line").split("\n")
+    ]
     lines = [line for line in lines if line]
     return lines[1:] if lines and lines[0].lower() in _HEADERS else lines

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stpredict.core._files import damage_named, numbers, parse_table, read_text, separator
+
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
@@ -20,6 +22,7 @@ _BIOMART = {
     "Gene end (bp)": "end",
 }
 _CHROMOSOMES = [*map(str, range(1, 23)), "X", "Y", "MT"]
+_LARGEST = 2.0**53  # beyond this, numbers are no whole ones any more
 _LINES = 200_000  # of a GTF file at once; it has millions, of which few are genes
 
 
@@ -44,7 +47,10 @@ def gene_positions(adata: AnnData, positions: pd.DataFrame | str | Path | None) 
     table = table[~table.index.duplicated()]  # a gene on both sex chromosomes counts where it comes first
     chromosome = table["chromosome"].astype(str)
     chromosome = chromosome.where(chromosome.str.startswith("chr"), "chr" + chromosome).replace("chrMT", "chrM")
-    table = pd.DataFrame({"chromosome": chromosome, "start": table["start"], "end": table["end"]})
+    start, end = numbers(table["start"]), numbers(table["end"])
+    if start is None or end is None or not max(start.abs().max(), end.abs().max()) < _LARGEST:
+        raise ValueError(f"expected numbers of bases in the columns start and end of {source}; found other values")
+    table = pd.DataFrame({"chromosome": chromosome, "start": start, "end": end})
     matched = table.reindex(adata.var_names)
     if matched["chromosome"].notna().sum() == 0:
         raise ValueError(
@@ -62,14 +68,12 @@ def read_gtf(path: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     columns = {0: "chromosome", 2: "feature", 3: "start", 4: "end", 8: "attributes"}
-    try:
+    with damage_named(Path(path), "a GTF file with nine columns"):
         lines = pd.read_csv(
             path, sep="\t", comment="#", header=None, usecols=list(columns), quoting=3, chunksize=_LINES,
             dtype={0: str, 2: str, 8: str},
         )  # fmt: skip
         parts = [part.rename(columns=columns).query("feature == 'gene'") for part in lines]
-    except (ValueError, pd.errors.ParserError) as error:
-        raise ValueError(f"expected a GTF file with nine columns in {Path(path).name}; found {error}") from error
     genes = pd.concat(parts) if parts else pd.DataFrame(columns=list(columns.values()))
     if genes.empty:
         raise ValueError(f"expected lines of the feature 'gene' in {Path(path).name}; found none")
@@ -83,13 +87,14 @@ def read_gtf(path: str | Path) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     """Positions from a GTF file, or from a table whose first column names the genes."""
-    import pandas as pd
-
     if not path.is_file():
         raise FileNotFoundError(f"expected a GTF file or a table of positions at {path}; found none")
     if re.search(r"\.gtf(\.gz)?$", path.name, re.IGNORECASE):
         return read_gtf(path)
-    table: Any = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", index_col=0, dtype={"chromosome": str})
+    what = "positions of genes"
+    text = read_text(path, what)
+    sep = separator(text, "\t", len(COLUMNS) + 1)
+    table: Any = parse_table(text, path, what, sep=sep, index_col=0, dtype={"chromosome": str})
     return table.set_axis(table.index.astype(str))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._files import read_text
 from stpredict.core._validate import check_choice, check_finite, few
 from stpredict.slots._checks import check_layer, check_obs, check_obsm
 from stpredict.slots._container import get_table
@@ -335,7 +336,7 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"expected a GMT file at {path}; found none")
     sets = {}
-    for line in path.read_text().splitlines():
+    for line in read_text(path, "gene sets (GMT)").split("\n"):
         term, *fields = line.rstrip().split("\t")
         if len(fields) > 1:
             sets[term] = [gene.split(",")[0] for gene in fields[1:] if gene]

@@ -7,10 +7,12 @@ import gzip
 import io
 import json
 import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stpredict.core._validate import few
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,15 +36,31 @@ def find_file(folder: Path, names: Sequence[str]) -> Path | None:
     )
 
 
+@contextmanager
+def damage_named(path: Path, what: str) -> Iterator[None]:
+    """Turn what libraries raise on a damaged file into a `ValueError` with its name; `what` is what it should hold.
+
+    Errors of the package pass as they are, and so does a missing file.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        # gzip, the parsers of tables and Arrow raise exceptions of many kinds for damaged files.
+        if str(error).startswith("expected "):
+            raise
+        found = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"expected {what} in {path}; found an empty or damaged file ({found}); fetch or write it again"
+        ) from error
+
+
 def read_bytes(path: Path, what: str) -> bytes:
     """Content of a file, unpacked where it is gzip, whatever its name; `what` is what the file should hold."""
-    try:
+    with damage_named(path, what):
         data = path.read_bytes()
         return gzip.decompress(data) if data.startswith(_GZIP) else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"expected {what} in {path}; found an empty or damaged file ({error}); fetch or write it again"
-        ) from error
 
 
 def read_text(path: Path, what: str) -> str:
@@ -69,7 +87,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """Object of a JSON file, plain or gzip."""
     text = read_text(path, what)
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"expected JSON in {path} ({what}); found {error}") from error
     if not isinstance(found, dict):
@@ -90,24 +108,26 @@ def parse_table(text: str, path: Path, what: str, **options: Any) -> pd.DataFram
     """Table of a text by `pandas.read_csv`, whose errors name the file."""
     import pandas as pd
 
-    try:
+    with damage_named(path, what):
         return pd.read_csv(io.StringIO(text), **options)
-    except (ValueError, OverflowError, IndexError, TypeError) as error:  # pandas' own are ValueErrors
-        raise ValueError(f"expected {what} in {path}; found an empty or damaged file ({error})") from error
 
 
 def read_parquet(path: Path, what: str) -> pd.DataFrame:
     """Table of a parquet file."""
     import pandas as pd
 
-    # ArrowInvalid is a ValueError, and the other errors of Arrow are these of Python as well.
-    damage = (OSError, ValueError, KeyError, TypeError, NotImplementedError, IndexError, MemoryError, RuntimeError)
-    try:
+    with damage_named(path, what):
         return pd.read_parquet(path)
-    except damage as error:
+
+
+def check_columns(table: pd.DataFrame, needed: Iterable[str], where: Path | str) -> None:
+    """Raise `ValueError` unless a table has some columns."""
+    columns = list(needed)
+    if any(name not in table for name in columns):
         raise ValueError(
-            f"expected {what} in {path}; found a damaged file ({str(error) or type(error).__name__}); fetch it again"
-        ) from error
+            f"expected the columns {', '.join(columns)} in {where}; found {few(table.columns, 8) or 'none'}, without "
+            f"{few(name for name in columns if name not in table)}"
+        )
 
 
 def numbers(column: pd.Series) -> pd.Series | None:
@@ -121,6 +141,10 @@ def numbers(column: pd.Series) -> pd.Series | None:
         return None
     whole = plain.dtype.kind in "iub"
     return pd.Series(plain.to_numpy(dtype=np.int64) if whole else values, index=column.index, name=column.name)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name}, which is no number")
 
 
 def _guess(head: bytes) -> str:
