@@ -84,9 +84,9 @@ def attribution(
     """
     from matplotlib.colors import CenteredNorm, Normalize
 
+    key = key or f"attribution_{gene}"
     table_key = find_table(data, table_key, key)
     adata = get_table(data, table_key)
-    key = key or f"attribution_{gene}"
     check_obs(adata, key, "run stp.tl.attribution(adata, model, gene) first, or name the column with `key=`")
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     all_values = adata.obs[key].to_numpy(dtype=float)
