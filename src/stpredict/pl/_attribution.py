@@ -85,7 +85,7 @@ def attribution(
     from matplotlib.colors import CenteredNorm, Normalize
 
     adata = get_table(data, table_key)
-    key = key or f"attribution_{gene}"
+    key = key or Key.attribution(gene)
     check_obs(adata, key, "run stp.tl.attribution(adata, model, gene) first, or name the column with `key=`")
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     all_values = adata.obs[key].to_numpy(dtype=float)

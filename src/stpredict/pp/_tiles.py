@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -143,6 +143,7 @@ def tiles(
         slide_size,
     )
 
+    check_key(key_added)
     check_slide(data)
     mpp = slide_microns_per_pixel(data)
     _check_counts(tile_px=tile_px, min_tiles=min_tiles, max_tiles=max_tiles, segments=segments)
