@@ -14,7 +14,7 @@ from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue, measured_matrix, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._matrix import dense_matrix
-from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._predicted import predicted_table
 from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ __all__ = ["from_grid", "predicted", "to_grid"]
 
 
 def predicted(
-    data: Container, key: str = Key.PREDICTED, *, layer: str | None = None, table_key: str = Key.TABLE
+    data: Container,
+    key: str = Key.PREDICTED,
+    *,
+    layer: str | None = None,
+    sample_key: str = Key.SAMPLE,
+    table_key: str = Key.TABLE,
 ) -> AnnData:
     """Return a prediction as an AnnData whose variables are the genes of the panel.
 
@@ -38,6 +43,8 @@ def predicted(
         Slot of the prediction in `obsm`; also of one that lies beside it, such as `"predicted_baseline_ridge"`.
     layer
         Layer with the measured values; `X` by default.
+    sample_key
+        Column of `obs` that names the section.
     table_key
         Table of a SpatialData.
 
@@ -50,7 +57,8 @@ def predicted(
       out when none was,
     - `layers["std"]`, `layers["lower"]`, `layers["upper"]`: from `obsm["{key}_std"]` and so on, where these exist,
     - `var["measured"]`: whether the gene is among the variables of `data`,
-    - `obs`, `obsm["spatial"]`, `uns["spatial"]` and the provenance in `uns["stpredict"]`, as in `data`.
+    - `obs`, `obsm["spatial"]` and the provenance in `uns["stpredict"]`, as in `data`; in `uns["spatial"]` the sections
+      that are there.
 
     Raises
     ------
@@ -70,29 +78,7 @@ def predicted(
     >>> stp.get.predicted(adata).layers["measured"].tolist()
     [[1.0], [1.0]]
     """
-    import pandas as pd
-    from anndata import AnnData
-
-    table = get_table(data, table_key, key)
-    frame = prediction_frame(table, key)
-    genes = pd.Index(frame.columns.astype(str))
-    is_measured = genes.isin(table.var_names)
-    layers = {}
-    if is_measured.any() and (table.X is not None or layer is not None):
-        measured_values = to_dense(measured_matrix(table, list(genes[is_measured]), layer=layer))
-        layers["measured"] = np.full(frame.shape, np.nan, dtype=measured_values.dtype)
-        layers["measured"][:, is_measured] = measured_values
-    for name, slot in (("std", Key.std(key)), ("lower", Key.lower(key)), ("upper", Key.upper(key))):
-        if slot in table.obsm and (extra := prediction_frame(table, slot)).columns.equals(frame.columns):
-            layers[name] = extra.to_numpy(copy=True)
-    return AnnData(
-        X=frame.to_numpy(copy=True),
-        obs=table.obs.copy(),
-        var=pd.DataFrame({"measured": is_measured}, index=genes),
-        layers=layers,
-        obsm={Key.SPATIAL: table.obsm[Key.SPATIAL].copy()} if Key.SPATIAL in table.obsm else None,
-        uns={name: table.uns[name] for name in (Key.SPATIAL, Key.UNS) if name in table.uns},
-    )
+    return predicted_table(get_table(data, table_key, key), key, layer=layer, sample_key=sample_key)
 
 
 def to_grid(

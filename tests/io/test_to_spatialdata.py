@@ -8,6 +8,10 @@ from PIL import Image
 
 import stpredict as stp
 from stpredict.io._image import element_scale, section_image
+from stpredict.slots._keys import escaped
+from stpredict.slots._prediction import prediction_frame, write_prediction
+from stpredict.slots._provenance import read_record, write_record
+from stpredict.slots._sections import section_entry
 
 
 def pixels(seed: int) -> np.ndarray:
@@ -141,9 +145,9 @@ def test_errors(adata):
     with pytest.raises(ValueError, match="unique names of observations"):
         stp.io.to_spatialdata(twice)
     named = adata.copy()
-    named.obs["sample"] = named.obs["sample"].cat.rename_categories({"S2": "S 2/b"})
-    with pytest.raises(ValueError, match="found 'S 2/b'"):
-        stp.io.to_spatialdata(named)
+    named.obs["sample"] = named.obs["sample"].cat.rename_categories({"S2": "S 3/b", "S3": "s 3(b)"})
+    with pytest.raises(ValueError, match=r"found 's 3\(b\)' beside others|found 'S 3/b' beside others"):
+        stp.io.to_spatialdata(named, radius_px=1.0)
     gaps = adata.copy()
     gaps.obs["sample"] = gaps.obs["sample"].astype(object).where(np.arange(90) > 0, None)
     with pytest.raises(ValueError, match="gaps in obs"):
@@ -151,3 +155,80 @@ def test_errors(adata):
     del adata.obsm["spatial"]
     with pytest.raises(KeyError, match="obsm\\['spatial'\\]"):
         stp.io.to_spatialdata(adata)
+
+
+ODD = {"S1": "a/b (c)", "S2": "β 1", "S3": ".hidden"}
+
+
+def test_sections_of_any_name_survive_every_store(adata, tmp_path):
+    from spatialdata import read_zarr
+
+    adata.obs["sample"] = adata.obs["sample"].cat.rename_categories(ODD)
+    adata.uns["spatial"] = {escaped(ODD[name]): entry for name, entry in adata.uns["spatial"].items()}
+    record = {"shape": {name: [3, 4] for name in ODD.values()}}
+    write_record(adata, "grid", record)
+    stp.io.to_spatialdata(adata).write(tmp_path / "s.zarr")
+    adata.write_zarr(tmp_path / "a.zarr")
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    sdata = read_zarr(tmp_path / "s.zarr")
+    assert sorted(sdata.shapes) == ["a_b_c_spots", "hidden_spots", "β_1_spots"]
+    assert set(sdata.coordinate_systems) == set(ODD.values())
+    found = [
+        anndata.read_zarr(tmp_path / "a.zarr"),
+        anndata.read_h5ad(tmp_path / "a.h5ad"),
+        stp.io.from_spatialdata(sdata),
+    ]
+    for again in found:
+        assert again.obs["sample"].tolist() == adata.obs["sample"].tolist()
+        assert read_record(again, "grid")["shape"] == record["shape"]
+        for name in ODD.values():
+            assert section_entry(again, name)["scalefactors"] == section_entry(adata, name)["scalefactors"]
+    with pytest.raises(KeyError, match="full-resolution image"):  # the thumbnail of the section was found
+        section_image(sdata, sdata.tables["table"], ODD["S2"])
+
+
+def predicted(adata, key="predicted", genes=("HLA-DQB1/2", "A"), **record):
+    values = np.random.default_rng(0).normal(size=(adata.n_obs, len(genes)))
+    write_prediction(adata, key, pd.DataFrame(values, adata.obs_names, list(genes)), record)
+
+
+def test_predictions_are_tables_of_their_own(adata, tmp_path):
+    from spatialdata import match_table_to_element, read_zarr
+
+    predicted(adata)
+    predicted(adata, "predicted_net", model="m")
+    predicted(adata, "predicted_mean", comparator=True)
+    write_prediction(adata, "predicted_std", prediction_frame(adata, "predicted").abs(), beside="predicted")
+    adata.obsm["own"] = pd.DataFrame({"score": np.arange(90.0)}, index=adata.obs_names)
+    adata.obs["predicted_leaky"], adata.obs["other"] = False, 1
+    stp.io.write_zarr(stp.io.to_spatialdata(adata), tmp_path / "s.zarr")
+    sdata = read_zarr(tmp_path / "s.zarr")
+    assert sorted(sdata.tables) == ["predicted", "predicted_net", "table"]
+    table = match_table_to_element(sdata, "S2_spots", "predicted")
+    assert table.var_names.tolist() == ["HLA-DQB1/2", "A"]
+    wanted = prediction_frame(adata, "predicted").loc[table.obs_names]
+    np.testing.assert_array_equal(table.X, wanted)
+    np.testing.assert_array_equal(table.layers["std"], wanted.abs())
+    np.testing.assert_array_equal(table.layers["measured"][:, 1], adata[table.obs_names, "A"].X.toarray().ravel())
+    assert np.isnan(table.layers["measured"][:, 0]).all()
+    assert {"sample", "patient", "predicted_leaky"} <= set(table.obs)
+    assert "other" not in table.obs
+    assert read_record(sdata.tables["predicted_net"], "predicted_net")["model"] == "m"
+    again = stp.io.from_spatialdata(sdata)
+    pd.testing.assert_frame_equal(prediction_frame(again, "predicted"), prediction_frame(adata, "predicted"))
+    alone = stp.io.from_spatialdata(sdata, "predicted")
+    np.testing.assert_array_equal(alone.obsm["spatial"], adata.obsm["spatial"])
+    for chosen, names in ((False, ["table"]), ("predicted_mean", ["predicted_mean", "table"])):
+        assert sorted(stp.io.to_spatialdata(adata, predictions=chosen).tables) == names
+    with pytest.raises(KeyError, match="predictions="):
+        stp.io.to_spatialdata(adata, predictions=["nothing"])
+
+
+def test_names_of_yours_are_accepted_and_named(adata):
+    adata.obs["my score (x)"] = adata.obs["my_score_x"] = 1.0
+    adata.obsm["a/b"] = adata.obsm["spatial"].copy()
+    with pytest.warns(UserWarning, match="my score"):
+        table = stp.io.to_spatialdata(adata).tables["table"]
+    assert {"my_score_x", "my_score_x_2"} <= set(table.obs)
+    assert "a_b" in table.obsm
+    assert "my score (x)" in adata.obs

@@ -75,7 +75,7 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     best = next(model for model in summary["model"] if model in {*_MODELS, "ridge"})
 
     # Domains on what the best model predicted without having seen the patient.
-    key = f"predicted_{best}"
+    key = scores.attrs["keys"][best]
     frame = stp.get.predicted(adata, key).to_df().dropna(axis=1)
     n_domains = 4 if "label" not in adata.obs else max(2, adata.obs["label"].nunique())
     stp.tl.domains(
@@ -135,7 +135,7 @@ def _figures(adata: AnnData, scores: pd.DataFrame, best: str, out: Path, seed: i
 
     import stpredict as stp
 
-    key = f"predicted_{best}"
+    key = scores.attrs["keys"][best]
     ours = scores[(scores["model"] == best) & scores["pearson"].notna()]
     section = str(ours.groupby("sample")["pearson"].mean().idxmax())
     top = ours[ours["sample"] == section].nlargest(3, "pearson")["gene"]

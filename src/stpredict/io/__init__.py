@@ -8,6 +8,7 @@ from stpredict.io._read_her2st import read_her2st
 from stpredict.io._read_map import read_map
 from stpredict.io._read_visium import read_visium
 from stpredict.io._to_spatialdata import to_spatialdata
+from stpredict.io._write_zarr import write_zarr
 
 __all__ = [
     "from_spatialdata",
@@ -18,4 +19,5 @@ __all__ = [
     "read_map",
     "read_visium",
     "to_spatialdata",
+    "write_zarr",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from stpredict.core._validate import check_finite
 from stpredict.io._section_image import GRAY, SectionImage
 from stpredict.slots._keys import Key
+from stpredict.slots._sections import section_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -174,4 +175,4 @@ def _mean_at(values: np.ndarray, xy: np.ndarray) -> float:
 
 def positions_are_checked(adata: AnnData, sample: str) -> bool:
     """Whether positions are to be compared with the tissue: unless the reader of the section was told not to."""
-    return not adata.uns.get("spatial", {}).get(sample, {}).get("metadata", {}).get(UNCHECKED)
+    return not section_entry(adata, sample).get("metadata", {}).get(UNCHECKED)

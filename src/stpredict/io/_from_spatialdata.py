@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from stpredict.core._validate import check_positive, few
 from stpredict.io._centroids import centroids
-from stpredict.io._image import element_scale, thumbnail_of
+from stpredict.io._image import element_names, element_scale, thumbnail_of
 from stpredict.io._to_spatialdata import ATTRS, SPOTS
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, escaped
+from stpredict.slots._sections import section_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -111,7 +112,8 @@ def from_spatialdata(
     spatial = dict(adata.uns.get("spatial", {}))
     for sample, region in dict(zip(samples, regions, strict=True)).items():
         section_mpp = microns_per_pixel.get(sample) if isinstance(microns_per_pixel, Mapping) else microns_per_pixel
-        spatial[sample] = _entry(sdata, sample, spatial.get(sample, {}), section_mpp, diameters.get(region))
+        entry = section_entry(adata, sample)
+        spatial[escaped(sample)] = _entry(sdata, sample, entry, section_mpp, diameters.get(region))
     adata.uns["spatial"] = spatial
     return adata
 
@@ -125,7 +127,7 @@ def _entry(
         scalefactors.setdefault("microns_per_pixel", check_positive(mpp, "microns_per_pixel"))
     if diameter:
         scalefactors.setdefault("spot_diameter_fullres", diameter)
-    for name in (f"{sample}_hires_image", f"{sample}_image"):
+    for name in element_names(sample, "_hires_image", "_image"):
         if images or name not in sdata.images:
             continue
         scale = element_scale(sdata.images[name], sample)

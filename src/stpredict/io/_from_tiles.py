@@ -15,7 +15,7 @@ from stpredict.core._validate import check_finite, check_positive, check_unique,
 from stpredict.io._pixels import Depth
 from stpredict.io._section import THUMBNAIL_PX, check_folder, is_hidden, record_reading
 from stpredict.io._section_image import SectionImage
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, escaped
 from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def from_tiles(
     adata.obsm[key] = features
     samples = list(pictures)
     adata.uns["spatial"] = {
-        name: {
+        escaped(name): {
             "images": {"hires": picture},
             "scalefactors": {
                 "tissue_hires_scalef": factor,

@@ -12,6 +12,8 @@ from stpredict.io._check_positions import check_positions, positions_are_checked
 from stpredict.io._placement import COARSEST, element_matrix, is_full_resolution, matrix_scale, placed
 from stpredict.io._section_image import SectionImage
 from stpredict.slots._container import is_spatialdata
+from stpredict.slots._keys import storable
+from stpredict.slots._sections import section_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SectionImage",
     "check_positions",
+    "element_names",
     "element_scale",
     "microns_per_pixel",
     "positions_are_checked",
@@ -43,13 +46,13 @@ def section_image(data: Container, adata: AnnData, sample: str, image: Any = Non
         image = image[sample]
     if image is not None:
         return _given(image, sample)
-    entry = adata.uns.get("spatial", {}).get(sample, {})
+    entry = section_entry(adata, sample)
     path = entry.get("metadata", {}).get("source_image_path")
     if path is not None and (Path(str(path)).is_file() or not entry.get("images")):
         return SectionImage(str(path))
     thumbnails = []
     if is_spatialdata(data):
-        for name in (f"{sample}_full_image", f"{sample}_image", sample):
+        for name in element_names(sample, "_full_image", "_image", ""):
             if name in data.images:
                 matrix = element_matrix(element := data.images[name], sample)
                 # A registration may enlarge a little; what is scaled and nothing else is a thumbnail.
@@ -65,6 +68,11 @@ def section_image(data: Container, adata: AnnData, sample: str, image: Any = Non
         f"uns['spatial'][{sample!r}] or the SpatialData{f' ({thumbnails[0]})' if thumbnails else ''}; "
         "pass `image=` (a path, an array, or a mapping by section)"
     )
+
+
+def element_names(sample: str, *endings: str) -> list[str]:
+    """Names that an element of a section may have in a SpatialData, which does not accept every name of a section."""
+    return list(dict.fromkeys(base + ending for base in (sample, storable(sample)) for ending in endings))
 
 
 def _given(image: Any, sample: str) -> SectionImage:
@@ -108,7 +116,7 @@ def microns_per_pixel(adata: AnnData, sample: str, given: float | Mapping[str, f
         given = given.get(sample)
     value = given
     if value is None:
-        value = adata.uns.get("spatial", {}).get(sample, {}).get("scalefactors", {}).get("microns_per_pixel")
+        value = section_entry(adata, sample).get("scalefactors", {}).get("microns_per_pixel")
     if value is None:
         raise ValueError(
             f"expected the µm per pixel of section {sample!r}; found none in "

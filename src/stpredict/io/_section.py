@@ -13,7 +13,7 @@ import numpy as np
 from stpredict.core._validate import check_counts, check_finite, check_positive, check_unique, few
 from stpredict.io._check_positions import UNCHECKED, check_positions
 from stpredict.io._section_image import SectionImage
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, escaped
 from stpredict.slots._matrix import check_float32, numeric_matrix
 from stpredict.slots._provenance import write_record
 
@@ -104,7 +104,7 @@ def build_section(
     adata = AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=var)
     adata.layers[Key.COUNTS] = adata.X.copy()
     adata.obsm[Key.SPATIAL] = xy
-    adata.uns["spatial"] = {sample: {"images": images, "scalefactors": scalefactors, "metadata": metadata}}
+    adata.uns["spatial"] = {escaped(sample): {"images": images, "scalefactors": scalefactors, "metadata": metadata}}
     return adata
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,11 @@ import numpy as np
 from stpredict.core._validate import check_finite, check_positive, check_unique, few
 from stpredict.io._image import SectionImage, section_image
 from stpredict.slots._checks import check_obs, check_obsm
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key, distinct, storable
+from stpredict.slots._predicted import predicted_table
+from stpredict.slots._prediction import main_predictions
+from stpredict.slots._provenance import read_record, write_record
+from stpredict.slots._sections import section_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,6 +35,8 @@ def to_spatialdata(
     full_resolution: bool = False,
     scale_factors: Sequence[int] | None = None,
     radius_px: float | Mapping[str, float] | None = None,
+    predictions: bool | str | Sequence[str] = True,
+    patient_key: str = Key.PATIENT,
     table_key: str = Key.TABLE,
 ) -> SpatialData:
     """Convert an AnnData to a SpatialData :cite:p:`marconato2025`.
@@ -52,22 +58,38 @@ def to_spatialdata(
     radius_px
         Radius of the spots in full-resolution pixels, for all or by section; half of `spot_diameter_fullres` when
         `None`.
+    predictions
+        Slots of predictions to add as tables of their own; all that are in `obsm` (comparators, and what lies beside
+        another one, aside) for `True`, none for `False`.
+    patient_key
+        Column of `obs` that names the patient, for the tables of predictions.
     table_key
         Name of the table.
 
     Returns
     -------
-    SpatialData with, per section, the circles `{sample}_spots` and the image `{sample}_image` (a thumbnail is scaled to
-    full-resolution pixels by its transformation), and the table, a copy of `adata` with the columns `region` and
-    `spot_id` that join it to the circles.
+    SpatialData with
+
+    - per section the circles `{sample}_spots` and the image `{sample}_image` (a thumbnail is scaled to full-resolution
+      pixels by its transformation). What SpatialData does not accept in a name becomes `_` there, and stays as it is in
+      `obs[sample_key]`;
+    - the table, a copy of `adata` with the columns `region` and `spot_id` that join it to the circles;
+    - a table per prediction, of its name: `X` is the prediction, `var` its genes, `layers["measured"]` what was measured,
+      as :func:`stpredict.get.predicted` has them. To draw one:
+      `sdata.pl.render_shapes("A1_spots", color="ERBB2", table_name="predicted")`.
 
     Raises
     ------
     KeyError
         When positions, the section, or a full-resolution image that was asked for are missing.
     ValueError
-        When names of observations repeat, names of sections hold characters that files cannot, positions are not
-        finite, or the radius is unknown.
+        When names of observations repeat, names of sections are the same without what SpatialData does not accept in
+        them, positions are not finite, the radius is unknown, or the genes of a prediction are.
+
+    Warns
+    -----
+    UserWarning
+        When columns or slots of yours have names that SpatialData does not accept, which get others in the table.
 
     Examples
     --------
@@ -93,16 +115,18 @@ def to_spatialdata(
         raise ValueError(f"expected a section for every observation; found gaps in obs[{sample_key!r}]")
     names = adata.obs[sample_key].astype(str).to_numpy()
     sections = {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names)}
-    if odd := [name for name in sections if not re.fullmatch(r"[\w.-]+", name) or name.startswith("__")]:
+    stems = distinct(sections)
+    if twice := [name for name, stem in stems.items() if stem != storable(name)]:
         raise ValueError(
-            f"expected names of sections made of letters, digits, '_', '-' and '.'; found {few(map(repr, odd))}; "
-            f"rename them in obs[{sample_key!r}] and uns['spatial']"
+            f"expected names of sections that differ in letters (whatever their case), digits, '_', '-' or '.'; found "
+            f"{few(map(repr, twice))} beside others that are the same in these; rename them in obs[{sample_key!r}]"
         )
+    keys = _keys(adata, predictions, table_key)
     radii = {name: _radius(adata, name, radius_px) for name in sections}
 
     shapes, pictures = {}, {}
     for name, rows in sections.items():
-        shapes[name + SPOTS] = ShapesModel.parse(
+        shapes[stems[name] + SPOTS] = ShapesModel.parse(
             xy[rows],
             geometry=0,
             radius=radii[name],
@@ -111,20 +135,66 @@ def to_spatialdata(
         )
         element = _image_element(adata, name, full_resolution, scale_factors) if images else None
         if element is not None:
-            pictures[name + IMAGE] = element
-    table = adata.copy()
-    table.uns.pop(ATTRS, None)
-    table.obs[_REGION] = pd.Categorical([f"{name}{SPOTS}" for name in names])
-    table.obs[_INSTANCE] = adata.obs_names.to_numpy(dtype=object)
-    table = TableModel.parse(table, region=list(shapes), region_key=_REGION, instance_key=_INSTANCE)
-    return SpatialData(images=pictures, shapes=shapes, tables={table_key: table})
+            pictures[stems[name] + IMAGE] = element
+    region = pd.Categorical([f"{stems[name]}{SPOTS}" for name in names])
+    tables = {table_key: adata.copy()} | {key: _predicted(adata, key, sample_key, patient_key) for key in keys}
+    for key, table in tables.items():
+        table.uns.pop(ATTRS, None)
+        _rename(table)
+        table.obs[_REGION], table.obs[_INSTANCE] = region, adata.obs_names.to_numpy(dtype=object)
+        tables[key] = TableModel.parse(table, region=list(shapes), region_key=_REGION, instance_key=_INSTANCE)
+    return SpatialData(images=pictures, shapes=shapes, tables=tables)
+
+
+def _keys(adata: AnnData, predictions: bool | str | Sequence[str], table_key: str) -> list[str]:
+    """Slots of the predictions that get a table."""
+    if isinstance(predictions, bool):
+        found = main_predictions(adata) if predictions else []
+        return [key for key in found if key != table_key]
+    keys = [predictions] if isinstance(predictions, str) else list(predictions)
+    for key in keys:
+        check_obsm(adata, key, "run stp.tl.predict first, or name others in `predictions=`")
+        check_key(key, "predictions")
+    check_unique([table_key, *keys], "names of tables")
+    return keys
+
+
+def _predicted(adata: AnnData, key: str, sample_key: str, patient_key: str) -> AnnData:
+    """Table of a prediction, with what belongs to it: every column of `obs` would be several files of its own."""
+    table = predicted_table(adata, key, sample_key=sample_key)
+    columns = [sample_key, patient_key, Key.leaky(key), Key.fold(key)]
+    table.obs = table.obs[[name for name in columns if name in table.obs]]
+    record = {name: value for name, value in (read_record(adata, key) or {}).items() if name not in {"genes", "folds"}}
+    table.uns = {}
+    write_record(table, key, record)
+    return table
+
+
+def _rename(table: AnnData) -> None:
+    """Give columns and slots names that SpatialData accepts, and say which."""
+    renamed: dict[str, str] = {}
+    for axis in ("obs", "var"):
+        frame = getattr(table, axis)
+        names = distinct(frame.columns)
+        setattr(table, axis, frame.rename(columns=names))
+        renamed |= {old: new for old, new in names.items() if old != new}
+    for slots in (table.obsm, table.varm, table.obsp, table.varp, table.layers, table.uns):
+        for old, new in distinct(slots).items():
+            if old != new:
+                slots[new] = slots.pop(old)
+                renamed[old] = new
+    if renamed:
+        shown = few(f"{old!r} as {new!r}" for old, new in renamed.items())
+        warnings.warn(
+            f"SpatialData does not accept the names of {len(renamed)} columns and slots: {shown}", stacklevel=3
+        )
 
 
 def _radius(adata: AnnData, sample: str, given: float | Mapping[str, float] | None) -> float:
     if isinstance(given, Mapping):
         given = given.get(sample)
     if given is None:
-        diameter = adata.uns.get("spatial", {}).get(sample, {}).get("scalefactors", {}).get("spot_diameter_fullres")
+        diameter = section_entry(adata, sample).get("scalefactors", {}).get("spot_diameter_fullres")
         if diameter is None:
             raise ValueError(
                 f"expected the spot diameter of section {sample!r} in uns['spatial'][{sample!r}]['scalefactors']"
@@ -139,7 +209,7 @@ def _image_element(adata: AnnData, sample: str, full_resolution: bool, scale_fac
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Identity, Scale
 
-    entry = adata.uns.get("spatial", {}).get(sample, {})
+    entry = section_entry(adata, sample)
     thumbnails = entry.get("images", {})
     if not thumbnails and "source_image_path" not in entry.get("metadata", {}):
         return None

@@ -84,7 +84,7 @@ def attribution(
     """
     from matplotlib.colors import CenteredNorm, Normalize
 
-    key = key or f"attribution_{gene}"
+    key = key or Key.attribution(gene)
     table_key = find_table(data, table_key, key)
     adata = get_table(data, table_key)
     check_obs(adata, key, "run stp.tl.attribution(adata, model, gene) first, or name the column with `key=`")

@@ -13,6 +13,7 @@ from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._container import get_table, is_spatialdata
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
+from stpredict.slots._sections import section_entry
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -165,7 +166,7 @@ def find_section(
         raise ValueError(f"expected in-tissue observations in section {name!r}; found none")
     xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows, :2]
     check_finite(xy, f"positions of section {name!r}", f"correct obsm[{Key.SPATIAL!r}]")
-    factors = adata.uns.get("spatial", {}).get(name, {}).get("scalefactors", {})
+    factors = section_entry(adata, name).get("scalefactors", {})
     mpp = factors.get("microns_per_pixel")
     if spot_size is not None:
         diameter = check_positive(spot_size, "spot_size")
@@ -212,15 +213,15 @@ def _picture(data: Container, adata: AnnData, sample: str, box: tuple[float, flo
 
 def _stored_picture(data: Container, adata: AnnData, sample: str) -> tuple[Any, float]:
     """Smallest sufficient picture of a section, and its pixels per full-resolution pixel."""
-    from stpredict.io._image import SectionImage, element_scale, section_image
+    from stpredict.io._image import SectionImage, element_names, element_scale, section_image
 
-    entry = adata.uns.get("spatial", {}).get(sample, {})
+    entry = section_entry(adata, sample)
     for name in ("hires", "lowres"):
         factor = entry.get("scalefactors", {}).get(f"tissue_{name}_scalef")
         if name in entry.get("images", {}) and factor is not None:
             return SectionImage(entry["images"][name]), float(factor)
     if is_spatialdata(data):
-        for name in (f"{sample}_hires_image", f"{sample}_image", f"{sample}_full_image", sample):
+        for name in element_names(sample, "_hires_image", "_image", "_full_image", ""):
             if name in data.images:
                 return _element_picture(data.images[name], element_scale(data.images[name], sample))
     try:

@@ -12,7 +12,7 @@ from stpredict.core._validate import check_finite, few
 from stpredict.slots._checks import as_mask
 from stpredict.slots._container import begin
 from stpredict.slots._expression import matrix_of, measured_rows
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 from stpredict.slots._provenance import genes_digest, write_record
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def filter_genes(
     >>> adata.var_names.tolist()
     ['ESR1']
     """
+    check_key(key_added)
     container, adata = begin(data, copy, table_key, measured=True)
     if gene_types is None and min_median is None:
         raise ValueError("expected gene_types or min_median to filter by; found neither")

@@ -10,7 +10,7 @@ import numpy as np
 
 from stpredict.encoders._resize import resized, warn_if_coarse
 from stpredict.pp._windows import Section, sections_of, windows_around
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,6 +156,7 @@ def image_features(
     from stpredict.slots._container import begin, get_table
     from stpredict.slots._provenance import write_record
 
+    check_key(key_added)
     scales = tuple(check_positive(scale, "every value of context") for scale in context)
     if not scales or len(set(scales)) != len(scales):
         raise ValueError(f"expected one or more different multiples of tile_um in context; found {tuple(context)}")

@@ -9,7 +9,7 @@ import numpy as np
 from stpredict.slots._checks import as_mask, check_obs
 from stpredict.slots._container import begin
 from stpredict.slots._expression import matrix_of, usable_rows
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key, escaped
 from stpredict.slots._provenance import read_record, write_record
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def log_vmr(
     """
     import pandas as pd
 
+    check_key(key_added)
     container, adata = begin(data, copy, table_key, measured=True)
     key = key_added or _KEY
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
@@ -98,7 +99,7 @@ def log_vmr(
     within = grouped_log_vmr(values, codes, len(sections))
     pooled = within[0] if len(sections) == 1 else grouped_log_vmr(values, np.zeros(len(rows), dtype=np.int64), 1)[0]
     adata.var[key] = pooled
-    adata.varm[key] = pd.DataFrame(within.T, index=adata.var_names, columns=list(sections))
+    adata.varm[key] = pd.DataFrame(within.T, index=adata.var_names, columns=[escaped(name) for name in sections])
     write_record(adata, key, {"layer": layer, "sections": list(sections)})
     return container if copy else None
 

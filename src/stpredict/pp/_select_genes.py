@@ -14,7 +14,7 @@ from stpredict.pp._spatially_variable import section_morans_i, write_moran
 from stpredict.slots._checks import as_mask, check_genes, check_obs
 from stpredict.slots._container import begin
 from stpredict.slots._expression import matrix_of, usable_rows
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 from stpredict.slots._provenance import genes_digest, write_record
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def select_genes(
     >>> adata.var["selected"].tolist()
     [True, False]
     """
+    check_key(key_added)
     container, adata = begin(data, copy, table_key, measured=True)
     key = key_added or Key.SELECTED
     mask = as_mask(adata, train)

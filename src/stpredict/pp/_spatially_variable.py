@@ -12,7 +12,7 @@ from stpredict.pp._spatial_graph import spatial_weights
 from stpredict.slots._checks import as_mask, check_genes, check_obs, check_obsm
 from stpredict.slots._container import begin
 from stpredict.slots._expression import matrix_of, usable_rows
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, escaped
 from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
@@ -132,5 +132,5 @@ def section_morans_i(
 
 def write_moran(adata: AnnData, moran_i: pd.DataFrame, moran_p: pd.DataFrame) -> None:
     """Store both tables in `varm`, with NaN for genes that were not tested."""
-    adata.varm["moran_i"] = moran_i.reindex(adata.var_names)
-    adata.varm["moran_p"] = moran_p.reindex(adata.var_names)
+    for name, table in (("moran_i", moran_i), ("moran_p", moran_p)):
+        adata.varm[name] = table.reindex(adata.var_names).rename(columns=escaped)

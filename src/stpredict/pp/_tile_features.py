@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, escaped
 from stpredict.slots._made import same_size
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _table(
     if (np.ptp(picture, axis=2) == 0).all():
         warnings.warn(f"slide {sample!r}: {GRAY}", stacklevel=4)
     table.uns["spatial"] = {
-        sample: {
+        escaped(sample): {
             "images": {"hires": picture},
             "scalefactors": {
                 "tissue_hires_scalef": 1 / factor,

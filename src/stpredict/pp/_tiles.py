@@ -11,7 +11,7 @@ import numpy as np
 
 from stpredict.core._validate import few
 from stpredict.pp._tissue_share import area_means, raster
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -150,6 +150,7 @@ def tiles(
         slide_size,
     )
 
+    check_key(key_added)
     check_slide(data)
     mpp = slide_microns_per_pixel(data)
     if like is not None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.slots._keys import check_key
+
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
@@ -97,6 +99,7 @@ def tissue(
         slide_thumbnail,
     )
 
+    check_key(key_added)
     check_slide(data)
     check_choice(method, ["otsu"], "method")
     mpp = slide_microns_per_pixel(data)

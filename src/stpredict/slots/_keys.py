@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Iterable
+from urllib.parse import unquote
+
+_STORABLE = re.compile(r"(?!__)[\w-][\w.-]*")
+_RESERVED = frozenset({"_index"})  # what stores call the names of rows
+
 
 class Key:
     """Names of the slots that the package reads and writes."""
@@ -33,12 +41,12 @@ class Key:
     @staticmethod
     def features(encoder: str) -> str:
         """Image features: `obsm["X_{encoder}"]`."""
-        return f"X_{encoder}"
+        return f"X_{storable(encoder)}"
 
     @staticmethod
     def tiles(encoder: str) -> str:
         """Table of a slide's tiles with their features, as lazyslide names it."""
-        return f"{encoder}_tiles"
+        return f"{storable(encoder)}_tiles"
 
     @staticmethod
     def bag(features: str) -> str:
@@ -63,7 +71,12 @@ class Key:
     @staticmethod
     def probability(label: str) -> str:
         """Predicted probability of a class."""
-        return f"{label}_probability"
+        return f"{storable(label)}_probability"
+
+    @staticmethod
+    def attribution(gene: str) -> str:
+        """Column of `obs` with the attribution of a gene."""
+        return f"attribution_{storable(gene)}"
 
     @staticmethod
     def fold(key: str) -> str:
@@ -129,3 +142,51 @@ class Key:
     def predicted_class(key: str) -> str:
         """Column of `obs` with the most probable class, beside probabilities in `key`."""
         return f"{key.removesuffix('_probability')}_predicted"
+
+
+def storable(name: str) -> str:
+    """A name that h5ad, Zarr and SpatialData accept as a key: itself, or what is left of it.
+
+    Letters of every script, digits, `_`, `-` and `.` stay; what else there is becomes one `_` between words.
+    """
+    text = unicodedata.normalize("NFC", str(name))
+    if _STORABLE.fullmatch(text) and text not in _RESERVED:
+        return text
+    return re.sub(r"[^\w.-]+", "_", text).strip("_.") or "unnamed"
+
+
+def distinct(names: Iterable[str]) -> dict[str, str]:
+    """A storable name of each name; where two would be the same, or differ in case only, the later one gets a number."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(map(str, names)):
+        base, number = storable(name), 1
+        key = base
+        while key.casefold() in taken:
+            number += 1
+            key = f"{base}_{number}"
+        found[name] = key
+        taken.add(key.casefold())
+    return found
+
+
+def check_key(key: str | None, what: str = "key_added") -> None:
+    """Raise `ValueError` for the name of a slot that some store would refuse; nothing for `None`."""
+    if key is not None and storable(key) != key:
+        raise ValueError(
+            f"expected {what} made of letters, digits, '_', '-' and '.', which every store accepts; found {key!r}; pass "
+            f"{what}={storable(key)!r}"
+        )
+
+
+def escaped(name: str) -> str:
+    """The name of a section as a key: itself, but for slashes and for names that stores keep for themselves."""
+    text = str(name).replace("%", "%25").replace("/", "%2F").replace("\\", "%5C")
+    if not text:
+        return "%"
+    return text if text[0] != "." and not text.startswith("__") else f"%{ord(text[0]):02X}{text[1:]}"
+
+
+def unescaped(key: str) -> str:
+    """The name behind a key of :func:`escaped`."""
+    return "" if key == "%" else unquote(key)

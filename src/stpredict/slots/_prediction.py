@@ -82,6 +82,24 @@ def prediction_names(adata: AnnData, key: str) -> pd.Index | None:
     return index
 
 
+def main_predictions(adata: AnnData) -> list[str]:
+    """Slots of `obsm` with predictions of genes, without comparators and what lies beside one (deviations, bounds)."""
+    found = [key for key in adata.obsm if "genes" in (read_record(adata, key) or {}) or _is_named(adata, key)]
+    beside = {
+        slot
+        for key in found
+        for slot in found
+        if slot in {Key.std(key), Key.lower(key), Key.upper(key)} or slot.startswith(Key.baseline(key, ""))
+    }
+    return [key for key in found if key not in beside and not (read_record(adata, key) or {}).get("comparator")]
+
+
+def _is_named(adata: AnnData, key: str) -> bool:
+    """Whether somebody put a DataFrame where predictions are, under their name or with their record."""
+    named = key == Key.PREDICTED or read_record(adata, key) is not None
+    return named and hasattr(adata.obsm[key], "columns")
+
+
 def write_predictions(
     adata: AnnData,
     key: str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, escaped, unescaped
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def _storable(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _storable(item) for key, item in value.items() if item is not None}
+        return {escaped(key): _storable(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple, set, frozenset)):
         return np.array([str(item) for item in value] if not all(isinstance(v, (int, float)) for v in value) else value)
     if isinstance(value, (str, bool, int, float, np.ndarray, np.generic)):
@@ -63,7 +63,7 @@ def check_normalized(record: Mapping[str, Any]) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {unescaped(key): _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value.item() if isinstance(value, np.generic) else value

@@ -15,7 +15,7 @@ from stpredict.core._validate import check_choice, check_counts, check_positive,
 from stpredict.slots._checks import check_layer, check_obs
 from stpredict.slots._container import begin, get_table
 from stpredict.slots._expression import in_tissue, marked_measured
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 from stpredict.slots._provenance import write_record
 from stpredict.tl.biology._gene_positions import gene_positions
 
@@ -148,6 +148,7 @@ def cnv(
 
     from stpredict.metrics._log_normalize import log_normalize
 
+    check_key(key_added)
     source = get_table(data, table_key)
     check_obs(source, reference_key, "name the column that marks normal spots")
     check_layer(source, layer, "name the layer with raw counts")

@@ -12,7 +12,7 @@ from stpredict.core._validate import check_choice
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import begin, find_table, get_table
 from stpredict.slots._expression import in_tissue
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 from stpredict.slots._provenance import write_record
 from stpredict.slots._rows import rows_of
 from stpredict.tl.explain._gradcam import check_grids, default_level, gradcam
@@ -145,6 +145,7 @@ def attribution(
     """
     from stpredict.core._device import resolve_device
 
+    check_key(key_added)
     check_choice(method, ("gradcam", "integrated_gradients"), "method")
     members = find_models(data, model, table_key)
     fitted, network = members[0], members[0].network
@@ -219,7 +220,7 @@ def attribution(
         )
 
     container, adata = begin(data, copy, table_key)
-    key_added = key_added or f"attribution_{gene}"
+    key_added = key_added or Key.attribution(gene)
     adata.obs[key_added] = values
     if parts is not None:
         adata.obsm[f"{key_added}_features"] = parts

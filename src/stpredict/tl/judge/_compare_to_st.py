@@ -13,7 +13,7 @@ from stpredict.metrics._log_normalize import log_normalize
 from stpredict.slots._checks import check_genes, check_layer, check_obs, check_obsm
 from stpredict.slots._container import begin, find_table, get_table
 from stpredict.slots._expression import in_tissue, measured_matrix, to_dense
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 from stpredict.slots._prediction import prediction_frame, write_prediction
 from stpredict.tl.maps._windows import neighborhoods
 
@@ -135,6 +135,7 @@ def compare_to_st(
     """
     import pandas as pd
 
+    check_key(key_added)
     table_key = find_table(data, table_key, key)
     table, measured = get_table(data, table_key), get_table(spots)
     affine = _affine(spots_to_tiles)

@@ -10,7 +10,7 @@ from stpredict.core._validate import check_choice, check_finite, few
 from stpredict.slots._checks import as_mask, check_obs
 from stpredict.slots._container import begin
 from stpredict.slots._expression import measured_matrix, to_dense
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 from stpredict.slots._marks import Mark, joint_mark, leak_marks
 from stpredict.slots._prediction import prediction_frame, write_prediction
 from stpredict.slots._provenance import write_record
@@ -115,6 +115,7 @@ def conformal(
     """
     import pandas as pd
 
+    check_key(key_added)
     check_choice(by, ("observation", "patient"), "by")
     if not 0 < level < 1:
         raise ValueError(f"expected level between 0 and 1; found {level}")

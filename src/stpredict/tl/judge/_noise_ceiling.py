@@ -12,7 +12,7 @@ from stpredict.metrics._noise_ceiling import noise_ceiling as ceiling_of
 from stpredict.slots._checks import check_genes, check_layer, check_obs
 from stpredict.slots._container import begin
 from stpredict.slots._expression import measured_rows
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key, escaped
 from stpredict.slots._provenance import read_record, write_record
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def noise_ceiling(
     """
     import pandas as pd
 
+    check_key(key_added)
     container, adata = begin(data, copy, table_key)
     key = key_added or "noise_ceiling"
     normalization = read_record(adata, "normalize")
@@ -117,7 +118,7 @@ def noise_ceiling(
         values[adata.var_names.get_indexer(names)] = section_ceiling(
             adata, rows, names, n_repeats=n_repeats, seed=seed, layer=layer
         )
-        columns[section] = values
+        columns[escaped(section)] = values
     adata.varm[key] = pd.DataFrame(columns, index=adata.var_names)
     entry = {"size_factors": normalization["size_factors"], "target_sum": normalization["target_sum"]}
     entry |= {"n_repeats": n_repeats, "seed": seed, "layer": layer, "sections": sections, "n_genes": len(names)}

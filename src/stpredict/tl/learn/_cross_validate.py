@@ -11,7 +11,7 @@ from stpredict.core._validate import check_choice
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key, distinct
 from stpredict.tl.judge._evaluate import DEFAULT_METRICS, KNOWN_METRICS, evaluate
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._survival import survival
@@ -104,9 +104,11 @@ def cross_validate(
     Returns
     -------
     The table of :func:`stpredict.tl.evaluate`, one line per model, section and gene; for classes that of
-    :func:`stpredict.tl.segmentation`, for follow-up that of :func:`stpredict.tl.survival`, with a column `model`.
+    :func:`stpredict.tl.segmentation`, for follow-up that of :func:`stpredict.tl.survival`, with a column `model`. Its
+    `attrs["keys"]` say which slot is of which label.
 
-    Writes, for each label, `obsm["{key_added}_{label}"]` (out-of-fold predictions, float32 (n_obs, n_genes); `NaN`
+    Writes, for each label (what no store accepts in a key becomes `_`: `"ridge (permuted labels)"` is
+    `"ridge_permuted_labels"` there), `obsm["{key_added}_{label}"]` (out-of-fold predictions, float32 (n_obs, n_genes); `NaN`
     where no fold tested or a gene was not selected), `obsm["{key_added}_{label}_std"]` (standard deviations, where the
     model gives them), `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1 where no fold tested)
     and `uns["stpredict"]["{key_added}_{label}"]`. Probabilities of classes and risks go where
@@ -131,6 +133,7 @@ def cross_validate(
     """
     from stpredict.core._device import resolve_device
 
+    check_key(key_added)
     adata = get_table(data, table_key)
     keys = Keys(sample_key, patient_key)
     check_patients(adata, sample_key, patient_key)
@@ -139,7 +142,8 @@ def cross_validate(
     request = parse_target(adata, target)
     reader = slots_for(request)
     names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED))
-    tasks = _tasks(adata, models, features, names, reader)
+    given = _models(models)
+    tasks = _tasks(adata, given, features, names, reader)
     folds = make_folds(adata, splitter, seed, keys)
     check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
     results = run_folds(
@@ -148,12 +152,13 @@ def cross_validate(
         progress=settings.progress if progress is None else progress, keep_models=reader.kind == "follow_up",
     )  # fmt: skip
 
-    slots = []
+    slots = {label: f"{key_added}_{name}" for label, name in distinct(tasks).items()}
     for label, task in tasks.items():
-        key = f"{key_added}_{label}"
+        key = slots[label]
         own = [result for result in results if result.label == label]
         record = {
             "label": label,
+            "comparator": label not in given,
             "model": task.info.name,
             "folds": [fold.name for fold in folds],
             "allow_leakage": allow_leakage,
@@ -162,26 +167,28 @@ def cross_validate(
             "seed": seed,
         }
         write_out_of_fold(adata, key, own, folds, patient_key, record)
-        slots.append(key)
     where: dict[str, Any] = {"patient_key": patient_key, "seed": seed, "table_key": table_key}
     if reader.kind == "expression":
-        return evaluate(
-            data, slots, layer=request.layer, metrics=metrics, ceiling=ceiling, baselines=bool(names),  # type: ignore[union-attr]
+        table = evaluate(
+            data, list(slots.values()), layer=request.layer, metrics=metrics, ceiling=ceiling, baselines=bool(names),  # type: ignore[union-attr]
             sample_key=sample_key, **where,
         )  # fmt: skip
-    return _judge(data, list(tasks), slots, request, sample_key, where)
+    else:
+        table = _judge(data, slots, request, sample_key, where)
+    table.attrs["keys"] = slots
+    return table
 
 
 def _judge(
-    data: Container, labels: Sequence[str], slots: Sequence[str], request: Any, sample_key: str, where: dict[str, Any]
+    data: Container, slots: Mapping[str, str], request: Any, sample_key: str, where: dict[str, Any]
 ) -> pd.DataFrame:
     """Scores of classes or of follow-up, one part per label."""
     import pandas as pd
 
     parts = []
-    for label, key in zip(labels, slots, strict=True):
+    for label, key in slots.items():
         if hasattr(request, "key"):
-            last = label == labels[-1]  # the majority comes once, after all models
+            last = label == list(slots)[-1]  # the majority comes once, after all models
             part = segmentation(data, request.key, key, sample_key=sample_key, baselines=last, **where)
             part["model"] = part["model"].replace("model", label)
         else:
@@ -191,14 +198,19 @@ def _judge(
     return pd.concat(parts, ignore_index=True)
 
 
-def _tasks(
-    adata: AnnData, models: Models, features: Any, baselines: Sequence[str], reader: TargetSlots
-) -> dict[str, Task]:
-    """Every label with its task; the comparators among them."""
+def _models(models: Models) -> dict[str, Any]:
+    """What is to be fitted, by label."""
     models = [models] if isinstance(models, str) else models
-    given = dict(models) if isinstance(models, Mapping) else {name: name for name in models}
+    given: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {name: name for name in models}
     if not given:
         raise ValueError("expected at least one model; found none; see stp.models.list_models()")
+    return given
+
+
+def _tasks(
+    adata: AnnData, given: Mapping[str, Any], features: Any, baselines: Sequence[str], reader: TargetSlots
+) -> dict[str, Task]:
+    """Every label with its task; the comparators among them."""
     known = {"model", "features", "hyperparameters", "training"}
     tasks: dict[str, Task] = {}
     for label, entry in given.items():

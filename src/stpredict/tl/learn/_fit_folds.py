@@ -13,7 +13,7 @@ from stpredict.core._settings import settings
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 from stpredict.slots._people import one_name
 from stpredict.slots._prediction import write_prediction
 from stpredict.slots._provenance import genes_digest, write_record
@@ -118,6 +118,7 @@ def fit_folds(
     """
     from stpredict.core._device import resolve_device
 
+    check_key(key_added)
     adata = get_table(data, table_key)
     keys = Keys(sample_key, patient_key)
     slot, scaling = split_features(features)

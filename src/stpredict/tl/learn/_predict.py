@@ -13,7 +13,7 @@ from stpredict.core._settings import settings
 from stpredict.core._validate import check_unique, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, find_table, get_table, is_spatialdata
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 from stpredict.slots._marks import UNKNOWN, mark_column
 from stpredict.slots._people import among
 from stpredict.slots._prediction import write_predictions
@@ -152,6 +152,7 @@ def predict(
     >>> adata.obsm["predicted"].shape
     (120, 20)
     """
+    check_key(key_added)
     members = find_models(data, model, table_key)
     if is_spatialdata(data) and not data.tables:
         key, entry = next(iter(members[0].features["slots"].items()), ("", None))

@@ -11,7 +11,7 @@ from stpredict.core._optional import optional_import
 from stpredict.core._settings import settings
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import get_table
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 from stpredict.slots._provenance import write_record
 from stpredict.targets import Classes, FollowUp
 from stpredict.tl.learn.targets._base import slots_of
@@ -149,6 +149,7 @@ def fit_outcome(
     from stpredict.tl.outcomes._scores import score_outcome
     from stpredict.training.targets import ClassTarget, FollowUpTarget
 
+    check_key(key_added)
     request = FollowUp() if target is None else Classes(target) if isinstance(target, str) else target
     if not isinstance(request, FollowUp | Classes):
         raise TypeError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, get_table
-from stpredict.slots._keys import Key
+from stpredict.slots._keys import Key, check_key
 from stpredict.slots._outcome import patients_of
 from stpredict.slots._provenance import write_record
 from stpredict.tl.learn.targets._base import slots_of
@@ -117,6 +117,7 @@ def predict_outcome(
     from stpredict.tl.outcomes._network import map_arrays
     from stpredict.training import predict_arrays
 
+    check_key(key_added)
     fitted = _find_model(model)
     facts = fitted.training
     source = get_table(data, table_key)
