@@ -154,6 +154,7 @@ def image_features(
     """
     from stpredict.core._validate import check_positive
     from stpredict.slots._container import begin, get_table
+    from stpredict.slots._content import seal_features
     from stpredict.slots._provenance import write_record
 
     scales = tuple(check_positive(scale, "every value of context") for scale in context)
@@ -199,6 +200,7 @@ def image_features(
             "encoder": network.name,
             "fingerprint": network.fingerprint,
             "dim": features.shape[1],
+            **seal_features(features),
             "tile_um": width_um,
             "tile_px": network.tile_px,
             "context": scales,
