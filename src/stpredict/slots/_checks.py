@@ -93,9 +93,9 @@ def _check_other_people(adata: AnnData, sample_key: str, patient_key: str) -> No
             continue
         pairs = adata.obs[[sample_key, other]].dropna().astype(str).drop_duplicates()
         pairs = pairs[[person(name) not in _NOBODY for name in pairs[other]]]
-        people = one_name(pairs[other])
-        if pairs[sample_key].is_unique and len(set(people)) < len(people):
-            together = pairs[sample_key].to_numpy()[people == max(set(people), key=list(people).count)]
+        names, code, counts = np.unique(one_name(pairs[other]).astype(str), return_inverse=True, return_counts=True)
+        if pairs[sample_key].is_unique and len(names) < len(pairs):
+            together = pairs[sample_key].to_numpy()[code == counts.argmax()]
             raise ValueError(
                 f"expected people in obs[{patient_key!r}]; found another one for each section, while obs[{other!r}] names one "
                 f"person for {few(sorted(together))}: leaving sections out would pass as leaving patients out; pass "

@@ -98,7 +98,7 @@ def recognize(
             )
             n_here = here["section"].value_counts()
             both = here.merge(there, on="digest").groupby(["section", "other"]).size()
-            for (section, other), n in both.items():
+            for section, other, n in both.reset_index().itertuples(index=False):
                 kept, size = min(parts[other]["n"], N_SPOTS), parts[other]["n"]
                 expected = min(n_here[section] * kept / size, kept)
                 if n >= min(_MIN_FOUND, n_here[section], kept) and n >= _MIN_SHARE * expected:
@@ -192,7 +192,7 @@ def _feature_levels(adata: AnnData, index: np.ndarray, slot: str) -> tuple[np.nd
 def _levels_of_features(matrix: Any, index: Any = slice(None)) -> tuple[np.ndarray, np.ndarray]:
     columns = np.unique(np.linspace(0, matrix.shape[1] - 1, N_FEATURES).astype(int))
     values = np.asarray(matrix[:, columns][index], dtype=np.float64)
-    finite = np.isfinite(values).all(axis=1)
+    finite = np.asarray(np.isfinite(values).all(axis=1))
     return _steps(np.where(finite[:, None], values, 0), finite)
 
 

@@ -71,8 +71,8 @@ def selections(adata: AnnData) -> Iterator[Selection]:
         chosen = _booleans(adata.var[key], adata.n_vars)
         made = _FROM_DATA.match(str(key)) is not None
         if chosen.any() and (made or not chosen.all()):
-            genes = frozenset(map(str, adata.var_names[chosen]))
-            yield Selection(f"var[{key!r}]", genes, (UNKNOWN,), made, not made or 2 * len(genes) > adata.n_vars)
+            own = frozenset(map(str, adata.var_names[chosen]))
+            yield Selection(f"var[{key!r}]", own, (UNKNOWN,), made, not made or 2 * len(own) > adata.n_vars)
     if "hvg" in adata.uns and "highly_variable" not in adata.var:
         yield Selection("uns['hvg']", frozenset(map(str, adata.var_names)), (UNKNOWN,), True, True)
 

@@ -169,7 +169,8 @@ def run_folds(
     found = []
     for (label, number), (seen, model, predicted) in zip(order, results, strict=True):
         test = np.flatnonzero(folds[number].test)
-        before = [] if tasks[label].init is None else tasks[label].init.training.content
+        start = tasks[label].init
+        before = [] if start is None else start.training.content
         own = rows.take(folds[number].test[rows.index])
         recognized = sorted({*copied[number], *recognize(adata, own.index, own.sample, before)})
         result = FoldResult(
