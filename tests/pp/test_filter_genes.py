@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+import stpredict as stp
 from stpredict.pp._filter_genes import filter_genes
 from stpredict.slots._provenance import read_record
 
@@ -102,7 +103,7 @@ def test_a_panel_that_saw_test_patients_is_refused(bulk: ad.AnnData) -> None:
     from stpredict.tl.learn.targets._expression import panel_strangers
 
     filter_genes(bulk, min_median=0, key_added="selected")
-    assert panel_strangers(bulk, None, np.arange(6) < 3, "patient") == ["D", "E"]
+    assert panel_strangers(bulk, stp.targets.Expression(), np.arange(6) < 3, "patient") == ["D", "E"]
 
 
 def test_errors_leave_the_object(bulk: ad.AnnData, frozen: Any) -> None:

@@ -15,6 +15,7 @@ from stpredict.core._validate import check_finite, check_positive, check_unique,
 from stpredict.io._pixels import Depth
 from stpredict.io._section import THUMBNAIL_PX, check_folder, is_hidden, record_reading
 from stpredict.io._section_image import SectionImage
+from stpredict.slots._content import seal_features
 from stpredict.slots._keys import Key, escaped
 from stpredict.slots._provenance import write_record
 
@@ -169,6 +170,7 @@ def from_tiles(
             "encoder": network.name,
             "fingerprint": network.fingerprint,
             "dim": features.shape[1],
+            **seal_features(features),
             "tile_um": side * mpp,
             "tile_px": network.tile_px,
             "context": (1.0,),

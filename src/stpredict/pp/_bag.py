@@ -12,6 +12,7 @@ from stpredict.core._validate import check_choice, check_unique, few
 from stpredict.pp._bulk import Bulk, as_bulk, check_join, check_shared, join_bulk
 from stpredict.pp._slide_tiles import SlideTiles, Source, list_sources, read_slide
 from stpredict.pp._tokens import kmeans_tokens, tile_order
+from stpredict.slots._content import seal_features
 from stpredict.slots._keys import Key
 from stpredict.slots._made import differing
 from stpredict.slots._provenance import write_record
@@ -279,7 +280,7 @@ def _assemble(
     for made in bags:
         for what, value in made.slide.own.items():
             by_slide.setdefault(what, {})[made.slide.name] = value
-    write_record(adata, slide.key, {**slide.record, **by_slide})
+    write_record(adata, slide.key, {**slide.record, **by_slide, **seal_features(adata.obsm[slide.key])})
     say_slides(adata)
     entry: dict[str, Any] = {"method": method, "n_tokens": n_tokens, "seed": seed, "features": slide.key}
     sizes = {made.slide.name: made.slide.record.get("tile_um") for made in bags}

@@ -133,6 +133,7 @@ def filter_genes(
             if column in adata.obs:
                 entry[name] = sorted(set(adata.obs[column].astype(str).to_numpy()[rows]))
         entry["n_observations"] = int(rows.sum())
+        entry["genes"] = list(adata.var_names[passes])
 
     genes = adata.var_names[passes]
     entry |= {"dropped": dropped, "n_genes": len(genes), "digest": genes_digest(map(str, genes))}

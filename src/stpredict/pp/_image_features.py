@@ -154,6 +154,7 @@ def image_features(
     """
     from stpredict.core._validate import check_positive
     from stpredict.slots._container import begin, get_table
+    from stpredict.slots._content import seal_features
     from stpredict.slots._provenance import write_record
 
     check_key(key_added)
@@ -200,6 +201,7 @@ def image_features(
             "encoder": network.name,
             "fingerprint": network.fingerprint,
             "dim": features.shape[1],
+            **seal_features(features),
             "tile_um": width_um,
             "tile_px": network.tile_px,
             "context": scales,

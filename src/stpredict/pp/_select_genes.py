@@ -16,6 +16,7 @@ from stpredict.slots._container import begin
 from stpredict.slots._expression import matrix_of, usable_rows
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._provenance import genes_digest, write_record
+from stpredict.slots._selections import patients_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +109,7 @@ def select_genes(
     - `varm["moran_i"]`, `varm["moran_p"]`: Moran's I and p per training section, for `"moran"` and `"spatial_hvg"`; NaN
       for genes dropped before the test.
     - `uns["stpredict"][key_added]`: `method` (`"given"` for a list), the thresholds, `n_genes`, `samples`, `patients`,
-      `digest` of the panel, `dropped`, the number of genes that each filter removed, in their order, and `added`, the
+      `genes` and their `digest`, `dropped`, the number of genes that each filter removed, in their order, and `added`, the
       genes that are in the panel for `always` only.
 
     Raises
@@ -159,12 +160,14 @@ def select_genes(
         )
 
     entry: dict[str, Any] = {"method": "given" if is_list else method, "n_genes": len(chosen.genes)}
-    entry["digest"] = genes_digest(chosen.genes)
-    if not is_list:
+    entry |= {"digest": genes_digest(chosen.genes), "genes": chosen.genes}
+    if is_list:
+        # A list has not looked at the data, unless it is a selection, or was cut from one, that has.
+        entry["patients"] = patients_of(adata, chosen.genes) or None
+    else:
         entry |= {"min_fraction": min_fraction, "drop_ribosomal": drop_ribosomal, "layer": layer}
         entry |= {"drop_mitochondrial": drop_mitochondrial, "dropped": chosen.dropped}
         entry["added"] = chosen.added or None
-        # A list has not looked at the data, so that there is no one it could have leaked from.
         for name, column in (("samples", sample_key), ("patients", patient_key)):
             if column in adata.obs:
                 entry[name] = sorted(set(adata.obs[column].astype(str).to_numpy()[rows]))

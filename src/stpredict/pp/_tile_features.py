@@ -258,6 +258,7 @@ def _table(
 
 
 def _record(table: AnnData, key: str, encoder: Encoder, tile_um: float, mpp: float, padded: int) -> None:
+    from stpredict.slots._content import seal_features
     from stpredict.slots._provenance import write_record
 
     sample = str(table.obs[Key.SAMPLE].iloc[0])
@@ -268,6 +269,7 @@ def _record(table: AnnData, key: str, encoder: Encoder, tile_um: float, mpp: flo
             "encoder": encoder.name,
             "fingerprint": encoder.fingerprint,
             "dim": table.n_vars,
+            **seal_features(table.X),
             "tile_um": tile_um,
             "tile_px": encoder.tile_px,
             "context": (1.0,),

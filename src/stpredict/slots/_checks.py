@@ -10,10 +10,17 @@ import numpy as np
 from stpredict.core._validate import check_unique, few
 from stpredict.slots._booleans import read_bool
 from stpredict.slots._keys import Key
-from stpredict.slots._people import one_name
+from stpredict.slots._people import one_name, person
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+#: Names of columns that hold people, and what stands there for nobody.
+_PEOPLE = frozenset(
+    {"patient", "patient_id", "donor", "donor_id", "subject", "subject_id", "individual", "individual_id", "person"}
+)
+_NOBODY = frozenset({"", "unknown", "na", "n/a", "nan", "none", "pooled", "<na>"})
 
 
 def check_obsm(adata: AnnData, key: str, call: str) -> None:
@@ -54,7 +61,15 @@ def check_genes(adata: AnnData, genes: Sequence[str]) -> None:
 
 
 def check_patients(adata: AnnData, sample_key: str = Key.SAMPLE, patient_key: str = Key.PATIENT) -> None:
-    """Raise unless every observation has a sample and a patient, and each sample belongs to one patient."""
+    """Raise unless every observation has a sample and a patient, and each sample belongs to one patient.
+
+    Also when the patients are the sections themselves, while another column names one person for several of them.
+    """
+    if sample_key == patient_key:
+        raise ValueError(
+            f"expected the patients in another column than the sections; found both as obs[{sample_key!r}]; where every section "
+            f"is of another patient, say so: adata.obs['patient'] = adata.obs[{sample_key!r}]"
+        )
     for key in (sample_key, patient_key):
         check_obs(adata, key, f"name the sections with obs[{sample_key!r}] and the people with obs[{patient_key!r}]")
         if adata.obs[key].isna().any():
@@ -67,6 +82,25 @@ def check_patients(adata: AnnData, sample_key: str = Key.SAMPLE, patient_key: st
     twice = pairs[sample_key][pairs[sample_key].duplicated()].unique()
     if len(twice):
         raise ValueError(f"expected each section to belong to one patient; found several patients in {few(twice)}")
+    if len(pairs) > 1 and pairs[patient_key].is_unique:
+        _check_other_people(adata, sample_key, patient_key)
+
+
+def _check_other_people(adata: AnnData, sample_key: str, patient_key: str) -> None:
+    """Raise where every section has a patient of its own, and another column of people puts several of them together."""
+    for other in adata.obs.columns:
+        if other in {sample_key, patient_key} or str(other).casefold() not in _PEOPLE:
+            continue
+        pairs = adata.obs[[sample_key, other]].dropna().astype(str).drop_duplicates()
+        pairs = pairs[[person(name) not in _NOBODY for name in pairs[other]]]
+        names, code, counts = np.unique(one_name(pairs[other]).astype(str), return_inverse=True, return_counts=True)
+        if pairs[sample_key].is_unique and len(names) < len(pairs):
+            together = pairs[sample_key].to_numpy()[code == counts.argmax()]
+            raise ValueError(
+                f"expected people in obs[{patient_key!r}]; found another one for each section, while obs[{other!r}] names one "
+                f"person for {few(sorted(together))}: leaving sections out would pass as leaving patients out; pass "
+                f"patient_key={other!r}, or, where these are different people, rename that column"
+            )
 
 
 def as_mask(adata: AnnData, train: Any, name: str = "train") -> np.ndarray:

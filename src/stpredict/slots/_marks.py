@@ -26,9 +26,31 @@ def leak_marks(adata: AnnData, key: str, patient_key: str = Key.PATIENT) -> np.n
 
     The column `obs["{key}_leaky"]` counts, with the patients that the record of the prediction names; where the column is
     lost, the record alone. A prediction with neither, as one that was copied to another slot, is of unknown origin, and so
-    are rows where the column has gaps: they may come from another object than the record.
+    are rows where the column has gaps and sections that the record does not name: they come from another object than the
+    record. A baseline has the marks of the prediction that it stands beside.
     """
     record = read_record(adata, key) or {}
+    main = key.split(Key.baseline("", ""))[0]
+    if main != key and not {"patients_seen", "training_patients"} & set(record) and Key.leaky(key) not in adata.obs:
+        return leak_marks(adata, main, patient_key)
+    own = _predicted_here(adata, record)
+    return np.where(
+        own, _own_marks(adata, key, record, patient_key), np.where(read_marks(adata, Key.leaky(key)) == 1, 1, -1)
+    )
+
+
+def _predicted_here(adata: AnnData, record: dict[str, Any]) -> np.ndarray:
+    """Mask (n_obs,) of the sections that the record of a prediction names; all where it names none."""
+    if "samples" not in record:
+        return np.ones(adata.n_obs, dtype=bool)
+    column = record.get("sample_key", Key.SAMPLE)
+    if column not in adata.obs:
+        return np.zeros(adata.n_obs, dtype=bool)
+    return adata.obs[column].astype(str).isin([str(name) for name in np.atleast_1d(record["samples"])]).to_numpy()
+
+
+def _own_marks(adata: AnnData, key: str, record: dict[str, Any], patient_key: str) -> np.ndarray:
+    """Marks (n_obs,) as if every row had been predicted by the call that left the record."""
     seen = record.get("patients_seen")
     people = adata.obs[patient_key].astype(str).to_numpy() if patient_key in adata.obs else None
     marks = read_marks(adata, Key.leaky(key))
@@ -44,7 +66,15 @@ def leak_marks(adata: AnnData, key: str, patient_key: str = Key.PATIENT) -> np.n
         marks = np.where(marks == 1, 1, -1)
     elif Key.leaky(key) not in adata.obs:
         marks = np.zeros(adata.n_obs, dtype=np.int64)
+        if record.get("recognized"):
+            sample = adata.obs[record.get("sample_key", Key.SAMPLE)].astype(str)
+            known = known | among(people, people[sample.isin(np.atleast_1d(record["recognized"]))])
     return np.where(known, 1, marks)
+
+
+def sections_record(adata: AnnData, sample_key: str) -> dict[str, Any]:
+    """What the record of a prediction says of the sections that it is about."""
+    return {"samples": sorted(set(adata.obs[sample_key].astype(str))), "sample_key": sample_key}
 
 
 def read_marks(adata: AnnData, name: str) -> np.ndarray:
@@ -74,6 +104,12 @@ def written_marks(marks: np.ndarray) -> Any:
     if (marks >= 0).all():
         return marks == 1
     return pd.Categorical(np.select([marks == 1, marks == 0], ["True", "False"], UNKNOWN))
+
+
+def worst_marks(*marks: Any) -> np.ndarray:
+    """Marks (n,) of what has several (n,) or scalar ones: a leak where one is, else unknown where one is."""
+    every = np.stack(np.broadcast_arrays(*(np.asarray(mark, dtype=np.int64) for mark in marks)))
+    return np.where((every == 1).any(axis=0), 1, np.where((every == -1).any(axis=0), -1, 0))
 
 
 def group_marks(marks: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:

@@ -12,19 +12,23 @@ import numpy as np
 
 # Whole or decimal numbers, and the powers of ten that a column of floats writes.
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?(e\+[0-9]{2})?")
+# At the end of a part of a name: zeros before a number, and the ".0" that a column of floats appends to a whole one.
+_PADDING = re.compile(r"(?<![0-9.])0+(?=[0-9]+(?![0-9a-z.]))")
+_WHOLE = re.compile(r"(?<=[0-9])\.0+$")
 
 
 def person(name: Any) -> str:
     """What a name is compared by: `1`, `1.0` and `"1"` are one person, and so are `"P1"`, `" P1 "` and `"p1"`.
 
     Numbers are compared by their value, text without regard to case, to white space around and repeated within it, to
-    characters that do not show, and to how letters with accents are encoded.
+    characters that do not show, to how letters with accents are encoded, and to how its last number is written: `"P01"` and
+    `"P1.0"` are `"P1"`.
     """
     text = unicodedata.normalize("NFKC", str(name))
     text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in {"Cc", "Cf"})
     text = " ".join(text.split()).casefold()
     if not _NUMBER.fullmatch(text):
-        return text
+        return _PADDING.sub("", _WHOLE.sub("", text))
     value = Decimal(text)
     return str(int(value)) if value == int(value) else format(value, "f").rstrip("0")
 

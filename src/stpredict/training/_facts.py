@@ -25,6 +25,10 @@ class TrainingFacts:
         Other patients that the panel was selected on; `"unknown"` among them where that was not recorded.
     pretraining_patients
         Patients that the weights it started from were trained on; `"unknown"` where nobody said.
+    feature_patients
+        `"unknown"` where nobody wrote down how the features were made: they may come from the expression to be predicted.
+    content
+        Digests of some spots of each training section, by which they are recognized under other names.
     settings
         Training settings.
     validated_on
@@ -49,6 +53,8 @@ class TrainingFacts:
     allow_leakage: bool = False
     panel_patients: list[str] = field(default_factory=list)
     pretraining_patients: list[str] = field(default_factory=list)
+    feature_patients: list[str] = field(default_factory=list)
+    content: list[dict[str, Any]] = field(default_factory=list, repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
     validated_on: str = "none"
     n_epochs: int = 0
@@ -60,8 +66,13 @@ class TrainingFacts:
 
     @property
     def patients_seen(self) -> list[str]:
-        """Patients that the model was trained on, whose panel it has, or that its starting weights were trained on."""
-        return sorted({*self.patients, *self.panel_patients, *self.pretraining_patients})
+        """Patients whom the model was trained on, or its panel, its features or its starting weights.
+
+        `"unknown"` is among them where nobody said who some of them are.
+        """
+        nobody = [] if self.patients else ["unknown"]
+        others = (*self.panel_patients, *self.pretraining_patients, *self.feature_patients)
+        return sorted({*self.patients, *others, *nobody})
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> TrainingFacts:

@@ -60,6 +60,7 @@ def test_genes(scored) -> None:
     whole = stp.tl.evaluate(scored, **options)
     some = stp.tl.evaluate(scored, genes=["G4", "G0"], **options)
     wanted = whole[whole["gene"].isin(["G4", "G0"])]
+    assert set(some.pop("chosen_genes")) == {f"2 of {whole['gene'].nunique()}"}
     columns = ["sample", "gene"]
     pd.testing.assert_frame_equal(
         some.sort_values(columns, ignore_index=True), wanted.sort_values(columns, ignore_index=True)

@@ -50,6 +50,7 @@ def make(seed: int, n: int, prefix: str, shape=(8, 7)) -> tuple[ad.AnnData, dict
     for name, shift in zip(obs.index, hidden, strict=True):
         row, col = np.nonzero(rng.random(shape) < 0.8)
         cells = pd.DataFrame({"sample": name, "grid_row": row, "grid_col": col}, [f"{i}" for i in range(len(row))])
+        cells["predicted_leaky"] = False
         values = rng.normal(5, 2, size=(len(row), 3))
         values[:, 0] += 2 * shift
         frame = pd.DataFrame(values, cells.index, ["g0", "g1", "g2"])

@@ -105,7 +105,9 @@ def evaluate(
     Returns
     -------
     Table with one row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`,
-    `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that).
+    `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that);
+    with `layer` a column `layer`, and with `genes` a column `chosen_genes` (`"12 of 50"`), so that a truth of one's own and
+    genes picked afterwards stay visible, here and in :func:`stpredict.tl.summarize`.
     Nothing is written to `data`.
 
     Raises
@@ -163,7 +165,8 @@ def evaluate(
     people = one_name(adata.obs[patient_key])
     if unit_of(adata) == "slide":
         truth = to_dense(measured_matrix(adata, scored_genes, layer=layer)).astype(np.float64)
-        return _score_patients(models, truth, scored_genes, people, measured, metrics)
+        table = _score_patients(models, truth, scored_genes, people, measured, metrics)
+        return _with_choices(table, layer, genes, len(known))
     tissue, place = in_tissue(adata), pd.Index(scored_genes)
     with_ceiling = ceiling and Key.COUNTS in adata.layers and layer is None
     tables, off_lattice = [], []
@@ -205,7 +208,16 @@ def evaluate(
             f"obs[{Key.ARRAY_COL!r}] are no lattice with one observation per position: {few(off_lattice)}",
             stacklevel=2,
         )
-    return pd.concat(tables, ignore_index=True)
+    return _with_choices(pd.concat(tables, ignore_index=True), layer, genes, len(known))
+
+
+def _with_choices(table: pd.DataFrame, layer: str | None, genes: Sequence[str] | None, n_known: int) -> pd.DataFrame:
+    """Write into a table what was chosen to be scored: another truth than `X`, and some of the predicted genes."""
+    if layer is not None:
+        table["layer"] = layer
+    if genes is not None:
+        table["chosen_genes"] = f"{len(genes)} of {n_known}"
+    return table
 
 
 def _score_patients(

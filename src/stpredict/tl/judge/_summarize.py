@@ -117,6 +117,9 @@ def summarize(
             "interval_over": "none" if pooled else "sections" if single else "patients",
             "leaky": joint_mark(table["leaky"]) if "leaky" in table else False,
         }
+        row |= {
+            name: ", ".join(sorted(set(table[name].astype(str)))) for name in ("layer", "chosen_genes") if name in table
+        }
         rows.append(row)
     return pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)
 

@@ -12,6 +12,7 @@ from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key, distinct
+from stpredict.slots._marks import sections_record
 from stpredict.tl.judge._evaluate import DEFAULT_METRICS, KNOWN_METRICS, evaluate
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._survival import survival
@@ -161,12 +162,13 @@ def cross_validate(
             "comparator": label not in given,
             "model": task.info.name,
             "folds": [fold.name for fold in folds],
+            **sections_record(adata, sample_key),
             "allow_leakage": allow_leakage,
             "target": reader.kind,
             "normalization": own[0].target.to_dict().get("normalization", {}).get("method"),
             "seed": seed,
         }
-        write_out_of_fold(adata, key, own, folds, patient_key, record)
+        write_out_of_fold(adata, key, own, folds, keys, record)
     where: dict[str, Any] = {"patient_key": patient_key, "seed": seed, "table_key": table_key}
     if reader.kind == "expression":
         table = evaluate(

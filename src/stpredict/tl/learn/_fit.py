@@ -16,11 +16,13 @@ from stpredict.core._settings import settings
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import as_mask, check_patients
 from stpredict.slots._container import get_table
+from stpredict.slots._content import remember
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
 from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._task import check_enough, comparator, fit_task, make_task
 from stpredict.tl.learn.inputs._collect import collect
+from stpredict.tl.learn.inputs._origin import check_features_origin
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
 from stpredict.tl.learn.targets._parse import parse_target
@@ -163,9 +165,12 @@ def fit(
     )  # fmt: skip
     source.slots = slots
     arrays = with_target(collect(source, needs), goal, reader.read(adata, request, goal, rows, keys), rows.measured)
+    read = sorted({slot for each in (task, *wanted) if each is not None for slot in each.slots})
+    check_features_origin(adata, read, request, np.flatnonzero(mask & usable))
     facts = TrainingFacts(
-        rows.patients, rows.sections, len(rows), seed, allow_leakage=allow_leakage, panel_patients=strangers
-    )
+        rows.patients, rows.sections, len(rows), seed, allow_leakage=allow_leakage, panel_patients=strangers,
+        content=[remember(adata, rows.index, rows.sample, panel=goal.names, slots=read)],
+    )  # fmt: skip
     options: dict[str, Any] = {"device": device, "seed": seed, "checkpoint_dir": checkpoint_dir}
     main = fit_task(task, arrays, goal, facts, progress=settings.progress, **options)
     main.baselines = {

@@ -14,6 +14,7 @@ from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key
+from stpredict.slots._marks import sections_record
 from stpredict.slots._people import one_name
 from stpredict.slots._prediction import write_prediction
 from stpredict.slots._provenance import genes_digest, write_record
@@ -158,12 +159,13 @@ def fit_folds(
         "model": main.info.name,
         "n_models": len(models),
         "n_folds": n_folds,
+        **sections_record(adata, sample_key),
         "panel_digest": genes_digest(models[0].panel),
         "seed": seed,
         "allow_leakage": allow_leakage,
     }
     own = [each for each in results if each.label == ""]
-    write_out_of_fold(adata, key, own, folds, patient_key, record)
+    write_out_of_fold(adata, key, own, folds, keys, record)
     for name in filter(None, tasks):
         frame = tables(adata, [each for each in results if each.label == name], "mean")
         assert frame is not None  # every model has a mean

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from stpredict.cohorts import Fold, assert_disjoint, grouped_k_fold, leave_one_patient_out, leave_one_section_out
+from stpredict.core._validate import few
+from stpredict.slots._content import recognize, remember, some_sections
 from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.learn._fit import with_target
 from stpredict.tl.learn._task import Task, check_enough, fit_task
 from stpredict.tl.learn.inputs._collect import collect, patient_codes
+from stpredict.tl.learn.inputs._origin import check_features_origin
 from stpredict.tl.learn.inputs._reader import readers
 from stpredict.tl.learn.targets._base import Keys, slots_for
 
@@ -47,6 +50,8 @@ class FoldResult:
         Target of the fold: its panel may be its own.
     seen
         Patients that the model was trained on, its panel selected on, or its starting weights trained on.
+    recognized
+        Sections of the test side whose spots the model was trained on, under other names.
     model
         The fitted model, where models are kept.
     """
@@ -58,6 +63,7 @@ class FoldResult:
     std: np.ndarray | None
     target: Target
     seen: list[str]
+    recognized: list[str]
     model: FittedModel | None
 
 
@@ -124,6 +130,13 @@ def run_folds(
     everyone = np.logical_or.reduce([fold.train | fold.test for fold in folds])
     rows = rows_of(adata, everyone, sample_key=keys.sample, patient_key=keys.patient)
     rows = replace(rows, measured=usable[rows.index])
+    slots = sorted({slot for task in tasks.values() for slot in task.slots})
+    check_features_origin(adata, slots, request, rows.index[rows.measured])
+    panel = list(dict.fromkeys(gene for target, _ in goals for gene in target.names))
+    content = remember(adata, rows.index, rows.sample, panel=panel, slots=slots)
+    copied = copied_sections(adata, rows, folds, content)
+    if not allow_leakage:
+        check_copies(folds, copied)
     collected = _collect_all(data, adata, tasks, rows, image, keys, progress)
 
     def jobs() -> Iterator[Job]:
@@ -134,7 +147,7 @@ def run_folds(
                 train_rows = fold.train[rows.index] & (rows.measured | _reads_unmeasured(task))
                 own = rows.take(train_rows)
                 values = reader.read(adata, request, target, own, keys)
-                facts = _facts(own, seed, strangers, allow_leakage)
+                facts = _facts(own, seed, strangers, allow_leakage, content)
                 train = collected[label].take(train_rows)
                 train = _with_genes(train, task, data, adata, own, target, keys)
                 train = with_target(train, target, values, own.measured)
@@ -156,20 +169,54 @@ def run_folds(
     found = []
     for (label, number), (seen, model, predicted) in zip(order, results, strict=True):
         test = np.flatnonzero(folds[number].test)
-        found.append(FoldResult(label, number, test, predicted.mean, predicted.std, goals[number][0], seen, model))
+        start = tasks[label].init
+        before = [] if start is None else start.training.content
+        own = rows.take(folds[number].test[rows.index])
+        recognized = sorted({*copied[number], *recognize(adata, own.index, own.sample, before)})
+        result = FoldResult(
+            label, number, test, predicted.mean, predicted.std, goals[number][0], seen, recognized, model
+        )
+        found.append(result)
     return found
+
+
+def copied_sections(
+    adata: AnnData, rows: Rows, folds: Sequence[Fold], content: Mapping[str, Any]
+) -> list[dict[str, list[str]]]:
+    """For each fold, the sections of its test side whose spots are in training too, with the names that they have there."""
+    twins = recognize(adata, rows.index, rows.sample, [content])
+    found = []
+    for fold in folds:
+        train, test = (set(rows.sample[side[rows.index]]) for side in (fold.train, fold.test))
+        both = {name: sorted((twins.get(name, set()) & train) - {name}) for name in sorted(test)}
+        found.append({name: others for name, others in both.items() if others})
+    return found
+
+
+def check_copies(folds: Sequence[Fold], copied: Sequence[Mapping[str, list[str]]]) -> None:
+    """Raise where a section is on both sides of a fold under two names."""
+    for fold, pairs in zip(folds, copied, strict=True):
+        for name, others in pairs.items():
+            raise ValueError(
+                f"expected every section on one side of fold {fold.name!r}; found spots of section {name!r}, which is in its "
+                f"test side, in training as {few(others)} ({len(pairs)} such in all); leave the copy out, give both the same "
+                "patient, or pass allow_leakage=True and have every score of them marked as leaky"
+            )
 
 
 def _reads_unmeasured(task: Task) -> bool:
     return any(not stage.labeled for stage in task.info.cls.stages)
 
 
-def _facts(rows: Rows, seed: int, strangers: list[str], allow_leakage: bool) -> TrainingFacts:
+def _facts(
+    rows: Rows, seed: int, strangers: list[str], allow_leakage: bool, content: Mapping[str, Any]
+) -> TrainingFacts:
     from stpredict.training import TrainingFacts
 
     return TrainingFacts(
-        rows.patients, rows.sections, len(rows), seed, allow_leakage=allow_leakage, panel_patients=strangers
-    )
+        rows.patients, rows.sections, len(rows), seed, allow_leakage=allow_leakage, panel_patients=strangers,
+        content=[some_sections(content, rows.sections)],
+    )  # fmt: skip
 
 
 def _collect_all(

@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
+from stpredict.slots._content import recognize
 from stpredict.slots._features import is_tile_table
 from stpredict.slots._people import one_name
 from stpredict.slots._provenance import read_record
@@ -63,6 +64,12 @@ def people_of(adata: AnnData, sample_key: str, patient_key: str) -> np.ndarray:
         return adata.obs[sample_key].astype(str).to_numpy()
     check_patients(adata, sample_key, patient_key)
     return one_name(adata.obs[patient_key])
+
+
+def recognized_sections(members: Sequence[FittedModel], adata: AnnData, sample: np.ndarray) -> list[str]:
+    """Sections of a table (names (n_obs,)) whose spots the models were trained on, whatever they were called there."""
+    known = {str(content): content for part in members for content in part.training.content}
+    return sorted(recognize(adata, np.arange(adata.n_obs), sample, known.values()))
 
 
 def predict_members(

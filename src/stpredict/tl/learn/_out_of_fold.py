@@ -12,7 +12,7 @@ from stpredict.slots._marks import UNKNOWN, mark_column
 from stpredict.slots._people import among, one_name
 from stpredict.slots._prediction import write_predictions
 from stpredict.tl.learn._folds import FoldResult
-from stpredict.tl.learn.targets._base import Outputs, slots_of
+from stpredict.tl.learn.targets._base import Keys, Outputs, slots_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ def write_out_of_fold(
     key: str,
     results: Sequence[FoldResult],
     folds: Sequence[Fold],
-    patient_key: str,
+    keys: Keys,
     record: Mapping[str, Any],
 ) -> None:
     """Write the results of one task: predictions, standard deviations, the fold of each observation, leaks, the record.
@@ -50,7 +50,7 @@ def write_out_of_fold(
     for name, values in columns.items():
         adata.obs[name] = _as_category(values) if values.dtype == object else values
     unknown = any(UNKNOWN in result.seen for result in results)
-    adata.obs[Key.leaky(key)] = mark_column(leaks(adata, results, folds, patient_key), [UNKNOWN if unknown else key])
+    adata.obs[Key.leaky(key)] = mark_column(leaks(adata, results, folds, keys), [UNKNOWN if unknown else key])
     adata.obs[Key.fold(key)] = fold_numbers(adata, folds)
 
 
@@ -74,15 +74,16 @@ def tables(adata: AnnData, results: Sequence[FoldResult], which: str) -> pd.Data
     return pd.DataFrame(values, index=adata.obs_names, columns=outputs)
 
 
-def leaks(adata: AnnData, results: Sequence[FoldResult], folds: Sequence[Fold], patient_key: str) -> np.ndarray:
+def leaks(adata: AnnData, results: Sequence[FoldResult], folds: Sequence[Fold], keys: Keys) -> np.ndarray:
     """Mask (n_obs,) of observations whose patient the model, its panel or its starting weights have seen."""
     leaky = np.zeros(adata.n_obs, dtype=bool)
-    patient = one_name(adata.obs[patient_key])
+    patient, sample = one_name(adata.obs[keys.patient]), adata.obs[keys.sample].astype(str).to_numpy()
     for result in results:
         seen = [name for name in result.seen if name != UNKNOWN]
         # Said of the patients themselves: folds made by hand need not say it of themselves.
         fold = folds[result.number]
-        leaky |= fold.test & among(patient, [*np.unique(patient[fold.train]), *seen])
+        again = np.unique(patient[fold.test & np.isin(sample, result.recognized)])
+        leaky |= fold.test & among(patient, [*np.unique(patient[fold.train]), *seen, *again])
     return leaky
 
 

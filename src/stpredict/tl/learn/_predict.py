@@ -14,12 +14,12 @@ from stpredict.core._validate import check_unique, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, find_table, get_table, is_spatialdata
 from stpredict.slots._keys import Key, check_key
-from stpredict.slots._marks import UNKNOWN, mark_column
+from stpredict.slots._marks import UNKNOWN, mark_column, sections_record
 from stpredict.slots._people import among
 from stpredict.slots._prediction import write_predictions
 from stpredict.slots._provenance import genes_digest
 from stpredict.slots._rows import rows_of
-from stpredict.tl.learn._members import find_models, people_of, predict_members, source_of
+from stpredict.tl.learn._members import find_models, people_of, predict_members, recognized_sections, source_of
 from stpredict.tl.learn._sample_store import SampleStore
 from stpredict.tl.learn.inputs._reader import Source, readers
 from stpredict.tl.learn.inputs._slots import check_features, features_like, unlike_sizes
@@ -116,8 +116,9 @@ def predict(
     - `obsm["{key_added}_std"]`: standard deviations of the same shape, where the model gives them, those of the samples
       where it draws some; between the models where there are several;
     - `obsm["{key_added}_baseline_{name}"]`: the same for each baseline;
-    - `obs["{key_added}_leaky"]`: whether the model was trained, or its panel selected, on this observation's patient;
-      `"unknown"` for `False` where the patients behind the weights or the panel were not recorded;
+    - `obs["{key_added}_leaky"]`: whether the model was trained, or its panel selected, on this observation's patient, or on
+      spots of one of their sections under another name; `"unknown"` for `False` where the patients behind the weights, the
+      panel or the features were not recorded;
     - `uns["stpredict"][key_added]`: the `genes` of the columns, model, training patients and sections, seed;
     - `obs["{key_added}_panel"]`: a digest of these genes, which ties every row to them.
 
@@ -193,9 +194,10 @@ def predict(
     outputs = slots.arrange(key, outputs)
 
     container, adata = begin(data, copy, table_key)
-    # A member that names nobody makes the whole of unknown origin.
-    seen = sorted({name for part in members for name in part.training.patients_seen or [UNKNOWN]})
-    saw = among(people, [name for name in seen if name != UNKNOWN])
+    seen = sorted({name for part in members for name in part.training.patients_seen})
+    sample = source.obs[sample_key].astype(str).to_numpy()
+    recognized = recognized_sections(members, source, sample)
+    saw = among(people, [name for name in seen if name != UNKNOWN] + list(people[np.isin(sample, recognized)]))
     first = members[0]
     record = {
         "model": first.model,
@@ -203,6 +205,8 @@ def predict(
         "training_patients": sorted({p for part in members for p in part.training.patients}),
         "patients_seen": seen,
         "training_samples": sorted({p for part in members for p in part.training.samples}),
+        **sections_record(source, sample_key),
+        "recognized": recognized or None,
         "panel_digest": genes_digest(genes or first.panel),
         "seed": first.training.seed,
         "allow_leakage": any(part.training.allow_leakage for part in members),

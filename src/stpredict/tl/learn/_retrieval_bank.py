@@ -13,9 +13,9 @@ from stpredict.core._settings import settings
 from stpredict.core._validate import few
 from stpredict.slots._checks import as_mask, check_patients
 from stpredict.slots._container import get_table
+from stpredict.slots._content import remember
 from stpredict.slots._expression import read_normalization
 from stpredict.slots._keys import Key
-from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._people import one_name
 from stpredict.slots._rows import rows_of
 from stpredict.targets import Expression
@@ -166,7 +166,11 @@ def retrieval_bank(
         patients=rows.patients,
         samples=rows.sections,
         n_obs=len(rows),
-        pretraining_patients=fitted.training.patients_seen or [UNKNOWN],
+        pretraining_patients=fitted.training.patients_seen,
+        content=[
+            *fitted.training.content,
+            remember(adata, rows.index, rows.sample, panel=fitted.panel, slots=source.slots),
+        ],
         allow_leakage=bool(fitted.training.allow_leakage or both),
     )
     return replace(

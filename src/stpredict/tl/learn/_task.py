@@ -12,6 +12,7 @@ import numpy as np
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._marks import UNKNOWN
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
+from stpredict.tl.learn.inputs._origin import unrecorded
 from stpredict.tl.learn.inputs._reader import Scaling, Source
 from stpredict.tl.learn.inputs._slots import FROM_SLOTS, check_features, describe_features, feature_keys
 
@@ -49,6 +50,8 @@ class Task:
         `"fit"`; `"permuted"`: on labels that were shuffled; `"untrained"`: as it is drawn.
     init
         Model to start from.
+    feature_patients
+        `"unknown"` where nobody wrote down how the features were made.
     """
 
     info: ModelInfo
@@ -59,6 +62,7 @@ class Task:
     described: dict[str, Any] = field(default_factory=dict)
     variant: Variant = "fit"
     init: FittedModel | None = None
+    feature_patients: list[str] = field(default_factory=list)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -126,7 +130,7 @@ def make_task(
             )
         check_features(adata, start.features)
     described = describe_features(adata, slots, scaling)
-    return Task(info, options, config, slots, scaling, described, init=start)
+    return Task(info, options, config, slots, scaling, described, init=start, feature_patients=_origin(adata, slots))
 
 
 def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequence[str] | None = None) -> Task | None:
@@ -157,7 +161,12 @@ def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequenc
         if not slots or feature_matrix(adata, slots[0]) is None:
             return None  # a network on pixels and no features named, or bags without their mean
     described = describe_features(adata, slots, main.scaling)
-    return Task(info, {}, train_config(name), slots, main.scaling, described)
+    origin = _origin(adata, slots)
+    return Task(info, {}, train_config(name), slots, main.scaling, described, feature_patients=origin)
+
+
+def _origin(adata: AnnData, slots: Sequence[str]) -> list[str]:
+    return [UNKNOWN] if unrecorded(adata, slots) else []
 
 
 def fit_task(
@@ -190,8 +199,10 @@ def fit_task(
         )
     settings = {name: value for name, value in task.config.to_dict().items() if name != "device"}
     facts = replace(facts, settings=settings, validated_on=result.validated_on, n_epochs=result.n_epochs)
+    facts = replace(facts, feature_patients=task.feature_patients)
     if task.init is not None and task.variant != "untrained":
-        facts = replace(facts, pretraining_patients=task.init.training.patients_seen or [UNKNOWN])
+        before = task.init.training
+        facts = replace(facts, pretraining_patients=before.patients_seen, content=[*facts.content, *before.content])
     if "patches" in task.needs:
         config = task.info.configure(task.options)
         facts = replace(facts, patch=[config.patch_um, config.patch_px], padded_patches=_padded(arrays))

@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict.core._validate import check_unique, few
 from stpredict.slots._checks import check_obs
+from stpredict.slots._marks import worst_marks
 from stpredict.slots._outcome import patients_of, read_outcome
 from stpredict.targets import Classes, FollowUp
 from stpredict.tl.outcomes._clinical import check_leaks
@@ -35,7 +36,7 @@ class Cohort:
     clinical
         Covariates, one row per slide.
     leaky
-        (n,) whether the score of a slide is too good to be true.
+        (n,) marks of the slides: 1 where a score is too good to be true, 0 where it is not, -1 where that is unknown.
     target
         What is predicted: follow-up, or two classes.
     values
@@ -110,7 +111,9 @@ def read_cohort(
     wanted = [channels] if isinstance(channels, str) else list(channels)
     features = features or next((name for name in wanted if name.startswith("X_")), None)
     dense = dense_maps(maps, names, wanted, features, sample_key=sample_key, table_key=table_key)
-    return Cohort(patient, names, dense, frame, dense.leaky | telling, target, values, leaky_covariates=telling)
+    return Cohort(
+        patient, names, dense, frame, worst_marks(dense.leaky, telling), target, values, leaky_covariates=telling
+    )
 
 
 def slide_names(adata: AnnData, sample_key: str) -> list[str]:

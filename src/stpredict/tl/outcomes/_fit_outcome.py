@@ -12,6 +12,7 @@ from stpredict.core._settings import settings
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key
+from stpredict.slots._marks import written_marks
 from stpredict.slots._provenance import write_record
 from stpredict.targets import Classes, FollowUp
 from stpredict.tl.learn.targets._base import slots_of
@@ -189,7 +190,7 @@ def fit_outcome(
     if cohort.is_risk:
         adata.obs[Key.group(key)] = pd.Categorical(np.where(found.high[NETWORK], "high", "low"))
     adata.obs[Key.fold(key)] = fold
-    adata.obs[Key.leaky(key)] = cohort.leaky
+    adata.obs[Key.leaky(key)] = written_marks(cohort.leaky)
     record = {
         "model": NETWORK, "target": cohort.target.to_dict(),
         "channels": [channels] if isinstance(channels, str) else list(channels),

@@ -16,6 +16,7 @@ from stpredict.slots._expression import in_tissue
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._made import COMPARED, differing
+from stpredict.slots._marks import group_marks, leak_marks
 from stpredict.slots._prediction import prediction_names
 from stpredict.slots._provenance import read_record
 
@@ -110,7 +111,8 @@ class DenseMaps:
     features
         Mean image features over the tissue of each slide (n_slides, d), where asked for.
     leaky
-        (n_slides,) whether a map was predicted by a model that had been trained on the patient.
+        (n_slides,) marks: 1 where a map was predicted by a model that had been trained on the patient, 0 where it was
+        not, -1 where that is unknown.
     """
 
     values: np.ndarray
@@ -143,7 +145,7 @@ class _Slide:
     cell: np.ndarray  # (n, 2)
     names: list[str] | None
     features: np.ndarray | None
-    leaky: bool
+    leaky: int
     made: dict[str, dict[str, Any]]
 
 
@@ -221,9 +223,16 @@ def _read(name: str, maps: Maps, keys: list[str], features: str | None, sample_k
     columns = [column for _, labels in parts for column in labels]
     values = np.concatenate([part for part, _ in parts], axis=1) if parts else np.zeros((len(cell), 0), np.float32)
     image = None if features is None else _slot(adata, features, rows, name)[0].mean(axis=0, dtype=np.float64)
-    flags = [Key.leaky(key) for key in keys if Key.leaky(key) in adata.obs]
-    leaky = bool(adata.obs.loc[rows, flags].to_numpy().astype(bool).any())
+    # A slot of image features has no mark; a prediction that lost its own is of unknown origin.
+    marks = [leak_marks(adata, key)[rows] for key in keys if _predicted(adata, key)]
+    leaky = int(group_marks(np.concatenate(marks), np.zeros(sum(map(len, marks)), dtype=int), 1)[0]) if marks else 0
     return _Slide(values, cell, columns, image, leaky, _origin(adata, name, [*keys, *([features] if features else [])]))
+
+
+def _predicted(adata: AnnData, key: str) -> bool:
+    """Whether a slot holds predictions, rather than image features or something of the user's own."""
+    known = key == Key.PREDICTED or Key.leaky(key) in adata.obs or read_record(adata, key) is not None
+    return known and not key.startswith("X_")
 
 
 def _origin(adata: AnnData, name: str, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -277,7 +286,7 @@ def _read_array(name: str, array: np.ndarray, keys: list[str], features: str | N
         raise ValueError(f"expected tissue on the map of {name!r}; found none; leave this slide out")
     check_finite(cells[tissue], f"values on the map of {name!r}", "NaN in all channels marks a cell without tissue")
     values = cells[tissue] if keys else np.zeros((int(tissue.sum()), 0), np.float32)
-    return _Slide(values, np.argwhere(tissue), None, None, False, {})
+    return _Slide(values, np.argwhere(tissue), None, None, 0, {})
 
 
 def _check_channels(slides: Sequence[_Slide], names: Sequence[str], like: MapKind | None) -> None:

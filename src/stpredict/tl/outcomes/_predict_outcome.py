@@ -12,7 +12,9 @@ import numpy as np
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, get_table
 from stpredict.slots._keys import Key, check_key
+from stpredict.slots._marks import UNKNOWN, worst_marks, written_marks
 from stpredict.slots._outcome import patients_of
+from stpredict.slots._people import among
 from stpredict.slots._provenance import write_record
 from stpredict.tl.learn.targets._base import slots_of
 from stpredict.tl.outcomes._maps import Maps
@@ -155,15 +157,17 @@ def predict_outcome(
     if risk:
         high = scores["model"] > facts.median["model"]
         columns[Key.group(key)] = pd.Categorical(np.where(high, "high", "low"))
-    seen = np.isin(patient, facts.patients)
-    columns[Key.leaky(key)] = seen | dense.leaky | facts.extra["leaky_covariates"]
+    seen = facts.patients_seen
+    known = among(patient, [name for name in seen if name != UNKNOWN])
+    own = np.where(known, 1, -1 if UNKNOWN in seen else 0)
+    columns[Key.leaky(key)] = written_marks(worst_marks(own, dense.leaky, facts.extra["leaky_covariates"]))
 
     container, adata = begin(data, copy, table_key)
     stale = [name for name in adata.obs if name == Key.fold(key) or str(name).startswith(Key.baseline(key, ""))]
     adata.obs = adata.obs.drop(columns=stale).assign(**columns)
     record = {
         "model": fitted.model, "target": fitted.target.to_dict(), "channels": kind.channels,
-        "clinical": facts.extra["clinical"]["columns"], "training_patients": facts.patients,
+        "clinical": facts.extra["clinical"]["columns"], "training_patients": facts.patients, "patients_seen": seen,
         "training_samples": facts.samples, "seed": facts.seed, "allow_leakage": facts.allow_leakage,
     }  # fmt: skip
     write_record(adata, key, record)

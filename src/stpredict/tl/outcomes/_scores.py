@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import joint_mark, written_marks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +48,7 @@ def score_outcome(
             {"model": name} | response_scores(cohort.patient, cohort.values, values, fold, level, n_boot, seed)
             for name, values in scores.items()
         ]
-        return pd.DataFrame(rows).assign(leaky=bool(cohort.leaky.any()))
+        return pd.DataFrame(rows).assign(leaky=joint_mark(cohort.leaky))
     from anndata import AnnData
 
     from stpredict.tl.judge._survival import survival
@@ -58,7 +59,7 @@ def score_outcome(
             {
                 Key.PATIENT: cohort.patient, Key.TIME: cohort.values[:, 0], Key.EVENT: cohort.values[:, 1], Key.RISK: values,
                 Key.group(Key.RISK): np.where(high[name], "high", "low"), Key.fold(Key.RISK): fold,
-                Key.leaky(Key.RISK): cohort.leaky,
+                Key.leaky(Key.RISK): written_marks(cohort.leaky),
             },
             index=[str(number) for number in range(len(values))],
         )  # fmt: skip

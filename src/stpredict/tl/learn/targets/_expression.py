@@ -16,6 +16,7 @@ from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._people import strangers
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
+from stpredict.slots._selections import cut_to, taken_from
 from stpredict.targets import Expression
 from stpredict.targets._requests import Panel
 from stpredict.tl.learn.targets._base import Keys, TargetSlots
@@ -47,7 +48,7 @@ class ExpressionSlots(TargetSlots):
         check_unique(adata.var_names, "var_names (adata.var_names_make_unique() does that)")
         normalization = read_normalization(adata, request.layer)
         genes = choose_panel(adata, request, train, keys, allow_leakage=allow_leakage)
-        return ExpressionTarget(tuple(genes), normalization), panel_strangers(adata, request.panel, train, keys.patient)
+        return ExpressionTarget(tuple(genes), normalization), panel_strangers(adata, request, train, keys.patient)
 
     def usable(self, adata: AnnData, request: Expression) -> np.ndarray:
         """Observations with a measurement."""
@@ -81,6 +82,8 @@ def choose_panel(
     patients outside the training rows is refused: it would let the test choose its own genes.
     """
     panel = request.panel
+    if not allow_leakage:
+        _check_origin(adata, request, train, keys.patient)
     if isinstance(panel, Mapping) or (isinstance(panel, str) and panel in SELECTIONS):
         from stpredict.pp._select_genes import select_panel
 
@@ -90,7 +93,7 @@ def choose_panel(
     elif panel is not None and not isinstance(panel, str):
         genes = [str(gene) for gene in panel]
     else:
-        genes = _recorded_panel(adata, panel, train, keys, allow_leakage=allow_leakage)
+        genes = _recorded_panel(adata, request, train, keys, allow_leakage=allow_leakage)
     check_genes(adata, [*genes, *(gene for gene in request.always if gene not in set(genes))])
     if request.always:
         asked = {*genes, *request.always}
@@ -98,18 +101,50 @@ def choose_panel(
     return genes
 
 
+def _check_origin(adata: AnnData, request: Expression, train: np.ndarray, patient_key: str) -> None:
+    """Raise where genes that were listed are those of a selection on other patients, or all genes of the object are."""
+    people = adata.obs[patient_key].astype(str)[train].unique()
+    listed = _listed(request)
+    same = [(selection, "the listed genes") for selection, same in taken_from(adata, listed) if same]
+    for selection, what in [*same, *((selection, "the genes of this object") for selection in cut_to(adata))]:
+        others = [name for name in strangers(selection.patients, people) if name != UNKNOWN]
+        if others and (what != "the genes of this object" or Key.SELECTED not in adata.var):
+            raise ValueError(
+                f"expected a panel chosen on training patients only; found {what} to be those of {selection.name}, which "
+                f"were selected on {few(others)} too; pass target={{'panel': {{'method': …}}}} to select genes inside the "
+                "training set, of all genes that were measured, or allow_leakage=True and have every score marked as leaky"
+            )
+
+
+def _listed(request: Expression) -> list[str]:
+    """Genes that the user named, rather than a column or a way to select them."""
+    panel: Any = request.panel
+    if isinstance(panel, Mapping):
+        panel = panel.get("method")
+    named = [] if panel is None or isinstance(panel, str) else [str(gene) for gene in panel]
+    return [*named, *request.always]
+
+
 def _recorded_panel(
-    adata: AnnData, panel: str | None, train: np.ndarray, keys: Keys, *, allow_leakage: bool
+    adata: AnnData, request: Expression, train: np.ndarray, keys: Keys, *, allow_leakage: bool
 ) -> list[str]:
     """Genes of a column of `var`, or every gene, unless patients outside the training rows had a part in the choice."""
+    panel: Any = request.panel
     key = panel or Key.SELECTED
     if key not in adata.var and panel is not None:
         raise KeyError(f"expected var[{panel!r}]; found {list(adata.var.columns)}; run stp.pp.select_genes first")
-    others = panel_strangers(adata, panel, train, keys.patient)
+    others = _column_strangers(adata, panel, train, keys.patient)
     unknown, others = UNKNOWN in others, [name for name in others if name != UNKNOWN]
+    record = read_record(adata, key)
     # A column that someone made by hand has no record; this one is made by stp.pp.select_genes alone.
-    if unknown and not allow_leakage and (key == Key.SELECTED or read_record(adata, key) is not None):
-        what = "none" if read_record(adata, key) is None else "one without the patients"
+    if unknown and not allow_leakage and (key == Key.SELECTED or record is not None) and not _is_list(record):
+        what = (
+            "none"
+            if record is None
+            else "one without the patients"
+            if "patients" not in record
+            else "one of other genes"
+        )
         raise ValueError(
             f"expected the record of var[{key!r}] in uns['stpredict'][{key!r}]; found {what}, as after joining sections, so "
             f"that nobody knows which patients the genes were selected on; call stp.pp.select_genes(adata, method, "
@@ -133,11 +168,28 @@ def _recorded_panel(
     )
 
 
-def panel_strangers(adata: AnnData, panel: Panel, train: np.ndarray, patient_key: str) -> list[str]:
-    """Patients outside the training rows (n_obs,) that the column of `var` behind a panel was selected on.
+def panel_strangers(adata: AnnData, request: Expression, train: np.ndarray, patient_key: str) -> list[str]:
+    """Patients outside the training rows (n_obs,) that a panel, or the genes that it was chosen among, were selected on.
 
-    `"unknown"` alone where a column has no record of it, or one that lost the patients.
+    `"unknown"` among them where a column has no record of it, or one that lost the patients, and where a list of genes
+    coincides with such a column, or may have been cut from a selection.
     """
+    people = adata.obs[patient_key].astype(str)[train].unique()
+    found = set(_column_strangers(adata, request.panel, train, patient_key))
+    for selection, same in taken_from(adata, _listed(request)):
+        others = strangers(selection.patients, people)
+        found.update(others if same else [UNKNOWN] * bool(others))
+    for selection in cut_to(adata):
+        found.update(strangers(selection.patients, people))
+    return sorted(found)
+
+
+def _is_list(record: Mapping[str, Any] | None) -> bool:
+    return record is not None and record.get("method") == "given"
+
+
+def _column_strangers(adata: AnnData, panel: Panel, train: np.ndarray, patient_key: str) -> list[str]:
+    """Patients outside the training rows (n_obs,) that the column of `var` behind a panel was selected on."""
     key = panel or Key.SELECTED
     if isinstance(key, Mapping) or (isinstance(key, str) and key in SELECTIONS):
         key = "filter_genes"  # chosen on the training rows, among the genes that a filter left
@@ -148,12 +200,23 @@ def panel_strangers(adata: AnnData, panel: Panel, train: np.ndarray, patient_key
     record = read_record(adata, key)
     if record is None:
         return [UNKNOWN] if key in adata.var else []
-    looked = record.get("method") != "given" and not (record.get("method") == "filter" and "min_median" not in record)
+    if key in adata.var and _of_other_genes(adata, key, record):
+        return [UNKNOWN]
+    looked = not _is_list(record) and not (record.get("method") == "filter" and "min_median" not in record)
+    looked |= "patients" in record
     if not looked:
         return []  # a list of genes, or a filter by their types
     if "patients" not in record:
         return [UNKNOWN]
     return strangers(np.atleast_1d(record["patients"]), adata.obs[patient_key].astype(str)[train].unique())
+
+
+def _of_other_genes(adata: AnnData, key: str, record: Mapping[str, Any]) -> bool:
+    """Whether a column was changed after its record was written: it has genes that are not there, or never were."""
+    chosen = set(adata.var_names[read_bool(adata.var[key], f"var[{key!r}]")])
+    recorded = {str(gene) for gene in np.atleast_1d(record.get("genes", []))}
+    # Genes that were all renamed have nothing in common with the record.
+    return bool(chosen & recorded) and not chosen <= recorded
 
 
 def check_normalization(adata: AnnData, normalization: Mapping[str, Any]) -> None:

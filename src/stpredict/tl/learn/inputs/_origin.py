@@ -1,0 +1,117 @@
+"""Where image features come from: whether somebody wrote it down, and whether they are the expression itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._validate import few
+from stpredict.slots._content import as_recorded
+from stpredict.slots._features import feature_matrix
+from stpredict.slots._keys import Key
+from stpredict.slots._matrix import dense_matrix
+from stpredict.slots._provenance import read_record
+from stpredict.targets import Expression
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_N_ROWS = 64  # enough: no feature of a picture agrees with a gene to one in a thousand
+_MIN_ROWS = 16
+_MIN_DISTINCT = 8
+_SAME = 0.999
+_COMPONENTS = "X_pca"
+
+
+def unrecorded(adata: AnnData, slots: Iterable[str]) -> list[str]:
+    """Slots of image features of which nobody wrote down how they were made, or that were changed after that."""
+    return [slot for slot in slots if not _recorded(adata, slot)]
+
+
+def _recorded(adata: AnnData, slot: str) -> bool:
+    record = read_record(adata, slot) or {}
+    features = feature_matrix(adata, slot)
+    if not {"encoder", "fingerprint"} & set(record):
+        return False
+    return features is None or features.ndim != 2 or as_recorded(features, record)
+
+
+def check_features_origin(adata: AnnData, slots: Sequence[str], request: Any, index: np.ndarray) -> None:
+    """Raise where the features of some rows are the expression to be predicted; warn where nobody knows what they are."""
+    if isinstance(request, Expression):
+        check_no_expression(adata, slots, index, request.layer)
+    if names := unrecorded(adata, slots):
+        warnings.warn(
+            f"nobody wrote down how {few([f'obsm[{name!r}]' for name in names])} was made as it is now, which may hold "
+            "something of the "
+            "expression to be predicted: predictions and scores are marked as 'unknown' where they would be False; compute "
+            "features with stp.pp.image_features, or, if they come from pictures alone, record it: "
+            f"adata.uns.setdefault('stpredict', {{}})[{names[0]!r}] = {{'encoder': …}}",
+            stacklevel=4,
+        )
+
+
+def check_no_expression(adata: AnnData, slots: Sequence[str], index: np.ndarray, layer: str | None) -> None:
+    """Raise where a feature is a measured gene, or a component of the measured expression.
+
+    Values are compared over some of the rows `index`, up to scale and offset.
+    """
+    if len(index) < _MIN_ROWS or not slots:
+        return
+    rows = index[np.unique(np.linspace(0, len(index) - 1, _N_ROWS).astype(int))]
+    answers = _answers(adata, rows, layer)
+    for slot in slots:
+        features = feature_matrix(adata, slot)
+        if features is None or features.ndim != 2:
+            continue
+        values = _standardized(np.asarray(features[rows], dtype=np.float64))
+        for (what, names), answer in answers.items():
+            agreement = np.abs(values.T @ answer) / len(rows)
+            if (agreement > _SAME).any():
+                feature, gene = np.unravel_index(agreement.argmax(), agreement.shape)
+                raise ValueError(
+                    f"expected features of pictures; found {what} {names[gene]} as feature {feature} of obsm[{slot!r}] "
+                    f"(r = {agreement.max():.4f}): a model that reads the measured expression predicts nothing; take the "
+                    "features of stp.pp.image_features"
+                )
+
+
+def _answers(adata: AnnData, rows: np.ndarray, layer: str | None) -> dict[tuple[str, tuple[str, ...]], np.ndarray]:
+    """Standardized values (n_rows, n) that no feature may have, with what they are and their names."""
+    matrices: dict[str, tuple[Any, Sequence[Any]]] = {
+        "the measured gene": (_measured(adata, rows, layer), adata.var_names)
+    }
+    if Key.COUNTS in adata.layers:
+        matrices["the counts of"] = adata.layers[Key.COUNTS][rows], adata.var_names
+    components = adata.obsm.get(_COMPONENTS)
+    if (
+        components is not None
+        and ("PCs" in adata.varm or "pca" in adata.uns)
+        and read_record(adata, _COMPONENTS) is None
+    ):
+        values = dense_matrix(components, f"obsm[{_COMPONENTS!r}]")[rows]
+        matrices["the component of the expression"] = values, range(values.shape[1])
+    found = {}
+    for what, (values, names) in matrices.items():
+        values = np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float64)
+        found[what, tuple(map(str, names))] = _standardized(values)
+    return found
+
+
+def _measured(adata: AnnData, rows: np.ndarray, layer: str | None) -> Any:
+    from stpredict.slots._expression import matrix_of
+
+    return matrix_of(adata, layer)[rows]
+
+
+def _standardized(values: np.ndarray) -> np.ndarray:
+    """Columns with mean 0 and size 1; 0 where they have too few values for an agreement to mean something."""
+    values = np.where(np.isfinite(values).all(axis=0), values, 0)
+    ordered = np.sort(values, axis=0)
+    distinct = (np.diff(ordered, axis=0) != 0).sum(axis=0) + 1
+    spread = values.std(axis=0)
+    usable = (distinct >= _MIN_DISTINCT) & (spread > 0)
+    return np.where(usable, (values - values.mean(axis=0)) / np.where(usable, spread, 1), 0)
