@@ -15,6 +15,7 @@ from stpredict.slots._container import get_table, is_spatialdata
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import single_precision
 from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def _slot(adata: AnnData, key: str, rows: np.ndarray, name: str) -> tuple[np.nda
             f"expected obsm[{key!r}] with what the maps show; found {sorted(adata.obsm)}; run stp.tl.predict or "
             "stp.pp.image_features, or name the slots with `channels=`"
         )
-    values = np.asarray(matrix[rows], dtype=np.float32)
+    values = single_precision(matrix[rows], f"values of {key!r} on the map of {name!r}")
     check_finite(values, f"values of {key!r} on the map of {name!r}", "predict every observation on tissue")
     labels = getattr(adata.obsm.get(key), "columns", range(values.shape[1]))
     return values, [f"{key}:{label}" for label in labels]
@@ -265,7 +266,7 @@ def _read_array(name: str, array: np.ndarray, keys: list[str], features: str | N
         )
     if features is not None:
         raise ValueError(f"expected AnnData to take {features!r} from; found an array as the map of {name!r}")
-    cells = np.moveaxis(array, 0, -1).astype(np.float32)
+    cells = single_precision(np.moveaxis(array, 0, -1), f"values on the map of {name!r}")
     tissue = ~np.isnan(cells).all(axis=2) & (cells != 0).any(axis=2)
     if not tissue.any():
         raise ValueError(f"expected tissue on the map of {name!r}; found none; leave this slide out")
