@@ -12,6 +12,7 @@ from stpredict.core._validate import check_finite, check_positive, check_unique,
 from stpredict.io._image import SectionImage, section_image
 from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._keys import Key, check_key, distinct, storable
+from stpredict.slots._positions import positions_of
 from stpredict.slots._predicted import predicted_table
 from stpredict.slots._prediction import main_predictions
 from stpredict.slots._provenance import read_record, write_record
@@ -109,7 +110,7 @@ def to_spatialdata(
     check_obsm(adata, Key.SPATIAL, "read the data with stp.io, or write x and y in pixels there")
     check_obs(adata, sample_key, "name the sections there, or pass `sample_key=`")
     check_unique(adata.obs_names, "names of observations")
-    xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[:, :2]
+    xy = positions_of(adata)
     check_finite(xy, f"obsm[{Key.SPATIAL!r}]", "drop these observations or correct their positions")
     if adata.obs[sample_key].isna().any():
         raise ValueError(f"expected a section for every observation; found gaps in obs[{sample_key!r}]")

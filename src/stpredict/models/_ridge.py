@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stpredict.core._constant import constant
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._registry import register
@@ -149,8 +150,8 @@ def _solve(
     """Feature means (d,), weights (n_alphas, d, n_genes) on raw features, and target means (n_genes,)."""
     centered, feature_mean = _center(features, section, config.center)
     outcome, target_mean = _center(target, section, config.center)
-    scale = centered.square().mean(dim=0).sqrt()
-    scale = torch.where(scale > 1e-8 * scale.max().clamp_min(1e-30), scale, torch.ones_like(scale))
+    scale, size = centered.square().mean(dim=0).sqrt(), features.square().mean(dim=0).sqrt()
+    scale = scale.masked_fill(constant(scale, size), torch.inf)
     standard = centered / scale
     n = len(features)
     values, vectors = torch.linalg.eigh(standard.T @ standard / n)

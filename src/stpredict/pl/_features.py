@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from stpredict.core._constant import constant
 from stpredict.core._validate import check_choice, check_finite
 from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, category_colors, category_legend, one_panel, style
 from stpredict.slots._checks import check_obs
@@ -106,7 +107,7 @@ def _embed(values: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, list
     from sklearn.decomposition import PCA
 
     std = values.std(axis=0)
-    varying = std > 1e-6 * np.maximum(np.abs(values.mean(axis=0)), 1e-6)
+    varying = ~constant(std, values.mean(axis=0))
     if not varying.any():
         raise ValueError("expected image features that vary; found constants only; check the images")
     scaled = (values[:, varying] - values[:, varying].mean(axis=0)) / std[varying]

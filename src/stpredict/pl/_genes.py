@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._constant import constant
 from stpredict.core._validate import check_choice, check_unique
 from stpredict.pl._style import (
     ERROR_CMAP,
@@ -194,8 +195,7 @@ def _standardized(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     mean = np.divide(np.where(where, values, 0).sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0)
     centered = np.where(where, values - mean, 0)
     std = np.sqrt(np.divide((centered**2).sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0))
-    # What is left of a constant after rounding is no variation.
-    std = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, np.nan)
+    std = np.where(constant(std, mean), np.nan, std)
     return np.where(where, (values - mean) / std, np.nan)
 
 

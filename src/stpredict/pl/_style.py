@@ -13,6 +13,7 @@ from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._container import get_table, is_spatialdata
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
+from stpredict.slots._positions import positions_of
 from stpredict.slots._sections import section_entry
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def find_section(
     rows = np.flatnonzero((names == name) & in_tissue(adata))
     if not len(rows):
         raise ValueError(f"expected in-tissue observations in section {name!r}; found none")
-    xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows, :2]
+    xy = positions_of(adata)[rows]
     check_finite(xy, f"positions of section {name!r}", f"correct obsm[{Key.SPATIAL!r}]")
     factors = section_entry(adata, name).get("scalefactors", {})
     mpp = factors.get("microns_per_pixel")

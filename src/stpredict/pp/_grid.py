@@ -14,6 +14,7 @@ from stpredict.slots._checks import check_obs
 from stpredict.slots._container import begin
 from stpredict.slots._features import is_tile_table
 from stpredict.slots._keys import Key
+from stpredict.slots._positions import positions_of
 from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _positions(adata: AnnData) -> tuple[np.ndarray | None, np.ndarray | None]:
             raise ValueError(f"expected numbers in obs['array_row'] and obs['array_col']; found {kinds}")
         index = np.column_stack([adata.obs[name].to_numpy(dtype=float, na_value=np.nan) for name in names])
     if Key.SPATIAL in adata.obsm:
-        xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[:, :2]
+        xy = positions_of(adata)
     if index is None and xy is None:
         raise KeyError(
             "expected positions in obs['array_row'] and obs['array_col'], or in obsm['spatial']; found none of them; read "

@@ -26,6 +26,7 @@ from stpredict.io._image import (
 )
 from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._keys import Key
+from stpredict.slots._positions import positions_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -248,7 +249,7 @@ def patch_stack(
         # The whole section is cut, so that a split of its spots finds the same file.
         whole = np.flatnonzero(sample == name)
         part[in_section], row[in_section] = number, np.searchsorted(whole, index[in_section])
-        xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=np.float64)[whole]
+        xy = positions_of(adata)[whole]
         side = max(1, round(patch_um / microns_per_pixel(adata, name)))
         picture = section_image(data, adata, name, image)
         job = _job(picture, name, xy, side, int(patch_px), check and positions_are_checked(adata, name))

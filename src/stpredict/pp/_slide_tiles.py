@@ -14,6 +14,7 @@ from stpredict.slots._checks import check_obs
 from stpredict.slots._container import is_spatialdata
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
+from stpredict.slots._positions import positions_of
 from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
@@ -245,5 +246,5 @@ def _positions(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
     if all(name in table.obs and table.obs[name].dtype.kind in "iuf" for name in lattice):
         return table.obs[lattice].to_numpy(dtype=np.float64)[rows]
     if Key.SPATIAL in table.obsm:
-        return np.asarray(table.obsm[Key.SPATIAL], dtype=np.float64)[rows, 1::-1]
+        return positions_of(table)[rows, ::-1]
     return None

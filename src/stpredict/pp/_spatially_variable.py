@@ -13,6 +13,7 @@ from stpredict.slots._checks import as_mask, check_genes, check_obs, check_obsm
 from stpredict.slots._container import begin
 from stpredict.slots._expression import matrix_of, usable_rows
 from stpredict.slots._keys import Key, escaped
+from stpredict.slots._positions import positions_of
 from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def section_morans_i(
             f"expected at least {_MIN_OBSERVATIONS} measured observations in every section; found fewer in "
             f"{', '.join(small[:5])}; leave these sections out with `train=`"
         )
-    matrix, xy = matrix_of(adata, layer), np.asarray(adata.obsm[Key.SPATIAL], dtype=float)
+    matrix, xy = matrix_of(adata, layer), positions_of(adata)
     columns = adata.var_names.get_indexer(genes)
     all_genes = len(columns) == adata.n_vars and bool((columns == np.arange(adata.n_vars)).all())
     statistic, p_value = {}, {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.slots._keys import Key
+from stpredict.slots._positions import positions_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -58,7 +59,7 @@ def sections_of(
         raise ValueError(f"expected obs[{sample_key!r}] without gaps; found {missing} missing values")
     if adata.n_obs == 0:
         raise ValueError("expected at least one observation; found none")
-    positions = np.asarray(adata.obsm[Key.SPATIAL], dtype=np.float64)
+    positions = positions_of(adata)
     if positions.ndim != 2 or positions.shape[1] != 2:
         raise ValueError(f"expected obsm['spatial'] of shape (n_obs, 2); found {positions.shape}")
     names = adata.obs[sample_key].astype(str).to_numpy()

@@ -77,6 +77,6 @@ def _meaning(value: Any) -> int:
     if isinstance(value, str):
         word = value.strip().strip("\"'").casefold()
         return 1 if word in _TRUE else 0 if word in _FALSE else -1 if word in _GAPS else -2
-    if isinstance(value, bool | int | float | np.bool_ | np.number):
+    if isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
         return 1 if value == 1 else 0 if value == 0 else -2
     return -2

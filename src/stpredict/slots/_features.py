@@ -22,7 +22,7 @@ def feature_matrix(adata: AnnData, key: str) -> np.ndarray | None:
             return dense_matrix(values, f"obsm[{key!r}]")
         return numeric_matrix(values, f"obsm[{key!r}]")
     if is_tile_table(adata) and read_record(adata, key) is not None:
-        return adata.X
+        return numeric_matrix(adata.X, "X")
     return None
 
 

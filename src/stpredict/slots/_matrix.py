@@ -48,10 +48,20 @@ def dense_matrix(values: Any, what: str) -> np.ndarray:
 def check_float32(values: Any, what: str) -> None:
     """Raise `ValueError` when a number is too large for single precision, which would make infinity of it."""
     stored = values.data if hasattr(values, "tocsr") else np.asarray(values)
-    if stored.size and stored.dtype.kind in "fiu" and stored.dtype.itemsize > 4:
-        largest = max(float(np.nanmax(stored)), -float(np.nanmin(stored)))
+    if stored.size and stored.dtype.kind == "f" and stored.dtype.itemsize > 4:
+        largest = max(float(np.fmax.reduce(stored, axis=None)), -float(np.fmin.reduce(stored, axis=None)))
         if _LARGEST < largest < np.inf:
             raise ValueError(f"expected {what} of at most {_LARGEST:.2g} (float32); found {largest:.3g}; correct them")
+
+
+def single_precision(values: Any, what: str) -> np.ndarray:
+    """Return numbers of any number of axes as a dense float32 array.
+
+    Raises `TypeError` for what are no numbers, and `ValueError` for numbers that float32 cannot hold.
+    """
+    values = dense_matrix(values, what)
+    check_float32(values, what)
+    return values.astype(np.float32, copy=False)
 
 
 def _of_frame(frame: Any, what: str) -> np.ndarray:

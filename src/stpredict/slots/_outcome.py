@@ -9,6 +9,7 @@ import numpy as np
 from stpredict.core._validate import few
 from stpredict.slots._checks import check_obs
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import check_float32
 from stpredict.slots._people import one_name
 
 if TYPE_CHECKING:
@@ -121,9 +122,13 @@ def fold_numbers(adata: AnnData, key: str) -> np.ndarray | None:
 
 def _numbers(column: pd.Series, what: str) -> np.ndarray:
     try:
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+        if getattr(column.dtype, "kind", "O") in "cmM":  # numpy makes numbers of dates, and of complex numbers
+            raise TypeError
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
         raise ValueError(f"expected {what}; found {column.iloc[0]!r} of type {column.dtype}") from None
+    check_float32(values, what.replace(" to be ", ", "))
+    return values
 
 
 def _index(rows: Any, n_obs: int) -> Any:

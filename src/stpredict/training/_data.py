@@ -13,7 +13,7 @@ import torch
 
 from stpredict.models import INPUTS, Batch, Panel, Predictor, Sections, Summary
 from stpredict.training.targets import Target
-from stpredict.training.targets._expression import moments
+from stpredict.training.targets._expression import moments, scales
 
 #: Inputs that every batch holds where they are known: places do not depend on the network.
 _ALWAYS = frozenset({"positions"})
@@ -299,7 +299,7 @@ def _whole_sections(data: ArraySet, sections: np.ndarray, per_batch: int) -> lis
 
 
 def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -> Summary:
-    """Means and standard deviations of what a network reads and of the target; constant columns get an SD of 1.
+    """Means and standard deviations of what a network reads, 0 for constants, and of the target, 1 for constants.
 
     Of inputs with padding, those over everything that is not padding.
     """
@@ -310,7 +310,7 @@ def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -
         mean, std = pair
         return torch.from_numpy(np.asarray(mean)).float(), torch.from_numpy(np.asarray(std)).float()
 
-    target_mean, target_std = tensors(moments(data.target) if data.kind is None else data.kind.start(data.target))
+    target_mean, target_std = tensors(scales(data.target) if data.kind is None else data.kind.start(data.target))
     return Summary(
         len(data),
         target_mean,

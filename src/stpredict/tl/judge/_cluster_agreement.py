@@ -12,6 +12,7 @@ from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
+from stpredict.slots._positions import positions_of
 from stpredict.tl.judge._spatial_null import Null, displaced
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def cluster_agreement(
     xy = None
     if null == "rotation":
         check_obsm(adata, spatial_key, "write the positions there, or pass null='shuffle'")
-        xy = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
+        xy = positions_of(adata, spatial_key)
         check_finite(xy, f"positions in obsm[{spatial_key!r}]", "correct them, or pass null='shuffle'")
     group = _codes(adata.obs[clusters])
     sample = adata.obs[sample_key].astype(str).to_numpy()

@@ -14,6 +14,7 @@ from stpredict.slots._checks import check_genes, check_layer, check_obs, check_o
 from stpredict.slots._container import begin, find_table, get_table
 from stpredict.slots._expression import in_tissue, measured_matrix, to_dense
 from stpredict.slots._keys import Key, check_key
+from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame, write_prediction
 from stpredict.tl.maps._windows import neighborhoods
 
@@ -155,8 +156,8 @@ def compare_to_st(
     filled = np.full((table.n_obs, len(names)), np.nan, dtype=np.float32) if key_added is not None else None
     parts = []
     for name, at_tiles, at_spots in _pairs(table, measured, sample_key):
-        xy_tiles = np.asarray(table.obsm[Key.SPATIAL], dtype=float)[at_tiles, :2]
-        xy_spots = np.asarray(measured.obsm[Key.SPATIAL], dtype=float)[at_spots, :2] @ affine[:, :2].T + affine[:, 2]
+        xy_tiles = positions_of(table)[at_tiles]
+        xy_spots = positions_of(measured)[at_spots] @ affine[:, :2].T + affine[:, 2]
         limit = None if max_distance_um is None else _pixels(table, name, max_distance_um)
         weights, near = nearest_spots(xy_tiles, xy_spots, n_neighbors, limit, name)
         rows = at_tiles[near]

@@ -15,6 +15,7 @@ from stpredict.slots._checks import check_layer, check_obs, check_obsm
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows, to_dense
 from stpredict.slots._keys import Key
+from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
 from stpredict.tl.judge._spatial_null import Null, displaced
 
@@ -188,7 +189,7 @@ def de_overlap(
     xy = None
     if null == "rotation":
         check_obsm(adata, spatial_key, "write the positions there, or pass null='shuffle'")
-        xy = np.asarray(adata.obsm[spatial_key], dtype=np.float64)[rows]
+        xy = positions_of(adata, spatial_key)[rows]
         check_finite(xy, f"positions in obsm[{spatial_key!r}]", "correct them, or pass null='shuffle'")
     terms, member = _membership(gene_sets, genes, min_size, max_size)
 

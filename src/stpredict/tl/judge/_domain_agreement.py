@@ -14,6 +14,7 @@ from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
+from stpredict.slots._positions import positions_of
 from stpredict.tl.biology._domains import cluster, expression_matrix, region_labels
 from stpredict.tl.judge._cluster_agreement import adjusted_rand, contingency_tables
 from stpredict.tl.judge._spatial_null import displaced
@@ -156,7 +157,7 @@ def domain_agreement(
         str(name): np.flatnonzero((sample == name) & (labeled if labeled_only else tissue))
         for name in pd.unique(sample[labeled])
     }
-    xy = np.asarray(adata.obsm[spatial_key], dtype=np.float64)[:, :2]
+    xy = positions_of(adata, spatial_key)
     for name, rows in sections.items():
         if len(rows) < 3 or matrix.shape[1] < 2:
             raise ValueError(

@@ -14,6 +14,7 @@ from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue, measured_matrix
 from stpredict.slots._keys import Key
+from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def emd(
     check_obsm(adata, spatial_key, "write the positions there, or pass `spatial_key=`")
     truth = measured_matrix(adata, list(frame.columns), layer=layer)
     tissue = in_tissue(adata)
-    values, xy = frame.to_numpy(), np.asarray(adata.obsm[spatial_key])
+    values, xy = frame.to_numpy(), positions_of(adata, spatial_key)
     check_finite(values[tissue], f"predictions in obsm[{key!r}]", "leave out observations without a prediction")
     options: dict[str, Any] = {
         "scaling": scaling,

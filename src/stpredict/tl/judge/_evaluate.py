@@ -23,6 +23,7 @@ from stpredict.slots._expression import (
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks
 from stpredict.slots._people import one_name
+from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
@@ -289,7 +290,7 @@ def _smoothed(adata: AnnData, rows: np.ndarray, predicted: np.ndarray) -> np.nda
 
     from stpredict.pp._spatial_graph import spatial_weights
 
-    xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows]
+    xy = positions_of(adata)[rows]
     weights = spatial_weights(xy, n_neighbors=_SMOOTHING_NEIGHBORS) + sparse.eye_array(len(rows), format="csr")
     return (weights @ predicted) / np.asarray(weights.sum(axis=1)).reshape(-1, 1)
 
@@ -317,7 +318,7 @@ def _score(
             position = _lattice_positions(adata, rows)
             columns[metric] = undefined if position is None else m.ssim(truth, predicted, *position)
         elif metric == "emd":
-            xy = np.asarray(adata.obsm[Key.SPATIAL], dtype=float)[rows]
+            xy = positions_of(adata)[rows]
             # Sliced at any size, and cheap beside the other scores; stp.tl.emd solves the exact problem.
             columns[metric] = undefined
             if len(rows) > 1:

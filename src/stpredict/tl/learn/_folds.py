@@ -14,6 +14,7 @@ from stpredict.slots._content import recognize, remember, some_sections
 from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.learn._fit import with_target
+from stpredict.tl.learn._range import check_range
 from stpredict.tl.learn._task import Task, check_enough, fit_task
 from stpredict.tl.learn.inputs._collect import collect, patient_codes
 from stpredict.tl.learn.inputs._origin import check_features_origin
@@ -286,6 +287,7 @@ def _fit_and_predict(
     model = fit_task(task, train, target, facts, device=device, seed=seed)
     predicted = predict_arrays(model.network, test, device=device, seed=seed)
     predicted.mean = target.link(predicted.mean, model.training)
+    check_range(predicted.mean, model)
     return model.training.patients_seen, model if keep_model else None, predicted
 
 

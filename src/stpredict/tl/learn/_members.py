@@ -15,6 +15,7 @@ from stpredict.slots._features import is_tile_table
 from stpredict.slots._people import one_name
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
+from stpredict.tl.learn._range import check_range
 from stpredict.tl.learn.inputs._collect import collect, patient_codes
 from stpredict.tl.learn.inputs._reader import Source
 
@@ -98,6 +99,8 @@ def predict_members(
             seed=seed, genes=genes, take_samples=take_samples,
         )  # fmt: skip
         mean = part.target.link(found.mean, part.training)
+        if genes is None:
+            check_range(mean, part)
         if len(members) == 1:
             return mean, found.std
         total, squares = total + mean, squares + np.square(mean, dtype=np.float64)

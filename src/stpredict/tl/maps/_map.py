@@ -15,6 +15,7 @@ from stpredict.core._validate import check_finite
 from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import single_precision
 from stpredict.tl.maps._mapper import Mapper
 from stpredict.tl.maps._windows import Windows, lay_windows
 
@@ -195,8 +196,7 @@ def gene_chunks(n_genes: int, n_rows: int, gene_chunk: int | None = None) -> lis
 def _check_features(values: Any, network: BagPredictor, n_tiles: int, key: str | None = None) -> np.ndarray:
     """Features (n_tiles, d) float32 that fit a network."""
     name = "features" if key is None else f"features {key!r}"
-    features = values.toarray() if hasattr(values, "toarray") else values
-    features = np.ascontiguousarray(features, dtype=np.float32)
+    features = np.ascontiguousarray(single_precision(values, name))
     if features.shape != (n_tiles, network.shape.width("tokens")):
         raise ValueError(
             f"expected {name} of shape ({n_tiles}, {network.shape.width('tokens')}), one row per tile in the width that the model "

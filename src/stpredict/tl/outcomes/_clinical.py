@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._constant import constant
 from stpredict.core._validate import few
 from stpredict.slots._checks import check_obs
+from stpredict.slots._matrix import check_float32
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+_DATES = datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64 | np.complexfloating
 _FEWEST = 10  # patients below which a perfect relation says little
 _SAME_ORDER = 0.99  # rank correlation with the follow-up time above which a covariate is that time
 
@@ -38,7 +42,7 @@ class ClinicalEncoder:
             if is_number(frame[name]):
                 values = column.to_numpy(np.float64)
                 mean, std = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
-                self.numeric[name] = mean, std if std > 1e-9 * max(abs(mean), 1e-9) else 1.0
+                self.numeric[name] = mean, 0.0 if constant(std, mean) else std  # 0: it contributes nothing
             else:
                 self.categories[name] = sorted(column.astype(str).unique())
 
@@ -61,9 +65,8 @@ class ClinicalEncoder:
 
     def read(self, adata: AnnData) -> np.ndarray:
         """Covariates (n_obs, n_columns) float32 of other patients; an error where these are coded otherwise."""
-        for name in self.columns:
-            check_obs(adata, name, f"the outcome model reads {few(self.columns)}")
-            column = adata.obs[name]
+        frame = read_covariates(adata, self.columns, f"the outcome model reads {few(self.columns)}")
+        for name, column in frame.items():
             if name in self.numeric and not is_number(column):
                 raise ValueError(
                     f"expected numbers in obs[{name!r}], as in the training cohort; found {column.dtype}; convert them"
@@ -75,7 +78,7 @@ class ClinicalEncoder:
                     f"expected the categories of the training cohort in obs[{name!r}], {few(levels or ())}; found "
                     f"{few(unknown)}; recode them, or set them to missing"
                 )
-        return self(adata.obs[self.columns])
+        return self(frame)
 
     def __call__(self, frame: pd.DataFrame) -> np.ndarray:
         """Covariates (n, n_columns) float32."""
@@ -83,7 +86,8 @@ class ClinicalEncoder:
         for name in self.columns:
             if name in self.numeric:
                 mean, std = self.numeric[name]
-                columns.append(np.nan_to_num((frame[name].to_numpy(np.float64, na_value=np.nan) - mean) / std))
+                values = frame[name].to_numpy(np.float64, na_value=np.nan)
+                columns.append(np.nan_to_num((values - mean) / (std or np.inf)))
             else:
                 text = (
                     frame[name]
@@ -93,6 +97,36 @@ class ClinicalEncoder:
                 )
                 columns += [np.asarray(text == level, dtype=np.float64) for level in self.categories[name]]
         return np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(frame), 0), np.float32)
+
+
+def read_covariates(adata: AnnData, columns: Sequence[str], call: str) -> pd.DataFrame:
+    """Columns of `obs`, each of numbers or of categories; numbers among objects are numbers.
+
+    Raises `KeyError` for a missing column, `TypeError` for dates and complex numbers, and `ValueError` for numbers that
+    are infinite or that single precision cannot hold.
+    """
+    for name in columns:
+        check_obs(adata, name, call)
+    frame = adata.obs[list(columns)].copy()
+    for name, column in frame.items():
+        what = f"numbers or categories in obs[{name!r}]"
+        known = column.dropna()
+        if getattr(column.dtype, "kind", "") in "cmM" or (
+            column.dtype == object and any(isinstance(value, _DATES | complex) for value in known)
+        ):
+            raise TypeError(f"expected {what}; found {column.dtype}; convert them, for example to years")
+        if column.dtype == object and len(known) and all(_is_plain_number(value) for value in known):
+            frame[name] = column.astype(np.float64)
+        if is_number(frame[name]):
+            values = frame[name].to_numpy(np.float64, na_value=np.nan)
+            if np.isinf(values).any():
+                raise ValueError(f"expected {what}; found infinity; correct it, or set it to missing")
+            check_float32(values, what)
+    return frame
+
+
+def _is_plain_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def is_number(column: pd.Series) -> bool:

@@ -13,7 +13,7 @@ from stpredict.slots._checks import check_obs
 from stpredict.slots._marks import worst_marks
 from stpredict.slots._outcome import patients_of, read_outcome
 from stpredict.targets import Classes, FollowUp
-from stpredict.tl.outcomes._clinical import check_leaks
+from stpredict.tl.outcomes._clinical import check_leaks, read_covariates
 from stpredict.tl.outcomes._maps import DenseMaps, Maps, dense_maps
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ def read_cohort(
         events, times = values, {}
     columns = [clinical] if isinstance(clinical, str) else list(clinical or ())
     check_unique(columns, "clinical columns")
-    for name in columns:
-        check_obs(adata, name, "name the columns with covariates of the patients")
-    frame = adata.obs[columns]
+    frame = read_covariates(adata, columns, "name the columns with covariates of the patients")
     first = np.unique(patient, return_index=True)[1]
     telling = False
     try:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.core._constant import constant
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -44,7 +46,7 @@ class LinearOutcome:
 
         x = np.asarray(x, dtype=np.float64)
         self.mean, std = x.mean(axis=0), x.std(axis=0)
-        self.std = np.where(std > 1e-6 * np.maximum(np.abs(self.mean), 1e-6), std, np.inf)
+        self.std = np.where(constant(std, self.mean), np.inf, std)
         # The penalty does not mind a rotation: no more unknowns than slides, however many columns there are.
         u, s, self.rotation = np.linalg.svd((x - self.mean) / self.std, full_matrices=False)
         scores = torch.from_numpy(u * s).float()

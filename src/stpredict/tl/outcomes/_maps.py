@@ -17,6 +17,7 @@ from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._made import COMPARED, differing
 from stpredict.slots._marks import group_marks, leak_marks
+from stpredict.slots._matrix import single_precision
 from stpredict.slots._prediction import prediction_names
 from stpredict.slots._provenance import read_record
 
@@ -267,7 +268,7 @@ def _slot(adata: AnnData, key: str, rows: np.ndarray, name: str) -> tuple[np.nda
             f"expected obsm[{key!r}] with what the maps show; found {sorted(adata.obsm)}; run stp.tl.predict or "
             "stp.pp.image_features, or name the slots with `channels=`"
         )
-    values = np.asarray(matrix[rows], dtype=np.float32)
+    values = single_precision(matrix[rows], f"values of {key!r} on the map of {name!r}")
     check_finite(values, f"values of {key!r} on the map of {name!r}", "predict every observation on tissue")
     names = prediction_names(adata, key) if key in adata.obsm else None
     return values, [f"{key}:{name}" for name in (range(values.shape[1]) if names is None else names)]
@@ -280,7 +281,7 @@ def _read_array(name: str, array: np.ndarray, keys: list[str], features: str | N
         )
     if features is not None:
         raise ValueError(f"expected AnnData to take {features!r} from; found an array as the map of {name!r}")
-    cells = np.moveaxis(array, 0, -1).astype(np.float32)
+    cells = single_precision(np.moveaxis(array, 0, -1), f"values on the map of {name!r}")
     tissue = ~np.isnan(cells).all(axis=2) & (cells != 0).any(axis=2)
     if not tissue.any():
         raise ValueError(f"expected tissue on the map of {name!r}; found none; leave this slide out")

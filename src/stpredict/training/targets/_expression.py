@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._constant import constant
 from stpredict.metrics import pearson
 from stpredict.training.targets._target import Target
 
@@ -43,7 +44,7 @@ class ExpressionTarget(Target):
 
     def start(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each gene; constant genes get 1."""
-        return moments(values)
+        return scales(values)
 
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
         """Squared error in units of each gene, or the likelihood where the network gives a spread."""
@@ -66,10 +67,16 @@ class ExpressionTarget(Target):
 
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (d,) of columns (n, d), in float64; constant columns get an SD of 1."""
+    """Mean and standard deviation (d,) of columns (n, d), in float64; constant columns have an SD of 0."""
     mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
-    std[std <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1.0
+    std[constant(std, mean)] = 0.0
     return mean, std
+
+
+def scales(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (d,) of columns (n, d) to predict in units of; 1 for what does not vary."""
+    mean, std = moments(values)
+    return mean, np.where(std > 0, std, 1.0)
 
 
 def mean_correlation(mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:

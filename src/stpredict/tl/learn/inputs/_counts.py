@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict.slots._checks import check_layer
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import numeric_matrix, single_precision
 from stpredict.slots._provenance import read_record
 from stpredict.tl.learn.inputs._reader import Reader, Source
 
@@ -23,10 +24,10 @@ class Counts(Reader):
             return {}
         adata = source.adata
         check_layer(adata, Key.COUNTS, "run stp.pp.normalize(adata), or fit without the likelihood of counts (zinb=0)")
-        matrix = adata.layers[Key.COUNTS][source.rows.index]
+        matrix = numeric_matrix(adata.layers[Key.COUNTS], f"layers[{Key.COUNTS!r}]")[source.rows.index]
         panel = (read_record(adata, "normalize") or {}).get("panel")
         totals = matrix if panel is None else matrix[:, adata.var_names.get_indexer(panel)]
         depth = np.asarray(totals.sum(axis=1), dtype=np.float64).ravel()
         chosen = matrix[:, adata.var_names.get_indexer(source.genes)]
-        counts = np.asarray(chosen.toarray() if hasattr(chosen, "toarray") else chosen, dtype=np.float32)
+        counts = single_precision(chosen, f"counts in layers[{Key.COUNTS!r}]")
         return {"counts": counts, "size_factor": (depth / max(float(np.median(depth)), 1.0)).astype(np.float32)}

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._constant import constant
 from stpredict.core._validate import check_finite
 from stpredict.slots._features import feature_matrix
+from stpredict.slots._matrix import single_precision
 from stpredict.tl.learn.inputs._reader import Reader, Scaling, Source
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-_CONSTANT = 1e-6  # spread relative to the mean below which a feature does not vary within a section
 
 
 class Features(Reader):
@@ -39,7 +39,7 @@ def read_features(
     for key in keys:
         whole = feature_matrix(adata, key)
         assert whole is not None  # feature_keys or check_features came before
-        values = np.asarray(whole[index], dtype=np.float32)
+        values = single_precision(whole[index], f"features in obsm[{key!r}]")
         check_finite(values, f"features in obsm[{key!r}]", "run stp.pp.image_features again for these sections")
         parts.append(values)
     features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -52,6 +52,5 @@ def within_sections(features: np.ndarray, sample: np.ndarray) -> np.ndarray:
     for name in np.unique(sample):
         rows = sample == name
         mean, std = scaled[rows].mean(axis=0), scaled[rows].std(axis=0)
-        least = _CONSTANT * np.maximum(np.abs(mean), _CONSTANT)
-        scaled[rows] = (scaled[rows] - mean) / np.where(std > least, std, np.inf)
+        scaled[rows] = (scaled[rows] - mean) / np.where(constant(std, mean), np.inf, std)
     return scaled.astype(np.float32)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from stpredict.core._validate import check_finite
 from stpredict.slots._checks import check_genes
+from stpredict.slots._matrix import single_precision
 from stpredict.tl.learn.inputs._reader import Reader, Source
 
 
@@ -25,7 +24,7 @@ class GeneTable(Reader):
                 "with hyperparameters={'gene_table': …}"
             )
         check_genes(adata, source.genes)
-        table = np.asarray(adata.varm[key], dtype=np.float32)[adata.var_names.get_indexer(list(source.genes))]
+        table = single_precision(adata.varm[key], f"varm[{key!r}]")[adata.var_names.get_indexer(list(source.genes))]
         if table.ndim != 2:
             raise ValueError(f"expected a table (n_vars, d) in varm[{key!r}]; found {table.ndim} axes")
         check_finite(table, f"rows of varm[{key!r}] for the panel", "fill them, or leave these genes out")

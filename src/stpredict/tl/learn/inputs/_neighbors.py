@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from stpredict.core._validate import check_finite
+from stpredict.slots._booleans import read_bool
 from stpredict.slots._checks import check_obsm
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import numeric_matrix, single_precision
 from stpredict.tl.learn.inputs._reader import Reader, Source
 
 
@@ -26,14 +28,15 @@ class Neighbors(Reader):
                 check_obsm(
                     source.adata, slot, "put the features of the neighboring tiles there, and which of them exist"
                 )
-            values, mask = (np.asarray(source.adata.obsm[slot])[source.rows.index] for slot in slots)
+            values, mask = (source.adata.obsm[slot][source.rows.index] for slot in slots)
             if values.ndim != 3 or mask.shape != values.shape[:2]:
                 raise ValueError(
                     f"expected neighbors (n_obs, n_neighbors, d) in obsm[{slots[0]!r}] and their mask beside them; found "
                     f"{values.shape} and {mask.shape}"
                 )
-            mask = mask.astype(bool)
-            values = np.where(mask[..., None], values, 0).astype(np.float32)
+            mask = read_bool(mask.ravel(), f"obsm[{slots[1]!r}]").reshape(mask.shape)
+            values = numeric_matrix(values, f"obsm[{slots[0]!r}]")
+            values = single_precision(np.where(mask[..., None], values, 0), f"features in obsm[{slots[0]!r}]")
             check_finite(values.reshape(len(values), -1), f"features in obsm[{slots[0]!r}]", "compute them again")
             parts.append(values)
             masks.append(mask)

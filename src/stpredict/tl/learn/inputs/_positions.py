@@ -8,6 +8,8 @@ import numpy as np
 
 from stpredict.io._image import microns_per_pixel
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import single_precision
+from stpredict.slots._positions import positions_of
 from stpredict.slots._rows import Rows
 from stpredict.tl.learn.inputs._reader import Reader, Source
 
@@ -32,10 +34,10 @@ def positions_um(source: Source, rows: Rows) -> np.ndarray | None:
     """Positions (n, 2) in µm; `None` where there are none or a section's µm/px is unknown."""
     if Key.SPATIAL not in source.adata.obsm:
         return None
-    positions = np.asarray(source.adata.obsm[Key.SPATIAL], dtype=np.float64)[rows.index]
+    positions = positions_of(source.adata)[rows.index]
     for name in rows.sections:
         try:
             positions[rows.sample == name] *= microns_per_pixel(source.adata, name)
         except ValueError:
             return None
-    return positions.astype(np.float32)
+    return single_precision(positions, "positions in µm")

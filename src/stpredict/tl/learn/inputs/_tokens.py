@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from stpredict.core._validate import check_finite
 from stpredict.slots._checks import check_obsm
 from stpredict.slots._keys import Key
+from stpredict.slots._matrix import single_precision
 from stpredict.tl.learn.inputs._reader import Reader, Source
 
 
@@ -22,7 +21,7 @@ class Tokens(Reader):
         adata, key = source.adata, source.slots[0]
         check_obsm(adata, Key.bag_size(key), f"run stp.pp.bag(slides, {key.removeprefix('X_')!r})")
         slots = Key.bag(key), Key.bag_size(key)
-        bag, size = (np.asarray(adata.obsm[slot][source.rows.index], dtype=np.float32) for slot in slots)
+        bag, size = (single_precision(adata.obsm[slot][source.rows.index], f"obsm[{slot!r}]") for slot in slots)
         if bag.ndim != 3 or size.shape != bag.shape[:2]:
             raise ValueError(
                 f"expected bags (n_slides, n_tokens, d) in obsm[{Key.bag(key)!r}] and their sizes (n_slides, n_tokens) "

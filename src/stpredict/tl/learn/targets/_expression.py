@@ -13,6 +13,7 @@ from stpredict.slots._checks import check_genes
 from stpredict.slots._expression import matrix_of, measured_rows, read_normalization
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import UNKNOWN
+from stpredict.slots._matrix import single_precision
 from stpredict.slots._people import strangers
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
@@ -58,7 +59,7 @@ class ExpressionSlots(TargetSlots):
         """Values (n, n_genes) float32; NaN where nothing was measured."""
         columns = adata.var_names.get_indexer(target.names)
         values = matrix_of(adata, request.layer)[rows.index][:, columns]
-        values = np.array(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
+        values = np.array(single_precision(values, "the target"))
         call = "leave unmeasured sections out with `train=`"
         check_finite(values[rows.measured], "expression of the training observations", call)
         values[~rows.measured] = np.nan
