@@ -8,7 +8,8 @@ from matplotlib.colors import to_hex
 from sklearn.metrics import adjusted_rand_score
 
 from stpredict import pl
-from stpredict.pl._style import LIGHT_GRAY, PALETTE
+from stpredict.core._palette import PALETTE
+from stpredict.pl._style import LIGHT_GRAY
 
 
 def colors(ax):
