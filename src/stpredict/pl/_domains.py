@@ -151,9 +151,7 @@ def _new_axes(sections: Sequence[Section], n: int) -> tuple[Any, list[Axes]]:
     aspects = [(s.box[2] - s.box[3]) / (s.box[1] - s.box[0]) for s in sections]
     if len(sections) == 1:
         height = float(np.clip(_PANEL * aspects[0], 1.5, 6)) + 0.6
-        figure, axes = plt.subplots(
-            1, n, figsize=((_PANEL + 1.2) * n, height), squeeze=False, layout="constrained"
-        )
+        figure, axes = plt.subplots(1, n, figsize=((_PANEL + 1.2) * n, height), squeeze=False, layout="constrained")
         return figure, list(axes[0])
     total = len(sections) * n
     rows = -(-total // _ABREAST)
@@ -167,7 +165,9 @@ def _new_axes(sections: Sequence[Section], n: int) -> tuple[Any, list[Axes]]:
     return figure, list(axes.flat[:total])
 
 
-def _common_legends(figure: Any, adata: AnnData, sections: Sequence[Section], colors: dict[str, dict[str, str]]) -> None:
+def _common_legends(
+    figure: Any, adata: AnnData, sections: Sequence[Section], colors: dict[str, dict[str, str]]
+) -> None:
     """One legend per column, right of all panels."""
     rows = np.concatenate([section.rows for section in sections])
     for number, (column, palette) in enumerate(colors.items()):

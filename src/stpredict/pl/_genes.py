@@ -122,9 +122,7 @@ def genes(
     adata = get_table(data, table_key)
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     frame = prediction_frame(adata, key, names)
-    sections = find_sections(
-        data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key
-    )
+    sections = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
     one = len(sections) == 1 and (sample is None or isinstance(sample, str))
     parts = [_part(adata, frame, section, names, key, layer) for section in sections]
     measured_anywhere = np.concatenate([part.measured for part in parts])

@@ -104,8 +104,9 @@ def make_task(
         given = {name: getattr(start.network.config, name) for name in info.config.__dataclass_fields__} | given
     if info.cls.closed_form and not reader.closed_form:
         raise ValueError(
-            f"expected a network that is trained in steps for this target; found {info.name!r}; see "
-            "stp.models.list_models()"
+            f"expected a network that is trained in steps for this target; found {info.name!r}; take one of "
+            "stp.models.list_models(), or, for numbers (scores, fractions, proteins), put them in a layer of an AnnData and "
+            "name it: target=stp.targets.Expression(layer='mine')"
         )
     options = with_lattice(adata, info, given)
     needs = info.reads(options)
