@@ -2,66 +2,61 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
-CODE = """
-import warnings, sys
-warnings.simplefilter("ignore")
 import stpredict as stp
-adata = stp.datasets.synthetic_cohort(3, 1, 6, n_spots=16, microns_per_pixel=4.0)
-adata.obsm["X_own"] = adata.to_df().to_numpy()[:, :3]
-adata.uns["stpredict"] = {"X_own": {"encoder": "own"}}
-stp.settings.progress = False
-stp.pp.normalize(adata)
-stp.settings.progress = sys.argv[1] == "True"
-print("begin", file=sys.stderr)
-stp.tl.fit(adata, "mlp", training={"max_epochs": 3}, baselines=(), path="model")
-print("folds", file=sys.stderr)
-stp.tl.cross_validate(adata, {"net": {"model": "mlp", "training": {"max_epochs": 2}}}, baselines=(), ceiling=False)
-print("end", file=sys.stderr)
-"""
+
+NET = {"model": "mlp", "training": {"max_epochs": 2}}
 
 
-@pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list[str]]:
-    """What a fit and a cross-validation print on a terminal, with and without progress."""
-    found = {}
-    for progress in (True, False):
-        folder = tmp_path_factory.mktemp("progress")
-        environment = {key: value for key, value in os.environ.items() if key != "TQDM_DISABLE"}
-        environment |= {"STPREDICT_CACHE": str(folder), "TQDM_MININTERVAL": "0", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(
-            [sys.executable, "-c", CODE, str(progress)], capture_output=True, text=True, cwd=folder, env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        assert not done.stdout
-        found[progress] = re.split("begin\n|folds\n|end\n", done.stderr)[1:3]
-    return found
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Bars are drawn at every step, as on a terminal; `read()` gives what was printed since."""
+    import tqdm
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, *args, disable=False, **options):
+            super().__init__(*args, disable=disable, **({"mininterval": 0} | options))
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    monkeypatch.setattr(stp.settings, "progress", True)
+    return lambda: "".join(capfd.readouterr())
 
 
-def test_a_fit_has_one_bar_with_its_epochs_and_scores(printed) -> None:
-    fit = printed[True][0]
-    assert fit.count("\n") == 1  # one line, written again and again
-    assert re.search(r"fit mlp, training: +\d+%.*3/3 .*validation loss \d\.\d{3}", fit)
-    assert "fit mlp, refit on all" in fit
+def test_a_fit_has_one_bar_with_its_epochs_and_scores(toy, terminal, tmp_path) -> None:
+    stp.tl.fit(toy, "mlp", training={"max_epochs": 3}, baselines=(), path=tmp_path / "model")
+    text = terminal()
+    assert text.count("\n") == 1  # one line, written again and again
+    assert re.search(r"fit mlp, training: +100%.*3/3 .*validation loss \d\.\d{3}", text)
+    assert "fit mlp, refit on all" in text
+    assert not re.search(r"Validation|Epoch \d|Trainer|GPU", text)  # Lightning's own
 
 
-def test_folds_have_one_bar_that_says_what_the_fit_is_at(printed) -> None:
-    folds = printed[True][1]
-    assert folds.count("\n") == 1
-    assert "3/3" in folds
-    assert re.search(r"epoch 1/2, validation loss \d\.\d{3}", folds)
+def test_folds_have_one_bar_that_says_what_the_fit_is_at(toy, terminal) -> None:
+    stp.tl.cross_validate(toy, {"net": NET}, baselines=(), ceiling=False)
+    text = terminal()
+    assert text.count("\n") == 1
+    assert re.search(r"folds: 100%.*3/3", text)
+    assert re.search(r"epoch 1/2, validation loss \d\.\d{3}", text)
+    assert not re.search(r"Validation|Epoch \d|Trainer|GPU", text)
 
 
-def test_lightning_prints_nothing(printed) -> None:
-    text = "".join(part for parts in printed.values() for part in parts)
-    assert not re.search(r"Validation|Epoch \d|Trainer|GPU|it/s\?|\?it", text)
+def test_the_first_call_of_what_compiles_says_so(toy, terminal, monkeypatch) -> None:
+    from stpredict.core._progress import steps
+
+    assert list(steps(["a", "b"], "domains", compiled_by="no such module")) == ["a", "b"]
+    assert "domains (the first call compiles): 100%" in terminal()
+    list(steps(["a"], "domains", compiled_by="sys"))
+    assert "compiles" not in terminal()
 
 
-def test_nothing_is_shown_without_progress(printed) -> None:
-    assert printed[False] == ["", ""]
+def test_nothing_is_shown_without_progress(toy, terminal, monkeypatch, tmp_path) -> None:
+    from stpredict.core._progress import steps
+
+    monkeypatch.setattr(stp.settings, "progress", False)
+    stp.tl.fit(toy, "mlp", training={"max_epochs": 2}, baselines=(), path=tmp_path / "model")
+    stp.tl.cross_validate(toy, {"net": NET}, baselines=(), ceiling=False)
+    list(steps(["a"], "domains"))
+    assert terminal() == ""
