@@ -92,3 +92,31 @@ def test_page_runs(page: str) -> None:
     for line, mark, code in blocks((DOCS / page).read_text()):
         if mark != "no-run":
             exec(compile("\n" * (line - 1) + code, page, "exec"), namespace)
+
+
+@pytest.mark.usefixtures("environment")
+def test_readme_runs(monkeypatch) -> None:
+    """The lines as printed, on stand-ins for the files that they name and with small networks."""
+    from functools import partial
+
+    import stpredict as stp
+
+    pytest.importorskip("wsidata")
+    adata = simulated(2, 1, 20, n_spots=36, microns_per_pixel=4.0)
+    adata.var_names = ["ERBB2", *adata.var_names[1:]]
+    monkeypatch.setattr(stp.io, "read_her2st", lambda folder, sections: adata.copy())
+    bulk = stp.datasets.synthetic_slides(
+        6, n_genes=12, image_dir="slides", slide_um=500, microns_per_pixel=4, censoring=0
+    )
+    bulk.var_names = ["ERBB2", "CD8A", *bulk.var_names[2:]]
+    Path("slide.svs").write_bytes(Path(bulk.obs["path"].iloc[0]).read_bytes())
+    bulk.write_h5ad("bulk.h5ad")
+    small = {"hyperparameters": "small", "training": {"max_epochs": 1}}
+    monkeypatch.setattr(stp.tl, "fit_folds", partial(stp.tl.fit_folds, **small))
+    text = (DOCS.parent / "README.md").read_text()
+    namespace = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the stand-ins are coarse
+        for line, _, code in blocks(text):
+            exec(compile("\n" * (line - 1) + code, "README.md", "exec"), namespace)
+    assert {"ERBB2"} <= set(stp.get.predicted(namespace["slide"]).var_names)

@@ -213,3 +213,11 @@ def test_gaps_and_numbers_too_large(counts, positions):
         stp.io.from_tables(counts.astype(float) * 1e300, positions, microns_per_pixel=1)
     with pytest.raises(ValueError, match="NaN or infinity"):
         stp.io.from_tables(counts.astype("Int64").mask(counts == 0), positions, microns_per_pixel=1)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_patient_that_nobody_named_is_noted_at_reading(counts, positions, named, recwarn):
+    stp.io.from_tables(counts, positions, microns_per_pixel=1, patient="P1" if named else None)
+    notes = [warning for warning in recwarn if "names no patient" in str(warning.message)]
+    assert bool(notes) is not named
+    assert all(warning.filename == __file__ for warning in notes)

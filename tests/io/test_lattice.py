@@ -76,3 +76,23 @@ def test_wrong_kind_of_lattice():
         pitch_px(row, col, unit * 100, "square")
     with pytest.raises(ValueError, match="'square', 'hexagonal'"):
         pitch_px(row, col, unit * 100, "triangular")
+
+
+def test_both_words_for_a_hexagonal_lattice():
+    import anndata as ad
+    import pandas as pd
+
+    import stpredict as stp
+
+    row, col, unit = hexagonal()
+    assert pitch_px(row, col, unit * 86.0, "hex") == pitch_px(row, col, unit * 86.0, "hexagonal")
+    with pytest.raises(ValueError, match="lattice to be one of"):
+        pitch_px(row, col, unit, "triangular")
+    obs = pd.DataFrame({"sample": "A", "array_row": row, "array_col": col}).rename(index=str)
+    cells = {}
+    for word in ("hex", "hexagonal"):
+        adata = ad.AnnData(obs=obs.copy())
+        stp.pp.grid(adata, lattice=word)
+        cells[word] = adata.obs[["grid_row", "grid_col"]]
+        assert adata.uns["stpredict"]["grid"]["lattice"] == {"A": "hex"}
+    assert cells["hex"].equals(cells["hexagonal"])

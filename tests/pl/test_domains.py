@@ -8,7 +8,10 @@ from matplotlib.colors import to_hex
 from sklearn.metrics import adjusted_rand_score
 
 from stpredict import pl
-from stpredict.pl._style import LIGHT_GRAY, PALETTE
+from stpredict.core._palette import PALETTE
+from stpredict.pl._style import LIGHT_GRAY
+
+pytestmark = pytest.mark.filterwarnings("ignore:the figure shows section")
 
 
 def colors(ax):
@@ -101,3 +104,23 @@ def test_errors(adata):
     with pytest.raises(KeyError, match="s9"):
         pl.domains(adata, sample="s9")
     assert plt.get_fignums() == []
+
+
+def test_the_legend_says_what_it_names(adata):
+    assert pl.domains(adata).get_legend().get_title().get_text() == "domain"
+    left, right = pl.domains(adata, label_key="label")
+    assert [ax.get_legend().get_title().get_text() for ax in (left, right)] == ["domain", "label"]
+
+
+@pytest.mark.parametrize("label_key", [None, "label"])
+def test_several_sections_have_one_legend(adata, label_key):
+    axes = pl.domains(adata, sample="all", label_key=label_key)
+    assert axes.shape == ((2,) if label_key is None else (2, 2))
+    figure = axes.flat[0].figure
+    assert all(ax.get_legend() is None for ax in axes.flat)
+    assert [legend.get_title().get_text() for legend in figure.legends] == ["domain", "label"][: axes.ndim]
+    assert [len(ax.collections[0].get_offsets()) for ax in axes.reshape(2, -1)[:, 0]] == [30, 20]
+    own = plt.subplots(1, axes.size)[1]
+    assert pl.domains(adata, sample=["s1", "s2"], label_key=label_key, ax=own).flat[0] is own[0]
+    with pytest.raises(ValueError, match=f"expected {axes.size} axes"):
+        pl.domains(adata, sample="all", label_key=label_key, ax=own[:1])

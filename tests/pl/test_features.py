@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from stpredict import pl
-from stpredict.pl._style import PALETTE
+from stpredict.core._palette import PALETTE
 
 
 def entries(ax):

@@ -10,6 +10,8 @@ from scipy.stats import zscore
 from stpredict import pl
 from stpredict.pl._genes import _error
 
+pytestmark = pytest.mark.filterwarnings("ignore:the figure shows section")
+
 
 def spots(ax):
     return ax.collections[0]
@@ -150,3 +152,39 @@ def test_errors_leave_no_figure(adata, options, error, message):
 def test_other_containers_are_refused():
     with pytest.raises(TypeError, match="AnnData or SpatialData"):
         pl.genes(pd.DataFrame(), "A")
+
+
+@pytest.mark.parametrize(("fold", "said"), [(True, "not in the panel\nof this fold"), (False, "not predicted")])
+def test_a_gene_without_prediction_says_so(adata, fold, said):
+    """As after cross-validation, where the panel of a fold may leave a gene out."""
+    adata.obsm["predicted"].loc[adata.obs["sample"] == "s1", "A"] = np.nan
+    if fold:
+        adata.obs["predicted_fold"] = 0
+    axes = pl.genes(adata, ["A", "B"], columns=["predicted"])
+    assert [[text.get_text() for text in ax.texts] for ax in axes[:, 0]] == [[said], []]
+    assert axes[0, 0].get_title() == "s1: predicted"
+    assert not pl.genes(adata, "A", sample="s2", columns=["predicted"])[0, 0].texts
+
+
+def test_several_sections_share_the_scales_of_their_genes(adata):
+    axes = pl.genes(adata, ["A", "B"], sample="all", columns=["measured", "predicted"])
+    assert axes.shape == (2, 2, 2)
+    assert [row[0, 0].get_title() for row in axes] == ["s1: measured", "s2: measured"]
+    for gene in range(2):
+        assert len({spots(ax).get_clim() for ax in axes[:, gene].flat}) == 1
+    assert spots(axes[0, 0, 0]).get_clim() != spots(axes[0, 1, 0]).get_clim()
+    np.testing.assert_allclose(spots(axes[1, 1, 0]).get_array(), adata.X[30:, 1])
+    assert pl.genes(adata, "A", sample=["s2"], columns=["predicted"]).shape == (1, 1, 1)
+
+
+def test_a_choice_that_nobody_made_is_said(adata, recwarn):
+    pl.genes(adata, "A", sample="s1")
+    assert not [warning for warning in recwarn if "shows section" in str(warning.message)]
+    with pytest.warns(UserWarning, match="shows section 's1', the first of 2"):
+        pl.genes(adata, "A")
+
+
+def test_a_narrow_range_is_written_out(adata):
+    adata.X = 13.137 + adata.X * 1e-6
+    bar = next(ax for ax in pl.genes(adata, "A", columns=["measured"])[0, 0].figure.axes if ax.get_ylabel())
+    assert not bar.yaxis.get_major_formatter().get_useOffset()

@@ -9,6 +9,8 @@ from scipy.stats import rankdata
 
 from stpredict import pl, tl
 
+pytestmark = pytest.mark.filterwarnings("ignore:the figure shows section")
+
 
 @pytest.fixture
 def tiles():
@@ -72,7 +74,9 @@ def test_squares_meet_around_the_centers(tiles):
 def test_one_color_bar(tiles):
     axes = pl.maps(tiles, ["A", "B"])
     others = [ax for ax in axes[0, 0].figure.axes if ax not in set(axes.flat)]
-    assert [ax.get_ylabel() for ax in others] == ["percentile over tiles"]
+    assert [ax.get_ylabel() for ax in others] == ["percentile over observations"]
+    tiles.obs["tile_id"] = np.arange(90)
+    assert pl.maps(tiles, "A")[0, 0].figure.axes[-1].get_ylabel() == "percentile over tiles"
 
 
 def test_titles_equal_the_table(tiles):
@@ -94,7 +98,7 @@ def test_titles_equal_the_table(tiles):
 def test_predicted_over_the_picture(tiles):
     axes = pl.maps(tiles, ["C", "A", "B"], measured_key=None, n_columns=2)
     assert axes.shape == (3, 1)
-    assert [ax.get_title() for ax in axes[:, 0]] == ["s1: C", "A", "B"]
+    assert [ax.get_title().split("\n")[0] for ax in axes[:, 0]] == ["s1: C", "A", "B"]
     for ax, gene in zip(axes[:, 0], "CAB", strict=True):
         assert len(ax.images) == 1
         np.testing.assert_allclose(squares(ax).get_array(), percentiles(tiles.obsm["predicted"][gene][:60]))
@@ -105,7 +109,7 @@ def test_predicted_over_the_picture(tiles):
 def test_slide_without_truth_or_picture(tiles):
     axes = pl.maps(tiles, ["A"], sample="s2")
     assert axes.shape == (1, 1)
-    assert axes[0, 0].get_title() == "s2: A"
+    assert axes[0, 0].get_title().startswith("s2: A\n")
     assert not axes[0, 0].images
     del tiles.obsm["measured_st"]
     assert pl.maps(tiles, "A").shape == (1, 1)
@@ -114,7 +118,7 @@ def test_slide_without_truth_or_picture(tiles):
 def test_gene_that_was_not_measured(tiles):
     axes = pl.maps(tiles, ["A", "C"])
     assert squares(axes[1, 0]).get_array().mask.all()
-    assert axes[1, 1].get_title() == "predicted, not scored"
+    assert axes[1, 1].get_title() == "predicted, not scored\nno values"
     assert "r = " in axes[0, 1].get_title()
 
 
@@ -122,7 +126,98 @@ def test_constant_prediction(tiles):
     tiles.obsm["predicted"]["A"] = 1.0
     axes = pl.maps(tiles, "A")
     assert "r undefined" in axes[0, 1].get_title()
-    assert len(set(squares(axes[0, 1]).get_array().compressed())) == 1
+    assert axes[0, 1].get_title().endswith("\n1 to 1: practically constant")
+    assert len(np.unique(squares(axes[0, 1]).get_facecolor()[:55], axis=0)) == 1
+
+
+@pytest.mark.parametrize("scale", ["percentile", "value"])
+@pytest.mark.parametrize(
+    ("offset", "width", "spread", "flat"),
+    [
+        (14.18, 0.005, None, True),
+        (14.18, 0.05, None, False),
+        (0.0, 0.005, None, False),
+        (1.0, 0.05, 2.0, True),
+        (1.0, 0.2, 2.0, False),
+        (14.18, 0.005, 0.01, True),
+    ],
+)
+def test_a_map_without_amplitude_is_flat_and_says_so(tiles, scale, offset, width, spread, flat):
+    """A range that is tiny against the value, or against the spread between the patients of the training."""
+    tiles.obsm["predicted"]["A"] = offset + width * np.linspace(0, 1, 90)
+    if spread is not None:
+        tiles.uns["stpredict"] = {"predicted": {"training_spread": np.array([spread, 1.0, 1.0])}}
+    ax = pl.maps(tiles, "A", measured_key=None, scale=scale)[0, 0]
+    assert ("practically constant" in ax.get_title()) is flat
+    assert (squares(ax).get_array() is None) is flat
+    low, high = (float(part) for part in ax.get_title().split("\n")[1].split(":")[0].split(" to "))
+    own = tiles.obsm["predicted"]["A"].to_numpy()[:60]
+    np.testing.assert_allclose([low, high], np.quantile(own, [0.01, 0.99]), atol=0.2 * np.ptp(own))
+    assert low < high
+
+
+def test_values_have_scales_of_their_own(tiles):
+    tiles.uns["stpredict"] = {"predicted": {"unit": {"method": "log2p1", "unit": "tpm"}}}
+    axes = pl.maps(tiles, ["A", "B"], measured_key=None, scale="value")
+    for ax, gene in zip(axes[:, 0], "AB", strict=True):
+        own = tiles.obsm["predicted"][gene].to_numpy()[:60]
+        np.testing.assert_array_equal(squares(ax).get_array(), own)
+        np.testing.assert_allclose(squares(ax).get_clim(), np.quantile(own, [0.01, 0.99]))
+    assert [ax.get_ylabel() for ax in axes[0, 0].figure.axes[-2:]] == ["log2(TPM + 1)"] * 2
+    with pytest.raises(ValueError, match="scale to be one of 'percentile', 'value'"):
+        pl.maps(tiles, "A", scale="rank")
+
+
+@pytest.mark.parametrize(("n", "rows"), [(4, [4]), (5, [3, 2]), (6, [3, 3]), (7, [4, 3])])
+def test_rows_are_filled_evenly(tiles, n, rows):
+    for number in range(n):
+        tiles.obsm["predicted"][f"G{number}"] = tiles.obsm["predicted"]["A"]
+    axes = pl.maps(tiles, [f"G{number}" for number in range(n)], measured_key=None)
+    tops = [round(ax.get_subplotspec().rowspan.start) for ax in axes[:, 0]]
+    assert [tops.count(row) for row in sorted(set(tops))] == rows
+
+
+@pytest.mark.parametrize("sample", ["all", ["s2", "s1"]])
+def test_several_slides(tiles, sample):
+    axes = pl.maps(tiles, ["A", "B"], sample=sample)
+    names = ["s1", "s2"] if sample == "all" else sample
+    assert axes.shape == (2, 2, 2)
+    for row, name in zip(axes, names, strict=True):
+        assert row[0, 0].get_title() == f"{name}: measured"
+        assert len(squares(row[0, 1]).get_paths()) == (tiles.obs["sample"] == name).sum()
+
+
+def test_a_choice_that_nobody_made_is_said(tiles):
+    with pytest.warns(UserWarning, match=r"section 's1', the first of 2.*sample='all'"):
+        pl.maps(tiles, "A")
+    with pytest.raises(ValueError, match="at least one section"):
+        pl.maps(tiles, "A", sample=[])
+    with pytest.raises(ValueError, match="unique names in `sample`"):
+        pl.maps(tiles, "A", sample=["s1", "s1"])
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.3])
+@pytest.mark.parametrize("lattice", ["square", "hexagonal"])
+def test_tiles_meet_without_overlap_on_any_lattice(tiles, lattice, turn):
+    import shapely
+
+    one = tiles[:60].copy()
+    row, col = (one.obs[name].to_numpy(dtype=float) for name in ("array_row", "array_col"))
+    xy = np.column_stack([col, row]) if lattice == "square" else np.column_stack([col + row % 2 / 2, row * 0.75**0.5])
+    one.obsm["spatial"] = 100 * xy @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    ax = pl.maps(one, "A", measured_key=None)[0, 0]
+    areas = shapely.polygons([path.vertices[:-1] for path in squares(ax).get_paths()])
+    cell = 1e4 * (1.0 if lattice == "square" else 0.75**0.5)
+    np.testing.assert_allclose(shapely.area(areas), cell, rtol=1e-3)
+    assert shapely.area(shapely.union_all(areas)) == pytest.approx(60 * cell, rel=1e-3)
+
+
+def test_positions_off_a_lattice_are_circles(tiles):
+    from matplotlib.collections import EllipseCollection
+
+    one = tiles[:60].copy()
+    one.obsm["spatial"] = one.obsm["spatial"] + np.random.default_rng(0).normal(0, 15, (60, 2))
+    assert isinstance(squares(pl.maps(one, "A", measured_key=None)[0, 0]), EllipseCollection)
 
 
 def test_leaky_prediction_is_marked(tiles):
@@ -131,7 +226,7 @@ def test_leaky_prediction_is_marked(tiles):
     assert "(leaky)" in pl.maps(tiles, "A", measured_key=None)[0, 0].get_title()
     assert "leaky" not in pl.maps(tiles, "A", sample="s2")[0, 0].get_title()
     del tiles.obs["predicted_leaky"]
-    assert pl.maps(tiles, "A", sample="s2")[0, 0].get_title() == "s2: A (leak unknown)"
+    assert pl.maps(tiles, "A", sample="s2")[0, 0].get_title().startswith("s2: A (leak unknown)\n")
 
 
 def test_slide_container(tiles):

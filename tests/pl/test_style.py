@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from stpredict import pl
-from stpredict.pl._style import category_colors, draw_spots, find_section, frame_section, gene_means, style
+from stpredict.pl._style import draw_spots, find_section, frame_section, gene_means, style
 
 
 def section_of(adata, **kwargs):
@@ -37,12 +37,6 @@ def test_settings_of_the_user_come_back():
     with style():
         assert mpl.rcParams["font.size"] == 9
     assert dict(mpl.rcParams) == before
-
-
-def test_colors_are_distinct():
-    colors = category_colors(24)
-    assert len(set(colors)) == 24
-    assert colors[:8] == category_colors(8)
 
 
 def test_section_geometry(adata):

@@ -279,3 +279,26 @@ def test_resizing_agrees_with_floats():
     )
     assert tiles.dtype == torch.uint8
     assert float((tiles.float() - floats).abs().max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("apart_um", "jitter", "options", "warned"),
+    [
+        (12.0, 0.3, {}, True),
+        (12.0, 0.0, {}, False),  # bins of a lattice
+        (12.0, 0.3, {"tile_um": 30}, False),
+        (100.0, 0.3, {}, False),  # spots of any arrangement
+        (30.0, 0.3, {}, False),
+    ],
+)
+def test_cells_need_smaller_tiles(apart_um, jitter, options, warned, recwarn):
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:6, :6].reshape(2, -1)
+    xy = 300 + 2 * apart_um * (np.column_stack([x, y]) + rng.uniform(-jitter, jitter, (36, 2)))
+    cells = anndata.AnnData(np.zeros((36, 1)), obs=pd.DataFrame({"sample": "s"}, index=[f"c{i}" for i in range(36)]))
+    cells.obsm["spatial"] = xy
+    image_features(
+        cells, Center(), image=picture(height=1700, width=1700), microns_per_pixel=0.5, tile_px=16, key_added="X_c",
+        cache=False, check=False, **options,
+    )  # fmt: skip
+    assert any("look like cells" in str(warning.message) for warning in recwarn) is warned

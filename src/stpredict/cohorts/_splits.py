@@ -123,8 +123,9 @@ def leave_one_patient_out(
     names = np.unique(patient)
     if len(names) < 2:
         raise ValueError(
-            f"expected at least two patients in obs[{patient_key!r}]; found {', '.join(names)}; add patients, or call "
-            "stp.cohorts.leave_one_section_out and read its scores as leaky"
+            f"expected at least two patients in obs[{patient_key!r}]; found {', '.join(names)}; add patients. Of "
+            "one patient, splitter='section' leaves out sections, and of one section a mask holds out a part: splitter="
+            "[stp.cohorts.Fold('left', left, ~left)]; both need allow_leakage=True, and their scores are marked as leaky"
         )
     return [_fold(adata, name, patient == name, patient_key) for name in names]
 

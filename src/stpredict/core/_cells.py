@@ -10,6 +10,8 @@ import numpy as np
 from stpredict.core._validate import check_choice
 
 LATTICES = ("hex", "square")
+#: Both words are understood everywhere.
+LATTICE_WORDS = {"hexagonal": "hex"}
 Shape = tuple[int, int]
 
 # In steps along a row and along the edge that leads down (square) or down to the right (hexagonal).

@@ -160,9 +160,12 @@ def list_encoders(pattern: str = "*") -> pd.DataFrame:
     """
     import pandas as pd
 
+    from stpredict.core._table import compact
+
     infos = [asdict(ENCODERS.get(name).info) for name in ENCODERS if fnmatchcase(name, pattern)]
     columns = [field.name for field in fields(EncoderInfo)]
-    return pd.DataFrame(infos, columns=columns).set_index("name")
+    table = pd.DataFrame(infos, columns=columns).set_index("name")
+    return compact(table, ["dim", "tile_px", "tile_um", "gated", "license"])
 
 
 def get_encoder(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stpredict.core._validate import check_positive, few
 from stpredict.io._centroids import centroids
 from stpredict.io._image import element_names, element_scale, thumbnail_of
+from stpredict.io._section import note_patient
 from stpredict.io._to_spatialdata import ATTRS, SPOTS
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
@@ -99,6 +100,7 @@ def from_spatialdata(
     if sample_key not in adata.obs:
         adata.obs[sample_key] = pd.Categorical([names[region] for region in regions])
     samples = adata.obs[sample_key].astype(str)
+    note_patient(patient is not None or patient_key in adata.obs, "table")
     if patient is not None:
         if patient_key in adata.obs:
             raise ValueError(f"expected no obs[{patient_key!r}] beside `patient=`; found both; leave one of them out")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_positive, check_unique, few
-from stpredict.io._lattice import Lattice, pitch_px
+from stpredict.io._lattice import Lattice, long_lattice, pitch_px
 from stpredict.io._section import THUMBNAIL_PX, build_section, check_joined, record_reading
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
@@ -58,7 +58,7 @@ def from_tables(
     pitch_um
         Distance of neighboring spots in µm, from which, with `array_row` and `array_col`, the µm per pixel are derived.
     lattice
-        Kind of lattice for `pitch_um`: `"square"` or `"hexagonal"` (Visium).
+        Kind of lattice for `pitch_um`: `"square"` or `"hexagonal"` (Visium; `"hex"` for short).
     spot_diameter_um
         Diameter of a spot in µm.
     thumbnail_px
@@ -180,7 +180,9 @@ def from_tables(
         measured=counts is not None,
         check=check,
     )
-    record_reading(adata, "from_tables", lattice=lattice if pitch_um is not None else None, pitch_um=pitch_um)
+    record_reading(
+        adata, "from_tables", lattice=long_lattice(lattice) if pitch_um is not None else None, pitch_um=pitch_um
+    )
     return adata
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from stpredict.core._validate import check_finite, check_positive, check_unique, few
 from stpredict.io._pixels import Depth
-from stpredict.io._section import THUMBNAIL_PX, check_folder, is_hidden, record_reading
+from stpredict.io._section import THUMBNAIL_PX, check_folder, is_hidden, note_patient, record_reading
 from stpredict.io._section_image import SectionImage
 from stpredict.slots._content import seal_features
 from stpredict.slots._keys import Key, escaped
@@ -65,7 +65,9 @@ def from_tiles(
         Full-resolution pixels per pixel of a tile image, for tiles that were saved at a lower resolution. Positions are
         in full-resolution pixels in any case.
     patient
-        Patient of each slide, as a mapping or a function of its name (`lambda name: name[:12]` for TCGA barcodes).
+        Patient of each slide, as a mapping or a function of its name (`lambda name: name[:12]` for TCGA barcodes, `str`
+        where every slide is a patient of its own). When `None`, `obs["patient"]` is left out, with a note, since a guess
+        would break splits by patient: :func:`stpredict.pp.bag` then asks for it.
     pattern
         Regular expression with the groups `x` and `y`, the position of the top left corner, for the name of a file.
     weights
@@ -130,6 +132,7 @@ def from_tiles(
     table = _checked(source) if isinstance(source, pd.DataFrame) else _listed(source, pattern)
     if patient is not None:
         table[Key.PATIENT] = _patients(table[Key.SAMPLE], patient)
+    note_patient(Key.PATIENT in table, "folder of tiles")
     table.index = pd.Index(
         [f"{name}_x{x}_y{y}" for name, x, y in zip(table[Key.SAMPLE], table["x"], table["y"], strict=True)]
     )

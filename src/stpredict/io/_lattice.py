@@ -8,11 +8,17 @@ import numpy as np
 
 from stpredict.core._validate import check_choice
 
-Lattice = Literal["square", "hexagonal"]
+Lattice = Literal["square", "hexagonal", "hex"]
 
 LARGEST_PX = 1e8  # no image is as wide, and beyond it squares lose their digits
 _MISFIT = 0.5  # of the pitch: beyond this, array positions and pixels do not belong to the same spots
 ANISOTROPY = 1.1  # the wrong kind of lattice gives 1.15 at least
+
+
+def long_lattice(lattice: str) -> Literal["square", "hexagonal"]:
+    """The kind of lattice, of which `"hex"` is a short word."""
+    check_choice(lattice, ("square", "hexagonal", "hex"), "lattice")
+    return "square" if lattice == "square" else "hexagonal"
 
 
 def pitch_px(array_row: np.ndarray, array_col: np.ndarray, xy: np.ndarray, lattice: Lattice = "square") -> float:
@@ -45,7 +51,7 @@ def pitch_px(array_row: np.ndarray, array_col: np.ndarray, xy: np.ndarray, latti
     >>> round(pitch_px(row, col, 290.0 * np.column_stack([col, row])), 3)
     290.0
     """
-    check_choice(lattice, ("square", "hexagonal"), "lattice")
+    lattice = long_lattice(lattice)
     largest = max(
         float(np.abs(np.asarray(values, dtype=float)).max(initial=0)) for values in (array_row, array_col, xy)
     )

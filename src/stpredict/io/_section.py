@@ -100,6 +100,7 @@ def build_section(
     obs = obs.assign(**{Key.SAMPLE: _constant(sample, len(obs))})
     if patient is not None:
         obs[Key.PATIENT] = _constant(str(patient), len(obs))
+    note_patient(Key.PATIENT in obs, f"section {sample!r}", stacklevel=4)
     obs[Key.MEASURED] = np.full(len(obs), measured)
     adata = AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=var)
     adata.layers[Key.COUNTS] = adata.X.copy()
@@ -120,6 +121,17 @@ def join_sections(sections: Sequence[AnnData]) -> AnnData:
             adata.obs[name] = pd.Categorical(column)
     adata.uns["spatial"] = {name: entry for section in sections for name, entry in section.uns["spatial"].items()}
     return adata
+
+
+def note_patient(named: bool, what: str = "section", *, stacklevel: int = 3) -> None:
+    """Say at reading, before minutes of features, that nobody is named: splits are by patient."""
+    if not named:
+        warnings.warn(
+            f"the {what} names no patient: training and scores split by patient, so pass `patient=` here, or set "
+            "obs['patient'] before stp.tl.fit",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def record_reading(adata: AnnData, reader: str, **entry: Any) -> None:

@@ -98,7 +98,7 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
         ax.set_xlabel("noise ceiling per gene")
         ax.set_ylabel("Pearson's r per gene")
         ratio = f"mean r / mean ceiling = {r.mean():.2f} / {top.mean():.2f}"
-        undefined = f", {n_missing} genes undefined" if n_missing else ""
+        undefined = f"\n{n_missing} of {n_missing + len(r)} genes undefined" if n_missing else ""
         ax.set_title(f"{name}{f' ({leaky})' if leaky else ''}\n{ratio}{undefined}", loc="left")
         _label(ax, top.to_numpy(), r.to_numpy(), [str(gene) for gene in r.index])
     return ax

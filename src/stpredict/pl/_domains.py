@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._palette import category_colors
+from stpredict.pl._sections import find_sections
 from stpredict.pl._style import (
     LIGHT_GRAY,
     Section,
-    category_colors,
     category_legend,
     draw_spots,
-    find_section,
     frame_section,
     one_panel,
     style,
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
-_PANEL = 3.0  # inches
+_PANEL, _SMALL_PANEL = 3.0, 2.2  # inches, of one section and of several
+_ABREAST = 4  # panels in a row
 _PICTURE = 0.55  # opacity of the picture, so that the colors of the spots stand out
 _MISSING = ""
 
@@ -39,7 +40,7 @@ def domains(
     data: Container,
     *,
     key: str = Key.DOMAIN,
-    sample: str | None = None,
+    sample: str | Sequence[str] | None = None,
     label_key: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     spot_size: float | None = None,
@@ -56,11 +57,11 @@ def domains(
     key
         Column of `obs` with the domains.
     sample
-        Section to show; the first one by default.
+        Section to show, several, or `"all"`; the first one by default, with a note where there are others.
     label_key
         Column of `obs` with annotated regions, for a second panel.
     ax
-        Axes to draw into, two of them with `label_key`; those of a new figure by default.
+        Axes to draw into, one per section, or two with `label_key`; those of a new figure by default.
     spot_size
         Diameter of a spot in full-resolution pixels. By default that of the section's scale factors, or else 0.8 of
         the distance between spots; sections of 2000 spots and more are drawn without gaps.
@@ -73,7 +74,8 @@ def domains(
 
     Returns
     -------
-    Axes; with `label_key` an array of two. Colors are the same in every section. Spots without a domain, and those
+    Axes; with `label_key` an array of two. With several sections an array (n_sections,) or (n_sections, 2), and one
+    legend. Colors are the same in every section. Spots without a domain, and those
     without a label or labeled `"undetermined"`, are gray.
 
     With `label_key` the title gives the adjusted Rand index :cite:p:`hubert1985` between domains and labels over the
@@ -89,6 +91,11 @@ def domains(
     TypeError
         When `data` is neither AnnData nor SpatialData.
 
+    Warns
+    -----
+    UserWarning
+        When the object has several sections and `sample` names none.
+
     Examples
     --------
     >>> import stpredict as stp
@@ -103,21 +110,29 @@ def domains(
     check_obs(adata, key, "run stp.tl.domains(adata) first, or name the column with `key=`")
     if label_key is not None:
         check_obs(adata, label_key, "name the annotated regions with `label_key=`")
-    section = find_section(data, sample=sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
-    panels = [key] if label_key is None else [key, label_key]
-    given_axes = _given_axes(ax, len(panels))
-    title = _title(adata, key, label_key, section)
+    sections = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
+    one = len(sections) == 1 and (sample is None or isinstance(sample, str))
+    columns = [key] if label_key is None else [key, label_key]
+    given_axes = _given_axes(ax, len(columns) * len(sections))
+    titles = [_title(adata, key, label_key, section) for section in sections]
     colors = _colors(adata, key, label_key, sample_key)
 
     with style():
+        figure = None
         if given_axes is None:
-            given_axes = _new_axes(section, len(panels))
-        for panel, column in zip(given_axes, panels, strict=True):
-            _draw(panel, adata, column, colors[column], section, alpha)
-            panel.set_title(column)
-        frame_section(given_axes[0], section, scale_bar=True)
-        given_axes[0].set_title(title)
-    return given_axes[0] if label_key is None else np.array(given_axes, dtype=object)
+            figure, given_axes = _new_axes(sections, len(columns))
+        axes = np.array(given_axes, dtype=object).reshape(len(sections), len(columns))
+        for row, section, title in zip(axes, sections, titles, strict=True):
+            for panel, column in zip(row, columns, strict=True):
+                _draw(panel, adata, column, colors[column], section, alpha, legend=one or figure is None)
+                panel.set_title(column if one else f"{section.name}, {column}")
+            frame_section(row[0], section, scale_bar=True)
+            row[0].set_title(title)
+        if figure is not None and not one:
+            _common_legends(figure, adata, sections, {column: colors[column] for column in columns})
+    if one:
+        return axes[0, 0] if label_key is None else axes[0]
+    return axes[:, 0] if label_key is None else axes
 
 
 def _given_axes(ax: Any, n: int) -> list[Axes] | None:
@@ -129,13 +144,37 @@ def _given_axes(ax: Any, n: int) -> list[Axes] | None:
     return [one_panel(panel, 0, 0) for panel in axes]
 
 
-def _new_axes(section: Section, n: int) -> list[Axes]:
+def _new_axes(sections: Sequence[Section], n: int) -> tuple[Any, list[Axes]]:
+    """A figure and its panels, `n` to a section: one section alone, several in rows of up to four panels."""
     import matplotlib.pyplot as plt
 
-    left, right, bottom, top = section.box
-    height = np.clip(_PANEL * (bottom - top) / (right - left), 1.5, 6) + 0.6
-    axes = plt.subplots(1, n, figsize=((_PANEL + 1.2) * n, height), squeeze=False, layout="constrained")[1]
-    return list(axes[0])
+    aspects = [(s.box[2] - s.box[3]) / (s.box[1] - s.box[0]) for s in sections]
+    if len(sections) == 1:
+        height = float(np.clip(_PANEL * aspects[0], 1.5, 6)) + 0.6
+        figure, axes = plt.subplots(1, n, figsize=((_PANEL + 1.2) * n, height), squeeze=False, layout="constrained")
+        return figure, list(axes[0])
+    total = len(sections) * n
+    rows = -(-total // _ABREAST)
+    beside = -(-total // (rows * n)) * n
+    rows = -(-total // beside)
+    height = float(np.clip(_SMALL_PANEL * max(aspects), 1.0, 4)) + 0.4
+    size = (_SMALL_PANEL * beside + 1.2 * n, height * rows)
+    figure, axes = plt.subplots(rows, beside, figsize=size, squeeze=False, layout="constrained")
+    for spare in axes.flat[total:]:
+        spare.remove()
+    return figure, list(axes.flat[:total])
+
+
+def _common_legends(
+    figure: Any, adata: AnnData, sections: Sequence[Section], colors: dict[str, dict[str, str]]
+) -> None:
+    """One legend per column, right of all panels."""
+    rows = np.concatenate([section.rows for section in sections])
+    for number, (column, palette) in enumerate(colors.items()):
+        text, categories = _categories(adata.obs[column])
+        names, used = _entries(text[rows], categories, palette)
+        place = "outside right upper" if number == 0 else "outside right lower"
+        category_legend(figure, names, used, column, place)
 
 
 def _colors(adata: AnnData, key: str, label_key: str | None, sample_key: str) -> dict[str, dict[str, str]]:
@@ -182,15 +221,25 @@ def _matched(shared: np.ndarray, home: np.ndarray) -> dict[int, int]:
     return matched
 
 
-def _draw(ax: Axes, adata: AnnData, column: str, palette: dict[str, str], section: Section, alpha: float) -> None:
+def _draw(
+    ax: Axes, adata: AnnData, column: str, palette: dict[str, str], section: Section, alpha: float, *, legend: bool
+) -> None:
     text, categories = _categories(adata.obs[column])
     colors = palette | {_MISSING: LIGHT_GRAY}
     section_text = text[section.rows]
     frame_section(ax, section, picture=_PICTURE)
     draw_spots(ax, section, colors=[colors[name] for name in section_text], alpha=alpha, edge="white")
-    present = [name for name in categories if name in set(section_text)]
-    names = [*present, "not assigned"] if _MISSING in section_text else present
-    category_legend(ax, names, [colors[name] for name in present] + [LIGHT_GRAY] * (len(names) - len(present)))
+    if legend:
+        names, used = _entries(section_text, categories, palette)
+        category_legend(ax, names, used, column)
+
+
+def _entries(text: np.ndarray, categories: list[str], palette: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Names and colors of the legend: the categories that are there, and what is not assigned."""
+    there = set(text)
+    present = [name for name in categories if name in there]
+    rest = _MISSING in there
+    return [*present, *["not assigned"] * rest], [*(palette[name] for name in present), *[LIGHT_GRAY] * rest]
 
 
 def _categories(column: pd.Series) -> tuple[np.ndarray, list[str]]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from stpredict.core._constant import constant
+from stpredict.core._palette import category_colors
 from stpredict.core._validate import check_choice, check_finite
-from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, category_colors, category_legend, one_panel, style
+from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, category_legend, one_panel, style
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._constant import constant
 from stpredict.core._validate import check_choice, check_unique
+from stpredict.pl._sections import find_sections
 from stpredict.pl._style import (
     ERROR_CMAP,
     VALUE_CMAP,
     Section,
     draw_spots,
-    find_section,
     frame_section,
     style,
     value_label,
@@ -26,7 +27,9 @@ from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._prediction import prediction_frame
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
+    from matplotlib.colors import Normalize
 
     from stpredict.slots._container import Container
 
@@ -41,7 +44,7 @@ def genes(
     genes: str | Sequence[str],
     *,
     key: str = Key.PREDICTED,
-    sample: str | None = None,
+    sample: str | Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     layer: str | None = None,
     spot_size: float | None = None,
@@ -65,7 +68,7 @@ def genes(
     key
         Slot of the prediction in `obsm`.
     sample
-        Section to show; the first one by default.
+        Section to show, several, or `"all"`; the first one by default, with a note where there are others.
     columns
         Panels of each gene, among `"image"`, `"measured"`, `"predicted"` and `"error"`; all that the section has when
         `None`: a section that was not measured shows its picture and the prediction.
@@ -85,7 +88,9 @@ def genes(
 
     Returns
     -------
-    Axes (n_genes, n_columns). Axes are in full-resolution pixels, y downward; spots that were not measured are gray.
+    Axes (n_genes, n_columns); with several sections (n_sections, n_genes, n_columns), with one scale per gene. Axes are
+    in full-resolution pixels, y downward; spots that were not measured are gray, and a gene that was not predicted, as
+    one outside the panel of the fold that predicted the section, says so.
 
     Raises
     ------
@@ -95,6 +100,11 @@ def genes(
         When there is no observation to show.
     TypeError
         When `data` is neither AnnData nor SpatialData.
+
+    Warns
+    -----
+    UserWarning
+        When the object has several sections and `sample` names none.
 
     Examples
     --------
@@ -113,46 +123,91 @@ def genes(
     adata = get_table(data, table_key)
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     frame = prediction_frame(adata, key, names)
-    section = find_section(data, sample=sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
-    predicted = frame.to_numpy(dtype=float)[section.rows]
-    measured = _measured(adata, names, section.rows, layer)
-    panels = _columns(columns, section, measured)
-    error = _error(measured, predicted)
-    limit = _symmetric_limit(error)
-    leaky = mark_words(joint_mark(leak_marks(adata, key)[section.rows]))
+    sections = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
+    one = len(sections) == 1 and (sample is None or isinstance(sample, str))
+    parts = [_part(adata, frame, section, names, key, layer) for section in sections]
+    measured_anywhere = np.concatenate([part.measured for part in parts])
+    panels = _columns(columns, sections, measured_anywhere)
+    limit = _symmetric_limit(np.concatenate([part.error for part in parts]))
+    unit = value_label(adata, layer, key)
+    heights = [(part.section.box[2] - part.section.box[3]) / (part.section.box[1] - part.section.box[0]) for part in parts]  # fmt: skip
+    n = len(names)
 
     with style():
-        aspect = (section.box[2] - section.box[3]) / (section.box[1] - section.box[0])
         bars = 0.75 * (bool({"measured", "predicted"} & set(panels)) + ("error" in panels))
+        height = sum((_PANEL * aspect + 0.3) * n for aspect in heights) + 0.4
         figure, axes = plt.subplots(
-            len(names),
+            n * len(parts),
             len(panels),
-            figsize=(_PANEL * len(panels) + bars + 0.3, (_PANEL * aspect + 0.3) * len(names) + 0.4),
+            figsize=(_PANEL * len(panels) + bars + 0.3, height),
             squeeze=False,
             layout="constrained",
+            height_ratios=np.repeat(heights, n).tolist(),
         )
-        unit = value_label(adata, layer)
+        axes = axes.reshape(len(parts), n, len(panels))
         for row, name in enumerate(names):
-            pair = np.concatenate([measured[:, row], predicted[:, row]])
-            norm = Normalize(*_limits(pair))
-            values = {"measured": measured[:, row], "predicted": predicted[:, row], "error": error[:, row]}
-            drawn: dict[str, Any] = {}
-            for column, kind in enumerate(panels):
-                ax = axes[row, column]
-                last = row == len(names) - 1
-                frame_section(ax, section, picture=float(kind == "image"), scale_bar=column == 0 and last)
-                if kind != "image":
-                    of_error = kind == "error"
-                    drawn[kind] = draw_spots(
-                        ax, section, values=values[kind], cmap=error_cmap if of_error else cmap,
-                        norm=Normalize(-limit, limit) if of_error else norm,
-                    )  # fmt: skip
-                title = _title(kind, row == 0, measured[:, row], predicted[:, row], leaky)
-                ax.set_title(f"{section.name}: {title}" if row == column == 0 else title)
-                if column == 0:
-                    ax.set_ylabel(name, fontstyle="italic", fontsize=10)
-            _add_colorbars(figure, axes[row], panels, drawn, pair, unit)
-    return axes
+            pair = np.concatenate([values[:, row] for part in parts for values in (part.measured, part.predicted)])
+            norms = {"error": Normalize(-limit, limit), "value": Normalize(*_limits(pair))}
+            for part, part_axes in zip(parts, axes[:, row], strict=True):
+                drawn = _draw_row(part_axes, part, row, name, panels, norms, (cmap, error_cmap), last=row == n - 1)
+                _add_colorbars(figure, part_axes, panels, drawn, pair, unit)
+    return axes[0] if one else axes
+
+
+@dataclass
+class _Part:
+    """Values (n, n_genes) of one section."""
+
+    section: Section
+    measured: np.ndarray
+    predicted: np.ndarray
+    error: np.ndarray
+    leaky: str
+    missing: str  # what is said of a gene without a prediction
+
+
+def _part(
+    adata: AnnData, frame: pd.DataFrame, section: Section, names: list[str], key: str, layer: str | None
+) -> _Part:
+    predicted = frame.to_numpy(dtype=float)[section.rows]
+    measured = _measured(adata, names, section.rows, layer)
+    leaky = mark_words(joint_mark(leak_marks(adata, key)[section.rows]))
+    missing = "not in the panel\nof this fold" if Key.fold(key) in adata.obs else "not predicted"
+    return _Part(section, measured, predicted, _error(measured, predicted), leaky, missing)
+
+
+def _draw_row(
+    axes: np.ndarray,
+    part: _Part,
+    gene: int,
+    name: str,
+    panels: list[str],
+    norms: dict[str, Normalize],
+    cmaps: tuple[str, str],
+    *,
+    last: bool,
+) -> dict[str, Any]:
+    """Draw the panels of one gene on one section, and return their spots."""
+    values = {"measured": part.measured, "predicted": part.predicted, "error": part.error}
+    drawn: dict[str, Any] = {}
+    for ax, kind in zip(axes, panels, strict=True):
+        frame_section(ax, part.section, picture=float(kind == "image"), scale_bar=ax is axes[0] and last)
+        if kind != "image":
+            of_error = kind == "error"
+            drawn[kind] = draw_spots(
+                ax, part.section, values=values[kind][:, gene], cmap=cmaps[of_error],
+                norm=norms["error" if of_error else "value"],
+            )  # fmt: skip
+        if kind == "predicted" and not np.isfinite(part.predicted[:, gene]).any():
+            ax.text(
+                0.5, 0.5, part.missing, transform=ax.transAxes, ha="center", va="center", fontsize=8, zorder=3,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
+            )  # fmt: skip
+        title = _title(kind, gene == 0, part.measured[:, gene], part.predicted[:, gene], part.leaky)
+        ax.set_title(f"{part.section.name}: {title}" if gene == 0 and ax is axes[0] else title)
+        if ax is axes[0]:
+            ax.set_ylabel(name, fontstyle="italic", fontsize=10)
+    return drawn
 
 
 def _measured(adata: AnnData, names: Sequence[str], rows: np.ndarray, layer: str | None) -> np.ndarray:
@@ -168,9 +223,9 @@ def _measured(adata: AnnData, names: Sequence[str], rows: np.ndarray, layer: str
     return values
 
 
-def _columns(columns: Sequence[str] | None, section: Section, measured: np.ndarray) -> list[str]:
+def _columns(columns: Sequence[str] | None, sections: list[Section], measured: np.ndarray) -> list[str]:
     """Columns to show: those asked for, which must exist, or those there are."""
-    has = {"image": section.image is not None, "predicted": True}
+    has = {"image": any(section.image is not None for section in sections), "predicted": True}
     has["measured"] = has["error"] = bool(np.isfinite(measured).any())
     if columns is None:
         return [name for name in _COLUMNS if has[name]]
@@ -183,7 +238,7 @@ def _columns(columns: Sequence[str] | None, section: Section, measured: np.ndarr
     missing = [name for name in chosen if not has[name]]
     if missing:
         raise KeyError(
-            f"expected {' and '.join(missing)} of section {section.name!r}; found none; leave it out of `columns`, or "
+            f"expected {' and '.join(missing)} of section {sections[0].name!r}; found none; leave it out of `columns`, or "
             "store the picture in uns['spatial'] and the measured expression in X"
         )
     return chosen
@@ -224,7 +279,7 @@ def _title(kind: str, first: bool, measured: np.ndarray, predicted: np.ndarray, 
     label = _TITLES[kind] if first else ""
     finite = np.isfinite(measured) & np.isfinite(predicted)
     if kind != "predicted" or not finite.any():
-        return label
+        return ", ".join(part for part in (label, leaky if kind == "predicted" else "") if part)
     r = float(pearson(measured[finite, None], predicted[finite, None])[0])
     score = f"r = {r:.2f}" if np.isfinite(r) else "r undefined"
     return ", ".join(part for part in (label, score, leaky) if part)
@@ -234,6 +289,8 @@ def _add_colorbars(
     figure: Any, axes: np.ndarray, shown: list[str], drawn: dict[str, Any], pair: np.ndarray, unit: str
 ) -> None:
     """One scale for measured and predicted, one for the error, each right of its last panel."""
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
     values = [kind for kind in shown if kind in {"measured", "predicted"}]
     for kinds, label in ((values, unit), (["error"] if "error" in shown else [], "difference of z-scores")):
         if not kinds:
@@ -250,11 +307,5 @@ def _add_colorbars(
         bar.set_label(label, fontsize=8)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=7, length=2)
-        bar.locator = _few_ticks()
+        bar.locator, bar.formatter = MaxNLocator(4), ScalarFormatter(useOffset=False)
         bar.update_ticks()
-
-
-def _few_ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(4)

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict.core._validate import check_unique
-from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, Section, find_section, frame_section, style
+from stpredict.core._validate import check_choice, check_unique
+from stpredict.pl._sections import find_sections, range_text, usual_range
+from stpredict.pl._style import VALUE_CMAP, Section, frame_section, style, value_label
+from stpredict.pl._tile_shapes import draw_tiles, tile_shape
 from stpredict.slots._container import find_table, get_table
+from stpredict.slots._features import is_tile_table
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._provenance import read_record
 from stpredict.tl.judge._compare_to_st import MEASURED_ST, percentiles
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.collections import PolyCollection
+    from anndata import AnnData
+    from matplotlib.figure import Figure
 
     from stpredict.slots._container import Container
 
 _PANEL = 2.1  # inches
 _MAX_EXACT = 1500  # tiles up to which a title is worth an exact distance
-_RASTERIZE_FROM = 2000  # tiles
+_FLAT_SPREAD = 0.05  # of the spread between training patients: a map that varies less shows no difference
+_FLAT_VALUE = 1e-3  # of the value, where the spread is not known
+_FLAT = "#B0B0B0"
+SCALES = ("percentile", "value")
+
+
+@dataclass
+class _Panel:
+    """One map: what it shows and what is written above it."""
+
+    section: Section
+    values: np.ndarray
+    title: str
+    gene: str = ""  # left of it
+    flat: bool = False
 
 
 def maps(
@@ -34,7 +53,8 @@ def maps(
     key: str = Key.PREDICTED,
     measured_key: str | None = MEASURED_ST,
     scores: pd.DataFrame | None = None,
-    sample: str | None = None,
+    sample: str | Sequence[str] | None = None,
+    scale: Literal["percentile", "value"] = "percentile",
     n_columns: int | None = None,
     cmap: str = VALUE_CMAP,
     opacity: float | None = None,
@@ -46,6 +66,11 @@ def maps(
     Both maps of a pair cover the tiles that were measured, so that a percentile means the same in both. Titles give the
     correlation of the percentiles and the earth mover's distance with that of a uniform map, as
     :func:`stpredict.tl.compare_to_st` does. Tiles without a value are gray.
+
+    Percentiles have the same contrast whatever the amplitude. Every title therefore gives the range of the prediction,
+    from its 1st to its 99th percentile, and a map that is practically constant is flat and says so: its range is less
+    than 5 % of the standard deviation between the patients (or sections) of the training, or, where that is not
+    recorded, 0.1 % of its value.
 
     Parameters
     ----------
@@ -62,9 +87,12 @@ def maps(
         Table that :func:`stpredict.tl.compare_to_st` returned, for the titles; when `None`, the scores are computed for
         the genes shown, exactly up to 1,500 tiles and sliced above.
     sample
-        Slide to show; the first one by default.
+        Slide to show, several, or `"all"`; the first one by default, with a note where there are others.
+    scale
+        `"percentile"` over the tiles, or `"value"`: every map has the scale of its own values.
     n_columns
-        Number of genes side by side; when `None`, 2 with a measured map and 4 without.
+        Number of genes side by side, for one slide; when `None`, up to 2 with a measured map and up to 4 without.
+        Several slides have a row each.
     cmap
         Colormap.
     opacity
@@ -76,8 +104,8 @@ def maps(
 
     Returns
     -------
-    Axes (n_genes, 2) of measured and predicted maps, or (n_genes, 1) of predicted ones. Axes are in full-resolution
-    pixels, y downward.
+    Axes (n_genes, 2) of measured and predicted maps, or (n_genes, 1) of predicted ones; with several slides
+    (n_slides, n_genes, 2) or (n_slides, n_genes, 1). Axes are in full-resolution pixels, y downward.
 
     Raises
     ------
@@ -87,6 +115,11 @@ def maps(
         When there is no tile to show, or an option is out of range.
     TypeError
         When `data` is neither AnnData nor SpatialData.
+
+    Warns
+    -----
+    UserWarning
+        When the object has several slides and `sample` names none.
 
     Examples
     --------
@@ -99,57 +132,146 @@ def maps(
     >>> axes.shape
     (2, 1)
     """
-    import matplotlib.pyplot as plt
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
+    check_choice(scale, SCALES, "scale")
     table_key = find_table(data, table_key, key)
     adata = get_table(data, table_key)
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     frame = prediction_frame(adata, key, names)
-    section = find_section(data, sample=sample, spot_size=None, sample_key=sample_key, table_key=table_key)
-    predicted = frame.to_numpy(dtype=float)[section.rows]
-    measured = _measured(adata, measured_key, names, section)
-    pairs = measured is not None
+    sections = find_sections(data, sample, spot_size=None, sample_key=sample_key, table_key=table_key)
+    one = len(sections) == 1 and (sample is None or isinstance(sample, str))
+    measured = [_measured(adata, measured_key, names, section) for section in sections]
+    pairs = any(values is not None for values in measured)
     if n_columns is not None and n_columns < 1:
         raise ValueError(f"expected n_columns of at least 1; found {n_columns}")
     if opacity is None:
         opacity = 1.0 if pairs else 0.75
     if not 0 < opacity <= 1:
         raise ValueError(f"expected an opacity above 0 and up to 1; found {opacity}")
+    spread, unit = _spread(adata, key, names), value_label(adata, None, key)
+    panels = [
+        panel
+        for section, truth in zip(sections, measured, strict=True)
+        for panel in _panels(
+            section, names, frame.to_numpy(dtype=float)[section.rows], truth, scores, spread, pairs,
+            mark_words(joint_mark(leak_marks(adata, key)[section.rows])),
+        )
+    ]  # fmt: skip
+    width = 2 if pairs else 1
+    most = n_columns or (2 if pairs else 4)
+    below = -(-len(names) // most)
+    beside = len(names) if not one else (min(most, len(names)) if n_columns else -(-len(names) // below))
+    what = "tiles" if is_tile_table(adata) else "observations"
+    label = f"percentile over {what}" if scale == "percentile" else unit
+    axes = _draw(panels, beside * width, cmap, opacity, scale, label)
+    return axes.reshape((len(names), width) if one else (len(sections), len(names), width))
+
+
+def _panels(
+    section: Section,
+    names: list[str],
+    predicted: np.ndarray,
+    measured: np.ndarray | None,
+    scores: pd.DataFrame | None,
+    spread: np.ndarray,
+    pairs: bool,
+    leaky: str,
+) -> list[_Panel]:
+    """Panels of a section: of every gene its prediction, in a figure of pairs the measured map before it."""
+    mark = f" ({leaky})" if leaky else ""
     titles = [""] * len(names)
     if measured is not None:
-        title_scores = _scores(scores, section, names, measured, predicted)
+        titles = [f", {_title(*row)}" for row in _scores(scores, section, names, measured, predicted)]
         predicted = np.where(np.isfinite(measured), predicted, np.nan)
-        titles = [_title(*row) for row in title_scores]
-    leaky = mark_words(joint_mark(leak_marks(adata, key)[section.rows]))
+    panels = []
+    for number, name in enumerate(names):
+        own = predicted[:, number]
+        low, high = usual_range(own)
+        flat = _is_flat(low, high, spread[number])
+        amplitude = range_text(low, high) + (": practically constant" if flat else "")
+        before = f"{section.name}: " if number == 0 else ""
+        if pairs:
+            truth = np.full(len(own), np.nan) if measured is None else measured[:, number]
+            panels.append(_Panel(section, truth, f"{before}measured", name))
+            panels.append(_Panel(section, own, f"predicted{mark}{titles[number]}\n{amplitude}", flat=flat))
+        else:
+            panels.append(_Panel(section, own, f"{before}{name}{mark}\n{amplitude}", flat=flat))
+    return panels
 
-    width = 2 if pairs else 1
-    beside = min(len(names), n_columns or (2 if pairs else 4))
-    below = -(-len(names) // beside)
+
+def _is_flat(low: float, high: float, spread: float) -> bool:
+    """Whether a map from `low` to `high` shows no difference; `spread` is NaN where it is not known."""
+    least = _FLAT_SPREAD * spread if np.isfinite(spread) and spread > 0 else 0.0
+    return bool(high - low <= max(least, _FLAT_VALUE * abs(low + high) / 2))
+
+
+def _spread(adata: AnnData, key: str, names: list[str]) -> np.ndarray:
+    """Standard deviation of genes between the patients of the training; NaN where it is not recorded."""
+    known = (read_record(adata, key) or {}).get("training_spread")
+    columns = list(prediction_frame(adata, key).columns)
+    if known is None or len(known) != len(columns):
+        return np.full(len(names), np.nan)
+    by_gene = dict(zip(columns, known, strict=True))
+    return np.array([by_gene[name] for name in names], dtype=float)
+
+
+def _draw(panels: list[_Panel], beside: int, cmap: str, opacity: float, scale: str, label: str) -> np.ndarray:
+    """Axes (n_panels,) of a figure with so many side by side."""
+    import matplotlib.pyplot as plt
+
+    below = -(-len(panels) // beside)
+    aspect = [(panel.section.box[2] - panel.section.box[3]) / (panel.section.box[1] - panel.section.box[0]) for panel in panels]  # fmt: skip
+    heights = [max(aspect[row * beside : (row + 1) * beside]) for row in range(below)]
+    lines = max(panel.title.count("\n") for panel in panels) + 1
+    shapes = {id(panel.section): tile_shape(panel.section) for panel in panels}
     with style():
-        aspect = (section.box[2] - section.box[3]) / (section.box[1] - section.box[0])
-        size = (_PANEL * beside * width + 0.8, (_PANEL * aspect + 0.2 * (1 + width)) * below + 0.3)
-        figure, grid = plt.subplots(below, beside * width, figsize=size, squeeze=False, layout="constrained")
-        axes = grid.reshape(below * beside, width)
-        for ax in axes[len(names) :].flat:
+        room = 0.9 * beside if scale == "value" else 0.8
+        size = (_PANEL * beside + room, sum(_PANEL * height + 0.2 * lines for height in heights) + 0.3)
+        figure, grid = plt.subplots(
+            below, beside, figsize=size, squeeze=False, layout="constrained", height_ratios=heights
+        )
+        for ax in grid.flat[len(panels) :]:
             ax.remove()
-        axes = axes[: len(names)]
-        for number, name in enumerate(names):
-            columns = [predicted[:, number]] if measured is None else [measured[:, number], predicted[:, number]]
-            for ax, values in zip(axes[number], columns, strict=True):
-                corner = number == (below - 1) * beside and ax is axes[number, 0]
-                frame_section(ax, section, picture=float(opacity < 1), scale_bar=corner)
-                _draw_tiles(ax, section, _percentiles(values), cmap, opacity)
-            _label(axes[number], name, titles[number], section.name if number == 0 else "", leaky)
-        scale = ScalarMappable(Normalize(0, 100), cmap)
-        all_axes = axes.ravel().tolist()
-        bar = figure.colorbar(scale, ax=all_axes, shrink=min(1.0, 0.8 / below + 0.1), aspect=22, pad=0.02)
-        bar.set_label("percentile over tiles", fontsize=8)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(labelsize=7, length=2)
-        bar.set_ticks([0, 25, 50, 75, 100])
+        axes = np.array(grid.flat[: len(panels)], dtype=object)
+        for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
+            last = number + beside >= len(panels) or panels[number + beside].section is not panel.section
+            frame_section(ax, panel.section, picture=float(opacity < 1), scale_bar=last and number % beside == 0)
+            values, limits = panel.values, (0.0, 100.0)
+            if scale == "percentile":
+                values = _percentiles(values)
+            elif not np.isfinite(limits := usual_range(values)).all() or limits[0] == limits[1]:
+                limits = (0.0, 1.0) if np.isnan(limits[0]) else (limits[0] - 0.5, limits[0] + 0.5)
+            drawn = draw_tiles(
+                ax, panel.section, shapes[id(panel.section)], values, cmap=cmap, limits=limits, opacity=opacity,
+                flat=_FLAT if panel.flat else None,
+            )  # fmt: skip
+            ax.set_title(panel.title, fontsize=8)
+            if panel.gene:
+                ax.set_ylabel(panel.gene, fontstyle="italic", fontsize=10)
+            if scale == "value" and not panel.flat and np.isfinite(values).any():
+                _color_bar(figure, drawn, [ax], "" if panel.gene else label, 0.8)
+        if scale == "percentile" and not all(panel.flat for panel in panels):
+            _percentile_bar(figure, axes, cmap, label, below)
     return axes
+
+
+def _percentile_bar(figure: Figure, axes: np.ndarray, cmap: str, label: str, below: int) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    scale = ScalarMappable(Normalize(0, 100), cmap)
+    _color_bar(figure, scale, axes.tolist(), label, min(1.0, 0.8 / below + 0.1)).set_ticks([0, 25, 50, 75, 100])
+
+
+def _color_bar(figure: Figure, shown: Any, axes: list[Any], label: str, shrink: float) -> Any:
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    bar = figure.colorbar(shown, ax=axes, shrink=shrink, aspect=22, pad=0.02)
+    bar.set_label(label, fontsize=8)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7, length=2)
+    bar.locator, bar.formatter = MaxNLocator(4), ScalarFormatter(useOffset=False)
+    bar.update_ticks()
+    return bar
 
 
 def _measured(adata: Any, measured_key: str | None, names: list[str], section: Section) -> np.ndarray | None:
@@ -204,43 +326,3 @@ def _percentiles(values: np.ndarray) -> np.ndarray:
     result = np.full(len(values), np.nan)
     result[finite] = percentiles(values[finite, None])[:, 0] if finite.any() else np.nan
     return result
-
-
-def _pitch(section: Section) -> float:
-    """Side of a tile on its lattice: the distance of the closest two."""
-    from scipy.spatial import KDTree
-
-    if len(section.xy) < 2:
-        return section.diameter
-    return float(KDTree(section.xy).query(section.xy, k=2)[0][:, 1].min()) or section.diameter
-
-
-def _draw_tiles(ax: Axes, section: Section, values: np.ndarray, cmap: str, opacity: float) -> PolyCollection:
-    """Draw tiles as squares around their centers, in one artist; NaN is light gray."""
-    import matplotlib as mpl
-    from matplotlib.collections import PolyCollection
-    from matplotlib.colors import Normalize
-
-    half = _pitch(section) / 2
-    corners = half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    # Without smoothed edges neighbors meet without a seam.
-    tiles = PolyCollection(
-        list(section.xy[:, None] + corners), linewidths=0, antialiaseds=False, alpha=opacity, zorder=2,
-        rasterized=len(values) >= _RASTERIZE_FROM,
-    )  # fmt: skip
-    tiles.set_cmap(mpl.colormaps[cmap].with_extremes(bad=LIGHT_GRAY))
-    tiles.set_norm(Normalize(0, 100))
-    tiles.set_array(np.ma.masked_invalid(values))
-    ax.add_collection(tiles, autolim=False)
-    return tiles
-
-
-def _label(axes: np.ndarray, gene: str, title: str, slide: str, leaky: str) -> None:
-    """Name the gene and, over a pair, what it shows and how well it agrees."""
-    mark = f" ({leaky})" if leaky else ""
-    if len(axes) == 1:
-        axes[0].set_title(f"{slide}: {gene}{mark}" if slide else f"{gene}{mark}")
-        return
-    axes[0].set_title(f"{slide}: measured" if slide else "measured")
-    axes[1].set_title(f"predicted{mark}, {title}")
-    axes[0].set_ylabel(gene, fontstyle="italic", fontsize=10)

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._palette import PALETTE, category_colors
 from stpredict.pl._style import (
     INK,
     LIGHT_GRAY,
-    PALETTE,
     VALUE_CMAP,
     Section,
-    category_colors,
     category_legend,
     frame_section,
     one_panel,

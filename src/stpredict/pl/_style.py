@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._palette import PALETTE
 from stpredict.core._validate import check_finite, check_positive
 from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._container import get_table, is_spatialdata
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import EllipseCollection
     from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
 
     from stpredict.slots._container import Container
 
-# Okabe and Ito: distinct with every common form of color blindness. Wine replaces their yellow, weak on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000")
 BLUE, VERMILION, GREEN, ORANGE = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4]
 GRAY, LIGHT_GRAY, INK = "#8C8C8C", "#D9D9D9", "#333333"
 VALUE_CMAP, ERROR_CMAP = "viridis", "RdBu_r"
@@ -55,6 +55,7 @@ _RC = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "hatch.linewidth": 0.6,
+    "figure.dpi": 150,
 }
 
 
@@ -84,27 +85,15 @@ def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
     return ax
 
 
-def category_colors(n: int) -> list[str]:
-    """Colors of `n` categories; after eight the palette comes again in two lighter shades."""
-    from matplotlib.colors import to_hex, to_rgb
-
-    shades = ((1.0, 0.0), (0.55, 0.45), (0.3, 0.68))  # factor on the color, and white added
-    colors = []
-    for index in range(n):
-        factor, white = shades[(index // len(PALETTE)) % len(shades)]
-        base = np.array(to_rgb(PALETTE[index % len(PALETTE)]))
-        red, green, blue = np.clip(base * factor + white, 0, 1)
-        colors.append(to_hex((float(red), float(green), float(blue))))
-    return colors
-
-
-def value_label(adata: AnnData, layer: str | None) -> str:
-    """Unit of the measured and predicted values, for a colorbar."""
+def value_label(adata: AnnData, layer: str | None, key: str = Key.PREDICTED) -> str:
+    """Unit of the measured and predicted values, for a colorbar: that of the table, or that of the prediction."""
     from stpredict.slots._provenance import read_record
 
     if layer is not None:
         return layer
-    record = read_record(adata, "normalize")
+    record = read_record(adata, "normalize") or (read_record(adata, key) or {}).get("unit")
+    if record is not None and record.get("method") == "layer":
+        return str(record["layer"])
     if record is not None and record.get("method") == "log2p1":
         return f"log2({record['unit'].upper()} + 1)"
     if record is None or record.get("method") != "log1p":
@@ -309,8 +298,10 @@ def draw_spots(
     return spots
 
 
-def category_legend(ax: Axes, names: Iterable[str], colors: Iterable[str], title: str | None = None) -> None:
-    """Name the colors, right of the panel."""
+def category_legend(
+    ax: Axes | Figure, names: Iterable[str], colors: Iterable[str], title: str | None = None, place: str | None = None
+) -> None:
+    """Name the colors, right of the panel, or at a place of the figure."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -318,10 +309,10 @@ def category_legend(ax: Axes, names: Iterable[str], colors: Iterable[str], title
         for name, color in zip(names, colors, strict=True)
     ]
     many = 1 + (len(handles) - 1) // 16
+    where: dict[str, Any] = {"loc": place} if place else {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
     legend = ax.legend(
-        handles=handles, title=title, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=many, handletextpad=0.2,
-        borderaxespad=0.3, alignment="left",
-    )  # fmt: skip
+        handles=handles, title=title, ncols=many, handletextpad=0.2, borderaxespad=0.3, alignment="left", **where
+    )
     legend.get_title().set_fontsize(8)
 
 

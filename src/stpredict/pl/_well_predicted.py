@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.pl._scores import violin
-from stpredict.pl._style import BLUE, INK, LIGHT_GRAY, one_panel, style
+from stpredict.pl._style import BLUE, INK, LIGHT_GRAY, category_legend, one_panel, style
 from stpredict.slots._marks import joint_mark, mark_words
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _NEEDED = ("gene", "well_predicted", "pearson")
 _ROTATE_FROM = 9  # violins
+_ONE = "the model"  # of a table without labels
 
 
 def well_predicted(
@@ -65,12 +66,12 @@ def well_predicted(
     >>> table["well_predicted"] = table["pearson"] > 0.3
     >>> ax = stp.pl.well_predicted({"sequoia": table})
     >>> ax.texts[0].get_text().split()
-    ['3', 'of', '5']
+    ['3', 'of', '5', 'genes']
     """
     parts = _parts(table, by)
     with style():
         n = len(parts)
-        ax = one_panel(ax, max(2.2, 0.75 * n + 0.9), 3.4)
+        ax = one_panel(ax, max(3.4, 0.75 * n + 2.4), 3.4)
         ax.axhline(0, color=INK, lw=0.7, zorder=0)
         labels, tops = [], []
         for position, (label, part) in enumerate(parts.items()):
@@ -80,7 +81,7 @@ def well_predicted(
             if all_genes:
                 _background(ax, position, defined)
             violin(ax, position, called, BLUE, hatched=bool(leaky))
-            labels.append(label.replace(" ", "\n") + (f"\n{leaky}" if leaky else ""))
+            labels.append((label or _ONE).replace(" ", "\n") + (f"\n{leaky}" if leaky else ""))
             drawn = defined if all_genes else called
             tops.append(float(drawn.max()) if len(drawn) else 0.0)
         steep: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if n >= _ROTATE_FROM else {}
@@ -92,9 +93,13 @@ def well_predicted(
         ax.set_ylim(low, max(high, max(tops) + 0.14 * (high - low)))
         for position, (part, top) in enumerate(zip(parts.values(), tops, strict=True)):
             ax.annotate(
-                f"{int(part['well_predicted'].sum()):,}\nof {len(part):,}", (position, max(top, 0.0)), xytext=(0, 4),
+                f"{int(part['well_predicted'].sum()):,}\nof {len(part):,} genes", (position, max(top, 0.0)), xytext=(0, 4),
                 textcoords="offset points", ha="center", va="bottom", fontsize=7.5, color=INK,
             )  # fmt: skip
+        names, colors = ["well predicted"], [BLUE]
+        if all_genes:
+            names, colors = ["well predicted", "all genes"], [BLUE, LIGHT_GRAY]
+        category_legend(ax, names, colors)
     return ax
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict.core._cells import LATTICES
+from stpredict.core._cells import LATTICE_WORDS, LATTICES
 from stpredict.core._validate import check_choice, few
 from stpredict.io._lattice import ANISOTROPY, fit_lattice
 from stpredict.slots._checks import check_obs
@@ -39,7 +39,7 @@ _SAMPLED = 20_000  # positions that are enough to find the step
 def grid(
     data: Container,
     *,
-    lattice: Literal["auto", "hex", "square"] = "auto",
+    lattice: Literal["auto", "hex", "hexagonal", "square"] = "auto",
     sample_key: str = Key.SAMPLE,
     copy: bool = False,
     table_key: str = Key.TABLE,
@@ -59,7 +59,7 @@ def grid(
     data
         AnnData, or SpatialData whose table is used.
     lattice
-        Lattice of the sections: `"hex"`, `"square"` (legacy Spatial Transcriptomics, bins, tiles of a slide), or
+        Lattice of the sections: `"hex"` (or `"hexagonal"`), `"square"` (legacy Spatial Transcriptomics, bins, tiles of a slide), or
         `"auto"` to recognize it in every section: on a hexagonal lattice row and column are both even or both odd (or
         never so), and the distances in pixels fit.
     sample_key
@@ -102,6 +102,7 @@ def grid(
     {'A': 'hex'}
     """
     container, adata = begin(data, copy, table_key)
+    lattice = LATTICE_WORDS.get(lattice, lattice)  # type: ignore[assignment]
     check_choice(lattice, ("auto", *LATTICES), "lattice")
     check_obs(adata, sample_key, "name the sections there, or pass `sample_key=`")
     if adata.obs[sample_key].isna().any():

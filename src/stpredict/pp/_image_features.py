@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from stpredict.encoders._resize import resized, warn_if_coarse
-from stpredict.pp._windows import Section, sections_of, windows_around
+from stpredict.pp._windows import Section, sections_of, warn_if_cells, windows_around
 from stpredict.slots._keys import Key, check_key
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def image_features(
         Image of the section (a path or an array), or a mapping from section to either; when `None`, the image is found
         through `uns["spatial"]` or the SpatialData.
     tile_um
-        Side of a tile in µm; the encoder's field of view by default (112 µm for most).
+        Side of a tile in µm; the encoder's field of view by default (112 µm for most). That is for spots; for cells
+        take about 30 µm, or `context=(1, 3)` around that, since neighboring cells otherwise have the same tile.
     tile_px
         Side of a tile in pixels, for a network of your own.
     context
@@ -136,7 +137,8 @@ def image_features(
     -----
     UserWarning
         When the image of a section is gray, uses fewer bits than its values have, or is resampled,
-        or when it is much coarser than the encoder wants; once per section.
+        or when it is much coarser than the encoder wants; once per section. When observations look like cells and
+        `tile_um` is not given.
 
     Examples
     --------
@@ -190,6 +192,8 @@ def image_features(
     )
     for section in sections:
         warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), network.tile_px)
+        if tile_um is None:
+            warn_if_cells(section, width_um)
     features = _compute(sections, network, width_um, scales, int(batch_size), cache, progress)
 
     container, adata = begin(data, copy, table_key)

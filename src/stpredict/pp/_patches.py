@@ -275,7 +275,9 @@ def patch_stack(
                 "reflection; a smaller patch, or an image with a margin, avoids it",
                 stacklevel=2,
             )
-    with tqdm(total=sum(len(job.xy) for job in jobs), desc="patches", unit="patch", disable=not progress) as bar:
+    with tqdm(
+        total=sum(len(job.xy) for job in jobs), desc="reading pictures", unit="patch", leave=False, disable=not progress
+    ) as bar:
         parts = [_section_patches(job, bar.update) for job in jobs]
     return PatchStack(parts, part, row, cut=cut, padded=padded)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 _BATCH_BYTES = 64 * 2**20  # windows at full resolution that are held at once
+_ENOUGH = 20  # observations, to tell cells from spots
+_LOOKED_AT = 2000  # observations whose nearest neighbor is looked for
+_FAR_BELOW = 4  # tiles that overlap by more than three quarters
+_IRREGULAR = 0.1  # spread of the distances over their mean; a lattice has less, cells about 0.4
 _BAND_BYTES = 16 * 2**20  # rows of the image that are copied out of it at once, short of one window's height
 
 
@@ -85,6 +90,23 @@ def sections_of(
                 picture.close()
         sections.append(Section(sample, rows, positions[rows], mpp, sides, padded, find))
     return sections
+
+
+def warn_if_cells(section: Section, tile_um: float, stacklevel: int = 3) -> None:
+    """Say when the observations look like cells that a tile of the default size shows dozens of."""
+    from scipy.spatial import KDTree
+
+    if len(section.positions) < _ENOUGH:
+        return
+    some = np.linspace(0, len(section.positions) - 1, min(len(section.positions), _LOOKED_AT)).astype(int)
+    nearest = KDTree(section.positions).query(section.positions[some], k=2)[0][:, 1] * section.microns_per_pixel
+    apart = float(np.median(nearest))
+    if apart < tile_um / _FAR_BELOW and float(nearest.std()) > _IRREGULAR * float(nearest.mean()):
+        warnings.warn(
+            f"the observations of section {section.name!r} look like cells: they lie {apart:.2g} µm apart and on no "
+            f"lattice, so that neighbors have nearly the same tile of {tile_um:g} µm; pass a smaller one, such as tile_um=30",
+            stacklevel=stacklevel,
+        )
 
 
 def _same(picture: SectionImage) -> SectionImage:

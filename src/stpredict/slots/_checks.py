@@ -108,6 +108,8 @@ def as_mask(adata: AnnData, train: Any, name: str = "train") -> np.ndarray:
 
     A column may hold numbers or text that stand for booleans; an array of numbers may be meant as indices, and is refused.
     """
+    if adata.n_obs == 0:
+        raise ValueError("expected at least one observation; found an object without any; check how it was subset")
     if train is None:
         return np.ones(adata.n_obs, dtype=bool)
     if isinstance(train, str):

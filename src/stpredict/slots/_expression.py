@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from stpredict.slots._provenance import check_normalized, read_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+_LOOKED_AT = 32  # rows in which X is compared with its record
+_UNTOUCHED = 0.02  # relative difference that single and half precision leave
 
 
 def measured_matrix(adata: AnnData, genes: Sequence[str], rows: Any = None, layer: str | None = None) -> Any:
@@ -87,10 +90,42 @@ def read_normalization(adata: AnnData, layer: str | None) -> dict[str, Any]:
     record = read_record(adata, "normalize")
     if record is not None:
         check_normalized(record)
+        _check_untouched(adata, record)
         return {k: v for k, v in record.items() if k not in {"n_empty", "stpredict_version"}}
     if "log1p" in adata.uns:
         return {"method": "scanpy"}
     raise KeyError(
-        "expected a normalized target in X; found no record of it; run stp.pp.normalize(adata) first, "
-        "or name a layer with `layer=`"
+        "expected a normalized target in X; found no record of it; run stp.pp.normalize(adata) first, or, for values that "
+        "are normalized already or are no counts (scores, fractions, proteins), put them in a layer and name it: "
+        "stp.tl.fit(adata, target=stp.targets.Expression(layer='mine')), and `layer='mine'` in scores and figures"
     )
+
+
+def _check_untouched(adata: AnnData, record: Mapping[str, Any]) -> None:
+    """Raise where X is no longer what :func:`stpredict.pp.normalize` made of the input that it kept.
+
+    Looked at in some rows. Within a row, log1p values are those of counts times one factor, whatever genes were left
+    out since.
+    """
+    kept = {"log1p": Key.COUNTS, "log2p1": str(record.get("unit")).replace("-", "_")}.get(str(record.get("method")))
+    if kept is None or kept not in adata.layers or adata.X is None or not adata.n_vars or not adata.n_obs:
+        return
+    rows = np.unique(np.linspace(0, adata.n_obs - 1, _LOOKED_AT).astype(int))
+    source = to_dense(numeric_matrix(adata.layers[kept][rows], f"layers[{kept!r}]")).astype(np.float64)
+    found = to_dense(numeric_matrix(adata.X[rows], "X")).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        linear = np.expm1(found) if kept == Key.COUNTS else np.exp2(found) - 1
+    for row, (before, after) in enumerate(zip(source, linear, strict=True)):
+        known = np.isfinite(before) & np.isfinite(after)
+        before, after = before[known], after[known]
+        if not before.any():
+            continue  # not measured, or empty
+        factor = after.sum() / before.sum() if kept == Key.COUNTS else 1.0
+        if np.allclose(after, factor * before, rtol=_UNTOUCHED, atol=_UNTOUCHED * factor * np.abs(before).max()):
+            continue
+        raise ValueError(
+            f"expected X as stp.pp.normalize left it (uns['stpredict']['normalize']: {record['method']}); found other "
+            f"values, first in observation {adata.obs_names[rows[row]]!r}: X was changed since, by "
+            "scanpy.pp.normalize_total for example; call stp.pp.normalize(adata) again, or put your values in a layer and "
+            "name it: target=stp.targets.Expression(layer='mine')"
+        )

@@ -42,6 +42,9 @@ class TrainingFacts:
     mean, median
         Mean and median output over the training observations, by baseline and for the model itself (`"model"`); of
         follow-up and of outcome models.
+    spread
+        Standard deviation of each gene between the means of the training patients, or of the sections where there is
+        one patient; `None` where there is one section, and for other targets than expression.
     extra
         Facts of special kinds of models.
     """
@@ -62,6 +65,7 @@ class TrainingFacts:
     padded_patches: dict[str, int] | None = None
     mean: dict[str, float] = field(default_factory=dict)
     median: dict[str, float] = field(default_factory=dict)
+    spread: list[float] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property

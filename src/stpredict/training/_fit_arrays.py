@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from stpredict.core._optional import mend_torchvision
+from stpredict.core._progress import epochs_bar
 from stpredict.models import Panel, Predictor, build, get_model
 from stpredict.models.base._registry import Hyperparameters
 from stpredict.training._config import TrainConfig
@@ -200,13 +201,14 @@ def fit_arrays(
             root = checkpoint_dir / _digest(model, options, config, seed, data, init)
         validation = data.take(held_out) if held_out.any() else None
         where: dict[str, Any] = {
-            "device": device, "seed": seed, "root": root, "resume": checkpoint_dir is not None, "progress": progress,
+            "device": device, "seed": seed, "root": root, "resume": checkpoint_dir is not None,
             "load_weights": init is None,
         }  # fmt: skip
-        histories, epochs = _run_stages(network, data.take(~held_out), validation, config, "inner", **where)
-        if config.refit and validation is not None:
-            network = fresh()
-            histories += _run_stages(network, data, None, config, "refit", epochs=epochs, **where)[0]
+        with epochs_bar(f"fit {model}", show=progress):
+            histories, epochs = _run_stages(network, data.take(~held_out), validation, config, "inner", **where)
+            if config.refit and validation is not None:
+                network = fresh()
+                histories += _run_stages(network, data, None, config, "refit", epochs=epochs, **where)[0]
         show_rows(network, "finish", data.only_labeled(), device)
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, epochs[-1])
 
@@ -231,7 +233,6 @@ def _run_stages(
     seed: int,
     root: Path,
     resume: bool,
-    progress: bool,
     epochs: list[int] | None = None,
 ) -> tuple[list[pd.DataFrame], list[int]]:
     """Take a network through its stages, each for as many epochs as `epochs` says, or as the validation chooses.
@@ -261,7 +262,8 @@ def _run_stages(
         history, n_epochs = run_epochs(
             network, rows, held_out, settings,
             stage=stage, device=device, seed=seed, directory=root / f"{phase}{number or ''}", resume=resume,
-            progress=progress, n_epochs=None if epochs is None else epochs[number],
+            n_epochs=None if epochs is None else epochs[number],
+            phase=", ".join([*([stage.name] if several else []), "training" if phase == "inner" else "refit on all"]),
         )  # fmt: skip
         histories.append(history.assign(phase=phase, **({"stage": stage.name} if several else {})))
         found.append(n_epochs)

@@ -14,8 +14,9 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint
 
+from stpredict.core._progress import Epoch, tell
 from stpredict.models import Batch, Prediction, Predictor, Stage
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader, loader_for
@@ -198,11 +199,14 @@ class _Keeper(pl.Callback):
             self.rule = TwoPhaseRule(**state_dict["rule"])
 
 
-class _Progress(TQDMProgressBar):
-    """Epochs and steps, with the scores of the last validation."""
+class _Teller(pl.Callback):
+    """Tell whoever shows progress of every epoch, with the scores of its validation."""
 
-    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
-        return {name: f"{value:.3f}" for name, value in pl_module.scores.items()}
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        tell(Epoch(trainer.current_epoch + 1, trainer.max_epochs, self.phase, pl_module.scores))
 
 
 class _LastCheckpoint(Checkpoint):
@@ -231,8 +235,8 @@ def run_epochs(
     seed: int,
     directory: Path,
     resume: bool,
-    progress: bool,
     n_epochs: int | None = None,
+    phase: str = "epochs",
 ) -> tuple[pd.DataFrame, int]:
     """Train in place; with a validation set, stop early and keep the best epoch's weights.
 
@@ -254,11 +258,11 @@ def run_epochs(
         Directory of the checkpoints while training.
     resume
         Whether to continue from `last.ckpt` in `directory` when it is there.
-    progress
-        Whether to show a progress bar.
     n_epochs
         Train for so many epochs, on the schedule of `config.max_epochs`: a refit sees the learning rates that the
         number was chosen with. `config.max_epochs` when `None`.
+    phase
+        Name of this part of the fit, for those who show progress.
 
     Returns
     -------
@@ -278,8 +282,7 @@ def run_epochs(
             start, state = str(last), torch.load(last, map_location="cpu", weights_only=True)
             if state["stopped"]:  # it has come to its end: no further epoch
                 max_epochs = len(state["history"])
-    if progress:
-        callbacks.append(_Progress(refresh_rate=10))
+    callbacks.append(_Teller(phase))
     accelerated = device.type != "cpu"
     precision: Any = config.precision
     if precision == "auto":
@@ -294,7 +297,7 @@ def run_epochs(
             callbacks=callbacks,
             logger=False,
             enable_checkpointing=resume,
-            enable_progress_bar=progress,
+            enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             default_root_dir=directory,

@@ -398,3 +398,14 @@ def test_gradcam_needs_a_network_on_grids(sections) -> None:
         ValueError, match=r"network on grids.*'mlp', which reads features; pass method='integrated_gradients'"
     ):
         stp.tl.attribution(sections, fitted(sections, "mlp"), "A")
+
+
+def test_the_default_method_fits_the_network(toy_grid, sections, toy) -> None:
+    for adata, model, gene, options, method in (
+        (sections, fitted(sections), "A", {}, "gradcam"),
+        (sections, fitted(sections), "A", {"per_feature": True}, "integrated_gradients"),
+        (toy, stp.tl.fit(toy, "ridge"), "G0", {}, "integrated_gradients"),
+        (toy, stp.tl.fit(toy, "mlp", training={"max_epochs": 1}), "G0", {}, "integrated_gradients"),
+    ):
+        stp.tl.attribution(adata, model, gene, **options)
+        assert adata.uns["stpredict"][f"attribution_{gene}"]["method"] == method

@@ -181,6 +181,8 @@ def list_models(pattern: str = "*") -> pd.DataFrame:
     """
     import pandas as pd
 
+    from stpredict.core._table import compact
+
     rows = {
         name: {
             "draws": info.cls.draws,
@@ -195,8 +197,9 @@ def list_models(pattern: str = "*") -> pd.DataFrame:
         if fnmatchcase(name, pattern)
         for info in (MODELS.get(name),)
     }
-    columns = ["draws", "needs", "description", "paper", "presets", "weights", "license_of_reference"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
+    columns = ["description", "draws", "needs", "paper", "presets", "weights", "license_of_reference"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
+    return compact(table, ["needs", "description"])
 
 
 def build(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.core._progress import steps
 from stpredict.core._validate import check_choice, check_finite, check_positive
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import begin
@@ -155,7 +156,7 @@ def domains(
     assigned = np.empty(adata.n_obs, dtype=object)
     components = np.full((adata.n_obs, min(n_pcs, matrix.shape[1] - 1)), np.nan, dtype=np.float32)
     resolutions, numbers = [], []
-    for index, rows in enumerate(groups):
+    for index, rows in enumerate(steps(groups, "domains", compiled_by="pynndescent")):
         pca, label, used = cluster(matrix[rows], n_domains, resolution, n_pcs, n_neighbors, seed)
         assigned[rows] = [f"{samples[index]}:{name}" for name in label] if per_sample else label
         components[rows, : pca.shape[1]] = pca

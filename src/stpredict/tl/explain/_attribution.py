@@ -40,7 +40,7 @@ def attribution(
     model: FittedModel | str | Path | None,
     gene: str,
     *,
-    method: Method = "gradcam",
+    method: Method | None = None,
     level: str | None = None,
     sample: str | Sequence[str] | None = None,
     steps: int = 32,
@@ -81,7 +81,7 @@ def attribution(
     gene
         Gene of the model's panel, or one of its classes.
     method
-        Method of attribution: `"gradcam"` (networks on grids) or `"integrated_gradients"` (any network on
+        Method of attribution; the one that fits the network when `None`: `"gradcam"` (networks on grids) or `"integrated_gradients"` (any network on
         features except those on bags).
     level
         Name of the part of the network whose channels Grad-CAM weights, any that returns grids, as in
@@ -146,9 +146,13 @@ def attribution(
     from stpredict.core._device import resolve_device
 
     check_key(key_added)
-    check_choice(method, ("gradcam", "integrated_gradients"), "method")
+    if method is not None:
+        check_choice(method, ("gradcam", "integrated_gradients"), "method")
     members = find_models(data, model, table_key)
     fitted, network = members[0], members[0].network
+    if method is None:
+        on_grids = "cell" in network.needs and not per_feature
+        method = "gradcam" if on_grids or level is not None else "integrated_gradients"
     table_key = find_table(data, table_key, *members[0].features["slots"])
     source = get_table(data, table_key)
     if gene not in fitted.panel:

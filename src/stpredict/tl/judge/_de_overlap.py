@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _DIRECTIONS = (("up", 1.0), ("down", -1.0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DEOverlap:
     """What :func:`stpredict.tl.de_overlap` returns.
 
@@ -40,6 +40,13 @@ class DEOverlap:
     genes
         One row per gene.
     """
+
+    def __repr__(self) -> str:
+        """The overlap, and how much else there is."""
+        return (
+            f"DEOverlap with terms ({len(self.terms)} rows), genes ({len(self.genes)} rows) and overlap:\n"
+            f"{self.overlap.to_string(float_format=lambda value: f'{value:.3g}')}"
+        )
 
     overlap: pd.DataFrame
     terms: pd.DataFrame

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_SHOWN = ("pearson", "low", "high", "r_over_ceiling", "pearson_given_depth", "n_undefined", "n_patients", "leaky")
+
+
 def summarize(
     scores: pd.DataFrame, *, by: Sequence[str] = ("model",), level: float = 0.95, n_boot: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
@@ -34,7 +37,7 @@ def summarize(
 
     Returns
     -------
-    Table with one row per group, sorted by correlation, with the columns
+    Table with one row per group, sorted by correlation; print shows the columns that matter most. It has the columns
 
     - `by`, and `pearson`, the mean correlation, with the bounds `low` and `high` of its interval, over `interval_over`:
       `"patients"`, `"sections"` where there is one patient, or `"none"` for slides, which are compared across patients
@@ -62,6 +65,7 @@ def summarize(
     """
     import pandas as pd
 
+    from stpredict.core._table import compact
     from stpredict.metrics import bootstrap_mean
 
     by = [by] if isinstance(by, str) else list(by)
@@ -121,7 +125,8 @@ def summarize(
             name: ", ".join(sorted(set(table[name].astype(str)))) for name in ("layer", "chosen_genes") if name in table
         }
         rows.append(row)
-    return pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)
+    found = pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)
+    return compact(found, [*by, *_SHOWN])
 
 
 def pooled_ceiling(scores: pd.DataFrame) -> float:

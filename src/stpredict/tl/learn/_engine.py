@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from stpredict.core._progress import listening
+
 if TYPE_CHECKING:
     import torch
 
@@ -51,11 +53,17 @@ def run_jobs(
 
     calls = (delayed(_call)(function, arguments, str(device), threads) for function, arguments in jobs)
     results: Any = Parallel(n_jobs=n_jobs if device.type == "cpu" else 1, return_as="generator")(calls)
-    if progress:
-        from tqdm.auto import tqdm
+    if not progress:
+        return list(results)
+    from tqdm.auto import tqdm
 
-        results = tqdm(results, total=n_total, desc=what, unit="fit")
-    return list(results)
+    with tqdm(total=n_total, desc=what, unit="fit") as bar, listening(lambda epoch: bar.set_postfix_str(str(epoch))):
+        found = []
+        for result in results:
+            found.append(result)
+            bar.set_postfix_str("", refresh=False)
+            bar.update()
+        return found
 
 
 def _call(function: Callable[..., Any], arguments: dict[str, Any], device: str, threads: int | None) -> Any:

@@ -211,6 +211,10 @@ def predict(
         "seed": first.training.seed,
         "allow_leakage": any(part.training.allow_leakage for part in members),
     }
+    if target.kind == "expression" and genes is None:
+        kept = ("method", "unit", "target_sum", "layer")
+        record["unit"] = {name: first.normalization[name] for name in kept if name in first.normalization}
+        record["training_spread"] = first.training.spread
     if as_map:
         record |= {"window": window, "stride": stride, "store": None if store is None else str(store)}
     if sizes := unlike_sizes(adata, first.features):

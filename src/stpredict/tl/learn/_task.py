@@ -108,8 +108,9 @@ def make_task(
         given = {name: getattr(start.network.config, name) for name in info.config.__dataclass_fields__} | given
     if info.cls.closed_form and not reader.closed_form:
         raise ValueError(
-            f"expected a network that is trained in steps for this target; found {info.name!r}; see "
-            "stp.models.list_models()"
+            f"expected a network that is trained in steps for this target; found {info.name!r}; take one of "
+            "stp.models.list_models(), or, for numbers (scores, fractions, proteins), put them in a layer of an AnnData and "
+            "name it: target=stp.targets.Expression(layer='mine')"
         )
     options = with_lattice(adata, info, given)
     needs = info.reads(options)
@@ -209,6 +210,8 @@ def fit_task(
     if target.whole:  # a risk has no unit: it is told relative to the training set
         outputs = predict_arrays(result.network, arrays, device=device).mean[:, 0]
         facts = replace(facts, mean={"model": float(outputs.mean())}, median={"model": float(np.median(outputs))})
+    if target.kind == "expression":
+        facts = replace(facts, spread=_spread(arrays))
     empty: dict[str, Any] = {"slots": {}, "scaling": task.scaling}
     return FittedModel(
         model=task.info.name,
@@ -218,6 +221,17 @@ def fit_task(
         training=facts,
         history=result.history,
     )
+
+
+def _spread(arrays: ArraySet) -> list[float] | None:
+    """Standard deviation of every output between patients, or sections of the one patient; `None` with one section."""
+    values = np.asarray(arrays.target)
+    rows = np.ones(len(values), dtype=bool) if arrays.labeled is None else arrays.labeled
+    for group in (arrays.patient, arrays.section):
+        if len(names := np.unique(group[rows])) > 1:
+            means = [values[rows & (group == name)].mean(axis=0, dtype=np.float64) for name in names]
+            return [float(f"{value:.4g}") for value in np.std(means, axis=0, ddof=1)]
+    return None
 
 
 def _padded(arrays: ArraySet) -> dict[str, int] | None:

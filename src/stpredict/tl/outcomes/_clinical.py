@@ -71,7 +71,7 @@ class ClinicalEncoder:
                 raise ValueError(
                     f"expected numbers in obs[{name!r}], as in the training cohort; found {column.dtype}; convert them"
                 )
-            levels = self.categories.get(name)
+            levels = self.categories.get(str(name))
             unknown = [] if levels is None else sorted(set(column.dropna().astype(str)) - set(levels))
             if unknown:
                 raise ValueError(

@@ -159,7 +159,7 @@ def fit_network(
         with tempfile.TemporaryDirectory(prefix="stpredict-") as scratch:
             history, behind = run_epochs(
                 network, part, validation, config, n_epochs=n_epochs,
-                stage=Stage(), device=device, seed=seed, directory=Path(scratch), resume=False, progress=False,
+                stage=Stage(), device=device, seed=seed, directory=Path(scratch), resume=False,
             )  # fmt: skip
         return network, history, behind
 

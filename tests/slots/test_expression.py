@@ -1,0 +1,70 @@
+"""Whether X is what its record says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scanpy as sc
+from scipy import sparse
+
+import stpredict as stp
+from stpredict.slots._expression import read_normalization
+
+UNTOUCHED = {
+    "as it was": lambda a: None,
+    "fewer genes": lambda a: a[:, 1:4].copy(),
+    "fewer rows": lambda a: a[::3].copy(),
+    "sparse": lambda a: setattr(a, "X", sparse.csr_matrix(a.X)),
+    "double": lambda a: setattr(a, "X", a.X.astype(np.float64)),
+    "half": lambda a: setattr(a, "X", a.X.astype(np.float16)),
+    "an unmeasured row": lambda a: a.X.__setitem__(0, np.nan),
+    "no counts kept": lambda a: (a.layers.pop("counts"), sc.pp.normalize_total(a)),
+}
+CHANGED = {
+    "normalized again": lambda a: sc.pp.normalize_total(a, target_sum=100),
+    "log again": lambda a: setattr(a, "X", np.log1p(a.X)),
+    "scaled": sc.pp.scale,
+    "counts again": lambda a: setattr(a, "X", a.layers["counts"].copy()),
+    "smoothed": lambda a: setattr(a, "X", (a.X + np.roll(a.X, 1, axis=0)) / 2),
+}
+
+
+@pytest.mark.parametrize("case", UNTOUCHED)
+def test_what_keeps_the_record_true(toy, case) -> None:
+    changed = UNTOUCHED[case](toy)
+    assert read_normalization(toy if not hasattr(changed, "n_obs") else changed, None)["method"] == "log1p"
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_x_that_was_changed_after_its_record(toy, case) -> None:
+    CHANGED[case](toy)
+    with pytest.raises(
+        ValueError, match=r"X as stp.pp.normalize left it.*'o0'.*stp.pp.normalize\(adata\) again.*layer="
+    ):
+        stp.tl.fit(toy, "ridge")
+
+
+def test_bulk_expression_that_was_changed(slides) -> None:
+    slides.layers["fpkm_uq"] = np.exp2(slides.X) - 1
+    assert read_normalization(slides, None)["unit"] == "fpkm-uq"
+    slides.X = slides.X - slides.X.mean(axis=0)
+    with pytest.raises(ValueError, match="left it.*log2p1"):
+        read_normalization(slides, None)
+
+
+def test_normalized_values_of_others_are_told_the_way(toy) -> None:
+    del toy.uns["stpredict"]["normalize"]
+    toy.layers.clear()
+    with pytest.raises(KeyError, match=r"target=stp.targets.Expression\(layer='mine'\)"):
+        stp.tl.fit(toy, "ridge")
+    with pytest.raises(ValueError, match=r"normalized already.*Expression\(layer='mine'\)"):
+        stp.pp.normalize(toy)
+    toy.layers["mine"] = toy.X
+    model = stp.tl.fit(toy, "ridge", target=stp.targets.Expression(layer="mine"))
+    assert model.normalization == {"method": "layer", "layer": "mine"}
+
+
+def test_an_object_without_observations_is_named(toy) -> None:
+    model = stp.tl.fit(toy, "ridge")
+    with pytest.raises(ValueError, match="expected at least one observation; found an object without any"):
+        stp.tl.predict(toy[:0].copy(), model)
