@@ -11,7 +11,8 @@ from stpredict.metrics._pairs import check_matrix, check_pair, dense, gene_block
 
 Scaling = Literal["percentile", "mass"]
 Method = Literal["auto", "exact", "sliced"]
-_CACHED = 2**17  # values (1 MB) that are reordered, summed and reduced without leaving the cache
+_HELD = 2**20  # values (8 MB) that are reordered, summed and reduced at a time
+_LONG = 128  # genes from which it pays to add row to row, of which as many are taken whatever is held
 
 
 def emd(
@@ -217,7 +218,7 @@ def _sliced(excess: np.ndarray, xy: np.ndarray, n_projections: int, seed: int) -
     """
     start = np.random.default_rng(seed).random()
     angles = np.pi * (np.arange(n_projections) + start) / n_projections
-    width = max(1, _CACHED // len(excess))
+    width = max(2 * _LONG, _HELD // len(excess))
     parts = [np.ascontiguousarray(excess[:, first : first + width]) for first in range(0, excess.shape[1], width)]
     total = np.zeros(excess.shape[1])
     for projected in (xy @ np.stack([np.cos(angles), np.sin(angles)])).T:
@@ -225,10 +226,20 @@ def _sliced(excess: np.ndarray, xy: np.ndarray, n_projections: int, seed: int) -
         gaps = np.diff(projected[order])
         for index, part in enumerate(parts):
             between = part[order]
-            np.cumsum(between, axis=0, out=between)
+            _accumulate(between)
             np.abs(between, out=between)
             total[index * width : (index + 1) * width] += gaps @ between[:-1]
     return total / n_projections * (np.pi / 2)
+
+
+def _accumulate(values: np.ndarray) -> None:
+    """Add up rows (n, g) in place; one row to the next where they are long, as numpy's own sums column by column."""
+    if values.shape[1] < _LONG:
+        np.cumsum(values, axis=0, out=values)
+        return
+    rows = list(values)
+    for before, row in zip(rows, rows[1:], strict=False):
+        np.add(before, row, out=row)
 
 
 def _exact(excess: np.ndarray, cost: np.ndarray, n_jobs: int) -> np.ndarray:
