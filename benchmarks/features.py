@@ -72,6 +72,20 @@ def tiles_per_second(call, tiles: int, seconds: float) -> float:
     return max(rates)
 
 
+def processor() -> str:
+    """Name of the processor, and the vector instructions that torch uses."""
+    import platform
+
+    import torch
+
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text().splitlines() if names.exists() else []
+    name = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+    return f"{name or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=10_000)
@@ -105,6 +119,7 @@ def main() -> None:
         256,
         arguments.seconds,
     )
+    print(f"{processor()}, torch {torch.__version__}")
     print(f"threads                                     {torch.get_num_threads():8d}")
     print(f"ResNet-50, eager, 224 px, batch 16          {reference:8.1f} tiles/s")
     print(f"color-texture, encoder only                 {alone:8.1f} tiles/s   {alone / reference:6.1f} x")

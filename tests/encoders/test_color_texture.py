@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import stpredict as stp
-from stpredict.encoders._color_texture import ColorTexture, _gaussian, _running_maximum, _uniform_patterns
+from stpredict.encoders._color_texture import ColorTexture, _gaussian, _running_maximum, _smoothed, _uniform_patterns
 
 NAMES = stp.encoders.color_texture_names()
 
@@ -103,6 +103,24 @@ def test_smoothing_agrees_with_scipy(sigma):
     np.testing.assert_allclose(
         matrix @ image @ matrix.T, gaussian_filter(image, sigma, mode="reflect", truncate=5), atol=1e-3
     )
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_images_are_smoothed_along_both_axes_by_every_kernel(step):
+    kernels = torch.stack([_gaussian(24, sigma, step) for sigma in (1.0, 2.0, 3.0)])
+    images = torch.randn(5, 2, 24, 24, generator=torch.Generator().manual_seed(0))
+    expected = torch.einsum("kpi,bcij,kqj->bckpq", kernels, images, kernels)
+    torch.testing.assert_close(_smoothed(images, kernels), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_size_of_a_chunk_changes_nothing():
+    tiles = torch.from_numpy(np.stack([tissue(seed, n_nuclei=10 * seed) for seed in range(7)]))
+    encoder, found = ColorTexture(), []
+    for encoder.chunk in (1, 3, 8):
+        with torch.inference_mode():
+            found.append(encoder(tiles))
+    torch.testing.assert_close(found[0], found[2], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found[1], found[2], atol=1e-6, rtol=1e-6)
 
 
 def test_running_maximum_agrees_with_scipy():

@@ -50,6 +50,17 @@ def _gaussian(side: int, sigma: float, step: int = 1) -> Tensor:
     return (matrix / matrix.sum(dim=1, keepdim=True)).float()
 
 
+def _smoothed(images: Tensor, kernels: Tensor) -> Tensor:
+    """Images (b, c, side, side) under each kernel (k, out, side), along both axes: (b, c, k, out, out).
+
+    As two large products, where a product for each image and kernel would copy both for every pair.
+    """
+    (batch, channels, side, _), (count, out, _) = images.shape, kernels.shape
+    lines = kernels.reshape(-1, side) @ images.permute(2, 0, 1, 3).reshape(side, -1)
+    smooth = torch.bmm(lines.reshape(count, out * batch * channels, side), kernels.mT)
+    return smooth.reshape(count, out, batch, channels, out).permute(2, 3, 0, 1, 4).contiguous()
+
+
 def _uniform_patterns() -> Tensor:
     """(256, 10) one-hot class of each 8-bit ring: number of ones where it has at most two changes, 9 elsewhere."""
     code = torch.arange(256)
@@ -120,7 +131,7 @@ class ColorTexture(nn.Module):
             raise ValueError(f"expected a side divisible by 8; found {side}")
         self.side = side
         self.dim = len(color_texture_names())
-        self.chunk = 16  # the intermediates of a chunk stay in the processor's cache
+        self.chunk = 8  # the intermediates of a chunk stay in the processor's cache
         for name, value in {
             "unmixing": _unmixing(),
             "patterns": _uniform_patterns(),
@@ -145,8 +156,8 @@ class ColorTexture(nn.Module):
         channels = torch.cat([stains, rgb, self._chromaticity(rgb)], dim=1)
         two = stains[:, :2].reshape(batch, 2, side, side)
 
-        fine = self.fine @ two[:, :, None] @ self.fine.mT  # (b, 2, 3, side, side)
-        coarse = self.coarse @ two[:, :, None] @ self.coarse.mT  # (b, 2, 4, side / 2, side / 2)
+        fine = _smoothed(two, self.fine)  # (b, 2, 3, side, side)
+        coarse = _smoothed(two, self.coarse)  # (b, 2, 4, side / 2, side / 2)
         fine_blobs = fine[:, :, :-1] - fine[:, :, 1:]
         coarse_blobs = coarse[:, :, :-1] - coarse[:, :, 1:]
         parts = [
