@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from sphinx.ext.napoleon import NumpyDocstring
 import stpredict as stp
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from recipes import PUBLISHED, recipes  # noqa: E402
 
 project = "stpredict"
 author = "The stpredict developers"
@@ -132,6 +136,14 @@ def _hyperparameters(name: str) -> str:
     return f"Hyperparameters: {named}. Presets: {presets}.\n"
 
 
+def _check_recipes() -> None:
+    missing = [
+        n for n in stp.models.list_models().index if "paper" in stp.models.get_model(n).presets and n not in PUBLISHED
+    ]
+    if missing:
+        raise KeyError(f"expected what was published for each preset 'paper' in docs/recipes.py; missing {missing}")
+
+
 def _networks() -> str:
     """The classes of the registered networks, as `autosummary` lists them."""
     names = sorted(stp.models.get_model(name).cls.__name__ for name in stp.models.list_models().index)
@@ -146,10 +158,11 @@ def _dimensions() -> str:
 
 def write_tables(*_: Any) -> None:
     """Write what the pages include, where it differs from what is there."""
+    _check_recipes()
     folder = HERE / "_generated"
     folder.mkdir(exist_ok=True)
     contents = {"encoders.md": _encoders(), "models.md": _models(), "color_texture.md": _dimensions()}
-    contents |= {"networks.md": _networks()}
+    contents |= {"networks.md": _networks(), "recipes.md": _table(recipes())}
     contents |= {f"model_{name}.md": _hyperparameters(name) for name in stp.models.list_models().index}
     for name, text in contents.items():
         path = folder / name

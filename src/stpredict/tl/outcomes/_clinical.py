@@ -66,7 +66,8 @@ class ClinicalEncoder:
     def read(self, adata: AnnData) -> np.ndarray:
         """Covariates (n_obs, n_columns) float32 of other patients; an error where these are coded otherwise."""
         frame = read_covariates(adata, self.columns, f"the outcome model reads {few(self.columns)}")
-        for name, column in frame.items():
+        for name in self.columns:
+            column = frame[name]
             if name in self.numeric and not is_number(column):
                 raise ValueError(
                     f"expected numbers in obs[{name!r}], as in the training cohort; found {column.dtype}; convert them"
@@ -108,7 +109,8 @@ def read_covariates(adata: AnnData, columns: Sequence[str], call: str) -> pd.Dat
     for name in columns:
         check_obs(adata, name, call)
     frame = adata.obs[list(columns)].copy()
-    for name, column in frame.items():
+    for name in columns:
+        column = frame[name]
         what = f"numbers or categories in obs[{name!r}]"
         known = column.dropna()
         if getattr(column.dtype, "kind", "") in "cmM" or (
