@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["from_grid", "predicted", "to_grid"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def predicted(
     data: Container,
     key: str = Key.PREDICTED,

@@ -32,7 +32,7 @@ def test_default_model_is_the_best_that_is_no_baseline(scores):
     table.loc[table["model"] == "net", "pearson"] += 1
     title = pl.ceiling(table).get_title(loc="left")
     assert title.startswith("net (leaky)\n")
-    assert title.endswith("1 genes undefined")
+    assert title.endswith("\n1 of 4 genes undefined")
 
 
 @pytest.mark.parametrize("crowded", [True, False])

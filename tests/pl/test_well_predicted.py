@@ -68,7 +68,7 @@ def test_column_of_labels(table):
     assert names(ax) == ["z", "b"]
     assert [text.get_text() for text in ax.texts] == ["60\nof 200", "60\nof 100"]
     assert names(pl.well_predicted(both, by="cancer")) == ["A", "B"]
-    assert names(pl.well_predicted(table)) == [""]
+    assert names(pl.well_predicted(table)) == ["the\nmodel"]
 
 
 def test_leaks_are_hatched(table):
@@ -118,3 +118,13 @@ def test_errors(table):
         pl.well_predicted(table, ax="here")
     pd.testing.assert_frame_equal(table, before)
     assert plt.get_fignums() == []
+
+
+def test_a_legend_says_what_is_gray():
+    table = pd.DataFrame(
+        {"gene": list("ABCD"), "pearson": [0.5, 0.4, 0.1, 0.2], "well_predicted": [True, True, False, False]}
+    )
+    ax = pl.well_predicted(table)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["well predicted", "all genes"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["the\nmodel"]
+    assert len(pl.well_predicted(table, all_genes=False).get_legend().get_texts()) == 1

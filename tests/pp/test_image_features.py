@@ -288,7 +288,7 @@ def test_resizing_agrees_with_floats():
         (12.0, 0.0, {}, False),  # bins of a lattice
         (12.0, 0.3, {"tile_um": 30}, False),
         (100.0, 0.3, {}, False),  # spots of any arrangement
-        (30.0, 0.3, {}, False),
+        (45.0, 0.3, {}, False),
     ],
 )
 def test_cells_need_smaller_tiles(apart_um, jitter, options, warned, recwarn):

@@ -124,8 +124,9 @@ def leave_one_patient_out(
     if len(names) < 2:
         raise ValueError(
             f"expected at least two patients in obs[{patient_key!r}]; found {', '.join(names)}; add patients. Of "
-            "one patient, splitter='section' leaves out sections, and of one section a mask holds out a part: splitter="
-            "[stp.cohorts.Fold('left', left, ~left)]; both need allow_leakage=True, and their scores are marked as leaky"
+            "one patient, splitter='section' (stp.cohorts.leave_one_section_out) leaves out sections; of one section, a "
+            "mask holds out a part: splitter=[stp.cohorts.Fold('left', left, ~left)]. Both need allow_leakage=True, and "
+            "their scores are marked as leaky"
         )
     return [_fold(adata, name, patient == name, patient_key) for name in names]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-_WIDEST = 60  # letters of a text
+_WIDEST = 48  # letters of a text
 
 
 class Table(pd.DataFrame):
@@ -23,8 +23,7 @@ class Table(pd.DataFrame):
     def __repr__(self) -> str:
         """The columns that matter, and the names of the others."""
         part, rest = self._parts()
-        with pd.option_context("display.max_colwidth", _WIDEST):
-            return part.to_string(float_format=lambda value: f"{value:.3g}") + rest
+        return part.to_string(float_format=lambda value: f"{value:.3g}") + rest
 
     def _repr_html_(self) -> str:
         part, rest = self._parts()
@@ -34,7 +33,12 @@ class Table(pd.DataFrame):
         plain = pd.DataFrame(self)
         shown = [name for name in getattr(self, "shown", []) if name in plain] or list(plain.columns)
         others = [str(name) for name in plain.columns if name not in shown]
-        return plain[shown], f"\nMore columns: {', '.join(others)}" if others else ""
+        short = plain[shown].map(_shortened)
+        return short, f"\nMore columns: {', '.join(others)}" if others else ""
+
+
+def _shortened(value: Any) -> Any:
+    return f"{value[: _WIDEST - 1]}…" if isinstance(value, str) and len(value) > _WIDEST else value
 
 
 def compact(frame: Any, shown: Sequence[str]) -> Table:

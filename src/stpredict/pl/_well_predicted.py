@@ -66,7 +66,7 @@ def well_predicted(
     >>> table["well_predicted"] = table["pearson"] > 0.3
     >>> ax = stp.pl.well_predicted({"sequoia": table})
     >>> ax.texts[0].get_text().split()
-    ['3', 'of', '5', 'genes']
+    ['3', 'of', '5']
     """
     parts = _parts(table, by)
     with style():
@@ -93,7 +93,7 @@ def well_predicted(
         ax.set_ylim(low, max(high, max(tops) + 0.14 * (high - low)))
         for position, (part, top) in enumerate(zip(parts.values(), tops, strict=True)):
             ax.annotate(
-                f"{int(part['well_predicted'].sum()):,}\nof {len(part):,} genes", (position, max(top, 0.0)), xytext=(0, 4),
+                f"{int(part['well_predicted'].sum()):,}\nof {len(part):,}", (position, max(top, 0.0)), xytext=(0, 4),
                 textcoords="offset points", ha="center", va="bottom", fontsize=7.5, color=INK,
             )  # fmt: skip
         names, colors = ["well predicted"], [BLUE]

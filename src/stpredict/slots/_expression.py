@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ def read_normalization(adata: AnnData, layer: str | None) -> dict[str, Any]:
 
 
 def _check_untouched(adata: AnnData, record: Mapping[str, Any]) -> None:
-    """Raise where X is no longer what :func:`stpredict.pp.normalize` made of the input that it kept.
+    """Warn where X is no longer what :func:`stpredict.pp.normalize` made of the input that it kept.
 
     Looked at in some rows. Within a row, log1p values are those of counts times one factor, whatever genes were left
     out since.
@@ -123,9 +124,11 @@ def _check_untouched(adata: AnnData, record: Mapping[str, Any]) -> None:
         factor = after.sum() / before.sum() if kept == Key.COUNTS else 1.0
         if np.allclose(after, factor * before, rtol=_UNTOUCHED, atol=_UNTOUCHED * factor * np.abs(before).max()):
             continue
-        raise ValueError(
-            f"expected X as stp.pp.normalize left it (uns['stpredict']['normalize']: {record['method']}); found other "
-            f"values, first in observation {adata.obs_names[rows[row]]!r}: X was changed since, by "
-            "scanpy.pp.normalize_total for example; call stp.pp.normalize(adata) again, or put your values in a layer and "
-            "name it: target=stp.targets.Expression(layer='mine')"
+        warnings.warn(
+            f"X is not as stp.pp.normalize left it (uns['stpredict']['normalize']: {record['method']}), first in observation "
+            f"{adata.obs_names[rows[row]]!r}: it was changed since, by scanpy.pp.normalize_total for example, and the record "
+            "of its unit is false; call stp.pp.normalize(adata) again, or put your values in a layer and name it: "
+            "target=stp.targets.Expression(layer='mine')",
+            stacklevel=5,
         )
+        return

@@ -188,3 +188,13 @@ def test_selection_reads_the_sections_and_the_layer_of_the_fit(toy):
         ceiling=False, baselines=False, metrics=["pearson"],
     )  # fmt: skip
     assert list(prediction_frame(toy, "predicted_ridge").columns) == ["G3", "G4", "G5"]
+
+
+def test_the_error_of_one_section_names_what_works(toy) -> None:
+    one = toy[toy.obs["sample"] == "s0"].copy()
+    with pytest.raises(ValueError, match=r"Fold\('left', left, ~left\).*allow_leakage=True"):
+        stp.tl.cross_validate(one, ["ridge"])
+    left = one.obsm["spatial"][:, 0] < 150
+    splitter = [stp.cohorts.Fold("left", left, ~left)]
+    scores = stp.tl.cross_validate(one, ["ridge"], splitter=splitter, allow_leakage=True, ceiling=False)
+    assert scores["leaky"].all()
