@@ -27,7 +27,9 @@ _MIN_SHARE = 0.2
 _MAX_TWICE = 0.04
 _LARGEST_LOG = 30.0
 _BYTES = 6
-SEAL = "rows"
+SEAL, N_ROWS = "rows", "n_rows"
+MADE_BY = frozenset({"encoder", "fingerprint"})  # of these one stands in the record of features that somebody made
+N_SEALED = 32
 
 
 def remember(
@@ -112,10 +114,22 @@ def some_sections(content: Mapping[str, Any], names: Iterable[str]) -> dict[str,
     return {**content, "sections": {name: entry for name, entry in content["sections"].items() if name in chosen}}
 
 
-def seal_features(features: Any) -> dict[str, Any]:
-    """What the record of image features (n_obs, d) says of their values: digests of some rows, and of how many."""
-    digests = np.unique(_row_digests(*_levels_of_features(features), SEAL))
-    return {SEAL: _to_text(digests[:N_SPOTS]), "n_rows": int(features.shape[0])}
+def seal_features(features: Any, sample: Any) -> dict[str, Any]:
+    """What the record of image features (n_obs, d) says of their values: digests of some rows of each section.
+
+    They stand under a name that follows from them, so that records of several objects can be joined.
+    """
+    sample = np.asarray(sample).astype(str)
+    levels, telling = _levels_of_features(features)
+    rows: dict[str, str] = {}
+    numbers: dict[str, int] = {}
+    for name in np.unique(sample):
+        here = sample == name
+        text = _to_text(np.unique(_row_digests(levels[here], telling[here], SEAL))[:N_SEALED])
+        if text:
+            label = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+            rows[label], numbers[label] = text, int(here.sum())
+    return {SEAL: rows, N_ROWS: numbers} if rows else {}
 
 
 def as_recorded(features: Any, record: Mapping[str, Any]) -> bool:
@@ -126,9 +140,19 @@ def as_recorded(features: Any, record: Mapping[str, Any]) -> bool:
     if not record.get(SEAL):
         return True
     here = np.unique(_row_digests(*_levels_of_features(features), SEAL))
-    known, n_rows = _from_text(record[SEAL]), int(record["n_rows"])
-    expected = min(features.shape[0] / n_rows, 1) * len(known)
+    known = np.unique(np.concatenate([_from_text(text) for text in record[SEAL].values()]))
+    n_rows = sum(int(number) for number in record.get(N_ROWS, {}).values())
+    expected = min(features.shape[0] / max(n_rows, 1), 1) * len(known)
     return expected < _MIN_FOUND / _MIN_SHARE or bool(np.isin(known, here).sum() >= _MIN_SHARE * expected)
+
+
+def unsealed(record: Mapping[str, Any], features: Any) -> dict[str, Any]:
+    """The record of image features for something that is made of them: without their digests.
+
+    Where they are not those that were recorded, nobody knows the encoder.
+    """
+    dropped = {SEAL, N_ROWS} if as_recorded(features, record) else {SEAL, N_ROWS, *MADE_BY}
+    return {name: value for name, value in record.items() if name not in dropped}
 
 
 def _spots(adata: AnnData, index: np.ndarray, sample: np.ndarray, view: str, genes: Sequence[str]) -> pd.DataFrame:
