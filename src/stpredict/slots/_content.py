@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 N_SPOTS = 128  # remembered of each section
+N_SEALED = 32  # rows of each section that the record of features remembers
 N_GENES = 128  # that a spot is known by: those with the most counts
 N_FEATURES = 64
 _N_SUMMED = 4096  # spots that say which genes these are
-_MIN_VALUES = 8  # other than zero; spots with fewer are alike by chance
+_MIN_VALUES = 8  # genes seen, or features that differ; spots with fewer are alike by chance
 _MIN_FOUND = 3
 _MIN_SHARE = 0.2
-_MAX_TWICE = 0.04
-_LARGEST_LOG = 30.0
-_BYTES = 6
+_MAX_AGAIN = 0.04  # of the spots of a section; where more are alike, those of other sections are so by chance too
+_LARGEST_LOG = 30.0  # logarithms of counts are smaller, and no whole numbers
+_BYTES = 6  # of a digest
 SEAL, N_ROWS = "rows", "n_rows"
 MADE_BY = frozenset({"encoder", "fingerprint"})  # of these one stands in the record of features that somebody made
-N_SEALED = 32
 
 
 def remember(
@@ -67,9 +67,8 @@ def remember(
     for view, genes in views.items():
         for name, part in _spots(adata, index, sample, view, genes).groupby("section"):
             distinct = np.unique(part["digest"].to_numpy())
-            if len(part) - len(distinct) <= _MAX_TWICE * len(
-                part
-            ):  # else spots of other sections are alike by chance too
+            n_again = len(part) - len(distinct)
+            if n_again <= _MAX_AGAIN * len(part):
                 sections[str(name)][view] = {"n": len(distinct), "spots": _to_text(distinct[:N_SPOTS])}
     return {"views": views, "sections": sections}
 

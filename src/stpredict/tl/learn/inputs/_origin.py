@@ -47,9 +47,8 @@ def check_features_origin(adata: AnnData, slots: Sequence[str], request: Any, in
     if names := unrecorded(adata, slots):
         warnings.warn(
             f"nobody wrote down how {few([f'obsm[{name!r}]' for name in names])} was made as it is now, which may hold "
-            "something of the "
-            "expression to be predicted: predictions and scores are marked as 'unknown' where they would be False; compute "
-            "features with stp.pp.image_features, or, if they come from pictures alone, record it: "
+            "something of the expression to be predicted: predictions and scores are marked as 'unknown' where they would "
+            "be False; compute features with stp.pp.image_features, or, if they come from pictures alone, record it: "
             f"adata.uns.setdefault('stpredict', {{}})[{names[0]!r}] = {{'encoder': …}}",
             stacklevel=4,
         )
