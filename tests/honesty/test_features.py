@@ -142,17 +142,24 @@ def test_features_of_unknown_origin_make_marks_unknown(cohort: ad.AnnData, ask, 
     assert ask.predicted(ask.part(cohort, "P2"), model) == {"unknown"}
 
 
-def test_bags_of_unrecorded_features_are_of_unknown_origin() -> None:
+@pytest.mark.parametrize("how", ["no record", "changed", "recorded"])
+def test_bags_of_unrecorded_features_are_of_unknown_origin(how: str) -> None:
     import pandas as pd
 
+    from stpredict.slots._content import seal_features
     from stpredict.tl.learn.inputs._origin import unrecorded
 
     rng = np.random.default_rng(0)
-    obs = pd.DataFrame({"sample": np.repeat(["a", "b"], 6), "patient": np.repeat(["P", "Q"], 6)}).astype(str)
-    tiles = ad.AnnData(obs=obs.set_index(obs.index.astype(str)), obsm={"X_own": rng.normal(size=(12, 4)).astype("f4")})
-    tiles.obsm["spatial"] = rng.normal(size=(12, 2))
+    obs = pd.DataFrame({"sample": np.repeat(["a", "b"], 30), "patient": np.repeat(["P", "Q"], 30)}).astype(str)
+    tiles = ad.AnnData(obs=obs.set_index(obs.index.astype(str)), obsm={"X_own": rng.normal(size=(60, 9)).astype("f4")})
+    tiles.obsm["spatial"] = rng.normal(size=(60, 2))
+    if how != "no record":
+        record = {"encoder": "own", **seal_features(tiles.obsm["X_own"], tiles.obs["sample"])}
+        tiles.uns["stpredict"] = {"X_own": record}
+    if how == "changed":
+        tiles.obsm["X_own"] = tiles.obsm["X_own"] - tiles.obsm["X_own"].mean(axis=0)
     bags = stp.pp.bag(tiles, "own", n_tokens=3)
-    assert unrecorded(bags, ["X_own"]) == ["X_own"]
+    assert unrecorded(bags, ["X_own"]) == ([] if how == "recorded" else ["X_own"])
 
 
 def test_features_of_pictures_are_clean(cohort: ad.AnnData, ask, recwarn: pytest.WarningsRecorder) -> None:

@@ -140,3 +140,10 @@ def test_folds_sections_and_ensembles_of_honest_models_are_clean(cohort: ad.AnnD
     assert ask.predicted(ask.part(cohort, "P3"), [ask.fitted(cohort, "P1"), ask.fitted(cohort, "P2")]) == {False}
     assert ask.validated(cohort, splitter="section") == {"refused"}
     assert ask.validated(cohort, splitter="section", allow_leakage=True) == {True}
+
+
+def test_a_table_without_its_column_is_of_unknown_origin(scored: ad.AnnData, ask) -> None:
+    table = stp.tl.evaluate(scored, **ask.quick).drop(columns="leaky")
+    assert stp.tl.summarize(table)["leaky"].tolist() == ["unknown"]
+    ax = stp.pl.scores(table, ceiling=False)
+    assert any("leak unknown" in label.get_text() for label in [*ax.get_xticklabels(), *ax.get_yticklabels()])

@@ -16,7 +16,8 @@ def table():
     """Two hundred genes, of which two are undefined and sixty well predicted."""
     rng = np.random.default_rng(0)
     r = np.r_[rng.uniform(0.3, 0.8, 60), rng.uniform(-0.3, 0.3, 138), np.nan, np.nan]
-    return pd.DataFrame({"gene": [f"G{i}" for i in range(200)], "pearson": r, "well_predicted": np.arange(200) < 60})
+    genes = [f"G{i}" for i in range(200)]
+    return pd.DataFrame({"gene": genes, "pearson": r, "well_predicted": np.arange(200) < 60, "leaky": False})
 
 
 def violins(ax, color):

@@ -173,7 +173,7 @@ def from_tiles(
             "encoder": network.name,
             "fingerprint": network.fingerprint,
             "dim": features.shape[1],
-            **seal_features(features),
+            **seal_features(features, adata.obs[Key.SAMPLE]),
             "tile_um": side * mpp,
             "tile_px": network.tile_px,
             "context": (1.0,),

@@ -9,7 +9,7 @@ import numpy as np
 
 from stpredict.core._validate import check_unique
 from stpredict.pl._style import BLUE, GRAY, INK, ORANGE, check_scores, gene_means, is_baseline, one_panel, style
-from stpredict.slots._marks import joint_mark, mark_words
+from stpredict.slots._marks import mark_words, table_mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ def scores(
     }
     plain = _baselines(list(values), by, baselines)
     shown = _order(values, plain, order, by, -1 if metric in _LOWER_IS_BETTER else 1)
-    marks = {n: mark_words(joint_mark(part["leaky"])) for n, part in table.groupby(by)} if "leaky" in table else {}
+    marks = {n: mark_words(table_mark(part)) for n, part in table.groupby(by)}
     top = _ceiling(table[table[by].isin(shown)]) if ceiling and metric in _WITH_CEILING else np.array([])
 
     with style():

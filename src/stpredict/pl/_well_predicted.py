@@ -9,7 +9,7 @@ import numpy as np
 
 from stpredict.pl._scores import violin
 from stpredict.pl._style import BLUE, INK, LIGHT_GRAY, category_legend, one_panel, style
-from stpredict.slots._marks import joint_mark, mark_words
+from stpredict.slots._marks import mark_words, table_mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def well_predicted(
     --------
     >>> import numpy as np, pandas as pd, stpredict as stp
     >>> table = pd.DataFrame({"gene": list("ABCDE"), "pearson": [0.5, 0.4, 0.6, 0.1, np.nan]})
-    >>> table["well_predicted"] = table["pearson"] > 0.3
+    >>> table["well_predicted"], table["leaky"] = table["pearson"] > 0.3, False
     >>> ax = stp.pl.well_predicted({"sequoia": table})
     >>> ax.texts[0].get_text().split()
     ['3', 'of', '5']
@@ -77,7 +77,7 @@ def well_predicted(
         for position, (label, part) in enumerate(parts.items()):
             defined = part["pearson"].dropna().to_numpy(dtype=np.float64)
             called = part.loc[part["well_predicted"].astype(bool), "pearson"].to_numpy(dtype=np.float64)
-            leaky = mark_words(joint_mark(part["leaky"])) if "leaky" in part else ""
+            leaky = mark_words(table_mark(part))
             if all_genes:
                 _background(ax, position, defined)
             violin(ax, position, called, BLUE, hatched=bool(leaky))

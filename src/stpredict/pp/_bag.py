@@ -280,7 +280,8 @@ def _assemble(
     for made in bags:
         for what, value in made.slide.own.items():
             by_slide.setdefault(what, {})[made.slide.name] = value
-    write_record(adata, slide.key, {**slide.record, **by_slide, **seal_features(adata.obsm[slide.key])})
+    seal = seal_features(adata.obsm[slide.key], np.zeros(adata.n_obs))
+    write_record(adata, slide.key, {**slide.record, **by_slide, **seal})
     say_slides(adata)
     entry: dict[str, Any] = {"method": method, "n_tokens": n_tokens, "seed": seed, "features": slide.key}
     sizes = {made.slide.name: made.slide.record.get("tile_um") for made in bags}

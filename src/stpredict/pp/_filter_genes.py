@@ -13,6 +13,7 @@ from stpredict.slots._checks import as_mask
 from stpredict.slots._container import begin
 from stpredict.slots._expression import matrix_of, measured_rows
 from stpredict.slots._keys import Key, check_key
+from stpredict.slots._people import one_name
 from stpredict.slots._provenance import genes_digest, write_record
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _medians(adata: AnnData, matrix: Any, rows: np.ndarray, columns: np.ndarray,
     if patient_key in adata.obs:
         import pandas as pd
 
-        code, names = pd.factorize(adata.obs[patient_key].astype(str).to_numpy()[rows])
+        code, names = pd.factorize(one_name(adata.obs[patient_key])[rows])
         if len(names) < len(code):
             order = np.argsort(code, kind="stable")
             count = np.bincount(code)

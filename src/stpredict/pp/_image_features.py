@@ -205,7 +205,7 @@ def image_features(
             "encoder": network.name,
             "fingerprint": network.fingerprint,
             "dim": features.shape[1],
-            **seal_features(features),
+            **seal_features(features, adata.obs[sample_key]),
             "tile_um": width_um,
             "tile_px": network.tile_px,
             "context": scales,

@@ -12,6 +12,7 @@ import numpy as np
 from stpredict.core._validate import check_finite, few
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import is_spatialdata
+from stpredict.slots._content import unsealed
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._positions import positions_of
@@ -125,7 +126,7 @@ def read_slide(source: Source, encoder: str | None, sample_key: str, patient_key
         raise ValueError(f"expected features (n_tiles, d) in {key!r} of slide {name!r}; found shape {features.shape}")
     check_finite(features, f"features {key!r} of slide {name!r}", "run stp.pp.image_features again for this slide")
 
-    record = read_record(table, key) or {}
+    record = unsealed(read_record(table, key) or {}, values)
     record.pop("stpredict_version", None)
     per_section = {what: _of_section(record.pop(what, None), sample, name) for what in _PER_SECTION}
     return SlideTiles(

@@ -269,7 +269,7 @@ def _record(table: AnnData, key: str, encoder: Encoder, tile_um: float, mpp: flo
             "encoder": encoder.name,
             "fingerprint": encoder.fingerprint,
             "dim": table.n_vars,
-            **seal_features(table.X),
+            **seal_features(table.X, table.obs[Key.SAMPLE]),
             "tile_um": tile_um,
             "tile_px": encoder.tile_px,
             "context": (1.0,),

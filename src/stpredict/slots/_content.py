@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 N_SPOTS = 128  # remembered of each section
+N_SEALED = 32  # rows of each section that the record of features remembers
 N_GENES = 128  # that a spot is known by: those with the most counts
 N_FEATURES = 64
 _N_SUMMED = 4096  # spots that say which genes these are
-_MIN_VALUES = 8  # other than zero; spots with fewer are alike by chance
+_MIN_VALUES = 8  # genes seen, or features that differ; spots with fewer are alike by chance
 _MIN_FOUND = 3
 _MIN_SHARE = 0.2
-_MAX_TWICE = 0.04
-_LARGEST_LOG = 30.0
-_BYTES = 6
-SEAL = "rows"
+_MAX_AGAIN = 0.04  # of the spots of a section; where more are alike, those of other sections are so by chance too
+_LARGEST_LOG = 30.0  # logarithms of counts are smaller, and no whole numbers
+_BYTES = 6  # of a digest
+SEAL, N_ROWS = "rows", "n_rows"
+MADE_BY = frozenset({"encoder", "fingerprint"})  # of these one stands in the record of features that somebody made
 
 
 def remember(
@@ -65,9 +67,8 @@ def remember(
     for view, genes in views.items():
         for name, part in _spots(adata, index, sample, view, genes).groupby("section"):
             distinct = np.unique(part["digest"].to_numpy())
-            if len(part) - len(distinct) <= _MAX_TWICE * len(
-                part
-            ):  # else spots of other sections are alike by chance too
+            n_again = len(part) - len(distinct)
+            if n_again <= _MAX_AGAIN * len(part):
                 sections[str(name)][view] = {"n": len(distinct), "spots": _to_text(distinct[:N_SPOTS])}
     return {"views": views, "sections": sections}
 
@@ -112,10 +113,22 @@ def some_sections(content: Mapping[str, Any], names: Iterable[str]) -> dict[str,
     return {**content, "sections": {name: entry for name, entry in content["sections"].items() if name in chosen}}
 
 
-def seal_features(features: Any) -> dict[str, Any]:
-    """What the record of image features (n_obs, d) says of their values: digests of some rows, and of how many."""
-    digests = np.unique(_row_digests(*_levels_of_features(features), SEAL))
-    return {SEAL: _to_text(digests[:N_SPOTS]), "n_rows": int(features.shape[0])}
+def seal_features(features: Any, sample: Any) -> dict[str, Any]:
+    """What the record of image features (n_obs, d) says of their values: digests of some rows of each section.
+
+    They stand under a name that follows from them, so that records of several objects can be joined.
+    """
+    sample = np.asarray(sample).astype(str)
+    levels, telling = _levels_of_features(features)
+    rows: dict[str, str] = {}
+    numbers: dict[str, int] = {}
+    for name in np.unique(sample):
+        here = sample == name
+        text = _to_text(np.unique(_row_digests(levels[here], telling[here], SEAL))[:N_SEALED])
+        if text:
+            label = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+            rows[label], numbers[label] = text, int(here.sum())
+    return {SEAL: rows, N_ROWS: numbers} if rows else {}
 
 
 def as_recorded(features: Any, record: Mapping[str, Any]) -> bool:
@@ -126,9 +139,19 @@ def as_recorded(features: Any, record: Mapping[str, Any]) -> bool:
     if not record.get(SEAL):
         return True
     here = np.unique(_row_digests(*_levels_of_features(features), SEAL))
-    known, n_rows = _from_text(record[SEAL]), int(record["n_rows"])
-    expected = min(features.shape[0] / n_rows, 1) * len(known)
+    known = np.unique(np.concatenate([_from_text(text) for text in record[SEAL].values()]))
+    n_rows = sum(int(number) for number in record.get(N_ROWS, {}).values())
+    expected = min(features.shape[0] / max(n_rows, 1), 1) * len(known)
     return expected < _MIN_FOUND / _MIN_SHARE or bool(np.isin(known, here).sum() >= _MIN_SHARE * expected)
+
+
+def unsealed(record: Mapping[str, Any], features: Any) -> dict[str, Any]:
+    """The record of image features for something that is made of them: without their digests.
+
+    Where they are not those that were recorded, nobody knows the encoder.
+    """
+    dropped = {SEAL, N_ROWS} if as_recorded(features, record) else {SEAL, N_ROWS, *MADE_BY}
+    return {name: value for name, value in record.items() if name not in dropped}
 
 
 def _spots(adata: AnnData, index: np.ndarray, sample: np.ndarray, view: str, genes: Sequence[str]) -> pd.DataFrame:

@@ -130,6 +130,11 @@ def joint_mark(marks: Any) -> Mark:
     return UNKNOWN if words - {"false", "0", "0.0"} else False
 
 
+def table_mark(table: pd.DataFrame) -> Mark:
+    """The mark of a table of scores; `"unknown"` where it has lost the column."""
+    return joint_mark(table["leaky"]) if "leaky" in table else UNKNOWN
+
+
 def mark_words(mark: Mark) -> str:
     """What a title says of a mark; nothing where there is no leak."""
     return "leaky" if mark is True else "leak unknown" if mark == UNKNOWN else ""

@@ -47,7 +47,7 @@ def load_published(
     tile_um
         Side of the tiles behind the tokens or features in µm.
     patients
-        Patients the weights were trained on; predictions of these are marked as leaky.
+        Patients the weights were trained on; predictions of these are marked as leaky. With none, every mark is `"unknown"`.
     normalization
         Record of how the target was normalized, to be compared with that of the data; when `None`, log2(FPKM-UQ + 1),
         or for `"hist"` log1p of counts per 10,000.

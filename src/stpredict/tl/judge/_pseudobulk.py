@@ -13,6 +13,7 @@ from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import group_marks, leak_marks, written_marks
+from stpredict.slots._people import one_name
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record, write_record
 from stpredict.slots._rows import say_slides
@@ -111,6 +112,7 @@ def pseudobulk(
         raise ValueError(f"expected predicted observations on tissue in obsm[{key!r}]; found none")
     obs = adata.obs.loc[rows, [sample_key, patient_key]].astype(str)
     obs.columns = [Key.SAMPLE, Key.PATIENT]
+    obs[Key.PATIENT] = one_name(obs[Key.PATIENT])
     code, slides = pd.factorize(obs[Key.SAMPLE])
     values: dict[str, np.ndarray] = {key: _means(predicted[rows], code, len(slides), base)}
     is_measured = names.isin(adata.var_names)

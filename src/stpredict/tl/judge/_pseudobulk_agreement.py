@@ -11,6 +11,7 @@ from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, read_marks
+from stpredict.slots._people import one_name
 from stpredict.tl.judge._pseudobulk import BASELINE
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def pseudobulk_agreement(
             f"expected layers['measured']; found {sorted(adata.layers)}; average measured slides with "
             "stp.tl.pseudobulk, or pass the measured profiles with `truth=`"
         )
-    patient = adata.obs[patient_key].astype(str).to_numpy()
+    patient = one_name(adata.obs[patient_key])
     predicted = _by_patient(adata.X, patient, adata.var_names)
     if truth is None:
         measured = _by_patient(adata.layers[Key.MEASURED], patient, adata.var_names)

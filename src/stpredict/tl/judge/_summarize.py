@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.slots._marks import joint_mark
+from stpredict.slots._marks import table_mark
 from stpredict.tl.judge._evaluate import POOLED
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def summarize(
       same genes, where the table has the ceiling;
     - the means of the other metrics in the table;
     - `n_scores`, and `n_undefined`, the number of them whose correlation is undefined and left out;
-    - `n_genes`, `n_sections`, `n_patients`, and `leaky` (`True` where one row is, else `"unknown"` where one row is).
+    - `n_genes`, `n_sections`, `n_patients`, and `leaky` (`True` where one row is, else `"unknown"` where one row is, and
+      without that column).
 
     Raises
     ------
@@ -119,7 +120,7 @@ def summarize(
             "n_sections": table["sample"].nunique(),
             "n_patients": int(table["n_obs"].max()) if pooled else table["patient"].nunique(),
             "interval_over": "none" if pooled else "sections" if single else "patients",
-            "leaky": joint_mark(table["leaky"]) if "leaky" in table else False,
+            "leaky": table_mark(table),
         }
         row |= {
             name: ", ".join(sorted(set(table[name].astype(str)))) for name in ("layer", "chosen_genes") if name in table

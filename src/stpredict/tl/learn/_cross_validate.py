@@ -120,8 +120,14 @@ def cross_validate(
     KeyError
         When features, normalization, a gene of the panel or a model is missing.
     ValueError
-        When there is one patient only, a patient is on both sides of a fold without `allow_leakage=True`, folds are no
-        masks of this object or overlap, or a fold has fewer than 3 measured training observations.
+        When there is one patient only, a patient, or a section under another name, is on both sides of a fold without
+        `allow_leakage=True`, folds are no masks of this object or overlap, a feature is a measured gene, or a fold has
+        fewer than 3 measured training observations.
+
+    Warns
+    -----
+    UserWarning
+        When features have no record, or were changed after it, and marks are `"unknown"`.
 
     Examples
     --------

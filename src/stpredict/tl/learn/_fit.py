@@ -117,14 +117,16 @@ def fit(
     TypeError
         For unknown hyperparameters or training settings.
     ValueError
-        When values are not finite, the panel saw other patients, there are too few observations, times are not
-        positive, all events are censored, the slides of a patient differ in outcome, or a class is absent from the
-        training observations.
+        When values are not finite, the panel saw other patients (as a column, a list, or all genes of an object that
+        was cut to it), a feature is a measured gene, there are too few observations, times are not positive, all events
+        are censored, the slides of a patient differ in outcome, sections are named as patients, or a class is absent from
+        the training observations.
 
     Warns
     -----
     UserWarning
-        When the model cannot be kept in the cache; it is returned all the same.
+        When the model cannot be kept in the cache; it is returned all the same. When features have no record, or were
+        changed after it: marks of predictions are then `"unknown"` where they would be `False`.
 
     Examples
     --------

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import few
-from stpredict.slots._content import as_recorded
+from stpredict.slots._content import MADE_BY, as_recorded
+from stpredict.slots._expression import matrix_of
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._matrix import dense_matrix
@@ -34,7 +35,7 @@ def unrecorded(adata: AnnData, slots: Iterable[str]) -> list[str]:
 def _recorded(adata: AnnData, slot: str) -> bool:
     record = read_record(adata, slot) or {}
     features = feature_matrix(adata, slot)
-    if not {"encoder", "fingerprint"} & set(record):
+    if not MADE_BY & set(record):
         return False
     return features is None or features.ndim != 2 or as_recorded(features, record)
 
@@ -46,9 +47,8 @@ def check_features_origin(adata: AnnData, slots: Sequence[str], request: Any, in
     if names := unrecorded(adata, slots):
         warnings.warn(
             f"nobody wrote down how {few([f'obsm[{name!r}]' for name in names])} was made as it is now, which may hold "
-            "something of the "
-            "expression to be predicted: predictions and scores are marked as 'unknown' where they would be False; compute "
-            "features with stp.pp.image_features, or, if they come from pictures alone, record it: "
+            "something of the expression to be predicted: predictions and scores are marked as 'unknown' where they would "
+            "be False; compute features with stp.pp.image_features, or, if they come from pictures alone, record it: "
             f"adata.uns.setdefault('stpredict', {{}})[{names[0]!r}] = {{'encoder': …}}",
             stacklevel=4,
         )
@@ -82,29 +82,22 @@ def check_no_expression(adata: AnnData, slots: Sequence[str], index: np.ndarray,
 def _answers(adata: AnnData, rows: np.ndarray, layer: str | None) -> dict[tuple[str, tuple[str, ...]], np.ndarray]:
     """Standardized values (n_rows, n) that no feature may have, with what they are and their names."""
     matrices: dict[str, tuple[Any, Sequence[Any]]] = {
-        "the measured gene": (_measured(adata, rows, layer), adata.var_names)
+        "the measured gene": (matrix_of(adata, layer)[rows], adata.var_names)
     }
+    if layer is not None and adata.X is not None:
+        matrices["in X the gene"] = matrix_of(adata, None)[rows], adata.var_names
     if Key.COUNTS in adata.layers:
         matrices["the counts of"] = adata.layers[Key.COUNTS][rows], adata.var_names
     components = adata.obsm.get(_COMPONENTS)
-    if (
-        components is not None
-        and ("PCs" in adata.varm or "pca" in adata.uns)
-        and read_record(adata, _COMPONENTS) is None
-    ):
+    made_here = "PCs" in adata.varm or "pca" in adata.uns
+    if components is not None and made_here and read_record(adata, _COMPONENTS) is None:
         values = dense_matrix(components, f"obsm[{_COMPONENTS!r}]")[rows]
-        matrices["the component of the expression"] = values, range(values.shape[1])
+        matrices["of the measured expression the component"] = values, range(values.shape[1])
     found = {}
     for what, (values, names) in matrices.items():
         values = np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float64)
         found[what, tuple(map(str, names))] = _standardized(values)
     return found
-
-
-def _measured(adata: AnnData, rows: np.ndarray, layer: str | None) -> Any:
-    from stpredict.slots._expression import matrix_of
-
-    return matrix_of(adata, layer)[rows]
 
 
 def _standardized(values: np.ndarray) -> np.ndarray:
