@@ -58,6 +58,9 @@ def test_elements_and_their_positions(adata):
     assert sorted(sdata.shapes) == ["S1_spots", "S2_spots", "S3_spots"]
     assert sorted(sdata.images) == ["S1_image", "S2_image"]
     assert sorted(sdata.coordinate_systems) == ["S1", "S2", "S3"]
+    some = stp.io.to_spatialdata(adata[adata.obs["sample"] != "S2"])
+    assert sorted(some.tables["table"].uns["spatial"]) == ["S1", "S3"]
+    assert sorted(stp.io.from_spatialdata(some).uns["spatial"]) == ["S1", "S3"]
     mine = adata[adata.obs["sample"] == "S2"]
     circles = sdata.shapes["S2_spots"].loc[mine.obs_names]
     np.testing.assert_array_equal(np.column_stack([circles.geometry.x, circles.geometry.y]), mine.obsm["spatial"])

@@ -16,7 +16,7 @@ from stpredict.slots._positions import positions_of
 from stpredict.slots._predicted import predicted_table
 from stpredict.slots._prediction import main_predictions
 from stpredict.slots._provenance import read_record, write_record
-from stpredict.slots._sections import section_entry
+from stpredict.slots._sections import kept_sections, section_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -138,7 +138,10 @@ def to_spatialdata(
         if element is not None:
             pictures[stems[name] + IMAGE] = element
     region = pd.Categorical([f"{stems[name]}{SPOTS}" for name in names])
-    tables = {table_key: adata.copy()} | {key: _predicted(adata, key, sample_key, patient_key) for key in keys}
+    whole = adata.copy()
+    if there := kept_sections(adata.uns, sections):
+        whole.uns[Key.SPATIAL] = there
+    tables = {table_key: whole} | {key: _predicted(adata, key, sample_key, patient_key) for key in keys}
     for key, table in tables.items():
         table.uns.pop(ATTRS, None)
         _rename(table)

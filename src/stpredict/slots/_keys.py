@@ -124,6 +124,11 @@ class Key:
         return f"{key}_pca"
 
     @staticmethod
+    def colors(key: str) -> str:
+        """Entry of `uns` with a color per category of a column of `obs`, as scanpy has it."""
+        return f"{key}_colors"
+
+    @staticmethod
     def group(key: str) -> str:
         """Column of `obs` with the group of a risk."""
         return f"{key}_group"
