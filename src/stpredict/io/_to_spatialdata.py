@@ -26,6 +26,7 @@ SPOTS, IMAGE = "_spots", "_image"
 _REGION, _INSTANCE = "region", "spot_id"
 ATTRS = "spatialdata_attrs"
 _CHUNK_PX = 2048
+_SHORT = ("label", "model", "allow_leakage")  # of the record of a prediction, which the main table has as a whole
 
 
 def to_spatialdata(
@@ -168,7 +169,7 @@ def _predicted(adata: AnnData, key: str, sample_key: str, patient_key: str) -> A
     table = predicted_table(adata, key, sample_key=sample_key)
     columns = [sample_key, patient_key, Key.leaky(key), Key.fold(key)]
     table.obs = table.obs[[name for name in columns if name in table.obs]]
-    record = {name: value for name, value in (read_record(adata, key) or {}).items() if name not in {"genes", "folds"}}
+    record = {name: value for name, value in (read_record(adata, key) or {}).items() if name in _SHORT}
     table.uns = {}
     write_record(table, key, record)
     return table

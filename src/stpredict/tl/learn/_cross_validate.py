@@ -109,10 +109,10 @@ def cross_validate(
     `attrs["keys"]` say which slot is of which label.
 
     Writes, for each label (what no store accepts in a key becomes `_`: `"ridge (permuted labels)"` is
-    `"ridge_permuted_labels"` there), `obsm["{key_added}_{label}"]` (out-of-fold predictions, float32 (n_obs, n_genes); `NaN`
-    where no fold tested or a gene was not selected), `obsm["{key_added}_{label}_std"]` (standard deviations, where the
-    model gives them), `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1 where no fold tested)
-    and `uns["stpredict"]["{key_added}_{label}"]`. Probabilities of classes and risks go where
+    `"ridge_permuted_labels"` there), `obsm["{key_added}_{label}"]` (out-of-fold predictions, float32 (n_obs, n_genes);
+    `NaN` where no fold tested or a gene was not selected), `obsm["{key_added}_{label}_std"]` (standard deviations, where
+    the model gives them; none of comparators), `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1
+    where no fold tested) and `uns["stpredict"]["{key_added}_{label}"]`. Probabilities of classes and risks go where
     :func:`stpredict.tl.predict` puts them, in `"{key_added}_{label}"`.
 
     Raises
