@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
+from stpredict.slots._content import as_recorded
 from stpredict.slots._marks import leak_marks
 from stpredict.slots._prediction import prediction_frame, write_prediction
 from stpredict.slots._provenance import read_record, write_record
@@ -132,6 +133,19 @@ def test_filters_remember_who_had_a_part(parts: dict[str, ad.AnnData]) -> None:
     joined = stp.concat(parts)
     assert read_record(joined, "filter_genes")["patients"] == ["p0", "p1"]
     assert joined.n_vars == min(part.n_vars for part in parts.values())
+
+
+def test_seals_of_features(cohort: ad.AnnData) -> None:
+    halves = {name: cohort[cohort.obs["patient"] == name].copy() for name in ("P1", "P2")}
+    for part in halves.values():
+        del part.uns["stpredict"]["X_color-texture"]
+        stp.pp.image_features(part)
+    record = read_record(joined := stp.concat(halves), "X_color-texture") or {}
+    assert as_recorded(joined.obsm["X_color-texture"], record)
+    assert record["n_rows"] == joined.n_obs
+    halves["P2"].obsm["X_color-texture"] += 1  # of which nobody knows where it is from
+    joined = stp.concat(halves)
+    assert not as_recorded(joined.obsm["X_color-texture"], read_record(joined, "X_color-texture") or {})
 
 
 def test_sections_of_one_name_have_one_picture(parts: dict[str, ad.AnnData]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._container import get_table
+from stpredict.slots._content import SEAL, as_recorded, seal_features
 from stpredict.slots._expression import marked_measured
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import leak_marks, written_marks
@@ -116,7 +117,7 @@ def concat(
             (axis for axis in ("obsm", "var") if any(key in getattr(part, axis) for part in parts.values())), None
         )
         if slot is None or key in getattr(joined, slot):
-            write_record(joined, key, record)
+            write_record(joined, key, _sealed(joined, key, parts, record) if slot == "obsm" else record)
     # What lies beside another prediction comes after it.
     for prediction in sorted(predictions.values(), key=lambda each: each.owner is not None):
         prediction.write(joined)
@@ -150,6 +151,8 @@ class _Prediction:
         self.names: Any = "classes" if "classes" in self.record else "genes"
         for name in ("genes", "classes"):
             self.record.pop(name, None)
+        if all("samples" in record for record in every) and "sample_key" in self.record:
+            self.record["samples"] = _union(every, "samples")
         # The patients that one model saw are nothing to the others: each row carries its mark.
         self.marks = None
         if any("patients_seen" in record for record in every) or any(Key.leaky(key) in p.obs for p in parts.values()):
@@ -259,13 +262,27 @@ def _concerns(key: str, part: AnnData) -> bool:
 def _filters(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Record of filters of genes: whoever had a part in one of them had a part in what is left."""
     joined = shared(list(records.values()))
-    for who in ("samples", "patients"):
-        if any(who in record for record in records.values()):
-            joined[who] = sorted(
-                {str(name) for record in records.values() for name in np.atleast_1d(record.get(who, []))}
-            )
+    for field in ("samples", "patients", "genes"):
+        if any(field in record for record in records.values()):
+            joined[field] = _union(records.values(), field)
     # That a filter looked at the data is never forgotten.
-    return next((dict(record) for record in records.values() if "patients" in record), {}) | joined
+    looked = next((record for record in records.values() if "patients" in record), {})
+    return {field: value for field, value in looked.items() if field not in {"digest", "n_genes", "dropped"}} | joined
+
+
+def _union(records: Iterable[Mapping[str, Any]], field: str) -> list[str]:
+    return sorted({str(name) for record in records for name in np.atleast_1d(record.get(field, []))})
+
+
+def _sealed(joined: AnnData, key: str, parts: Mapping[str, AnnData], record: dict[str, Any]) -> dict[str, Any]:
+    """The record of image features with a seal of the joined ones; with an old one where they are no longer as recorded."""
+    having = {name: part for name, part in parts.items() if key in part.obsm}
+    records = {name: read_record(part, key) or {} for name, part in having.items()}
+    if not having or any(SEAL not in entry for entry in records.values()):
+        return record
+    broken = next((r for name, r in records.items() if not as_recorded(having[name].obsm[key], r)), None)
+    seal = seal_features(joined.obsm[key]) if broken is None else {SEAL: broken[SEAL], "n_rows": broken["n_rows"]}
+    return record | seal
 
 
 def _pictures(parts: Mapping[str, AnnData]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from stpredict.core._validate import few
+from stpredict.slots._content import SEAL
 
 #: Of one call, and no part of how something was made.
-_INCIDENTAL = frozenset({"stpredict_version"})
+_INCIDENTAL = frozenset({"stpredict_version", SEAL, "n_rows"})
 _SUMMED = frozenset({"n_empty"})
 
 
