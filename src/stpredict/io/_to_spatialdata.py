@@ -171,7 +171,7 @@ def _predicted(adata: AnnData, key: str, sample_key: str, patient_key: str) -> A
     table.obs = table.obs[[name for name in columns if name in table.obs]]
     record = {name: value for name, value in (read_record(adata, key) or {}).items() if name in _SHORT}
     table.uns = {}
-    write_record(table, key, record)
+    write_record(table, Key.PREDICTION, {"key": key, **record})
     return table
 
 

@@ -64,7 +64,7 @@ def concat(
     Returns
     -------
     A new AnnData. Columns of `var` and tables of `varm` are kept where all objects have the same; other entries of `uns`
-    where they do not contradict each other. The objects stay as they are.
+    where they do not contradict each other; `raw` and tables of pairs are left out. The objects stay as they are.
 
     Raises
     ------
@@ -95,10 +95,10 @@ def concat(
     named = dict(adatas) if isinstance(adatas, Mapping) else {str(i): adata for i, adata in enumerate(adatas)}
     if not named:
         raise ValueError("expected at least one object to join; found none")
-    parts = {str(name): get_table(adata) for name, adata in named.items()}
     for name, part in named.items():
         if not isinstance(part, anndata.AnnData):
             raise TypeError(f"expected AnnData; found {type(part).__name__} as {name!r}; join its tables")
+    parts = {str(name): get_table(adata) for name, adata in named.items()}
 
     predictions = _predictions(parts, join, patient_key)
     records, lost = _records(parts, set(predictions), join)

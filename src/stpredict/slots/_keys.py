@@ -36,6 +36,7 @@ class Key:
     EVENT = "event"
     RISK = "risk"
     UNS = "stpredict"
+    PREDICTION = "prediction"  # record of a table that holds nothing but a prediction
     TABLE = "table"
 
     @staticmethod

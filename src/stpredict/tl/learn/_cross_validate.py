@@ -203,7 +203,8 @@ def _judge(
 def _models(models: Models) -> dict[str, Any]:
     """What is to be fitted, by label."""
     models = [models] if isinstance(models, str) else models
-    given: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {name: name for name in models}
+    listed = models.items() if isinstance(models, Mapping) else ((name, name) for name in models)
+    given: dict[str, Any] = {str(label): entry for label, entry in listed}
     if not given:
         raise ValueError("expected at least one model; found none; see stp.models.list_models()")
     return given
