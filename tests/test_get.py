@@ -222,3 +222,13 @@ def test_errors_of_maps(mapped):
     with pytest.raises(KeyError, match="run stp.pp.grid"):
         get.from_grid(np.ones((3, 3)), mapped, "s1")
     np.testing.assert_array_equal(mapped.X, before.X)
+
+
+def test_only_sections_that_are_there(adata):
+    adata.obs["sample"] = ["s1", "s1", "a/b", "a/b", "s3", "s3"]
+    adata.uns["spatial"] = {name: {"scalefactors": {}} for name in ("s1", "a%2Fb", "s3", "library")}
+    assert list(get.predicted(adata).uns["spatial"]) == ["s1", "a%2Fb", "s3"]
+    assert list(get.predicted(adata[:4]).uns["spatial"]) == ["s1", "a%2Fb"]
+    assert len(adata.uns["spatial"]) == 4
+    adata.uns["spatial"] = {"library": {}}  # other names than those of the sections
+    assert list(get.predicted(adata).uns["spatial"]) == ["library"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stpredict import cohorts, datasets, encoders, get, io, metrics, models, pl, pp, targets, tl, training
     from stpredict.core._settings import settings
+    from stpredict.slots._concat import concat
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _NAMESPACES = (
 __all__ = [
     "__version__",
     "cohorts",
+    "concat",
     "datasets",
     "encoders",
     "get",
@@ -48,6 +50,8 @@ def __getattr__(name: str) -> Any:
     """Import a namespace when it is first used, so that `import stpredict` stays instant."""
     if name in _NAMESPACES:
         return importlib.import_module(f"stpredict.{name}")
+    if name == "concat":
+        return importlib.import_module("stpredict.slots._concat").concat
     if name == "settings":
         return importlib.import_module("stpredict.core._settings").settings
     raise AttributeError(f"module 'stpredict' has no attribute {name!r}; the namespaces are {', '.join(_NAMESPACES)}")

@@ -8,6 +8,7 @@ from PIL import Image
 
 import stpredict as stp
 from stpredict.io._image import element_scale, section_image
+from stpredict.slots._container import find_table
 from stpredict.slots._keys import escaped
 from stpredict.slots._prediction import prediction_frame, write_prediction
 from stpredict.slots._provenance import read_record, write_record
@@ -58,6 +59,9 @@ def test_elements_and_their_positions(adata):
     assert sorted(sdata.shapes) == ["S1_spots", "S2_spots", "S3_spots"]
     assert sorted(sdata.images) == ["S1_image", "S2_image"]
     assert sorted(sdata.coordinate_systems) == ["S1", "S2", "S3"]
+    some = stp.io.to_spatialdata(adata[adata.obs["sample"] != "S2"])
+    assert sorted(some.tables["table"].uns["spatial"]) == ["S1", "S3"]
+    assert sorted(stp.io.from_spatialdata(some).uns["spatial"]) == ["S1", "S3"]
     mine = adata[adata.obs["sample"] == "S2"]
     circles = sdata.shapes["S2_spots"].loc[mine.obs_names]
     np.testing.assert_array_equal(np.column_stack([circles.geometry.x, circles.geometry.y]), mine.obsm["spatial"])
@@ -213,7 +217,8 @@ def test_predictions_are_tables_of_their_own(adata, tmp_path):
     assert np.isnan(table.layers["measured"][:, 0]).all()
     assert {"sample", "patient", "predicted_leaky"} <= set(table.obs)
     assert "other" not in table.obs
-    assert read_record(sdata.tables["predicted_net"], "predicted_net")["model"] == "m"
+    assert read_record(sdata.tables["predicted_net"], "prediction")["model"] == "m"
+    assert find_table(stp.io.to_spatialdata(adata, table_key="spots")) == "spots"
     again = stp.io.from_spatialdata(sdata)
     pd.testing.assert_frame_equal(prediction_frame(again, "predicted"), prediction_frame(adata, "predicted"))
     alone = stp.io.from_spatialdata(sdata, "predicted")

@@ -57,6 +57,26 @@ def test_domains_of_single_sections_take_the_colors_of_their_own_labels(adata):
     assert [entries(left) for left, _ in shown] == [["s1:0", "s1:1"], ["s2:0", "s2:1"]]
 
 
+def test_colors_of_uns_are_used(adata):
+    adata.obs["domain"] = pd.Categorical(np.where(adata.obs["label"] == "tumor", "0", "1"), categories=["0", "1", "2"])
+    adata.uns["domain_colors"] = np.array(["#123456", "#abcdef", "#000001"], dtype=object)
+    expected = np.where(adata.obs["label"][:30] == "tumor", "#123456", "#abcdef").tolist()
+    assert colors(pl.domains(adata)) == expected
+    left, right = pl.domains(adata, label_key="label")
+    assert colors(left) == colors(right) == expected
+    adata.uns["domain_colors"] = ["#123456"]  # of another number of domains
+    assert set(colors(pl.domains(adata))) == {PALETTE[0].lower(), PALETTE[1].lower()}
+
+
+def test_labels_without_a_domain_of_their_own_have_other_colors(adata):
+    adata.obs["domain"] = pd.Categorical(["0"] * adata.n_obs)
+    adata.uns["domain_colors"] = ["#123456"]
+    left, right = pl.domains(adata, label_key="label")
+    assert set(colors(left)) == {"#123456"}
+    assert len(set(colors(right))) == 2
+    assert "#123456" in colors(right)
+
+
 def test_more_domains_than_labels(adata):
     adata.obs["domain"] = pd.Categorical(np.arange(50) % 3)
     left, right = pl.domains(adata, label_key="label")

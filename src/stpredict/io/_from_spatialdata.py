@@ -13,7 +13,7 @@ from stpredict.io._to_spatialdata import ATTRS, SPOTS
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, escaped
-from stpredict.slots._sections import section_entry
+from stpredict.slots._sections import kept_sections, section_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -116,7 +116,7 @@ def from_spatialdata(
         section_mpp = microns_per_pixel.get(sample) if isinstance(microns_per_pixel, Mapping) else microns_per_pixel
         entry = section_entry(adata, sample)
         spatial[escaped(sample)] = _entry(sdata, sample, entry, section_mpp, diameters.get(region))
-    adata.uns["spatial"] = spatial
+    adata.uns["spatial"] = kept_sections({Key.SPATIAL: spatial}, samples.unique())
     return adata
 
 

@@ -16,7 +16,7 @@ from stpredict.slots._positions import positions_of
 from stpredict.slots._predicted import predicted_table
 from stpredict.slots._prediction import main_predictions
 from stpredict.slots._provenance import read_record, write_record
-from stpredict.slots._sections import section_entry
+from stpredict.slots._sections import kept_sections, section_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,6 +26,7 @@ SPOTS, IMAGE = "_spots", "_image"
 _REGION, _INSTANCE = "region", "spot_id"
 ATTRS = "spatialdata_attrs"
 _CHUNK_PX = 2048
+_SHORT = ("label", "model", "allow_leakage")  # of the record of a prediction, which the main table has as a whole
 
 
 def to_spatialdata(
@@ -138,7 +139,10 @@ def to_spatialdata(
         if element is not None:
             pictures[stems[name] + IMAGE] = element
     region = pd.Categorical([f"{stems[name]}{SPOTS}" for name in names])
-    tables = {table_key: adata.copy()} | {key: _predicted(adata, key, sample_key, patient_key) for key in keys}
+    whole = adata.copy()
+    if there := kept_sections(adata.uns, sections):
+        whole.uns[Key.SPATIAL] = there
+    tables = {table_key: whole} | {key: _predicted(adata, key, sample_key, patient_key) for key in keys}
     for key, table in tables.items():
         table.uns.pop(ATTRS, None)
         _rename(table)
@@ -165,9 +169,9 @@ def _predicted(adata: AnnData, key: str, sample_key: str, patient_key: str) -> A
     table = predicted_table(adata, key, sample_key=sample_key)
     columns = [sample_key, patient_key, Key.leaky(key), Key.fold(key)]
     table.obs = table.obs[[name for name in columns if name in table.obs]]
-    record = {name: value for name, value in (read_record(adata, key) or {}).items() if name not in {"genes", "folds"}}
+    record = {name: value for name, value in (read_record(adata, key) or {}).items() if name in _SHORT}
     table.uns = {}
-    write_record(table, key, record)
+    write_record(table, Key.PREDICTION, {"key": key, **record})
     return table
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 
-def write_zarr(data: Container, path: str | Path) -> None:
+def write_zarr(data: Container, path: str | Path) -> Path:
     """Write an AnnData or a SpatialData to Zarr, each array in few files.
 
     The chunks of an array share files (shards, of the third format of Zarr), so that a matrix of many genes is one file
@@ -29,6 +29,10 @@ def write_zarr(data: Container, path: str | Path) -> None:
     path
         Path of the store, where there is nothing yet.
 
+    Returns
+    -------
+    Absolute path of the store.
+
     Raises
     ------
     TypeError
@@ -41,7 +45,7 @@ def write_zarr(data: Container, path: str | Path) -> None:
     >>> import anndata as ad
     >>> import stpredict as stp
     >>> adata = stp.datasets.synthetic_cohort(n_patients=1, n_sections=1, n_spots=30, n_genes=5)
-    >>> stp.io.write_zarr(adata, "cohort.zarr")
+    >>> _ = stp.io.write_zarr(adata, "cohort.zarr")
     >>> ad.read_zarr("cohort.zarr").shape
     (30, 5)
     """
@@ -71,3 +75,4 @@ def write_zarr(data: Container, path: str | Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
     if is_spatialdata(data):
         data.path = place
+    return place

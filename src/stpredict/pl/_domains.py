@@ -78,9 +78,12 @@ def domains(
     legend. Colors are the same in every section. Spots without a domain, and those
     without a label or labeled `"undetermined"`, are gray.
 
+    Colors are those of `uns["{key}_colors"]`, which other tools of scverse use as well, where
+    :func:`stpredict.tl.domains` or one of them has written it.
+
     With `label_key` the title gives the adjusted Rand index :cite:p:`hubert1985` between domains and labels over the
-    labeled spots of this section. Each domain has the color of the label that it shares most spots with over all
-    sections, one to one (within each section, where domains were found section by section).
+    labeled spots of this section. A domain and the label that it shares most spots with over all sections have
+    the same color, one to one (within each section, where domains were found section by section).
 
     Raises
     ------
@@ -180,20 +183,36 @@ def _common_legends(
 def _colors(adata: AnnData, key: str, label_key: str | None, sample_key: str) -> dict[str, dict[str, str]]:
     """Color of every category of each panel; domains take those of the labels that they match."""
     domain_of, domains_ = _categories(adata.obs[key])
+    stored = _stored(adata, key)
     if label_key is None:
-        return {key: dict(zip(domains_, category_colors(len(domains_)), strict=True))}
+        return {key: stored or dict(zip(domains_, category_colors(len(domains_)), strict=True))}
     label_of, labels = _categories(adata.obs[label_key])
     palette = category_colors(len(domains_) + len(labels))
     shared = np.zeros((len(domains_), len(labels)))
     has_both = (domain_of != _MISSING) & (label_of != _MISSING)
     at = {name: i for i, name in enumerate(domains_)}, {name: i for i, name in enumerate(labels)}
     np.add.at(shared, ([at[0][name] for name in domain_of[has_both]], [at[1][name] for name in label_of[has_both]]), 1)
-    matched = _matched(shared, _home(adata, domain_of, domains_, sample_key))
+    home = _home(adata, domain_of, domains_, sample_key)
+    matched = _matched(shared, home)
+    if stored and len(set(home.tolist())) == 1:
+        spare = (color for color in palette if color not in set(stored.values()))
+        own = {labels[label]: stored[domains_[domain]] for domain, label in matched.items()}
+        return {key: stored, label_key: {name: own.get(name) or next(spare, LIGHT_GRAY) for name in labels}}
     spare_colors = iter(palette[len(labels) :])
     return {
         label_key: dict(zip(labels, palette, strict=False)),
         key: {name: palette[matched[i]] if i in matched else next(spare_colors) for i, name in enumerate(domains_)},
     }
+
+
+def _stored(adata: AnnData, key: str) -> dict[str, str] | None:
+    """Colors that `uns` holds for the categories of a column, as :func:`stpredict.tl.domains` and scanpy write them."""
+    import pandas as pd
+
+    column, colors = adata.obs[key], adata.uns.get(Key.colors(key))
+    if colors is None or not isinstance(column.dtype, pd.CategoricalDtype) or len(colors) != len(column.cat.categories):
+        return None
+    return {str(name).strip(): str(color) for name, color in zip(column.cat.categories, colors, strict=True)}
 
 
 def _home(adata: AnnData, domain_of: np.ndarray, domains_: list[str], sample_key: str) -> np.ndarray:

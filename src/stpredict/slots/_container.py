@@ -36,7 +36,8 @@ def find_table(data: Container, table_key: str = Key.TABLE, *slots: str, measure
     """Name of the table that a call is about: the one rule, for every function.
 
     The table asked for; where nothing was asked for and there is no `"table"`, the only one that there is, or the only
-    one with these slots: the tiles of a slide, for example, are in `"{encoder}_tiles"`.
+    one with these slots: the tiles of a slide, for example, are in `"{encoder}_tiles"`. Tables that
+    :func:`stpredict.io.to_spatialdata` made of predictions are those of another one.
 
     Parameters
     ----------
@@ -63,7 +64,8 @@ def find_table(data: Container, table_key: str = Key.TABLE, *slots: str, measure
     found = sorted(data.tables)
     if table_key != Key.TABLE:
         raise KeyError(f"expected a table {table_key!r} in the SpatialData; found {found}; correct `table_key=`")
-    names = [name for name in found if not (measured and is_tile_table(data.tables[name]))]
+    names = [name for name in found if Key.PREDICTION not in data.tables[name].uns.get(Key.UNS, {})] or found
+    names = [name for name in names if not (measured and is_tile_table(data.tables[name]))]
     if len(names) > 1 and slots:
         names = [name for name in names if all(_holds(data.tables[name], slot) for slot in slots)]
     if len(names) == 1:

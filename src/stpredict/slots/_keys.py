@@ -36,6 +36,7 @@ class Key:
     EVENT = "event"
     RISK = "risk"
     UNS = "stpredict"
+    PREDICTION = "prediction"  # record of a table that holds nothing but a prediction
     TABLE = "table"
 
     @staticmethod
@@ -122,6 +123,11 @@ class Key:
     def pca(key: str) -> str:
         """Principal components of a prediction."""
         return f"{key}_pca"
+
+    @staticmethod
+    def colors(key: str) -> str:
+        """Entry of `uns` with a color per category of a column of `obs`, as scanpy has it."""
+        return f"{key}_colors"
 
     @staticmethod
     def group(key: str) -> str:

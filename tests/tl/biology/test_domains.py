@@ -7,6 +7,9 @@ import pytest
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+import stpredict as stp
+from stpredict.core._palette import category_colors
+from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.tl.biology._domains import _search, domains
 
@@ -172,6 +175,39 @@ def test_errors_leave_the_object_alone(adata, options, error, match):
     assert list(adata.obs) == list(before.obs)
     assert set(adata.obsm) == set(before.obsm)
     assert dict(adata.uns) == {}
+
+
+def test_panels_of_folds_are_cut_to_what_all_predicted(adata):
+    adata.obsm["predicted"].iloc[:100, 2] = np.nan
+    adata.obsm["predicted"].iloc[100:, [5, 7]] = np.nan
+    kept = [gene for number, gene in enumerate(GENES) if number not in (2, 5, 7)]
+    with pytest.warns(UserWarning, match=f"3 of 12 genes in obsm\\['predicted'\\] .* the other {len(kept)} are used"):
+        domains(adata, n_domains=3)
+    given = domains(adata, genes=kept, n_domains=3, copy=True)
+    assert adata.obs["domain"].tolist() == given.obs["domain"].tolist()
+    assert read_record(adata, "domain")["n_genes"] == len(kept)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        domains(adata, genes=GENES)
+
+
+def test_out_of_fold_predictions(toy):
+    toy.X[:, [0, 5]] = np.arange(72)[:, None] % 2  # genes that are high in one patient each
+    toy.X[:24, 0], toy.X[24:48, 5] = 200, 200
+    stp.pp.normalize(toy)
+    target = {"panel": {"method": "mean", "n_genes": 5}}
+    stp.tl.cross_validate(toy, ["ridge"], target=target, metrics=["pearson"], ceiling=False, baselines=False)
+    frame = prediction_frame(toy, "predicted_ridge")
+    assert frame.isna().any(axis=None)
+    with pytest.warns(UserWarning, match="as when folds choose genes"):
+        domains(toy, "predicted_ridge")
+    assert read_record(toy, "domain")["n_genes"] == frame.notna().all().sum() > 1
+
+
+def test_colors_are_written_for_all_tools(adata):
+    domains(adata, n_domains=3)
+    assert adata.uns["domain_colors"] == category_colors(3)
+    domains(adata, per_sample=True, n_domains=2, key_added="own")
+    assert len(adata.uns["own_colors"]) == len(adata.obs["own"].cat.categories)
 
 
 def test_missing_values_and_few_observations(adata):

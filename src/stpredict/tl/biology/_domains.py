@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.core._palette import category_colors
 from stpredict.core._progress import steps
 from stpredict.core._validate import check_choice, check_finite, check_positive
 from stpredict.slots._checks import check_obs
@@ -18,6 +19,7 @@ from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import genes_digest, write_record
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from stpredict.slots._container import Container
@@ -60,8 +62,8 @@ def domains(
     use
         Expression to cluster: `"predicted"` for `obsm[key]`, `"measured"` for the measured expression.
     genes
-        Genes to use; when `None`, those of the prediction, or all variables where there is no prediction and
-        `use="measured"`.
+        Genes to use; when `None`, those of the prediction (of one by folds that chose genes of their own, those that
+        every fold predicted), or all variables where there is no prediction and `use="measured"`.
     layer
         Layer with the measured values; `X` by default.
     n_domains
@@ -93,6 +95,7 @@ def domains(
     `None`, or the changed copy. Writes
 
     - `obs[key_added]`: domain of each observation, categorical,
+    - `uns["{key_added}_colors"]`: a color per domain, which scanpy, squidpy and :func:`stpredict.pl.domains` draw it in,
     - `obsm["{key}_pca"]` (`obsm["measured_pca"]` with `use="measured"`): principal components (n_obs, n_pcs), float32;
       with `per_sample` those of each section, NaN beyond a small section's number,
     - `uns["stpredict"][key_added]`: parameters, `resolution` and number of domains `n_found` (with `per_sample` one per
@@ -192,6 +195,7 @@ def domains(
     }
     categories = sorted(set(assigned), key=_natural)
     adata.obs[key_added] = pd.Categorical(assigned, categories=categories)
+    adata.uns[Key.colors(key_added)] = category_colors(len(categories))
     adata.obsm[Key.pca(key if use == "predicted" else Key.MEASURED)] = components
     write_record(adata, key_added, record)
     return container if copy else None
@@ -203,10 +207,26 @@ def expression_matrix(
     """Matrix to cluster (n_obs, n_genes) and its genes."""
     if use == "predicted":
         frame = prediction_frame(adata, key, genes)
+        if genes is None:
+            frame = _of_all_folds(frame, key)
         return frame.to_numpy(), list(frame.columns)
     if genes is None:
         genes = list(prediction_frame(adata, key).columns) if key in adata.obsm else list(adata.var_names)
     return measured_matrix(adata, list(genes), layer=layer), list(genes)
+
+
+def _of_all_folds(frame: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The genes that were predicted in every row with a prediction: folds may have chosen others."""
+    missing = frame.isna().to_numpy()
+    there = np.asarray(~missing[~missing.all(axis=1)].any(axis=0))
+    if there.all() or not there.any():
+        return frame
+    warnings.warn(
+        f"{int((~there).sum())} of {len(there)} genes in obsm[{key!r}] were not predicted in all observations, as when folds "
+        f"choose genes of their own; the other {int(there.sum())} are used",
+        stacklevel=4,
+    )
+    return frame[frame.columns[there]]
 
 
 def cluster(

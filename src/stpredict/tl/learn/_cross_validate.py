@@ -109,10 +109,10 @@ def cross_validate(
     `attrs["keys"]` say which slot is of which label.
 
     Writes, for each label (what no store accepts in a key becomes `_`: `"ridge (permuted labels)"` is
-    `"ridge_permuted_labels"` there), `obsm["{key_added}_{label}"]` (out-of-fold predictions, float32 (n_obs, n_genes); `NaN`
-    where no fold tested or a gene was not selected), `obsm["{key_added}_{label}_std"]` (standard deviations, where the
-    model gives them), `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1 where no fold tested)
-    and `uns["stpredict"]["{key_added}_{label}"]`. Probabilities of classes and risks go where
+    `"ridge_permuted_labels"` there), `obsm["{key_added}_{label}"]` (out-of-fold predictions, float32 (n_obs, n_genes);
+    `NaN` where no fold tested or a gene was not selected), `obsm["{key_added}_{label}_std"]` (standard deviations, where
+    the model gives them; none of comparators), `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1
+    where no fold tested) and `uns["stpredict"]["{key_added}_{label}"]`. Probabilities of classes and risks go where
     :func:`stpredict.tl.predict` puts them, in `"{key_added}_{label}"`.
 
     Raises
@@ -209,7 +209,8 @@ def _judge(
 def _models(models: Models) -> dict[str, Any]:
     """What is to be fitted, by label."""
     models = [models] if isinstance(models, str) else models
-    given: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {name: name for name in models}
+    listed = models.items() if isinstance(models, Mapping) else ((name, name) for name in models)
+    given: dict[str, Any] = {str(label): entry for label, entry in listed}
     if not given:
         raise ValueError("expected at least one model; found none; see stp.models.list_models()")
     return given

@@ -33,7 +33,9 @@ def write_out_of_fold(
 
     Genes that a fold did not select, and observations that no fold tested, are NaN.
     """
+    # What a comparator is unsure of is of no use, and as large as its prediction.
     frame, std = (tables(adata, results, which) for which in ("mean", "std"))
+    std = None if record.get("comparator") else std
     assert frame is not None
     # Groups and classes follow from the outputs of each fold by itself.
     columns: dict[str, Any] = {}

@@ -38,7 +38,10 @@ def feature_keys(adata: AnnData, features: str | Sequence[str] | None, *, bag: b
             what = (
                 f"several ({', '.join(sorted(found))}); name one with `features=`"
                 if found
-                else (f"none among {sorted(adata.obsm)}; {call} first")
+                else (
+                    f"none among {sorted(adata.obsm)} that has a record in uns[{Key.UNS!r}]; {call} first, or name one with "
+                    "`features=`; joining objects with stp.concat keeps their records"
+                )
             )
             raise KeyError(f"expected one slot of {'bags' if bag else 'image features'} in obsm; found {what}")
         return found
