@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -167,6 +169,21 @@ def test_finer_images_are_fine(toy, model) -> None:
     assert "predicted" in toy.obsm
 
 
+def test_a_path_that_only_the_object_names_is_said(toy, tmp_path) -> None:
+    """An object of somebody else may name any path."""
+    theirs = stp.tl.fit(toy, "mean", path=tmp_path / "theirs", baselines=False)
+    other = toy.copy()
+    with pytest.warns(UserWarning, match=f"no model was named.*{tmp_path}/theirs"):
+        stp.tl.predict(toy)
+    stp.tl.fit_folds(toy, "mean", 3, baselines=False, path=tmp_path / "folds")
+    with pytest.warns(UserWarning, match=f"no model was named.*{tmp_path}/folds/fold0, .*fold1"):
+        stp.tl.predict(toy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in (theirs, tmp_path / "theirs"):
+            stp.tl.predict(other, model)
+
+
 def test_no_model(toy, frozen, tmp_path) -> None:
     before = frozen(toy)
     with pytest.raises(KeyError, match=r"uns\['stpredict'\]\['model'\]; pass the model that stp.tl.fit returned"):
@@ -174,3 +191,7 @@ def test_no_model(toy, frozen, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no config.json"):
         stp.tl.predict(toy, tmp_path)
     assert frozen(toy) == before
+    for record in ({}, {"path": 5}, {"path": []}, {"path": np.array([1, 2])}):
+        toy.uns["stpredict"]["model"] = record
+        with pytest.raises(KeyError, match="expected a model; found none"):
+            stp.tl.predict(toy)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._validate import few
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._content import recognize
@@ -33,12 +35,19 @@ def find_models(data: Container, model: Any, table_key: str) -> list[FittedModel
 
     if model is None:
         record = read_record(get_table(data, table_key, "model"), "model")
-        if record is None:
+        paths = (record or {}).get("path", [])
+        paths = [paths] if isinstance(paths, str) else paths
+        if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
             raise KeyError(
                 "expected a model; found none in uns['stpredict']['model']; pass the model that stp.tl.fit returned, "
                 "or the directory of a saved one"
             )
-        model = record["path"]
+        model = paths
+        warnings.warn(
+            f"no model was named: reading the one that the object names, {few(paths)}; an object of somebody else can name any "
+            "path; name the model to have no doubt",
+            stacklevel=3,
+        )
     given = [model] if isinstance(model, (str, Path, FittedModel)) else list(model)
     if not given:
         raise ValueError("expected at least one model; found an empty list; see stp.tl.fit_folds")
