@@ -58,9 +58,8 @@ def test_escaped(tmp_path: Path) -> None:
     adata.write_zarr(tmp_path / "a.zarr")
     adata.write_h5ad(tmp_path / "a.h5ad")
     for again in (ad.read_zarr(tmp_path / "a.zarr"), ad.read_h5ad(tmp_path / "a.h5ad")):
-        assert {unescaped(key): int(number) for key, number in again.uns["a"].items()} == dict(
-            zip(ODD, range(len(ODD)))
-        )
+        found = {unescaped(key): int(number) for key, number in again.uns["a"].items()}
+        assert found == {name: number for number, name in enumerate(ODD)}
 
 
 def test_plain_names_are_their_own_keys() -> None:
