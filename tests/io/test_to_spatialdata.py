@@ -205,7 +205,7 @@ def test_predictions_are_tables_of_their_own(adata, tmp_path):
     write_prediction(adata, "predicted_std", prediction_frame(adata, "predicted").abs(), beside="predicted")
     adata.obsm["own"] = pd.DataFrame({"score": np.arange(90.0)}, index=adata.obs_names)
     adata.obs["predicted_leaky"], adata.obs["other"] = False, 1
-    stp.io.write_zarr(stp.io.to_spatialdata(adata), tmp_path / "s.zarr")
+    stp.io.write_zarr(stp.io.to_spatialdata(adata, images=False), tmp_path / "s.zarr")
     sdata = read_zarr(tmp_path / "s.zarr")
     assert sorted(sdata.tables) == ["predicted", "predicted_net", "table"]
     table = match_table_to_element(sdata, "S2_spots", "predicted")
@@ -218,13 +218,13 @@ def test_predictions_are_tables_of_their_own(adata, tmp_path):
     assert {"sample", "patient", "predicted_leaky"} <= set(table.obs)
     assert "other" not in table.obs
     assert read_record(sdata.tables["predicted_net"], "prediction")["model"] == "m"
-    assert find_table(stp.io.to_spatialdata(adata, table_key="spots")) == "spots"
+    assert find_table(stp.io.to_spatialdata(adata, images=False, table_key="spots")) == "spots"
     again = stp.io.from_spatialdata(sdata)
     pd.testing.assert_frame_equal(prediction_frame(again, "predicted"), prediction_frame(adata, "predicted"))
     alone = stp.io.from_spatialdata(sdata, "predicted")
     np.testing.assert_array_equal(alone.obsm["spatial"], adata.obsm["spatial"])
     for chosen, names in ((False, ["table"]), ("predicted_mean", ["predicted_mean", "table"])):
-        assert sorted(stp.io.to_spatialdata(adata, predictions=chosen).tables) == names
+        assert sorted(stp.io.to_spatialdata(adata, images=False, predictions=chosen).tables) == names
     with pytest.raises(KeyError, match="predictions="):
         stp.io.to_spatialdata(adata, predictions=["nothing"])
 

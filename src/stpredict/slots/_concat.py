@@ -10,8 +10,9 @@ import numpy as np
 
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._container import get_table
-from stpredict.slots._content import SEAL, as_recorded, seal_features
+from stpredict.slots._content import N_ROWS, SEAL, as_recorded
 from stpredict.slots._expression import marked_measured
+from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import leak_marks, written_marks
 from stpredict.slots._merge import merged, same, shared
@@ -117,7 +118,7 @@ def concat(
             (axis for axis in ("obsm", "var") if any(key in getattr(part, axis) for part in parts.values())), None
         )
         if slot is None or key in getattr(joined, slot):
-            write_record(joined, key, _sealed(joined, key, parts, record) if slot == "obsm" else record)
+            write_record(joined, key, _sealed(key, parts, record))
     # What lies beside another prediction comes after it.
     for prediction in sorted(predictions.values(), key=lambda each: each.owner is not None):
         prediction.write(joined)
@@ -274,15 +275,14 @@ def _union(records: Iterable[Mapping[str, Any]], field: str) -> list[str]:
     return sorted({str(name) for record in records for name in np.atleast_1d(record.get(field, []))})
 
 
-def _sealed(joined: AnnData, key: str, parts: Mapping[str, AnnData], record: dict[str, Any]) -> dict[str, Any]:
-    """The record of image features with a seal of the joined ones; with an old one where they are no longer as recorded."""
-    having = {name: part for name, part in parts.items() if key in part.obsm}
-    records = {name: read_record(part, key) or {} for name, part in having.items()}
-    if not having or any(SEAL not in entry for entry in records.values()):
-        return record
-    broken = next((r for name, r in records.items() if not as_recorded(having[name].obsm[key], r)), None)
-    seal = seal_features(joined.obsm[key]) if broken is None else {SEAL: broken[SEAL], "n_rows": broken["n_rows"]}
-    return record | seal
+def _sealed(key: str, parts: Mapping[str, AnnData], record: dict[str, Any]) -> dict[str, Any]:
+    """The record of image features; with the seal of those that are no longer as recorded, where there are some."""
+    for part in parts.values():
+        own = read_record(part, key) or {}
+        features = feature_matrix(part, key)
+        if features is not None and not as_recorded(features, own):
+            return record | {SEAL: own[SEAL], N_ROWS: own[N_ROWS]}
+    return record
 
 
 def _pictures(parts: Mapping[str, AnnData]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from stpredict.core._validate import few
-from stpredict.slots._content import SEAL
+from stpredict.slots._content import N_ROWS, SEAL
 
 #: Of one call, and no part of how something was made.
-_INCIDENTAL = frozenset({"stpredict_version", SEAL, "n_rows"})
+_INCIDENTAL = frozenset({"stpredict_version"})
+_REMEMBERED = frozenset({SEAL, N_ROWS})  # some rows of each section; parts of one section remember others
 _SUMMED = frozenset({"n_empty"})
 
 
@@ -29,6 +30,8 @@ def merged(key: str, records: Mapping[str, Mapping[str, Any]], call: str) -> dic
         found = [value for value in values.values() if value is not None]
         if field in _SUMMED:
             result[field] = sum(found)
+        elif field in _REMEMBERED:
+            result[field] = {section: value for entry in reversed(found) for section, value in entry.items()}
         elif all(isinstance(value, Mapping) for value in found) and all(records.values()):
             result[field] = _by_section(key, field, values, call)
         elif all(same(value, found[0]) for value in found) and len(found) == len(values):
