@@ -111,10 +111,13 @@ def test_undefined_maps(section):
         )
 
 
-def test_blocks_do_not_change_the_result(section, monkeypatch):
+@pytest.mark.parametrize("long", [1, 10_000])
+def test_blocks_do_not_change_the_result(section, monkeypatch, long):
+    """Nor does adding row to row, of few genes at a time, against adding up columns."""
     truth, predicted, xy = section
     whole = emd(truth, predicted, xy, method="sliced")
-    monkeypatch.setattr(kernel, "_CACHED", 130)
+    monkeypatch.setattr(kernel, "_HELD", 130)
+    monkeypatch.setattr(kernel, "_LONG", long)
     np.testing.assert_allclose(emd(truth, predicted, xy, method="sliced"), whole, rtol=1e-12)
     monkeypatch.setattr(_pairs, "_BLOCK", 500)
     np.testing.assert_allclose(emd(truth, predicted, xy, method="sliced"), whole, rtol=1e-12)
