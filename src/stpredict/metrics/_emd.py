@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict.core._validate import check_choice, check_finite
 from stpredict.metrics._pairs import check_matrix, check_pair, dense, gene_blocks
+from stpredict.metrics._ranks import ranks
 
 Scaling = Literal["percentile", "mass"]
 Method = Literal["auto", "exact", "sliced"]
@@ -197,9 +198,7 @@ def resolve_method(method: Method, n_obs: int, max_exact: int) -> Literal["exact
 def _mass(values: np.ndarray, scaling: Scaling) -> np.ndarray:
     """Turn maps (n, g) into distributions over observations; NaN where there is no mass."""
     if scaling == "percentile":
-        from scipy.stats import rankdata
-
-        mass = 100 * rankdata(values, axis=0) / len(values)
+        mass = 100 * ranks(values) / len(values)
     elif (values < 0).any():
         raise ValueError(
             f"expected non-negative values for scaling='mass'; found {values.min():g}; use scaling='percentile'"

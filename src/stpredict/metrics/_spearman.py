@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict.metrics._pairs import center, check_pair, dense, gene_blocks
 from stpredict.metrics._pearson import correlation
+from stpredict.metrics._ranks import ranks
 
 
 def spearman(truth: Any, predicted: Any) -> np.ndarray:
@@ -39,8 +40,6 @@ def spearman(truth: Any, predicted: Any) -> np.ndarray:
     >>> spearman(np.array([[0.0], [1.0], [2.0]]), np.array([[1.0], [10.0], [100.0]]))
     array([1.])
     """
-    from scipy.stats import rankdata
-
     truth, predicted = check_pair(truth, predicted)
     result = np.full(truth.shape[1], np.nan)
     if truth.shape[0] < 2:
@@ -49,9 +48,9 @@ def spearman(truth: Any, predicted: Any) -> np.ndarray:
         centered = []
         for matrix in (truth, predicted):
             block = dense(matrix, genes)
-            ranks, squares = center(rankdata(block, axis=0), np.dtype(np.float64))
+            ranked, squares = center(ranks(block), np.dtype(np.float64))
             # Ranks would turn the rounding noise of a constant column into a full signal.
             squares[center(block, matrix.dtype)[1] == 0] = 0.0
-            centered += [ranks, squares]
+            centered += [ranked, squares]
         result[genes] = correlation(*centered)
     return result
