@@ -74,7 +74,7 @@ def leave_room(figure: Figure) -> None:
     """Keep titles inside: beside panels of a fixed aspect the layout comes out some points too tight."""
     engine = figure.get_layout_engine()
     if engine is not None:
-        engine.set(h_pad=0.1)  # inches
+        engine.set(h_pad=0.1)  # type: ignore[call-arg]  # inches
 
 
 def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
