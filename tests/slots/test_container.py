@@ -86,5 +86,7 @@ def test_every_function_finds_the_tiles_of_a_slide() -> None:
 
 def test_a_slide_without_features_is_told_what_the_model_needs(toy) -> None:
     model = stp.tl.fit(toy, "ridge")
-    with pytest.raises(KeyError, match=r"stp.pp.tiles\(slide, like=model\), then stp.pp.image_features\(slide, 'toy'\)"):
+    with pytest.raises(
+        KeyError, match=r"stp.pp.tiles\(slide, like=model\), then stp.pp.image_features\(slide, 'toy'\)"
+    ):
         stp.tl.predict(sd.SpatialData(), model)
