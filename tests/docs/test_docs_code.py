@@ -111,8 +111,15 @@ def test_readme_runs(monkeypatch) -> None:
     bulk.var_names = ["ERBB2", "CD8A", *bulk.var_names[2:]]
     Path("slide.svs").write_bytes(Path(bulk.obs["path"].iloc[0]).read_bytes())
     bulk.write_h5ad("bulk.h5ad")
-    small = {"hyperparameters": "small", "training": {"max_epochs": 1}}
-    monkeypatch.setattr(stp.tl, "fit_folds", partial(stp.tl.fit_folds, **small))
+    short = {"max_epochs": 1, "patience": 0}
+    cross_validate = stp.tl.cross_validate
+    monkeypatch.setattr(
+        stp.tl, "cross_validate",
+        lambda adata, models, **options: cross_validate(
+            adata, {name: {"model": name} | ({"training": short} if name == "mlp" else {}) for name in models}, **options
+        ),
+    )  # fmt: skip
+    monkeypatch.setattr(stp.tl, "fit_folds", partial(stp.tl.fit_folds, hyperparameters="small", training=short))
     text = (DOCS.parent / "README.md").read_text()
     namespace = {"__name__": "__main__"}
     with warnings.catch_warnings():

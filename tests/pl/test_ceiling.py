@@ -75,3 +75,26 @@ def test_errors(scores):
     with pytest.raises(ValueError, match="'mean'"):
         pl.ceiling(scores, model="mean")
     assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_names_stand_apart_and_their_lines_do_not_cross(seed):
+    import shapely
+    from matplotlib.text import Text
+
+    rng = np.random.default_rng(seed)
+    top = rng.normal(0.3, 0.25, 400)
+    scores = pd.DataFrame({"model": "ridge", "sample": "s", "patient": "p", "gene": [f"GENE{i}" for i in range(400)]})
+    scores["pearson"], scores["ceiling"] = np.minimum(0.3 * top + rng.normal(0.08, 0.1, 400), 0.35), top
+    ax = pl.ceiling(scores)
+    figure = ax.figure
+    figure.canvas.draw()
+    names = [text for text in ax.texts if text.get_text().startswith("GENE")]
+    boxes = [Text.get_window_extent(text) for text in names]  # without the line
+    ends = ax.transData.transform([text.xy for text in names])
+    lines = [shapely.LineString([(box.x1, (box.y0 + box.y1) / 2), end]) for box, end in zip(boxes, ends, strict=True)]
+    assert not any(a.crosses(b) for i, a in enumerate(lines) for b in lines[i + 1 :])
+    points = ax.transData.transform(np.column_stack([scores["ceiling"], scores["pearson"]]))
+    assert not any(box.contains(*point) for box in boxes for point in points)
+    title = ax._left_title.get_window_extent()
+    assert title.x1 <= figure.bbox.x1

@@ -125,6 +125,7 @@ def test_a_legend_says_what_is_gray():
     table = pd.DataFrame(
         {"gene": list("ABCD"), "pearson": [0.5, 0.4, 0.1, 0.2], "well_predicted": [True, True, False, False]}
     )
+    table["leaky"] = False
     ax = pl.well_predicted(table)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["well predicted", "all genes"]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["the\nmodel"]

@@ -82,3 +82,11 @@ def test_every_function_finds_the_tiles_of_a_slide() -> None:
     assert stp.pl.domains(data).get_title()
     assert stp.pl.maps(data, "A").shape == (1, 1)
     assert stp.pl.genes(data, "A", columns=["predicted"]).shape == (1, 1)
+
+
+def test_a_slide_without_features_is_told_what_the_model_needs(toy) -> None:
+    model = stp.tl.fit(toy, "ridge")
+    with pytest.raises(
+        KeyError, match=r"stp.pp.tiles\(slide, like=model\), then stp.pp.image_features\(slide, 'toy'\)"
+    ):
+        stp.tl.predict(sd.SpatialData(), model)

@@ -115,7 +115,7 @@ def _model(scores: pd.DataFrame, model: str | None) -> str:
 
 
 def _label(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
-    """Name the best genes in a column left of the diagonal, where no gene should be, each with a line to its point."""
+    """Name the best genes in a column at the left, above the cloud, each with a line to its point."""
     best = np.argsort(-y, kind="stable")[:_N_LABELED]
     best = best[np.argsort(y[best], kind="stable")]
     figure = ax.get_figure(root=True)
@@ -123,14 +123,21 @@ def _label(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
         return
     figure.draw_without_rendering()  # the size of the panel is known only after the layout
     scale = 72 / figure.dpi
-    points = ax.transData.transform(np.column_stack([x, y])[best]) * scale
+    everyone = ax.transData.transform(np.column_stack([x, y])) * scale
+    points = everyone[best]
     left, bottom, _, top = np.array(ax.get_window_extent().extents) * scale
-    heights = spread(points[:, 1], _LINE * _FONT, bottom + _FONT, top - _FONT)
-    diagonal = ax.transData.inverted().transform(np.column_stack([np.zeros(len(best)), heights]) / scale)[:, 1]
-    edge = min(ax.transData.transform((diagonal.min(), 0))[0] * scale, points[:, 0].min()) - 2 * _FONT
     longest = _LETTER * _FONT * max(len(names[i]) for i in best)
-    edge = max(edge, left + longest)
-    for index, point, height in zip(best, points, heights, strict=True):
+    edge = min(left + longest + _FONT, points[:, 0].min() - _FONT)
+    # Above the cloud under the names, as far as there is room.
+    under = everyone[everyone[:, 0] < edge + _FONT, 1]
+    low = min(max(under.max(initial=bottom), bottom) + _FONT, top - _FONT - _LINE * _FONT * (len(best) - 1))
+    heights = spread(points[:, 1], _LINE * _FONT, max(low, bottom + _FONT), top - _FONT)
+    waiting = list(range(len(best)))
+    for height in heights[::-1]:
+        # From the top, the name of the point that is highest as seen from here: lines do not cross.
+        steepness = [(points[i, 1] - height) / max(points[i, 0] - edge, 1e-6) for i in waiting]
+        chosen = waiting.pop(int(np.argmax(steepness)))
+        index, point = best[chosen], points[chosen]
         ax.annotate(
             names[index], (x[index], y[index]), xytext=(edge - point[0], height - point[1]),
             textcoords="offset points", ha="right", va="center", fontsize=_FONT, fontstyle="italic",

@@ -16,6 +16,7 @@ from stpredict.pl._style import (
     category_legend,
     draw_spots,
     frame_section,
+    leave_room,
     one_panel,
     style,
 )
@@ -163,6 +164,7 @@ def _new_axes(sections: Sequence[Section], n: int) -> tuple[Any, list[Axes]]:
     height = float(np.clip(_SMALL_PANEL * max(aspects), 1.0, 4)) + 0.4
     size = (_SMALL_PANEL * beside + 1.2 * n, height * rows)
     figure, axes = plt.subplots(rows, beside, figsize=size, squeeze=False, layout="constrained")
+    leave_room(figure)
     for spare in axes.flat[total:]:
         spare.remove()
     return figure, list(axes.flat[:total])

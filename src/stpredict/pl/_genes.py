@@ -17,6 +17,7 @@ from stpredict.pl._style import (
     Section,
     draw_spots,
     frame_section,
+    leave_room,
     style,
     value_label,
 )
@@ -144,6 +145,7 @@ def genes(
             layout="constrained",
             height_ratios=np.repeat(heights, n).tolist(),
         )
+        leave_room(figure)
         axes = axes.reshape(len(parts), n, len(panels))
         for row, name in enumerate(names):
             pair = np.concatenate([values[:, row] for part in parts for values in (part.measured, part.predicted)])

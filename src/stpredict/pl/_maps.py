@@ -10,7 +10,7 @@ import numpy as np
 
 from stpredict.core._validate import check_choice, check_unique
 from stpredict.pl._sections import find_sections, range_text, usual_range
-from stpredict.pl._style import VALUE_CMAP, Section, frame_section, style, value_label
+from stpredict.pl._style import VALUE_CMAP, Section, frame_section, leave_room, style, value_label
 from stpredict.pl._tile_shapes import draw_tiles, tile_shape
 from stpredict.slots._container import find_table, get_table
 from stpredict.slots._features import is_tile_table
@@ -161,7 +161,7 @@ def maps(
     below = -(-len(names) // most)
     beside = len(names) if not one else (min(most, len(names)) if n_columns else -(-len(names) // below))
     what = "tiles" if is_tile_table(adata) else "observations"
-    label = f"percentile over {what}" if scale == "percentile" else unit
+    label = f"percentile over {what},\nranges in {unit}" if scale == "percentile" else unit
     axes = _draw(panels, beside * width, cmap, opacity, scale, label)
     return axes.reshape((len(names), width) if one else (len(sections), len(names), width))
 
@@ -229,6 +229,7 @@ def _draw(panels: list[_Panel], beside: int, cmap: str, opacity: float, scale: s
         figure, grid = plt.subplots(
             below, beside, figsize=size, squeeze=False, layout="constrained", height_ratios=heights
         )
+        leave_room(figure)
         for ax in grid.flat[len(panels) :]:
             ax.remove()
         axes = np.array(grid.flat[: len(panels)], dtype=object)
