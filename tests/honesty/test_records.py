@@ -147,3 +147,14 @@ def test_a_table_without_its_column_is_of_unknown_origin(scored: ad.AnnData, ask
     assert stp.tl.summarize(table)["leaky"].tolist() == ["unknown"]
     ax = stp.pl.scores(table, ceiling=False)
     assert any("leak unknown" in label.get_text() for label in [*ax.get_xticklabels(), *ax.get_yticklabels()])
+
+
+def test_objects_that_the_package_joined_keep_their_marks(cohort: ad.AnnData, ask) -> None:
+    parts = {name: ask.part(cohort, name) for name in ("P1", "P2", "P3")}
+    for name, other in (("P1", "P2"), ("P2", "P3"), ("P3", "P3")):
+        stp.tl.predict(parts[name], ask.fitted(cohort, other))
+    joined = stp.concat(parts)
+    assert by_patient(joined, ask) == [False, False, True]
+    assert ask.validated(joined) == {False}  # features of parts are as they were recorded
+    del joined.obs["predicted_leaky"]
+    assert by_patient(joined, ask) == ["unknown"] * 3

@@ -123,7 +123,12 @@ def test_errors(table):
 
 def test_a_legend_says_what_is_gray():
     table = pd.DataFrame(
-        {"gene": list("ABCD"), "pearson": [0.5, 0.4, 0.1, 0.2], "well_predicted": [True, True, False, False]}
+        {
+            "gene": list("ABCD"),
+            "pearson": [0.5, 0.4, 0.1, 0.2],
+            "well_predicted": [True, True, False, False],
+            "leaky": False,
+        }
     )
     table["leaky"] = False
     ax = pl.well_predicted(table)
