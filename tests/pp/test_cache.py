@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,3 +114,52 @@ def test_default_directory_follows_the_settings(tmp_path, monkeypatch):
 
     monkeypatch.setattr(package, "cache_dir", tmp_path)
     assert FeatureCache().directory == tmp_path / "features"
+
+
+def test_a_file_that_claims_another_size_is_computed_again(tmp_path):
+    """Its digest fits, as somebody made it."""
+    cache = FeatureCache(tmp_path)
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 9), }"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"\0" * 64
+    cache.path(KEY).parent.mkdir(parents=True)
+    cache.path(KEY).write_bytes(content + hashlib.sha256(content).digest())
+    assert cache.get(KEY) is None
+    found, known = cache.get_or_compute(KEY, (3,), lambda: np.ones(3))
+    assert not known
+    np.testing.assert_array_equal(found, cache.get(KEY))
+
+
+def test_what_is_asked_for_at_once_is_computed_once(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        time.sleep(0.1)
+        return np.ones(3)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: FeatureCache(tmp_path).get_or_compute(KEY, (3,), compute), range(4)))
+    assert len(calls) == 1
+    assert sorted(known for _, known in found) == [False, True, True, True]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f"{KEY}.npy"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    (tmp_path / f".{KEY}.0123abcd.new").write_bytes(b"half")
+    (tmp_path / f".{KEY}.stplock").touch()
+    (tmp_path / "notes.txt").write_text("mine")
+    FeatureCache(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EFBIG])
+def test_a_folder_that_cannot_be_written_costs_one_warning(tmp_path, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", fail)
+    cache, keys = FeatureCache(tmp_path), (KEY, KEY[::-1])
+    with pytest.warns(UserWarning, match="could not be cached in .*returned all the same.*cache_dir") as caught:
+        found = [cache.get_or_compute(key, (3,), lambda: np.ones(3))[0] for key in keys]
+    np.testing.assert_array_equal(found, np.ones((2, 3)))
+    assert len(caught) == 1

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -159,15 +163,65 @@ def test_files_of_another_kind_are_replaced(adata, tmp_path, damage):
     assert {np.load(file).dtype for file in files(tmp_path)} == {np.dtype(np.uint8)}
 
 
-def test_a_full_disk_is_said_before_it_is_written_to(adata, tmp_path, monkeypatch):
-    from stpredict.pp import _patches
+def on_full_disk(monkeypatch, tmp_path):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(
-        _patches.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 6 * SIDE * SIDE * 3 - 1})
-    )
-    with pytest.raises(OSError, match="cache_dir"):
-        everything(adata)
-    assert not files(tmp_path)
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+
+
+def with_a_file_in_its_place(monkeypatch, tmp_path):
+    (tmp_path / "patches").write_text("mine")
+
+
+def that_cannot_be_moved(monkeypatch, tmp_path):
+    def fail(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", fail)
+
+
+@pytest.mark.parametrize("trouble", [on_full_disk, with_a_file_in_its_place, that_cannot_be_moved])
+def test_a_cache_that_cannot_be_written_costs_a_warning(adata, tmp_path, monkeypatch, trouble):
+    with monkeypatch.context() as patch:
+        trouble(patch, tmp_path)
+        with pytest.warns(UserWarning, match="section '[ab]' could not be kept in .*held in memory.*cache_dir"):
+            found = everything(adata)
+        with pytest.warns(UserWarning, match="could not be kept"):
+            assert stp.pp.patches(adata, SIDE, SIDE)["path"].tolist() == ["", ""]
+    if trouble is not with_a_file_in_its_place:
+        assert not any((tmp_path / "patches").iterdir())
+        np.testing.assert_array_equal(everything(adata), found)
+        assert len(files(tmp_path)) == 2
+    for row in range(12):
+        np.testing.assert_array_equal(found[row], naive(adata, row))
+
+
+@pytest.mark.parametrize("place", [200, -1, -40])
+def test_one_changed_byte_is_not_trusted(adata, tmp_path, place):
+    first = everything(adata)
+    for file in files(tmp_path):
+        content = bytearray(file.read_bytes())
+        content[place] ^= 1
+        file.write_bytes(content)
+    np.testing.assert_array_equal(everything(adata), first)
+
+
+def test_what_killed_processes_left_is_removed_and_what_is_at_work_is_not(adata, tmp_path):
+    from stpredict.core._turns import turn
+
+    folder = tmp_path / "patches"
+    folder.mkdir()
+    dead, alive = folder / ".0a.01234567.new", folder / ".0b.01234567.new"
+    for file in (dead, folder / ".0a.stplock"):
+        file.write_bytes(b"half")
+    with ThreadPoolExecutor(1) as other, turn(folder / "0b"):
+        alive.write_bytes(b"half")
+        other.submit(everything, adata).result()
+        assert alive.exists()
+        assert not dead.exists()
+    everything(adata)
+    assert len(list(folder.iterdir())) == len(files(tmp_path)) == 2
 
 
 def picture_of(adata, change):

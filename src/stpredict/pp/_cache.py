@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
-import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stpredict.core._sealed import array_of, read_sealed, write_sealed
+from stpredict.core._turns import fresh_path, tidy_folder, turn
+
 _FORMAT = 1  # raised when stored features would no longer equal newly computed ones
-_DIGEST_BYTES = 32
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ def _framed(kind: str, content: bytes) -> bytes:
 class FeatureCache:
     """Arrays on disk, one file each, written whole or not at all and verified when read.
 
-    A file is a NumPy array file followed by the SHA-256 of it; `numpy.load` reads it as it is.
+    A file is a NumPy array file followed by the SHA-256 of it; `numpy.load` reads it as it is. Processes that compute the
+    same take turns, and what killed ones left in the folder is removed.
 
     Parameters
     ----------
@@ -91,6 +93,8 @@ class FeatureCache:
 
             directory = settings.cache_dir / "features"
         self.directory = Path(directory)
+        self._full = False
+        tidy_folder(self.directory)
 
     def path(self, key: str) -> Path:
         """Return the file of a key."""
@@ -102,17 +106,16 @@ class FeatureCache:
         """Return the array of a key, or `None` when there is none or its file is damaged."""
         path = self.path(key)
         try:
-            content = path.read_bytes()
+            content = read_sealed(path)
         except FileNotFoundError:
             return None
         except OSError as error:
             logger.warning("cached features at %s cannot be read (%s); they are computed again", path, error)
             return None
-        payload, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() != digest:
+        array = None if content is None else array_of(content)
+        if array is None:
             logger.warning("cached features at %s are damaged; they are computed again", path)
-            return None
-        return np.load(io.BytesIO(payload), allow_pickle=False)
+        return array
 
     def put(self, key: str, array: np.ndarray) -> None:
         """Store an array under a key, replacing what was there."""
@@ -122,15 +125,54 @@ class FeatureCache:
         path = self.path(key)
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
-        payload = buffer.getvalue()
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A temporary name in the same folder: readers see the old file or the whole new one.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{key[:8]}-", suffix=".part")
+        # The hidden name lies in the folder of all, where what a killed process leaves is looked for.
+        write_sealed(path, fresh_path(self.directory / key), buffer.getvalue())
+
+    def get_or_compute(
+        self, key: str, shape: tuple[int, ...], compute: Callable[[], np.ndarray]
+    ) -> tuple[np.ndarray, bool]:
+        """Return the array of a key and whether it was found; otherwise compute and store it.
+
+        Where another process computes it, its end is waited for. A folder that cannot be written costs a warning.
+
+        Parameters
+        ----------
+        key
+            What :func:`cache_key` returned.
+        shape
+            Shape of the array; what has another is computed anew.
+        compute
+            Called without arguments.
+        """
+
+        def find() -> np.ndarray | None:
+            found = self.get(key)
+            return found if found is not None and found.shape == shape else None
+
+        if (found := find()) is not None:
+            return found, True
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(payload)
-                file.write(hashlib.sha256(payload).digest())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._warn(error)
+        with turn(self.directory / key):
+            if (found := find()) is not None:
+                return found, True
+            array = compute()
+            if not self._full:
+                try:
+                    self.put(key, array)
+                except OSError as error:
+                    self._warn(error)
+        return array, False
+
+    def _warn(self, error: OSError) -> None:
+        """Say once that nothing can be stored."""
+        if not self._full:
+            warnings.warn(
+                f"features could not be cached in {self.directory}: {error}; they are returned all the same; free some room, "
+                "or set stp.settings.cache_dir to a folder that can be written",
+                stacklevel=6,
+            )
+        self._full = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from stpredict.encoders import Encoder
     from stpredict.io._image import SectionImage
+    from stpredict.pp._cache import FeatureCache
     from stpredict.slots._container import Container
 
 
@@ -251,8 +251,7 @@ def _compute(
     from tqdm.auto import tqdm
 
     from stpredict.core._settings import settings
-    from stpredict.core._validate import check_finite
-    from stpredict.pp._cache import FeatureCache, cache_key
+    from stpredict.pp._cache import FeatureCache
 
     store = FeatureCache() if cache and encoder.reproducible else None
     total = sum(len(section.rows) for section in sections)
@@ -262,37 +261,49 @@ def _compute(
         for section in sections:
             picture = section.find()
             try:
-                key = cached = None
-                if store is not None:
-                    key = cache_key(
-                        {
-                            "image": picture.fingerprint(),
-                            "encoder": encoder.fingerprint,
-                            "positions": section.positions,
-                            "tile_um": tile_um,
-                            "tile_px": encoder.tile_px,
-                            "microns_per_pixel": section.microns_per_pixel,
-                            "context": scales,
-                        }
-                    )
-                    cached = store.get(key)
-                if cached is not None and cached.shape == (len(section.rows), features.shape[1]):
-                    bar.update(cached.shape[0] * len(scales))
-                else:
-                    cached = _encode(picture, section, encoder, batch_size, bar.update)
-                    check_finite(
-                        cached,
-                        f"features of section {section.name!r}",
-                        f"encoder {encoder.name!r} or its weights are broken",
-                    )
-                    if store is not None and key is not None:
-                        try:
-                            store.put(key, cached)
-                        except OSError as error:
-                            warnings.warn(f"features could not be cached in {store.directory}: {error}", stacklevel=3)
+                cached = _features_of(picture, section, encoder, tile_um, scales, batch_size, store, bar.update)
                 features[section.rows] = cached
             finally:
                 picture.close()
+    return features
+
+
+def _features_of(
+    picture: SectionImage,
+    section: Section,
+    encoder: Encoder,
+    tile_um: float,
+    scales: tuple[float, ...],
+    batch_size: int,
+    store: FeatureCache | None,
+    done: Callable[[int], Any],
+) -> np.ndarray:
+    """Features (n, dim * contexts) of one section, from the cache where it has them."""
+    from stpredict.core._validate import check_finite
+    from stpredict.pp._cache import cache_key
+
+    def compute() -> np.ndarray:
+        features = _encode(picture, section, encoder, batch_size, done)
+        call = f"encoder {encoder.name!r} or its weights are broken"
+        check_finite(features, f"features of section {section.name!r}", call)
+        return features
+
+    if store is None:
+        return compute()
+    key = cache_key(
+        {
+            "image": picture.fingerprint(),
+            "encoder": encoder.fingerprint,
+            "positions": section.positions,
+            "tile_um": tile_um,
+            "tile_px": encoder.tile_px,
+            "microns_per_pixel": section.microns_per_pixel,
+            "context": scales,
+        }
+    )
+    features, found = store.get_or_compute(key, (len(section.rows), encoder.dim * len(scales)), compute)
+    if found:
+        done(len(features) * len(scales))
     return features
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._sealed import SEAL_BYTES, is_sealed, seal
 from stpredict.core._settings import settings
+from stpredict.core._turns import fresh_path, remove, tidy_folder, turn
 from stpredict.core._validate import check_positive
 from stpredict.io._image import (
     SectionImage,
@@ -56,8 +57,9 @@ def patches(
     Networks that read pixels find them there. :func:`stpredict.tl.fit` and :func:`stpredict.tl.predict` cut missing
     patches themselves; this function does it elsewhere, for example on a node without an accelerator, with the sizes of
     the network's configuration. Patches lie in one uint8 file per section under `settings.cache_dir / "patches"`,
-    `3 * patch_px**2` bytes each, named after what they were cut from: the image, the positions, and both sizes. What
-    lies beyond the border of the image is filled by reflection, and counted.
+    `3 * patch_px**2` bytes each, named after what they were cut from: the image, the positions, and both sizes. A file that
+    does not match the digest it carries is cut again; of two processes that want the same patches, one cuts them. What lies
+    beyond the border of the image is filled by reflection, and counted.
 
     Parameters
     ----------
@@ -83,7 +85,8 @@ def patches(
     Returns
     -------
     One row per section: `sample`, `n_patches`, `n_padded` (patches that reach beyond the image), `side_px` (side in
-    full-resolution pixels), `patch_um`, `patch_px`, `path`. Nothing is written to `data`.
+    full-resolution pixels), `patch_um`, `patch_px`, `path` (empty where the file could not be written). Nothing is written
+    to `data`.
 
     Raises
     ------
@@ -94,12 +97,11 @@ def patches(
         image, or the image is damaged.
     TypeError
         When an image holds neither uint8, uint16 nor floats, or `data` is neither AnnData nor SpatialData.
-    OSError
-        When the cache has too little room.
 
     Warns
     -----
     UserWarning
+        When the cache cannot be written: patches are then held in memory, and cut again by the next call.
         When more than 5 % of a section's patches reach beyond the image. Also when an image is gray, uses fewer bits than
         its values have, is resampled, or is much coarser than `patch_px` asks for.
 
@@ -142,6 +144,11 @@ class _Job:
     padded: np.ndarray
     path: Path
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the patches."""
+        return len(self.xy), self.patch_px, self.patch_px, 3
+
 
 class PatchStack:
     """Patches of several sections behind one index.
@@ -154,7 +161,9 @@ class PatchStack:
         (n,) which part and which row of it each observation is.
     cut
         Record of the cut patches, one entry per section: `sample`, `n_patches`, `n_padded`, `side_px`, `patch_um`, `patch_px`,
-        `path`.
+        `path` (empty where they are in memory only).
+    keys
+        Digest of what the patches of each section were cut from.
     padded
         Number of patches that reach beyond the image, by section, among the observations of the stack.
     """
@@ -166,9 +175,10 @@ class PatchStack:
         row: np.ndarray,
         *,
         cut: list[dict[str, Any]],
+        keys: list[str],
         padded: dict[str, int],
     ) -> None:
-        self.parts, self.part, self.row, self.cut, self.padded = parts, part, row, cut, padded
+        self.parts, self.part, self.row, self.cut, self.keys, self.padded = parts, part, row, cut, keys, padded
 
     def __len__(self) -> int:
         return len(self.part)
@@ -183,8 +193,8 @@ class PatchStack:
         return out
 
     def fingerprint(self) -> str:
-        """Digest of what was cut: the names of the files say from which image, at which positions, in which size."""
-        digest = hashlib.sha256("\n".join(Path(entry["path"]).name for entry in self.cut).encode())
+        """Digest of what was cut: the keys say from which image, at which positions, in which size."""
+        digest = hashlib.sha256("\n".join(self.keys).encode())
         for values in (self.part, self.row):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
@@ -275,11 +285,14 @@ def patch_stack(
                 "reflection; a smaller patch, or an image with a margin, avoids it",
                 stacklevel=2,
             )
+    tidy_folder(settings.cache_dir / "patches")
     with tqdm(
         total=sum(len(job.xy) for job in jobs), desc="reading pictures", unit="patch", leave=False, disable=not progress
     ) as bar:
         parts = [_section_patches(job, bar.update) for job in jobs]
-    return PatchStack(parts, part, row, cut=cut, padded=padded)
+    for entry, stored in zip(cut, parts, strict=True):
+        entry["path"] = entry["path"] if isinstance(stored, np.memmap) else ""
+    return PatchStack(parts, part, row, cut=cut, keys=[job.path.stem for job in jobs], padded=padded)
 
 
 def _job(picture: SectionImage, name: str, xy: np.ndarray, side: int, patch_px: int, check: bool) -> _Job:
@@ -299,40 +312,85 @@ def _job(picture: SectionImage, name: str, xy: np.ndarray, side: int, patch_px: 
 
 
 def _section_patches(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
-    """Memory map (n, patch_px, patch_px, 3) of a section's patches; cut where there is no whole file of them."""
+    """Patches (n, patch_px, patch_px, 3) of a section: a memory map, or an array where the cache cannot be written."""
+    try:
+        if (found := _find(job)) is None:
+            with suppress(OSError):
+                job.path.parent.mkdir(parents=True, exist_ok=True)
+            with turn(job.path):
+                found = _find(job)
+                if found is None:
+                    return _written(job, done)
+        done(len(found))
+        return found
+    finally:
+        job.picture.close()
+
+
+def _find(job: _Job) -> np.ndarray | None:
+    """Memory map of a whole file of the patches; `None` where there is none."""
+    try:
+        if not job.path.is_file():
+            return None
+        stored = np.load(job.path, mmap_mode="r")
+        if stored.shape == job.shape and stored.dtype == np.uint8 and is_sealed(job.path):
+            return stored
+    except (ValueError, OSError, EOFError):
+        pass
+    logger.warning("patches at %s are damaged; they are cut again", job.path)
+    return None
+
+
+def _written(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
+    """Cut the patches into a file, or into memory where that cannot be written."""
+    fresh = fresh_path(job.path)
+    try:
+        try:
+            store = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.uint8, shape=job.shape)
+            _reserve(fresh)
+        except OSError as error:
+            _warn(job, error)
+            return _cut(job, np.empty(job.shape, dtype=np.uint8), done)
+        _cut(job, store, done)
+        try:
+            store.flush()
+            seal(fresh)
+            os.replace(fresh, job.path)
+        except OSError as error:
+            _warn(job, error)
+            return np.array(store)
+        return np.load(job.path, mmap_mode="r")
+    finally:
+        remove(fresh)
+
+
+def _warn(job: _Job, error: OSError) -> None:
+    warnings.warn(
+        f"the patches of section {job.sample!r} could not be kept in {job.path.parent} ({error}); they are held in memory "
+        f"({np.prod(job.shape) / 2**30:.2f} GiB) and cut again by the next call: free some room, or set "
+        "stp.settings.cache_dir to a folder that can be written",
+        stacklevel=6,
+    )
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a file and of its digest on the disk: writing to a memory map without it ends the process."""
+    size = path.stat().st_size + SEAL_BYTES
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+
+
+def _cut(job: _Job, into: np.ndarray, done: Callable[[int], Any]) -> np.ndarray:
+    """Fill an array with the patches of a section."""
     import torch
 
     from stpredict.encoders._resize import resized
     from stpredict.pp._windows import windows_around
 
-    shape = (len(job.xy), job.patch_px, job.patch_px, 3)
-    if job.path.is_file():
-        try:
-            stored = np.load(job.path, mmap_mode="r")
-            if stored.shape == shape and stored.dtype == np.uint8:
-                done(len(stored))
-                return stored
-        except (ValueError, OSError, EOFError):
-            pass
-        logger.warning("patches at %s are damaged; they are cut again", job.path)
-    job.path.parent.mkdir(parents=True, exist_ok=True)
-    # Writing to a memory map on a full disk ends the process without a word.
-    free = shutil.disk_usage(job.path.parent).free
-    if free < np.prod(shape):
-        raise OSError(
-            f"expected {np.prod(shape) / 2**30:.2f} GiB for the patches of section {job.sample!r} in {job.path.parent}; "
-            f"found {free / 2**30:.2f} GiB free; set stp.settings.cache_dir to a larger disk"
-        )
-    fresh = job.path.with_name(f".{job.path.stem}.{uuid.uuid4().hex[:8]}.npy")
-    try:
-        store = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.uint8, shape=shape)
-        for rows, windows in windows_around(job.picture, job.xy, job.side):
-            store[rows] = resized(windows, job.patch_px, torch.device("cpu")).permute(0, 2, 3, 1).numpy()
-            done(len(rows))
-        store.flush()
-        del store
-        os.replace(fresh, job.path)
-    finally:
-        fresh.unlink(missing_ok=True)
-        job.picture.close()
-    return np.load(job.path, mmap_mode="r")
+    for rows, windows in windows_around(job.picture, job.xy, job.side):
+        into[rows] = resized(windows, job.patch_px, torch.device("cpu")).permute(0, 2, 3, 1).numpy()
+        done(len(rows))
+    return into

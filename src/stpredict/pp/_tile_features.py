@@ -130,31 +130,28 @@ def _compute(
     with tqdm(total=len(order), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
         for start in range(0, len(order), _CHUNK):
             rows = order[start : start + _CHUNK]
-            cached = entry = None
-            if store is not None:
-                entry = cache_key(
-                    {
-                        "slide": slide,
-                        "encoder": encoder.fingerprint,
-                        "corners": windows.corner[rows],
-                        "side": windows.side,
-                        "level": windows.level,
-                        "tile_px": encoder.tile_px,
-                    }
-                )
-                cached = store.get(entry)
-            if cached is not None and cached.shape == (len(rows), encoder.dim):
+
+            def compute(rows: np.ndarray = rows) -> np.ndarray:
+                found = _encode(reader, windows, rows, encoder, batch_size, bar.update)
+                check_finite(found, "features of tiles", f"encoder {encoder.name!r} or its weights are broken")
+                return found
+
+            if store is None:
+                features[rows] = compute()
+                continue
+            entry = cache_key(
+                {
+                    "slide": slide,
+                    "encoder": encoder.fingerprint,
+                    "corners": windows.corner[rows],
+                    "side": windows.side,
+                    "level": windows.level,
+                    "tile_px": encoder.tile_px,
+                }
+            )
+            features[rows], found = store.get_or_compute(entry, (len(rows), encoder.dim), compute)
+            if found:
                 bar.update(len(rows))
-            else:
-                cached = _encode(reader, windows, rows, encoder, batch_size, bar.update)
-                check_finite(cached, "features of tiles", f"encoder {encoder.name!r} or its weights are broken")
-                if store is not None and entry is not None:
-                    try:
-                        store.put(entry, cached)
-                    except OSError as error:
-                        warnings.warn(f"features could not be cached in {store.directory}: {error}", stacklevel=4)
-                        store = None
-            features[rows] = cached
     return features
 
 
