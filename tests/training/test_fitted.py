@@ -12,6 +12,7 @@ import torch
 
 from stpredict.models import build, get_model
 from stpredict.training import FittedModel, TrainingFacts
+from stpredict.training._digests import add_digests, write_config
 from stpredict.training.targets import ExpressionTarget
 
 
@@ -110,6 +111,69 @@ def test_interrupted_save_keeps_the_old_model(tmp_path: Path, monkeypatch: pytes
     assert os.listdir(tmp_path) == ["m"]
 
 
+def killed_between_the_steps_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what a process leaves that is killed when the old model is aside and the new one not yet in place."""
+    fresh = make(1).save(path.with_name("fresh"))
+    path.rename(path.with_name(f".{path.name}.0123abcd.old"))
+    fresh.rename(path.with_name(f".{path.name}.0123abcd.new"))
+    path.with_name(f".{path.name}.stplock").write_text("process 1 on nowhere")
+
+
+def test_a_model_that_a_killed_save_moved_aside_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(0).save(tmp_path / "m")
+    killed_between_the_steps_of(path, monkeypatch)
+    assert same(FittedModel.load(path), make(0))
+    assert os.listdir(tmp_path) == ["m"]
+    killed_between_the_steps_of(path, monkeypatch)
+    make(2).save(path)
+    assert same(FittedModel.load(path), make(2))
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_what_killed_saves_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = make().save(tmp_path / "m")
+    mine = {"m.0123abcd.new", ".n.0123abcd.new", ".m.new", ".m.0123abcd.newer", ".mm.0123abcd.old"}
+    for name in (*mine, ".m.0123abcd.new", ".m.4567cdef.old", ".m.stplock"):
+        (tmp_path / name).mkdir() if "stplock" not in name else (tmp_path / name).touch()
+    FittedModel.load(path)
+    assert set(os.listdir(tmp_path)) == {"m", *mine}
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stpredict.core import _read_weights
+
+    path, read = make(0).save(tmp_path / "m"), _read_weights.read_weights
+
+    def slow(file: Path):
+        monkeypatch.undo()
+        make(1).save(path)
+        return read(file)
+
+    monkeypatch.setattr(_read_weights, "read_weights", slow)
+    assert same(FittedModel.load(path), make(1))
+
+
+def test_a_link_to_a_model_stays_a_link(tmp_path: Path) -> None:
+    path, link = make(0).save(tmp_path / "v1"), tmp_path / "current"
+    link.symlink_to("v1")
+    make(1).save(link)
+    assert link.is_symlink()
+    assert same(FittedModel.load(link), make(1))
+    assert same(FittedModel.load(path), make(1))
+    assert sorted(os.listdir(tmp_path)) == ["current", "v1"]
+
+
+def test_baselines_are_written_inside_the_directory(tmp_path: Path) -> None:
+    for name in ("../../other", "/tmp/other", "..", "", "a/b"):
+        model = make(baselines=False)
+        model.baselines = {name: make_mean(3)}
+        with pytest.raises(ValueError, match="plain names of baselines"):
+            model.save(tmp_path / "deep" / "m")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_interrupted_first_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pd.DataFrame, "to_csv", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
@@ -118,14 +182,40 @@ def test_interrupted_first_save_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def rewrite(path: Path, **changes) -> None:
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({k: v for k, v in (config | changes).items() if v != "drop"}))
+    """Change the configuration, and sign it anew as somebody would who wants it to be taken."""
+    config = json.loads((path / "config.json").read_text()) | changes
+    write_config(path, {k: v for k, v in config.items() if v != "drop"})
 
 
 def flip(path: Path, place: int, bit: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= bit
     path.write_bytes(content)
+
+
+def edit(path: Path, **changes) -> None:
+    """Change the configuration as an editor would."""
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changes))
+
+
+def resigned(path: Path, name: str, content: bytes) -> None:
+    """Another file with a digest that fits."""
+    (path / name).write_bytes(content)
+    add_digests(path, [name])
+
+
+def tensors(dtype: str, shape: list[int], offsets: list[int]) -> bytes:
+    """A file of safetensors that says what it likes."""
+    header = json.dumps({"a": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+def linked(path: Path) -> None:
+    """A link in the place of a file, to the very same content elsewhere."""
+    elsewhere = path.parents[1] / f"elsewhere-{path.name}"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
 
 
 def exchange(path: Path) -> None:
@@ -135,19 +225,51 @@ def exchange(path: Path) -> None:
 
 DAMAGE = {
     "truncated weights": (lambda p: (p / "weights.safetensors").write_bytes((p / "weights.safetensors").read_bytes()[:-20]),
-                          ValueError, "complete weight file.*copy or download"),
-    "empty weights": (lambda p: (p / "weights.safetensors").write_bytes(b""), ValueError, "cannot be read"),
-    "pickled weights": (lambda p: (p / "weights.safetensors").write_bytes(pickle.dumps({"a": 1})), ValueError,
-                        "cannot be read"),
+                          ValueError, "weights.safetensors as it was saved.*copy the model"),
+    "pickled weights": (lambda p: resigned(p, "weights.safetensors", pickle.dumps({"a": 1})), ValueError,
+                        "complete weight file.*cannot be read"),
+    "header of absurd length": (lambda p: resigned(p, "weights.safetensors", b"\xff" * 7 + b"\x7f{}"), ValueError,
+                                "complete weight file.*cannot be read"),
+    "header of absurd shape": (lambda p: resigned(p, "weights.safetensors", tensors("F32", [2**40], [0, 2**42])), ValueError,
+                               "complete weight file.*cannot be read"),
+    "shape that overflows": (lambda p: resigned(p, "weights.safetensors", tensors("F32", [2**62, 4], [0, 0])), ValueError,
+                             "complete weight file.*cannot be read"),
     "truncated config": (lambda p: (p / "config.json").write_text((p / "config.json").read_text()[:50]), ValueError,
                          "damaged"),
     "binary config": (lambda p: (p / "config.json").write_bytes(b"\xff\xfe\x00"), ValueError, "damaged"),
     "config of another kind": (lambda p: (p / "config.json").write_text("[]"), ValueError, "without format, model"),
     "config with a gap": (lambda p: rewrite(p, training="drop"), ValueError, "without training"),
-    "newer format": (lambda p: rewrite(p, format=99), ValueError, "format 2 .*found 99"),
+    "changed config": (lambda p: edit(p, training={"patients": []}), ValueError, "config.json as it was saved"),
+    "byte of the config": (lambda p: flip(p / "config.json", 30, 1), ValueError, "damaged"),
+    "config without its digest": (lambda p: edit(p, digest=None), ValueError, "config.json as it was saved"),
+    "newer format": (lambda p: rewrite(p, format=99), ValueError, "format 3 .*found 99"),
+    "earlier format": (lambda p: edit(p, format=2), ValueError, "format 3 .*found 2.*fit it anew"),
+    "mistyped training": (lambda p: rewrite(p, training=[]), ValueError, r"training as dict .*found \[\]"),
+    "mistyped patients": (lambda p: rewrite(p, training={"patients": 5}), ValueError, "patients of a training as list; found 5"),
+    "mistyped features": (lambda p: rewrite(p, features={"slots": ["X_toy"]}), ValueError, "slots and scaling of features"),
+    "mistyped width": (lambda p: rewrite(p, widths={"features": "2"}), ValueError, "widths of inputs .*found features: '2'"),
+    "unknown input": (lambda p: rewrite(p, widths={"smell": 2}), ValueError, "widths of inputs .*found smell"),
+    "mistyped size": (lambda p: rewrite(p, hyperparameters={"hidden": "4"}), ValueError, "configuration that fits"),
+    "mistyped target": (lambda p: rewrite(p, target={"kind": "expression", "mood": 1}), ValueError, "complete record"),
+    "mistyped baselines": (lambda p: rewrite(p, baselines=[1]), ValueError, "plain names of baselines .*found 1"),
+    "absurd width": (lambda p: rewrite(p, widths={"features": 10**9}), ValueError, "a size of 1000000000, more than"),
+    "too large a width": (lambda p: rewrite(p, widths={"features": 10**6}), ValueError, "tensors that do not fit"),
+    "more than a number holds": (lambda p: rewrite(p, widths={"features": 10**30}), ValueError, "fit"),
+    "absurd size": (lambda p: rewrite(p, hyperparameters={"hidden": 10**9}), ValueError, "a size of 10"),
+    "absurd number of layers": (lambda p: rewrite(p, hyperparameters={"hidden": 4, "depth": 10**6}), ValueError,
+                                "far more than there are weights"),
+    "link to weights": (lambda p: linked(p / "weights.safetensors"), ValueError, "own directory .*without links"),
+    "link to a panel": (lambda p: linked(p / "panel.tsv"), ValueError, "own directory .*panel.tsv leads to"),
+    "link to a configuration": (lambda p: linked(p / "config.json"), ValueError, "own directory .*config.json leads to"),
+    "link to a baseline": (lambda p: linked(p / "baselines" / "mean"), ValueError, "own directory .*without links"),
+    "link to all baselines": (lambda p: linked(p / "baselines"), ValueError, "own directory .*without links"),
     "unknown model": (lambda p: rewrite(p, model="future"), KeyError, "registered model .*'future'"),
     "unknown hyperparameter": (lambda p: rewrite(p, hyperparameters={"wings": 2}), ValueError, "found wings"),
     "other width": (lambda p: rewrite(p, widths={"features": 5}), ValueError, r"3 genes in .*found \d+ tensors that do not fit"),
+    "baselines elsewhere": (lambda p: rewrite(p, baselines=["../../other"]), ValueError, "plain names .*'../../other'"),
+    "baselines at an absolute path": (lambda p: rewrite(p, baselines=["/tmp"]), ValueError, "plain names .*'/tmp'"),
+    "itself as a baseline": (lambda p: rewrite(p, baselines=[".."]), ValueError, "plain names"),
+    "nameless baseline": (lambda p: rewrite(p, baselines=[""]), ValueError, "plain names"),
     "other layers": (lambda p: rewrite(p, hyperparameters={"hidden": 4, "depth": 2}), ValueError, "do not fit"),
     "longer panel": (lambda p: (p / "panel.tsv").write_text("gene\na\nb\nc\nd\n"), ValueError, "panel.tsv as it was saved"),
     "renamed gene": (lambda p: flip(p / "panel.tsv", 9, 1), ValueError, "panel.tsv as it was saved.*damaged"),
@@ -165,7 +287,7 @@ DAMAGE = {
     "no panel": (lambda p: (p / "panel.tsv").unlink(), FileNotFoundError, "no panel.tsv"),
     "no weights": (lambda p: (p / "weights.safetensors").unlink(), FileNotFoundError, "no weights.safetensors"),
     "no config": (lambda p: (p / "config.json").unlink(), FileNotFoundError, "no config.json"),
-    "no baseline": (lambda p: (p / "baselines" / "mean" / "config.json").unlink(), FileNotFoundError, "mean; found no"),
+    "no baseline": (lambda p: (p / "baselines" / "mean" / "config.json").unlink(), FileNotFoundError, "found no baselines/mean/config.json"),
 }  # fmt: skip
 
 
@@ -190,8 +312,11 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
 
 
 def test_genes_of_any_name_survive(tmp_path: Path) -> None:
-    model = make(n_genes=8, baselines=False)
-    genes = ("a\nb", "c\r", "d\\n", "e\\", "f\x0b\x85", "g\u2028h", " i\t", "")
+    genes = (
+        "a\nb", "c\r", "d\\n", "e\\", "f\x0b\x85", "g\u2028h", " i\t", "", "\r\n", "\x1c\x1d\x1e", "\x00", "\ufeffj", '"k"', "'", "NA",
+        "\u200b", "#l", "m,n;o", "\ud800", "基因", "\\r", "\\\\n", "\u2029",
+    )  # fmt: skip
+    model = make(n_genes=len(genes), baselines=False)
     model.target = ExpressionTarget(genes)
     assert FittedModel.load(model.save(tmp_path / "m")).panel == list(genes)
 

@@ -80,8 +80,15 @@ class TrainingFacts:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> TrainingFacts:
-        """Rebuild from plain values; `ValueError` where one is unknown."""
+        """Rebuild from plain values; `ValueError` where one is unknown, or of another kind."""
         unknown = sorted(set(entry) - {f.name for f in fields(cls)})
         if unknown:
             raise ValueError(f"expected the facts of a training; found unknown ones: {', '.join(unknown)}")
+        plain = cls()
+        for name, value in entry.items():
+            usual = getattr(plain, name)
+            if usual is not None and not isinstance(value, type(usual)):
+                raise ValueError(
+                    f"expected {name} of a training as {type(usual).__name__}; found {value!r}; save the model anew"
+                )
         return cls(**entry)

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict.core._atomic import write_directory
-from stpredict.training._digests import check_files, file_digests
+from stpredict.core._turns import tidy
+from stpredict.training._digests import (
+    CONFIG,
+    FORMAT,
+    check_files,
+    file_digests,
+    inside,
+    plain_names,
+    read_config,
+    write_config,
+)
 from stpredict.training._facts import TrainingFacts
 from stpredict.training.targets import ExpressionTarget, Target, target_from_dict
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
     from stpredict.models import Predictor
 
-_FORMAT = 2
-_ENTRIES = ("format", "model", "hyperparameters", "widths", "target", "features", "training", "baselines", "files")
+_TRIES = 5
+_LARGEST = 10**6  # size that a configuration may have for as small weights as there are
+#: What networks raise for hyperparameters that do not fit each other.
+_UNFIT = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NotImplementedError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 _WEIGHTS, _PANEL, _HISTORY = "weights.safetensors", "panel.tsv", "history.csv"
 
 
@@ -73,9 +91,9 @@ class FittedModel:
     def save(self, path: str | Path) -> Path:
         """Write the model to a directory: `config.json`, `weights.safetensors`, `panel.tsv`, `history.csv`.
 
-        `config.json` holds the digests of the other files, and :meth:`load` refuses what does not match.
+        `config.json` holds the digests of the other files and of itself, and :meth:`load` refuses what does not match.
         Everything is written beside the target first and then moved into place, so that an interrupted save leaves
-        the earlier model, or none.
+        the earlier model, or none. Two processes that save to one path take turns.
 
         Parameters
         ----------
@@ -90,27 +108,30 @@ class FittedModel:
         ------
         FileExistsError
             When the directory holds files but no model.
+        OSError
+            When the directory cannot be written.
         """
-        return write_directory(Path(path), "config.json", self.write)
+        return write_directory(Path(path), CONFIG, self.write)
 
     def write(self, directory: Path) -> None:
         """Write the files of :meth:`save` into a directory that is there, or is made."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         from stpredict import __version__
 
         directory.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous().clone() for k, v in self.network.state_dict().items()}, directory / _WEIGHTS)
-        (directory / _PANEL).write_text(
-            "gene\n" + "".join(f"{_escaped(gene)}\n" for gene in self.panel), encoding="utf-8"
-        )
+        tensors = {k: v.contiguous().clone() for k, v in self.network.state_dict().items()}
+        (directory / _WEIGHTS).write_bytes(save(tensors))
+        lines = "gene\n" + "".join(f"{_escaped(gene)}\n" for gene in self.panel)
+        (directory / _PANEL).write_bytes(lines.encode("utf-8", "surrogatepass"))
         self.history.to_csv(directory / _HISTORY, index=False)
-        for name, baseline in self.baselines.items():
-            baseline.write(directory / "baselines" / name)
+        baselines = plain_names(sorted(self.baselines), directory)
+        for name in baselines:
+            self.baselines[name].write(directory / "baselines" / name)
         # Those of the baselines stand in their own configurations.
-        files = [_WEIGHTS, _PANEL, _HISTORY, *(f"baselines/{name}/config.json" for name in sorted(self.baselines))]
+        files = [_WEIGHTS, _PANEL, _HISTORY, *(f"baselines/{name}/{CONFIG}" for name in baselines)]
         config = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "stpredict_version": __version__,
             "model": self.model,
             "hyperparameters": asdict(self.network.config),
@@ -118,14 +139,16 @@ class FittedModel:
             "target": self.target.to_dict(),
             "features": self.features,
             "training": asdict(self.training),
-            "baselines": sorted(self.baselines),
+            "baselines": baselines,
             "files": file_digests(directory, files),
         }
-        (directory / "config.json").write_text(json.dumps(config, indent=2))
+        write_config(directory, config)
 
     @classmethod
     def load(cls, path: str | Path) -> FittedModel:
-        """Read a model that :meth:`save` wrote; nothing is unpickled.
+        """Read a model that :meth:`save` wrote; nothing is unpickled, and nothing is read outside of the directory.
+
+        A model that a killed process had moved aside, to put another in its place, is brought back first.
 
         Parameters
         ----------
@@ -140,63 +163,40 @@ class FittedModel:
         ------
         FileNotFoundError
             When there is no model in the directory, or one of its files is missing.
+        KeyError
+            When there is no network of its name.
         ValueError
-            When a file is damaged, truncated or another than the one that was saved, weights are not finite, or the parts
-            do not belong together.
+            When a file is damaged, truncated, a link, or another than the one that was saved, weights are not finite, or
+            the parts do not belong together.
         """
-        import numpy as np
+        path = Path(path)
+        place = path.resolve() if path.is_symlink() else path
+        tidy(place, wait=not (path / CONFIG).is_file())
+        for _ in range(_TRIES):
+            before = _identity(path)
+            try:
+                return cls._read(path)
+            except (ValueError, FileNotFoundError):
+                if _identity(path) == before:
+                    raise
+        return cls._read(path)  # another process has put other models there while this one was read
+
+    @classmethod
+    def _read(cls, path: Path) -> FittedModel:
         import pandas as pd
 
         from stpredict.core._read_weights import read_weights
-        from stpredict.models import INPUTS, Panel, build
 
-        path = Path(path)
-        for name in ("config.json", _PANEL, _WEIGHTS):
-            if not (path / name).is_file():
-                raise FileNotFoundError(
-                    f"expected a saved model in {path}; found no {name}; save one with FittedModel.save or stp.tl.fit"
-                )
-        try:
-            config = json.loads((path / "config.json").read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"expected a complete config.json in {path}; found a damaged one ({error})") from error
-        missing = [name for name in _ENTRIES if name not in config] if isinstance(config, dict) else list(_ENTRIES)
-        if missing:
-            raise ValueError(
-                f"expected a complete config.json in {path}; found one without {', '.join(missing)}; save it anew"
-            )
-        if config["format"] != _FORMAT:
-            raise ValueError(f"expected a model of format {_FORMAT} in {path}; found {config['format']!r}")
-        outside = [name for name in config["baselines"] if Path(name).name != name or name in {".", ".."}]
-        if outside:
-            raise ValueError(f"expected plain names of baselines in {path}; found {outside[0]!r}")
-        check_files(path, (_PANEL, _HISTORY), config["files"])
-        panel = [_plain(line) for line in (path / _PANEL).read_text(encoding="utf-8").split("\n")[1:-1]]
-        widths = config["widths"]
-        # Tables of genes are among the weights; here they only have to have their size.
-        tables = {n: np.zeros((len(panel), w), np.float32) for n, w in widths.items() if INPUTS[n].axis == "gene"}
-        try:
-            network = build(
-                config["model"], len(panel), widths,
-                genes=Panel(tuple(panel), tables), hyperparameters=config["hyperparameters"], seed=0,
-            )  # fmt: skip
-        except TypeError as error:
-            raise ValueError(f"expected a configuration that fits the network in {path}; {error}") from error
-        state = read_weights(path / _WEIGHTS)
-        network.make_room(state)
-        wanted = network.state_dict()
-        differing = sorted(
-            key
-            for key in wanted.keys() | state.keys()
-            if key not in wanted or key not in state or wanted[key].shape != state[key].shape
+        config = read_config(path)
+        names = plain_names(config["baselines"], path)
+        check_files(
+            path, (_PANEL, _WEIGHTS, _HISTORY, *(f"baselines/{name}/{CONFIG}" for name in names)), config["files"]
         )
-        if differing:
-            raise ValueError(
-                f"expected weights of model {config['model']!r} for {len(panel)} genes in {path}; "
-                f"found {len(differing)} tensors that do not fit (first: {differing[0]})"
-            )
-        baselines = {name: cls.load(path / "baselines" / name) for name in config["baselines"]}
-        check_files(path, (_WEIGHTS, *(f"baselines/{name}/config.json" for name in baselines)), config["files"])
+        text = (path / _PANEL).read_bytes().decode("utf-8", "surrogatepass")
+        panel = [_plain(line) for line in text.split("\n")[1:-1]]
+        baselines = {name: cls._read(inside(path, f"baselines/{name}")) for name in names}
+        state = read_weights(path / _WEIGHTS)
+        network = _network(path, config, panel, state)
         unusable = sorted(name for name, value in state.items() if not value.isfinite().all())
         if unusable:
             raise ValueError(
@@ -206,6 +206,8 @@ class FittedModel:
         network.load_state_dict(state)
         history = path / _HISTORY
         empty = not history.read_text().strip()
+        if not isinstance(config["features"].get("slots"), dict) or "scaling" not in config["features"]:
+            raise ValueError(f"expected slots and scaling of features in {path / CONFIG}; found {config['features']!r}")
         return cls(
             model=config["model"],
             network=network.eval(),
@@ -215,6 +217,98 @@ class FittedModel:
             history=pd.DataFrame() if empty else pd.read_csv(history),
             baselines=baselines,
         )
+
+
+def _network(path: Path, config: dict[str, Any], panel: list[str], state: dict[str, Tensor]) -> Predictor:
+    """Build the network of a configuration, once its sizes are found to be those of the weights."""
+    import numpy as np
+    import torch
+
+    from stpredict.models import INPUTS, Panel, build, get_model
+
+    name, widths = config["model"], config["widths"]
+    get_model(name)
+    unknown = [n for n, width in widths.items() if n not in INPUTS or not isinstance(width, int) or width < 0]
+    if unknown:
+        raise ValueError(f"expected widths of inputs in {path / CONFIG}; found {unknown[0]}: {widths[unknown[0]]!r}")
+    lengths = {length for tensor in state.values() for length in tensor.shape}
+    tables = {n: width for n, width in widths.items() if INPUTS[n].axis == "gene"}
+    found = [f"{n} of {width} numbers per gene" for n, width in tables.items() if width not in lengths]
+    most = max(_LARGEST, sum(tensor.numel() for tensor in state.values()))
+    large = [number for number in _numbers([config["hyperparameters"], widths]) if abs(number) > most]
+    if large:
+        raise ValueError(
+            f"expected a configuration that fits the network in {path}; found a size of {large[0]}, more than there are weights"
+        )
+
+    def made() -> Predictor:
+        # Tables of genes are among the weights; here they only have to have their size.
+        zeros = {n: np.zeros((len(panel), width), np.float32) for n, width in tables.items()}
+        genes = Panel(tuple(panel), zeros)
+        network = build(name, len(panel), widths, genes=genes, hyperparameters=config["hyperparameters"], seed=0)
+        network.make_room(state)
+        return network
+
+    if not found:
+        try:
+            # Without memory first: a configuration may ask for any number of numbers.
+            with torch.device("meta"), tensor_limit(4 * len(state) + 64):
+                wanted = made().state_dict()
+        except _UNFIT as error:
+            raise ValueError(f"expected a configuration that fits the network in {path}; found: {error}") from error
+        found = sorted(
+            key
+            for key in wanted.keys() | state.keys()
+            if key not in wanted or key not in state or wanted[key].shape != state[key].shape
+        )
+    if found:
+        raise ValueError(
+            f"expected weights of model {name!r} for {len(panel)} genes in {path}; found {len(found)} tensors that do not "
+            f"fit (first: {found[0]})"
+        )
+    return made()
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """Whole numbers within plain values."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+
+
+@contextmanager
+def tensor_limit(n: int) -> Iterator[None]:
+    """Raise `ValueError` when this thread gives more than `n` tensors to modules."""
+    from torch.nn.modules import module
+
+    thread, made = threading.get_ident(), []
+
+    def count(*_: Any) -> None:
+        if threading.get_ident() == thread:
+            made.append(1)
+            if len(made) > n:
+                raise ValueError(f"more than {n} tensors, far more than there are weights")
+
+    hooks = [
+        module.register_module_parameter_registration_hook(count),
+        module.register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a saved model from another one at the same path."""
+    try:
+        found = (path / CONFIG).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _escaped(gene: str) -> str:

@@ -14,6 +14,7 @@ import torch
 import stpredict as stp
 from stpredict.tl.outcomes._fit_outcome import BASELINES
 from stpredict.tl.outcomes._result import OutcomeResult
+from stpredict.training._digests import config_digest
 from stpredict.training.targets import ClassTarget
 
 pytest.importorskip("lifelines")
@@ -199,10 +200,14 @@ def test_damaged_results(survival, tmp_path) -> None:
             OutcomeResult.load(path)
         (path / name).write_bytes(before)
 
+    def signed(config):
+        return json.dumps(config | {"digest": config_digest(config)}).encode()
+
     def changed(**entries):
-        return lambda before: json.dumps(json.loads(before) | entries).encode()
+        return lambda before: signed(json.loads(before) | entries)
 
     fails(ValueError, "damaged one", "config.json", lambda b: b[:50])
+    fails(ValueError, "config.json as it was saved", "config.json", lambda b: b.replace(b"convnext", b"convnxet"))
     config = json.loads((path / "config.json").read_text())
 
     def extra(**entries):
@@ -212,19 +217,19 @@ def test_damaged_results(survival, tmp_path) -> None:
 
     fails(ValueError, "target of kind .*found 'other'", "config.json", changed(target={"kind": "other"}))
     fails(ValueError, "complete record of a target", "config.json", changed(target={"kind": "follow_up"}))
-    fails(ValueError, "format 2 .*found 3", "config.json", changed(format=3))
+    fails(ValueError, "format 3 .*found 4", "config.json", changed(format=4))
     fails(ValueError, "tensors that do not fit", "config.json", changed(widths=config["widths"] | {"tokens": 4}))
     for name in ("target", "training", "widths", "hyperparameters"):
         fails(
             ValueError, f"one without {name}", "config.json",
-            lambda b, name=name: json.dumps({k: v for k, v in json.loads(b).items() if k != name}).encode(),
+            lambda b, name=name: signed({k: v for k, v in json.loads(b).items() if k != name}),
         )  # fmt: skip
     # A model of another kind, or one that lost what belongs to outcomes.
     fails(ValueError, "a model without clinical, leaky_covariates, linear, maps", "config.json", changed(training={}))
     for name in ("maps", "clinical", "linear"):
         fails(ValueError, f"a model without {name}", "config.json", extra(**{name: None}))
-    fails(ValueError, "complete weight file", "weights.safetensors", lambda b: b[:-40])
-    fails(ValueError, "damaged ones", "scores.csv", lambda b: b"")
+    fails(ValueError, "weights.safetensors as it was saved", "weights.safetensors", lambda b: b[:-40])
+    fails(ValueError, "scores.csv as it was saved", "scores.csv", lambda b: b"")
     for name in ("scores.csv", "predictions.csv", "history.csv"):
         fails(ValueError, f"{name} as it was saved", name, lambda b: b[:-2] + bytes([b[-2] ^ 1]) + b[-1:])
     fails(ValueError, "hyperparameters of model 'convnext'", "config.json", changed(hyperparameters={"width": 3}))

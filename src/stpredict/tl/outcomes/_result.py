@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stpredict.core._atomic import write_directory
+from stpredict.core._turns import tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,9 +95,10 @@ class OutcomeResult:
         import pandas as pd
 
         from stpredict.training import FittedModel
-        from stpredict.training._digests import check_files
+        from stpredict.training._digests import check_files, read_config
 
         path = Path(path)
+        tidy(path, wait=not (path / _MARKER).is_file())
         for name in (_MARKER, *(f"{table}.csv" for table in _TABLES)):
             if not (path / name).is_file():
                 raise FileNotFoundError(
@@ -104,14 +106,15 @@ class OutcomeResult:
                 )
         model = FittedModel.load(path)
         check_outcome_model(model, str(path))
+        check_files(path, [f"{table}.csv" for table in _TABLES], read_config(path)["files"])
         try:
             scores, predictions, history = (
-                pd.read_csv(path / f"{name}.csv", float_precision="round_trip", dtype={"slide": str})
+                # A slide may have any name, "NA" among them.
+                pd.read_csv(path / f"{name}.csv", float_precision="round_trip", converters={"slide": str})
                 for name in _TABLES
             )
         except ValueError as error:
             raise ValueError(f"expected complete tables in {path}; found damaged ones ({error})") from error
-        check_files(path, [f"{table}.csv" for table in _TABLES])
         return cls(scores, predictions.set_index("slide").rename_axis(None), history, model)
 
 
