@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ import torch
 
 from stpredict.core._optional import mend_torchvision
 from stpredict.core._progress import epochs_bar
+from stpredict.core._turns import tidy_folder, turn
 from stpredict.models import Panel, Predictor, build, get_model
 from stpredict.models.base._registry import Hyperparameters
 from stpredict.training._config import TrainConfig
@@ -139,7 +140,8 @@ def fit_arrays(
     init
         Network of the same kind to start from; its head is left behind.
     checkpoint_dir
-        Directory to keep checkpoints in, and to continue from when the same fit is asked for again.
+        Directory to keep checkpoints in, and to continue from when the same fit is asked for again. Of two processes that
+        ask for the same fit, one trains and the other waits for it. A directory that cannot be written costs a warning.
     progress
         Whether to show a progress bar.
 
@@ -195,14 +197,11 @@ def fit_arrays(
     held_out, unit = np.zeros(len(data), dtype=bool), "none"
     if config.patience > 0:
         held_out, unit = inner_split(data, config.validation_fraction, seed)
-    with tempfile.TemporaryDirectory(prefix="stpredict-") as scratch, torch.random.fork_rng(devices=[]):
-        root = Path(scratch)
-        if checkpoint_dir is not None:
-            root = checkpoint_dir / _digest(model, options, config, seed, data, init)
+    name = "" if checkpoint_dir is None else _digest(model, options, config, seed, data, init)
+    with _checkpoints(checkpoint_dir, name) as root, torch.random.fork_rng(devices=[]):
         validation = data.take(held_out) if held_out.any() else None
         where: dict[str, Any] = {
-            "device": device, "seed": seed, "root": root, "resume": checkpoint_dir is not None,
-            "load_weights": init is None,
+            "device": device, "seed": seed, "root": root, "load_weights": init is None,
         }  # fmt: skip
         with epochs_bar(f"fit {model}", show=progress):
             histories, epochs = _run_stages(network, data.take(~held_out), validation, config, "inner", **where)
@@ -211,6 +210,19 @@ def fit_arrays(
                 histories += _run_stages(network, data, None, config, "refit", epochs=epochs, **where)[0]
         show_rows(network, "finish", data.only_labeled(), device)
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, epochs[-1])
+
+
+@contextmanager
+def _checkpoints(folder: Path | None, name: str) -> Iterator[Path | None]:
+    """Where the checkpoints of a fit are kept, while no other process works there."""
+    if folder is None:
+        yield None
+        return
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    tidy_folder(folder)
+    with turn(folder / name):
+        yield folder / name
 
 
 def _network(model: str, data: ArraySet, hyperparameters: Hyperparameters, seed: int) -> Predictor:
@@ -231,8 +243,7 @@ def _run_stages(
     load_weights: bool,
     device: torch.device,
     seed: int,
-    root: Path,
-    resume: bool,
+    root: Path | None,
     epochs: list[int] | None = None,
 ) -> tuple[list[pd.DataFrame], list[int]]:
     """Take a network through its stages, each for as many epochs as `epochs` says, or as the validation chooses.
@@ -261,7 +272,8 @@ def _run_stages(
             torch.manual_seed(seed + number)
         history, n_epochs = run_epochs(
             network, rows, held_out, settings,
-            stage=stage, device=device, seed=seed, directory=root / f"{phase}{number or ''}", resume=resume,
+            stage=stage, device=device, seed=seed,
+            directory=None if root is None else root / f"{phase}{number or ''}",
             n_epochs=None if epochs is None else epochs[number],
             phase=", ".join([*([stage.name] if several else []), "training" if phase == "inner" else "refit on all"]),
         )  # fmt: skip

@@ -14,10 +14,10 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Checkpoint
 
 from stpredict.core._progress import Epoch, tell
 from stpredict.models import Batch, Prediction, Predictor, Stage
+from stpredict.training._checkpoints import CheckpointFile, LastCheckpoint
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader, loader_for
 from stpredict.training._two_phase import TwoPhaseRule
@@ -209,21 +209,6 @@ class _Teller(pl.Callback):
         tell(Epoch(trainer.current_epoch + 1, trainer.max_epochs, self.phase, pl_module.scores))
 
 
-class _LastCheckpoint(Checkpoint):
-    """Keep the state after every epoch, to continue from.
-
-    A checkpoint callback, so that it comes after everything that an epoch changes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
-        partial.replace(self.path)
-
-
 def run_epochs(
     network: Predictor,
     train: ArraySet,
@@ -233,8 +218,7 @@ def run_epochs(
     stage: Stage,
     device: torch.device,
     seed: int,
-    directory: Path,
-    resume: bool,
+    directory: Path | None,
     n_epochs: int | None = None,
     phase: str = "epochs",
 ) -> tuple[pd.DataFrame, int]:
@@ -255,9 +239,7 @@ def run_epochs(
     seed
         Random seed for order, dropout and augmentation.
     directory
-        Directory of the checkpoints while training.
-    resume
-        Whether to continue from `last.ckpt` in `directory` when it is there.
+        Where a checkpoint is kept after every epoch, and continued from where there is one; nowhere when `None`.
     n_epochs
         Train for so many epochs, on the schedule of `config.max_epochs`: a refit sees the learning rates that the
         number was chosen with. `config.max_epochs` when `None`.
@@ -275,11 +257,13 @@ def run_epochs(
     keeper = _Keeper(config, score_of(train.kind)) if watch else None
     if keeper is not None:
         callbacks.append(keeper)
-    last, max_epochs, start = directory / "last.ckpt", n_epochs or config.max_epochs, None
-    if resume:  # nobody reads it otherwise, and writing it takes longer than an epoch of few slides
-        callbacks.append(_LastCheckpoint(last))
-        if last.is_file():
-            start, state = str(last), torch.load(last, map_location="cpu", weights_only=True)
+    max_epochs, start, files = n_epochs or config.max_epochs, None, None
+    if directory is not None:  # nobody reads it otherwise, and writing it takes longer than an epoch of few slides
+        files = CheckpointFile()
+        callbacks.append(LastCheckpoint(directory / "last.ckpt"))
+        state = files.find(directory / "last.ckpt")
+        if state is not None:
+            start = str(directory / "last.ckpt")
             if state["stopped"]:  # it has come to its end: no further epoch
                 max_epochs = len(state["history"])
     callbacks.append(_Teller(phase))
@@ -295,12 +279,12 @@ def run_epochs(
             precision=precision,
             gradient_clip_val=config.gradient_clip or None,
             callbacks=callbacks,
+            plugins=files,
             logger=False,
-            enable_checkpointing=resume,
+            enable_checkpointing=files is not None,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            default_root_dir=directory,
         )
         valid = loader_for(network, validation, config.batch_size) if watch and validation else None
         with _frozen(network, stage.trains):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,41 @@ def test_a_device_is_no_other_fit(flat: Any, tmp_path: Path) -> None:
     named = MLP | {"training": MLP["training"] | {"device": "cpu"}}
     stp.tl.fit(flat, checkpoint_dir=tmp_path, baselines=False, **named)
     assert len(folders(tmp_path)) == 1
+
+
+def test_a_checkpoint_folder_that_cannot_be_written_costs_a_warning(flat: Any, tmp_path: Path) -> None:
+    fresh = stp.tl.fit(flat, baselines=False, **MLP)
+    (tmp_path / "file").write_text("mine")
+    with pytest.warns(UserWarning, match="no checkpoint could be written to .*another checkpoint_dir") as caught:
+        found = stp.tl.fit(flat, checkpoint_dir=tmp_path / "file", baselines=False, **MLP)
+    assert len([each for each in caught if "no checkpoint" in str(each.message)]) <= 2  # the choice, and the refit
+    assert torch.equal(weights(fresh), weights(found))
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "changed", "exchanged"])
+def test_a_damaged_checkpoint_is_not_taken_up(flat: Any, tmp_path: Path, caplog: Any, damage: str) -> None:
+    first = stp.tl.fit(flat, checkpoint_dir=tmp_path, baselines=False, **MLP)
+    for path in tmp_path.rglob("*.ckpt"):
+        content = path.read_bytes()
+        half = len(content) // 2
+        changed = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+        path.write_bytes({"cut": content[:half], "emptied": b"", "changed": changed, "exchanged": b"x" * 99}[damage])
+        path.with_suffix(".partial").write_bytes(b"half")
+    again = stp.tl.fit(flat, checkpoint_dir=tmp_path, baselines=False, **MLP)
+    assert "cannot be used" in caplog.text
+    assert torch.equal(weights(first), weights(again))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_fits_at_once_train_once(flat: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One trains; the other waits, and takes up its last checkpoint."""
+    network, steps = type(stp.tl.fit(flat, baselines=False, **MLP).network), []
+    step = network.step
+    monkeypatch.setattr(network, "step", lambda *args: steps.append(args[0].training) or step(*args))
+    stp.tl.fit(flat, checkpoint_dir=tmp_path / "alone", baselines=False, **MLP)
+    alone = sum(steps)
+    copies = [flat.copy() for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda each: stp.tl.fit(each, checkpoint_dir=tmp_path / "two", baselines=False, **MLP), copies))
+    assert sum(steps) == 2 * alone
+    assert folders(tmp_path / "two") == folders(tmp_path / "alone")

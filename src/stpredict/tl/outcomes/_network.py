@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,11 +154,10 @@ def fit_network(
         torch.manual_seed(seed)
         network = build(NETWORK, 1, widths, hyperparameters=options | dict(sizes))
         network.prepare(summarize(part, network.needs))
-        with tempfile.TemporaryDirectory(prefix="stpredict-") as scratch:
-            history, behind = run_epochs(
-                network, part, validation, config, n_epochs=n_epochs,
-                stage=Stage(), device=device, seed=seed, directory=Path(scratch), resume=False,
-            )  # fmt: skip
+        history, behind = run_epochs(
+            network, part, validation, config, n_epochs=n_epochs,
+            stage=Stage(), device=device, seed=seed, directory=None,
+        )  # fmt: skip
         return network, history, behind
 
     histories, chosen = [], []
