@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
-from stpredict.io._map_files import FILES, LOG, Written, read_list, write_list
+from stpredict.io._map_files import FILES, LOG, Written, digest_of, list_files, read_list, write_list
 from stpredict.tl.maps._map_store import MapStore
 
 GENES, CHUNKS = list("ABCDE"), [slice(0, 2), slice(2, 4), slice(4, 5)]
@@ -105,6 +105,39 @@ def test_a_list_that_was_made_shorter(finished) -> None:
         stp.io.read_map(finished)
     write_list(finished, files)
     assert read_list(finished) == files
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../other/a", "X/../../a"])
+def test_a_list_that_leads_outside(finished, name) -> None:
+    write_list(finished, read_list(finished) | {name: digest_of(Path("/etc/hostname"))})
+    with pytest.raises(ValueError, match=f"found a damaged {FILES}"):
+        stp.io.read_map(finished)
+
+
+def test_a_link_is_no_file_of_a_map(finished, tmp_path) -> None:
+    path = next(item for item in (finished / "obs").rglob("*") if item.is_file())
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"found {path.relative_to(finished).as_posix()} lost"):
+        stp.io.read_map(finished)
+
+
+@pytest.mark.parametrize(
+    ("array", "shape"), [("X", [10**9, 5]), ("X", [10**12, 10**12]), ("obs/_index", [10**11]), ("var/_index", [10**9]),
+                         ("obsm/spatial", [6, 10**11]), ("layers/std", [6, 10**10])],
+)  # fmt: skip
+def test_absurd_sizes_take_no_memory(finished, array, shape) -> None:
+    """Sizes that somebody changed, and signed."""
+    for path in [*finished.rglob("zarr.json"), *finished.rglob(".zarray"), *finished.rglob(".zmetadata")]:
+        entry = json.loads(path.read_text())
+        whole = entry.get("metadata") or entry.get("consolidated_metadata", {}).get("metadata", {})
+        found = [whole[name] for name in (array, f"{array}/.zarray") if name in whole]
+        for each in [*found, *([entry] if path.parent == finished / array else [])]:
+            each["shape"] = shape
+        path.write_text(json.dumps(entry))
+    write_list(finished, list_files(finished))
+    with pytest.raises(ValueError, match="expected the files of a map as they were written"):
+        stp.io.read_map(finished)
 
 
 def test_damaged_chunks_of_an_unfinished_map_are_computed_again(tiles, tmp_path) -> None:

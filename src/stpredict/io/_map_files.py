@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 FILES = "stpredict_files.json"  # list of a finished map, and of what an unfinished one began with
 LOG = "stpredict_written.jsonl"  # of an unfinished map: what was written since, a line each
 _NEW = f"{FILES}.new"
 _ABSENT = "absent"  # Zarr writes no file for a chunk that holds nothing but the fill value
+_MANY = 2**24  # values of an array that is looked at more closely
 _ROOT = ("zarr.json", ".zattrs", ".zgroup", ".zmetadata")
 
 
 def digest_of(path: Path) -> str:
-    """Digest of a file, or a mark of its own where there is none."""
-    if not path.is_file():
+    """Digest of a file, or a mark of its own where there is none; links, which lead out of a store, are none."""
+    if path.is_symlink() or not path.is_file():
         return _ABSENT
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -50,7 +55,7 @@ def read_list(root: Path) -> dict[str, str]:
         raise ValueError(_message(root, f"no {FILES}")) from None
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(map(_is_inside, found)):
         raise ValueError(_message(root, f"a damaged {FILES}"))
     return found
 
@@ -101,7 +106,8 @@ class Written:
         for line in log.read_bytes().splitlines():
             try:
                 name, files = json.loads(line)
-                self._chunks[str(name)] = {str(file): str(digest) for file, digest in files.items()}
+                if all(map(_is_inside, files)):
+                    self._chunks[str(name)] = {str(file): str(digest) for file, digest in files.items()}
             except (ValueError, TypeError, AttributeError):  # the call was stopped while it wrote the line
                 continue
 
@@ -145,6 +151,44 @@ def check_there(root: Path, files: Iterable[str]) -> None:
         raise ValueError(_message(root, f"{len(lost)} files lost, such as {lost[0]}"))
 
 
+def check_shapes(root: Path, group: Any, files: Iterable[str]) -> None:
+    """Raise `ValueError` unless the sizes that a map claims belong together, before memory is taken for them.
+
+    The map is as large as its tables of tiles and genes; anything else that is large has all of its files, as only parts
+    that hold one value throughout are left out of a store.
+    """
+    import zarr
+
+    kept = set(files)
+    for name, array in group.members(max_depth=None):
+        if isinstance(array, zarr.Array) and array.size > _MANY and not is_chunk(f"{name}/"):
+            grid = [-(-n // m) for n, m in zip(array.shape, array.shards or array.chunks, strict=True)]
+            keys = map(array.metadata.encode_chunk_key, np.ndindex(*grid))
+            if math.prod(grid) > len(kept) or not all(f"{name}/{key}" in kept for key in keys):
+                raise ValueError(_message(root, f"{name} of shape {array.shape} without most of its files"))
+    n_obs, n_genes = (_length(group[name]) for name in ("obs", "var"))
+    for name in ("X", "layers/std"):
+        if name in group and group[name].shape != (n_obs, n_genes):
+            raise ValueError(
+                _message(root, f"{name} of shape {group[name].shape} for {n_obs} tiles and {n_genes} genes")
+            )
+
+
+def _length(table: Any) -> int:
+    """Number of rows of a table."""
+    index = table[table.attrs["_index"]]
+    return int((index if hasattr(index, "shape") else index["values"]).shape[0])
+
+
+@contextmanager
+def named(root: Path) -> Iterator[None]:
+    """Name the map where what it claims cannot be read."""
+    try:
+        yield
+    except (MemoryError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        raise ValueError(_message(root, f"{type(error).__name__} ({error})")) from error
+
+
 def chunk_files(array: Any, rows: slice, columns: slice) -> list[str]:
     """Files of an array of Zarr, relative to the store, that hold a block of rows and columns."""
     height, width = array.chunks
@@ -154,6 +198,12 @@ def chunk_files(array: Any, rows: slice, columns: slice) -> list[str]:
         for column in range(columns.start // width, -(-columns.stop // width))
     ]
     return [f"{array.path}/{key}" for key in keys]
+
+
+def _is_inside(name: str) -> bool:
+    """Whether the name of a file leads into the store that lists it."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _digest(text: str) -> str:

@@ -13,9 +13,11 @@ from stpredict.io._map_files import (
     Written,
     check_begun,
     check_files,
+    check_shapes,
     check_there,
     chunk_files,
     is_chunk,
+    named,
     read_list,
 )
 from stpredict.slots._keys import Key
@@ -99,21 +101,24 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
     files = read_list(path)
     check_there(path, files)
     check_files(path, files, but=filter(is_chunk, files))
-    group: Any = zarr.open_group(path, mode="r")
-    names = read_elem(group["var"]).index
+    with named(path):
+        group: Any = zarr.open_group(path, mode="r")
+        check_shapes(path, group, files)
+        names = read_elem(group["var"]).index
     columns = np.arange(len(names)) if genes is None else names.get_indexer(list(genes))
     if (columns < 0).any():
         missing = [gene for gene, column in zip(genes or [], columns, strict=True) if column < 0]
         raise KeyError(f"expected genes of the map; found {len(missing)} others (first: {missing[0]!r})")
-    every = slice(0, group["X"].shape[0])
-    needed = {name for column in columns for name in chunk_files(group["X"], every, slice(column, column + 1))}
-    check_files(path, {name: files[name] for name in needed if name in files})
-    values = group["X"][:] if genes is None else group["X"].oindex[:, columns]
-    adata = AnnData(
-        obs=read_elem(group["obs"]),
-        obsm={name: read_elem(group["obsm"][name]) for name in group["obsm"]},
-        uns=read_elem(group["uns"]),
-    )
+    with named(path):
+        every = slice(0, group["X"].shape[0])
+        needed = {name for column in columns for name in chunk_files(group["X"], every, slice(column, column + 1))}
+        check_files(path, {name: files[name] for name in needed if name in files})
+        values = group["X"][:] if genes is None else group["X"].oindex[:, columns]
+        adata = AnnData(
+            obs=read_elem(group["obs"]),
+            obsm={name: read_elem(group["obsm"][name]) for name in group["obsm"]},
+            uns=read_elem(group["uns"]),
+        )
     # A mark that the table had when the map was begun is of an earlier prediction.
     adata.obs = adata.obs.drop(columns=Key.leaky(key), errors="ignore")
     write_prediction(adata, key, pd.DataFrame(values, index=adata.obs_names, columns=names[columns]))

@@ -138,6 +138,8 @@ def map_table(
         When features do not fit the models, or tiles share a place.
     FileExistsError
         When there is something else at the path of the store.
+    OSError
+        When the store cannot be written; the same call goes on with what is written.
     """
     import pandas as pd
 
@@ -177,11 +179,11 @@ def map_table(
 
     counts = {Key.n_windows(key_added): n_windows, Key.partial(key_added): partial}
     digest = _digest(networks, slides, layout, panel, [str(name) for name in adata.obs_names], chunks, std)
-    target = MapStore.open(store, digest, adata, panel, chunks, counts, std=std)
-    if not target.complete:
-        for genes, mean, spread in mapper.run(slides, layout, chunks, store=target, std=std):
-            target.write(genes, mean[order], None if spread is None else spread[order])
-        target.finish()
+    with MapStore.open(store, digest, adata, panel, chunks, counts, std=std) as target:
+        if not target.complete:
+            for genes, mean, spread in mapper.run(slides, layout, chunks, store=target, std=std):
+                target.write(genes, mean[order], None if spread is None else spread[order])
+            target.finish()
     return target.path, n_windows, partial
 
 
