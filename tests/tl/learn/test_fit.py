@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 
 import stpredict as stp
@@ -306,6 +309,62 @@ def test_failed_save_leaves_the_object(toy, frozen, tmp_path) -> None:
         stp.tl.fit(toy, "ridge", path=tmp_path)
     assert frozen(toy) == before
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Path:
+    """A folder in which nothing can be written, whoever tries."""
+    folder = tmp_path / "folder"
+    if kind == "file":
+        folder.write_text("mine")
+    else:
+        number = {"full": errno.ENOSPC, "read-only": errno.EROFS, "quota": errno.EDQUOT}[kind]
+
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(Path, "mkdir", fail)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["file", "full", "read-only", "quota"])
+def test_a_model_outlives_a_folder_that_cannot_be_written(toy, tmp_path, monkeypatch, kind) -> None:
+    whole = stp.tl.fit(toy, "mlp", training={"max_epochs": 2}, baselines=False)
+    other = toy.copy()
+    del other.uns["stpredict"]["model"]
+    folder = unwritable(tmp_path, monkeypatch, kind)
+    for options in ({"path": folder / "model"}, {}):
+        monkeypatch.setattr(stp.settings, "cache_dir", folder)
+        with pytest.warns(UserWarning, match=r"could not be kept in .*returned all the same.*save\(path\)") as caught:
+            model = stp.tl.fit(other, "mlp", training={"max_epochs": 2}, baselines=False, **options)
+        assert ("cache_dir" in str(caught[0].message)) == (not options)
+        assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(model), strict=True))
+        assert read_record(other, "model") is None
+    monkeypatch.undo()
+    model.save(tmp_path / "saved")
+
+
+def parameters(model) -> list[torch.Tensor]:
+    return list(model.network.state_dict().values())
+
+
+def test_models_of_folds_outlive_a_folder_that_cannot_be_written(toy, tmp_path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.warns(UserWarning, match="could not be kept"):
+        models = stp.tl.fit_folds(toy, "ridge", 3, baselines=False, path=tmp_path / "file")
+    assert len(models) == 3
+    assert np.isfinite(stp.get.predicted(toy).X).all()
+
+
+def test_other_files_at_the_path_are_found_before_the_training(toy, tmp_path, monkeypatch) -> None:
+    from stpredict.training import _fit_arrays
+
+    (tmp_path / "fold1").mkdir()
+    (tmp_path / "fold1" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(_fit_arrays, "build", None)
+    with pytest.raises(FileExistsError, match="expected a new or empty directory"):
+        stp.tl.fit(toy, "ridge", path=tmp_path)
+    with pytest.raises(FileExistsError, match="fold1"):
+        stp.tl.fit_folds(toy, "ridge", 3, path=tmp_path)
 
 
 def test_fit_on_a_view_warns_of_nothing_and_works(toy) -> None:

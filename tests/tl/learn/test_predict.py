@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -165,6 +167,21 @@ def test_finer_images_are_fine(toy, model) -> None:
     record(toy, microns_per_pixel={"s0": 0.1})
     stp.tl.predict(toy, model)
     assert "predicted" in toy.obsm
+
+
+def test_a_path_that_only_the_object_names_is_said(toy, tmp_path) -> None:
+    """An object of somebody else may name any path."""
+    theirs = stp.tl.fit(toy, "mean", path=tmp_path / "theirs", baselines=False)
+    other = toy.copy()
+    with pytest.warns(UserWarning, match=f"no model was named.*{tmp_path}/theirs"):
+        stp.tl.predict(toy)
+    stp.tl.fit_folds(toy, "mean", 3, baselines=False, path=tmp_path / "folds")
+    with pytest.warns(UserWarning, match=f"no model was named.*{tmp_path}/folds/fold0, .*fold1"):
+        stp.tl.predict(toy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in (theirs, tmp_path / "theirs"):
+            stp.tl.predict(other, model)
 
 
 def test_no_model(toy, frozen, tmp_path) -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._atomic import check_place
 from stpredict.core._settings import settings
+from stpredict.core._turns import tidy, tidy_folder
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import as_mask, check_patients
 from stpredict.slots._container import get_table
@@ -96,7 +98,8 @@ def fit(
         Directory to save the model in; by default one under `settings.cache_dir`, which stays there until you remove
         it.
     checkpoint_dir
-        Directory to keep checkpoints in, and to continue from when the same call is made again.
+        Directory to keep checkpoints in, and to continue from when the same call is made again. Of two processes that make
+        the same call, one trains, and the other waits and takes up what it found.
     allow_leakage
         Whether to accept a panel that was selected on other patients; recorded in the model.
     seed
@@ -112,6 +115,8 @@ def fit(
 
     Raises
     ------
+    FileExistsError
+        When there are other files at `path`.
     KeyError
         When features or bags, normalization, a gene of the panel, a column or the model is missing.
     TypeError
@@ -125,8 +130,9 @@ def fit(
     Warns
     -----
     UserWarning
-        When the model cannot be kept in the cache; it is returned all the same. When features have no record, or were
-        changed after it: marks of predictions are then `"unknown"` where they would be `False`.
+        When the model cannot be written to `path` or to the cache, or no checkpoint to `checkpoint_dir`; it is returned all
+        the same. When features have no record, or were changed after it: marks of predictions are then `"unknown"` where
+        they would be `False`.
 
     Examples
     --------
@@ -144,6 +150,7 @@ def fit(
     slot, scaling = split_features(features)
     request = parse_target(adata, target)
     reader = slots_for(request)
+    check_path(path)
     check_patients(adata, sample_key, patient_key)
     mask = as_mask(adata, train)
     task = make_task(
@@ -186,18 +193,27 @@ def fit(
 
 
 def keep(model: FittedModel, path: str | Path | None) -> Path | None:
-    """Save a model where it is asked for, or in the cache; a cache that cannot be written must not cost the training."""
-    if path is not None:
-        return model.save(path)
+    """Save a model where it is asked for, or in the cache; a folder that cannot be written must not cost the training."""
     try:
-        return model.save(default_path(model))
+        if path is None:
+            tidy_folder(settings.cache_dir / "models")
+        return model.save(default_path(model) if path is None else path)
     except OSError as error:
+        where = "settings.cache_dir" if path is None else str(path)
         warnings.warn(
-            f"the model could not be kept in settings.cache_dir ({error}); it is returned all the same: call its save(path), "
-            "or set stp.settings.cache_dir to a folder that can be written",
+            f"the model could not be kept in {where} ({error}); it is returned all the same: call its save(path) with a folder "
+            "that can be written, or free some room"
+            + (", or set stp.settings.cache_dir to another folder" if path is None else ""),
             stacklevel=3,
         )
         return None
+
+
+def check_path(path: str | Path | None) -> None:
+    """Raise `FileExistsError` where a model cannot be saved because other files are there, before it is trained."""
+    if path is not None:
+        tidy(Path(path))
+        check_place(Path(path), "config.json")
 
 
 def with_target(arrays: ArraySet, target: Target, values: np.ndarray, measured: np.ndarray) -> ArraySet:

@@ -18,7 +18,7 @@ from stpredict.slots._marks import sections_record
 from stpredict.slots._people import one_name
 from stpredict.slots._prediction import write_prediction
 from stpredict.slots._provenance import genes_digest, write_record
-from stpredict.tl.learn._fit import keep
+from stpredict.tl.learn._fit import check_path, keep
 from stpredict.tl.learn._folds import run_folds
 from stpredict.tl.learn._out_of_fold import tables, write_out_of_fold
 from stpredict.tl.learn._task import Task, comparator, make_task
@@ -133,6 +133,8 @@ def fit_folds(
     main = make_task(adata, model, reader, **options)
     kept = np.flatnonzero(usable)
     splits = grouped_k_fold(adata[usable], n_folds, seed=seed, sample_key=sample_key, patient_key=patient_key)
+    for number in range(len(splits)):
+        check_path(None if path is None else Path(path) / f"fold{number}")
     patient = one_name(adata.obs[patient_key])
     folds = [_widened(split, kept, patient) for split in splits]
     tasks: dict[str, Task] = {"": main}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._validate import few
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._content import recognize
@@ -39,6 +41,12 @@ def find_models(data: Container, model: Any, table_key: str) -> list[FittedModel
                 "or the directory of a saved one"
             )
         model = record["path"]
+        paths = [model] if isinstance(model, str) else list(model)
+        warnings.warn(
+            f"no model was named: reading the one that the object names, {few(paths)}; an object of somebody else can name any "
+            "path; name the model to have no doubt",
+            stacklevel=3,
+        )
     given = [model] if isinstance(model, (str, Path, FittedModel)) else list(model)
     if not given:
         raise ValueError("expected at least one model; found an empty list; see stp.tl.fit_folds")

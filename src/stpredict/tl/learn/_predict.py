@@ -140,6 +140,13 @@ def predict(
     ValueError
         When features, µm/px or normalization differ from the training's, the message names both sides; when several
         models do not predict the same genes in the same unit; when samples are asked of a network that draws none.
+    OSError
+        When the map cannot be written to `store`; the same call goes on with what is written.
+
+    Warns
+    -----
+    UserWarning
+        When `model` is `None`, with the path that the object names and that is read. When the samples cannot be written.
 
     Examples
     --------
@@ -180,17 +187,15 @@ def predict(
     else:
         rows = rows_of(source, sample_key=sample_key, patient_key=None)
         origin = source_of(members[0], data, source, rows, image=image, sample_key=sample_key, progress=show)
-        samples = None
-        if n_samples and store is not None:
-            samples = SampleStore(store, list(source.obs_names), genes or target.names, n_samples)
-        drawn: dict[str, Any] = {
-            "n_samples": n_samples, "seed": seed, "genes": _panel(origin, genes, members[0]),
-            "take_samples": None if samples is None else samples.take,
-        }  # fmt: skip
+        drawn: dict[str, Any] = {"n_samples": n_samples, "seed": seed, "genes": _panel(origin, genes, members[0])}
         groups = {key: members} | ({} if genes is not None else _baselines(key, members, baselines))
-        outputs = _tables(groups, key, origin, people, genes, drawn, batch_size=batch_size, device=device)
-        if samples is not None:
-            samples.finish()
+        where: dict[str, Any] = {"batch_size": batch_size, "device": device}
+        if n_samples and store is not None:
+            with SampleStore(store, list(source.obs_names), genes or target.names, n_samples) as samples:
+                outputs = _tables(groups, key, origin, people, genes, drawn | {"take_samples": samples.take}, **where)
+                store = samples.finish()
+        else:
+            outputs = _tables(groups, key, origin, people, genes, drawn, **where)
     outputs = slots.arrange(key, outputs)
 
     container, adata = begin(data, copy, table_key)
