@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+
+from stpredict.core._turns import fresh_path, turn
 
 SOFTWARE = "stpredict synthetic_slides"
 _TILE_PX = 256
@@ -40,27 +41,28 @@ def write_pyramid(path: Path, image: np.ndarray, mpp: float) -> None:
     from PIL import Image
 
     jpeg = find_spec("imagecodecs") is not None
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     level, number = Image.fromarray(image), 0
-    try:
-        with tifffile.TiffWriter(partial) as writer:
-            while True:
-                per_cm = 1e4 / (mpp * 2**number)
-                writer.write(
-                    np.asarray(level),
-                    tile=(_TILE_PX, _TILE_PX),
-                    photometric="rgb",
-                    compression="jpeg" if jpeg else "adobe_deflate",
-                    compressionargs={"level": 90} if jpeg else None,
-                    resolution=(per_cm, per_cm),
-                    resolutionunit="CENTIMETER",
-                    subfiletype=int(number > 0),  # reduced image: a level of the pyramid
-                    software=SOFTWARE,
-                    metadata=None,
-                )
-                if max(level.size) <= _TILE_PX:
-                    break
-                level, number = level.reduce(2), number + 1
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with turn(path):
+        partial = fresh_path(path)
+        try:
+            with tifffile.TiffWriter(partial) as writer:
+                while True:
+                    per_cm = 1e4 / (mpp * 2**number)
+                    writer.write(
+                        np.asarray(level),
+                        tile=(_TILE_PX, _TILE_PX),
+                        photometric="rgb",
+                        compression="jpeg" if jpeg else "adobe_deflate",
+                        compressionargs={"level": 90} if jpeg else None,
+                        resolution=(per_cm, per_cm),
+                        resolutionunit="CENTIMETER",
+                        subfiletype=int(number > 0),  # reduced image: a level of the pyramid
+                        software=SOFTWARE,
+                        metadata=None,
+                    )
+                    if max(level.size) <= _TILE_PX:
+                        break
+                    level, number = level.reduce(2), number + 1
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

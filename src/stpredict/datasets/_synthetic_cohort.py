@@ -294,15 +294,17 @@ def _spatial_entry(
     if directory is not None:
         from PIL import Image
 
+        from stpredict.core._turns import fresh_path, turn
         from stpredict.io._image import SectionImage
 
         path = directory.resolve() / f"{sample}.png"
-        partial = path.with_name(f".{sample}.{os.getpid()}.png")  # a reader never sees half an image
-        try:
-            Image.fromarray(image).save(partial, compress_level=1)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with turn(path):
+            partial = fresh_path(path)  # a reader never sees half an image
+            try:
+                Image.fromarray(image).save(partial, format="PNG", compress_level=1)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
         metadata = {"source_image_path": str(path)}
         image, factor = SectionImage(image).thumbnail()
     return {
