@@ -191,3 +191,7 @@ def test_no_model(toy, frozen, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no config.json"):
         stp.tl.predict(toy, tmp_path)
     assert frozen(toy) == before
+    for record in ({}, {"path": 5}, {"path": []}, {"path": np.array([1, 2])}):
+        toy.uns["stpredict"]["model"] = record
+        with pytest.raises(KeyError, match="expected a model; found none"):
+            stp.tl.predict(toy)

@@ -35,13 +35,14 @@ def find_models(data: Container, model: Any, table_key: str) -> list[FittedModel
 
     if model is None:
         record = read_record(get_table(data, table_key, "model"), "model")
-        if record is None:
+        paths = (record or {}).get("path", [])
+        paths = [paths] if isinstance(paths, str) else paths
+        if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
             raise KeyError(
                 "expected a model; found none in uns['stpredict']['model']; pass the model that stp.tl.fit returned, "
                 "or the directory of a saved one"
             )
-        model = record["path"]
-        paths = [model] if isinstance(model, str) else list(model)
+        model = paths
         warnings.warn(
             f"no model was named: reading the one that the object names, {few(paths)}; an object of somebody else can name any "
             "path; name the model to have no doubt",
