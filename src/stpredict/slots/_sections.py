@@ -44,7 +44,8 @@ def section_entry(adata: AnnData, sample: str) -> Mapping[str, Any]:
 def kept_sections(uns: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Of a `uns`, the entries of `uns["spatial"]` of some sections."""
     wanted = {key for name in names for key in (str(name), escaped(str(name)))}
-    return {key: entry for key, entry in uns.get(Key.SPATIAL, {}).items() if key in wanted}
+    sections = _mapping(uns.get(Key.SPATIAL, {}), f"uns[{Key.SPATIAL!r}]")
+    return {key: entry for key, entry in sections.items() if key in wanted}
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
