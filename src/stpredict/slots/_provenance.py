@@ -43,7 +43,7 @@ def read_record(adata: AnnData, key: str) -> dict[str, Any] | None:
     if entry is None:
         return None
     record: dict[str, Any] = _plain(_mapping(entry, key))
-    for name in _BY_SECTION:
+    for name in _BY_SECTION if key.startswith("X_") else ():  # elsewhere they are settings of a call
         values = _mapping(record.get(name, {}), key, name).values()
         if not all(isinstance(value, int | float) for value in values):
             raise ValueError(
