@@ -153,22 +153,22 @@ class _Stop(Exception):
 
 
 def _fit(folder: Path, *, stop: bool = False) -> Any:
-    from stpredict.training import _loop
+    from stpredict.training import _checkpoints
 
     def save(self: Any, trainer: Any, pl_module: Any) -> None:
         whole(self, trainer, pl_module)
         raise _Stop
 
-    whole = _loop._LastCheckpoint.on_train_epoch_end
+    whole = _checkpoints.LastCheckpoint.on_train_epoch_end
     try:
         if stop:
-            _loop._LastCheckpoint.on_train_epoch_end = save  # type: ignore[method-assign]
+            _checkpoints.LastCheckpoint.on_train_epoch_end = save  # type: ignore[method-assign]
         return stp.tl.fit(
             cohort(), "mlp", features="toy", training={"max_epochs": 2, "refit": False}, baselines=False,
             checkpoint_dir=folder / "checkpoints",
         )  # fmt: skip
     finally:
-        _loop._LastCheckpoint.on_train_epoch_end = whole  # type: ignore[method-assign]
+        _checkpoints.LastCheckpoint.on_train_epoch_end = whole  # type: ignore[method-assign]
 
 
 def _write_checkpoint(folder: Path) -> None:
