@@ -1,4 +1,4 @@
-# Two targets that work from a bare machine with Python >= 3.11: `make demo` and `make test`.
+# Targets that work from a bare machine with Python >= 3.11: `make demo`, `make test`, and `make soak`, which takes longer.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -11,7 +11,7 @@ LINKS  := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Compiled modules are kept: the scientific stack takes half a minute to import without them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test soak lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/python -m stpredict demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
@@ -20,6 +20,10 @@ demo: $(STAMP)
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The damaged files of `tests/faults`, many more of them.
+soak: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m faults --n 10000
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

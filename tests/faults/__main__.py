@@ -24,12 +24,13 @@ def main() -> int:
     parser.add_argument("--json", help="file for every outcome")
     options = parser.parse_args()
 
-    from ._kinds import GROUPS, prepare
+    import stpredict as stp
 
-    prepare()
-    every = {kind.name: kind for group in GROUPS.values() for kind in group}
-    wanted = options.kinds.split(",") if options.kinds else list(GROUPS)
-    kinds = [kind for name in wanted for kind in GROUPS.get(name, ())] or [every[name] for name in wanted]
+    from ._kinds import GROUPS, kinds_of, warm
+
+    stp.settings.device, stp.settings.progress = "cpu", False
+    kinds = kinds_of(options.kinds.split(",") if options.kinds else list(GROUPS))
+    warm(kinds)
     share = 1.0 if options.n is None else options.n / sum(kind.n for kind in kinds)
     outcomes = []
     for kind in kinds:

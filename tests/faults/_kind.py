@@ -24,6 +24,15 @@ VERDICTS = (*RIGHT, *WRONG)
 _DOCUMENTED = (ValueError, KeyError, TypeError, FileNotFoundError)
 
 
+def note(phase: str) -> None:
+    """Tell the parent process that another program reads now ("foreign"), or the package again ("ours")."""
+    if send is not None:
+        send(phase)
+
+
+send: Callable[[str], None] | None = None
+
+
 class Unread(Exception):
     """Another program, with which users read such files, refused one."""
 

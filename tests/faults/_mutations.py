@@ -460,7 +460,7 @@ def h5_tree(rng: Random, data: bytes) -> bytes:
             elif values.size:
                 values.flat[place] = rng.choice((b"", b"\xff\xfe", b"text", values.flat[0]))
             del file[name]
-            file[name] = values
+            file.create_dataset(name, data=values, dtype=h5py.string_dtype() if values.dtype.kind == "O" else None)
             file[name].attrs.update(attributes)
     return stream.getvalue()
 

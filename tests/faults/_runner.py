@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import faulthandler
 import json
 import os
 import resource
@@ -16,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from . import _kind
 from ._kind import VERDICTS, WRONG, Answer, Kind, same
 
 SECONDS = 20.0  # of processor time for one damage
+_FOREIGN = 5.0  # for another program's part in it
 _WAIT = 90.0  # of real time, for a call that waits
 _BYTES = 4 * 2**30  # beyond what the process has before
 _DEATHS = {signal.SIGALRM: "hang", signal.SIGPROF: "hang"}
@@ -36,14 +39,14 @@ class Outcome:
     seconds: float
 
 
-def run(kind: Kind, seeds: Iterable[int], folder: Path) -> list[Outcome]:
-    """Damage the files of a kind once for every seed, and judge each reading."""
+def run(kind: Kind, seeds: Iterable[int], folder: Path, seconds: float = SECONDS) -> list[Outcome]:
+    """Damage the files of a kind once for every seed, and judge each reading, which takes some seconds at most."""
     todo, found = list(seeds), []
     pristine = folder / "whole"
     _in_child(lambda send: _make(kind, pristine), folder / "log")
     while todo:
         lines, death = _in_child(
-            lambda send, rest=tuple(todo): _work(kind, rest, pristine, folder, send), folder / "log"
+            lambda send, rest=tuple(todo): _work(kind, rest, pristine, folder, send, seconds), folder / "log"
         )
         found += [Outcome(kind.name, *line) for line in lines if len(line) == 5]
         done = {outcome.seed for outcome in found}
@@ -52,8 +55,9 @@ def run(kind: Kind, seeds: Iterable[int], folder: Path) -> list[Outcome]:
                 raise RuntimeError(
                     f"{kind.name}: a worker ended by {death} between two damages\n{(folder / 'log').read_text()}"
                 )
-            seed, what = lines[-1]
-            found.append(Outcome(kind.name, seed, what, _DEATHS.get(death, "crash"), f"signal or status {death}", 0.0))
+            seed, what, phase = lines[-1]
+            verdict = "unread" if phase == "foreign" else _DEATHS.get(death, "crash")
+            found.append(Outcome(kind.name, seed, what, verdict, f"signal or status {death}", 0.0))
             done.add(seed)
         todo = [seed for seed in todo if seed not in done]
     return found
@@ -67,9 +71,11 @@ def _in_child(work, log: Path) -> tuple[list[list], int | None]:
         status = 1
         try:
             os.close(read)
-            with log.open("wb") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
+            file = log.open("w")
+            for number in (1, 2):
+                os.dup2(file.fileno(), number)
+            sys.stdout = sys.stderr = file  # whatever has taken their places
+            faulthandler.enable(file)
             with os.fdopen(write, "w") as pipe:
 
                 def send(*line) -> None:
@@ -107,7 +113,7 @@ def _make(kind: Kind, pristine: Path) -> None:
         raise AssertionError(f"{kind.name}: two readings of the whole files differ")
 
 
-def _work(kind: Kind, seeds: tuple[int, ...], pristine: Path, folder: Path, send) -> None:
+def _work(kind: Kind, seeds: tuple[int, ...], pristine: Path, folder: Path, send, seconds: float) -> None:
     copy = folder / "work"
     kind.restore(pristine, copy, None)
     whole: Answer = kind.read(copy)
@@ -117,9 +123,15 @@ def _work(kind: Kind, seeds: tuple[int, ...], pristine: Path, folder: Path, send
         kind.restore(pristine, copy, damaged)
         damaged, how = kind.damage(Random(f"{kind.name} {seed}"), copy)
         what = f"{damaged}: {how}"
-        send(seed, what)
+        send(seed, what, "ours")
+
+        def note(phase: str, seed: int = seed, what: str = what) -> None:
+            send(seed, what, phase)
+            signal.setitimer(signal.ITIMER_PROF, min(_FOREIGN, seconds) if phase == "foreign" else seconds)
+
+        _kind.send = note
         start = time.monotonic()
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.setitimer(signal.ITIMER_REAL, _WAIT)
         verdict, message = kind.judge(copy, whole)
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from PIL import Image
+from scipy import io, sparse
 
 import stpredict as stp
 
 from ._kind import Answer, Kind
 
+WARM = ("h5py", "pyarrow.parquet")  # modules that are imported before workers are forked
 GENES = ["ERBB2", "GNAS", "ACTB", "CD74"]
 _rng = np.random.default_rng
 
@@ -54,8 +57,6 @@ def picture(height: int = 100, width: int = 130) -> np.ndarray:
 
 def write_her2st(folder: Path) -> None:
     """A section with counts, spots, labels and a picture."""
-    from PIL import Image
-
     rng = _rng(0)
     for name in ("counts", "spots", "labels", "images"):
         (folder / name).mkdir()
@@ -87,7 +88,6 @@ def _positions() -> pd.DataFrame:
 
 def _write_h5(path: Path, barcodes: list[str]) -> None:
     import h5py
-    from scipy import sparse
 
     matrix = sparse.csc_matrix(_rng(0).poisson(2, (len(GENES), len(barcodes))))
     n = len(GENES)
@@ -102,8 +102,6 @@ def _write_h5(path: Path, barcodes: list[str]) -> None:
 
 
 def _write_mtx(folder: Path, barcodes: list[str]) -> None:
-    from scipy import io, sparse
-
     folder.mkdir()
     with gzip.open(folder / "matrix.mtx.gz", "wb") as file:
         io.mmwrite(file, sparse.csc_matrix(_rng(0).poisson(2, (len(GENES), len(barcodes)))))
@@ -114,8 +112,6 @@ def _write_mtx(folder: Path, barcodes: list[str]) -> None:
 
 def write_visium(folder: Path, counts: str = "mtx", positions: str = "csv") -> None:
     """Output of Space Ranger: spots, or cells with their outlines."""
-    from PIL import Image
-
     (folder / "spatial").mkdir()
     table = _positions()
     factors = {"tissue_hires_scalef": 0.5, "spot_diameter_fullres": 6.5, "fiducial_diameter_fullres": 9.0}
@@ -191,7 +187,7 @@ def _read_gmt(folder: Path) -> Answer:
 KINDS = (
     Kind("her2st", write_her2st, lambda f: content(stp.io.read_her2st(f)), ("counts/*", "spots/*", "labels/*"), 150),
     Kind("Visium mtx", write_visium, read_visium, ("filtered*/*",), 150),
-    Kind("Visium h5", lambda f: write_visium(f, "h5"), read_visium, ("*.h5",), 60),
+    Kind("Visium h5", lambda f: write_visium(f, "h5"), read_visium, ("*.h5",), 50),
     Kind("Visium csv", write_visium, read_visium, ("spatial/*.csv",), 110),
     Kind("Visium parquet", lambda f: write_visium(f, positions="parquet"), read_visium, ("spatial/*.parquet",), 80),
     Kind("Visium json", write_visium, read_visium, ("spatial/*.json",), 60),

@@ -87,6 +87,8 @@ BROKEN = {
     "a shape of one": {"shape": np.array([5])},
     "counts as text": {"data": np.array(["1"] * 30, "S")},
     "a table of names": {"features/name": np.array([GENES], "S")},
+    "one type for all": {"features/feature_type": np.array(b"Gene Expression")},
+    "one genome for all": {"features/genome": np.array(b"GRCh38")},
     "no pointers": {"indptr": None},
     "no names": {"features/name": None, "features/id": None},
     "names that are numbers of another length": {"features/name": np.arange(3)},

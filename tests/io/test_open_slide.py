@@ -56,7 +56,7 @@ def test_missing_scale_is_an_error_unless_given(write_slide: Writer) -> None:
 
 def test_resolution_of_a_screen_is_no_scale(write_slide: Writer) -> None:
     path = write_slide(mpp=25_400 / 72)
-    with pytest.raises(ValueError, match="its file records none"):
+    with pytest.raises(ValueError, match="found none in its file"):
         stp.io.open_slide(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -111,6 +111,30 @@ def test_missing_directory_of_a_level_is_noticed(write_slide: Writer) -> None:
         start = file.pages[2].offset  # what comes before is whole, and libraries open it as two levels
     path.write_bytes(path.read_bytes()[:start])
     with pytest.raises(ValueError, match="2 of its images are there and the next is missing"):
+        stp.io.open_slide(path, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "found"),
+    [
+        ("ImageWidth", 2**31, "its header says 2,147,483,648 x 700 px, and it has 12 of"),
+        ("ImageLength", 70_000, "its header says 900 x 70,000 px"),
+        ("TileWidth", 10**9, "tiles of 1,000,000,000 x 256 px"),  # openslide would end the process
+    ],
+)
+def test_absurd_sizes_are_refused_before_they_are_used(write_slide: Writer, tag: str, value: int, found: str) -> None:
+    path = write_slide(levels=1)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags[tag].overwrite(value, dtype="I")
+    with pytest.raises(ValueError, match=rf"expected a complete slide at .*slide\.tiff; found .*{found}"):
+        stp.io.open_slide(path, 0.5)
+
+
+def test_tags_of_another_kind_are_damage(write_slide: Writer) -> None:
+    path = write_slide(levels=1)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags["TileWidth"].overwrite((256, 256), dtype="I")
+    with pytest.raises(ValueError, match=r"expected a .*slide at .*slide\.tiff; found"):
         stp.io.open_slide(path, 0.5)
 
 

@@ -365,10 +365,10 @@ def test_refused_slides(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="found nothing"):
         bag({"a": tmp_path / "none.h5ad"})
     (tmp_path / "bad.h5ad").write_text("no")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"expected an HDF5 file at .*bad\.h5ad; found a file that begins with"):
         bag({"a": tmp_path / "bad.h5ad"})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="folder that is none"):
+    with pytest.raises(ValueError, match=r"expected a Zarr store .*empty; found"):
         bag({"a": tmp_path / "empty"})
     with pytest.raises(ValueError, match="pass a table of several slides by itself"):
         bag({"a": one_table(slides_of("a", "b"))})
@@ -384,6 +384,27 @@ def test_refused_slides(tmp_path: Path) -> None:
         bag(table, "toy", n_tokens=0)
     with pytest.raises(ValueError, match="expected method to be one of 'kmeans'"):
         bag(table, "toy", method="random")
+
+
+@pytest.mark.parametrize("end", ["h5ad", "zarr"])
+def test_damaged_slides_on_disk(tmp_path: Path, end: str) -> None:
+    path, table = tmp_path / f"a.{end}", tile_table("a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the format of Zarr that anndata writes
+        getattr(table, f"write_{end}")(path)
+    bag({"a": path}, n_tokens=3)
+    files = (
+        [path]
+        if end == "h5ad"
+        else [file for file in path.rglob("*") if file.is_file() and "obsm/X_toy" in file.as_posix()]
+    )
+    for file in files:
+        whole = file.read_bytes()
+        for content in (whole[: len(whole) // 2], b"\xff" * len(whole)):
+            file.write_bytes(content)
+            with pytest.raises(ValueError, match=rf"expected .*a\.{end}; found .*again"):
+                bag({"a": path}, n_tokens=3)
+        file.write_bytes(whole)
 
 
 def test_names_that_do_not_match_are_refused_before_reading(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -379,3 +379,19 @@ def test_errors(tmp_path: Path) -> None:
     (empty / "model.safetensors").write_bytes(b"short")
     with pytest.raises(ValueError, match="complete weight file"):
         stp.training.load_published("he2rna", empty, genes=PANEL)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -3e38])
+@pytest.mark.parametrize(("name", "key"), [("he2rna", "conv1.weight"), ("sequoia", "linear_head.1.bias")])
+def test_weights_that_would_spoil_all_outputs(tmp_path: Path, name: str, key: str, value: float) -> None:
+    state = TREES[name]()
+    state[key].view(-1)[3] = value
+    with pytest.raises(ValueError, match=rf"finite weights .*model\.safetensors; found others in 1 .*{key}"):
+        load(tmp_path, name, state)
+
+
+@pytest.mark.parametrize("content", [b"gene\ng0\ng1\x00\n", b"\x1f\x8bgene", b"gene\n\x81g0\n"])
+def test_damaged_genes(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "genes.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"expected one gene per line in .*genes\.txt; found"):
+        load(tmp_path, "he2rna", he2rna_tree(), genes=tmp_path / "genes.txt")

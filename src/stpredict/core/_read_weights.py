@@ -17,6 +17,8 @@ _DAMAGED = (
     TypeError, UnpicklingError, ValueError, struct.error,
 )  # fmt: skip
 
+_LARGEST = 1e12  # no training leaves such a weight; it overflows where it is multiplied by others
+
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read a state dictionary from a safetensors file, or from a torch file restricted to tensors.
@@ -57,6 +59,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"expected a state dictionary of tensors in {path}; found {type(state).__name__}")
     return state
+
+
+def check_finite_weights(state: dict[str, Tensor], path: str | Path) -> None:
+    """Raise `ValueError` when a weight of a file is NaN, infinite or so large that it would make all outputs so."""
+    broken = sorted(
+        name for name, value in state.items() if value.is_floating_point() and not (value.abs() < _LARGEST).all()
+    )
+    if broken:
+        raise ValueError(
+            f"expected finite weights below {_LARGEST:.0e} in {path}; found others in {len(broken)} tensors (first: "
+            f"{broken[0]}); copy or download it again"
+        )
 
 
 def load_into(network: nn.Module, state: dict[str, Tensor], what: str) -> None:

@@ -39,6 +39,7 @@ except Exception as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
 _EXPRESSION = "Gene Expression"
+_OPTIONAL = {"features/feature_type": "feature_types", "features/genome": "genome"}  # and their columns in `var`
 
 
 def read_counts_h5(path: Path, genome: str | None = None) -> AnnData:
@@ -143,7 +144,7 @@ def _assemble(arrays: dict[str, np.ndarray], path: Path) -> AnnData:
         return ValueError(f"expected a whole matrix in {path}; found {what}; fetch it again")
 
     data, indices, indptr, shape = (arrays[name] for name in needed[:4])
-    if any(array.ndim != 1 for name, array in arrays.items() if name in needed):
+    if any(arrays[name].ndim != 1 for name in (*needed, *_OPTIONAL) if name in arrays):
         raise refuse("arrays of the wrong shape")
     if any(array.dtype.kind not in "iu" for array in (indices, indptr, shape)) or data.dtype.kind not in "iuf":
         raise refuse("numbers of the wrong type")
@@ -161,11 +162,7 @@ def _assemble(arrays: dict[str, np.ndarray], path: Path) -> AnnData:
     try:
         columns = {
             "gene_ids": _texts(arrays["features/id"]),
-            **{
-                name: _texts(arrays[f"features/{key}"])
-                for key, name in (("feature_type", "feature_types"), ("genome", "genome"))
-                if len(arrays.get(f"features/{key}", ())) == n_genes
-            },
+            **{name: _texts(arrays[key]) for key, name in _OPTIONAL.items() if len(arrays.get(key, ())) == n_genes},
         }
         names, barcodes = _texts(arrays["features/name"]), _texts(arrays["barcodes"])
     except (UnicodeDecodeError, AttributeError) as error:

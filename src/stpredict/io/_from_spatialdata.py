@@ -86,7 +86,7 @@ def from_spatialdata(
         raise TypeError(f"expected a SpatialData; found {type(sdata).__name__}")
     adata = get_table(sdata, table_key).copy()
     attrs = adata.uns.pop(ATTRS, None)
-    if attrs is None or not {"region_key", "instance_key"} <= set(attrs):
+    if not isinstance(attrs, Mapping) or not {"region_key", "instance_key"} <= set(attrs):
         raise ValueError(
             f"expected a table that annotates shapes or labels; found no whole uns[{ATTRS!r}] in table {table_key!r}; see "
             "spatialdata.models.TableModel.parse"

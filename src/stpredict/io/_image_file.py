@@ -110,6 +110,8 @@ class ImageFile:
             image.load()
             if image.format != "TIFF":
                 ImageOps.exif_transpose(image, in_place=True)
+            if image.mode in ("P", "PA") and image.palette is None:
+                raise ValueError("its palette is lost")
         except Exception as error:
             # Each format raises exceptions of its own for a damaged file.
             raise ValueError(

@@ -53,7 +53,7 @@ def read_list(root: Path) -> dict[str, str]:
             found = json.loads(entry["files"])
     except FileNotFoundError:
         raise ValueError(_message(root, f"no {FILES}")) from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     if not isinstance(found, dict) or not all(map(_is_inside, found)):
         raise ValueError(_message(root, f"a damaged {FILES}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _PROBE_PX = 256
 _COARSEST = 20.0  # µm per pixel; a TIFF that states more holds the resolution of a screen or printer, not of a scan
 _TOLERANCE = 0.05
+_TILE_PX = 2**26  # pixels that a tile may have, which the libraries decode at once
 
 
 def open_slide(
@@ -97,7 +99,7 @@ def open_slide(
         chosen = recorded if microns_per_pixel is None else microns_per_pixel
         if chosen is None:
             raise ValueError(
-                f"expected the µm per pixel of {path.name}; its file records none; pass `microns_per_pixel=` "
+                f"expected the µm per pixel of {path.name}; found none in its file; pass `microns_per_pixel=` "
                 "(a scan at 40x has about 0.25, at 20x about 0.5)"
             )
         if recorded is not None and abs(chosen / float(recorded) - 1) > _TOLERANCE:
@@ -124,6 +126,7 @@ def open_reader(path: Path) -> Any:
     """Reader of a complete slide; `ValueError` when none of the libraries opens it, or it is truncated."""
     optional_import("wsidata", "wsi")
     readers = optional_import("wsidata.reader", "wsi").READERS
+    _check_complete(path)  # before a library is led by sizes that are absurd
     try:
         # openslide scales 16 bits by their full range, which cameras do not use: the slide would be dark.
         deep, orientation = _header(path)
@@ -136,7 +139,6 @@ def open_reader(path: Path) -> Any:
             "copy it again, or convert it to a pyramidal TIFF"
         ) from error
     try:
-        _check_complete(path)
         if reader.name == "tiffslide":  # openslide knows all of these
             _check_colors(path)
         _probe(reader)
@@ -188,6 +190,15 @@ def _check_complete(path: Path) -> None:
     try:
         with tifffile.TiffFile(path) as file:
             pages = list(file.pages)
+            if not pages:
+                return
+            tiled = [page for page in pages if page.is_tiled]
+            lacking = [page for page in tiled if len(page.dataoffsets) < math.prod(page.chunked)]
+            huge = [
+                page
+                for page in tiled
+                if page.tilewidth * page.tilelength > max(_TILE_PX, 4 * math.prod(page.shape[:2]))
+            ]
             ends = [
                 int(np.max(np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)))
                 for page in pages
@@ -198,6 +209,21 @@ def _check_complete(path: Path) -> None:
             (following,) = struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))
     except (tifffile.TiffFileError, struct.error, IndexError, OSError):
         return  # not a TIFF, or a dialect of it that only the slide libraries know
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
+        raise ValueError(
+            f"expected a complete slide at {path}; found a damaged file ({type(error).__name__}: {error}); copy it again"
+        ) from error
+    if huge:
+        raise ValueError(
+            f"expected a complete slide at {path}; found a damaged file: its header speaks of tiles of {huge[0].tilewidth:,} x "
+            f"{huge[0].tilelength:,} px; copy it again"
+        )
+    if lacking:
+        page = lacking[0]
+        raise ValueError(
+            f"{message}its header says {page.imagewidth:,} x {page.imagelength:,} px, and it has {len(page.dataoffsets):,} of "
+            f"{math.prod(page.chunked):,} tiles; copy it again"
+        )
     if max(ends, default=0) > size:
         raise ValueError(f"{message}it should have at least {max(ends):,} bytes and has {size:,}; copy it again")
     if following:
@@ -214,7 +240,7 @@ def _check_colors(path: Path) -> None:
             max((n for axis, n in zip(series.axes, series.shape, strict=True) if axis in "CS"), default=1),
         )
         alpha = any(int(kind) in (1, 2) for kind in page.extrasamples or ())
-        kind = page.photometric.name
+        kind = getattr(page.photometric, "name", str(page.photometric))
     if (
         kind not in ("MINISBLACK", "RGB", "YCBCR")
         or channels > 4

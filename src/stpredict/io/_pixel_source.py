@@ -43,8 +43,17 @@ class ArrayPixels:
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         """Some rows."""
-        part = self.array[top:bottom]
-        return np.asarray(getattr(part, "values", part))
+        if isinstance(self.array, np.ndarray):
+            return self.array[top:bottom]
+        try:
+            part = self.array[top:bottom]
+            return np.asarray(getattr(part, "values", part))
+        except Exception as error:
+            # Pixels of a store are read here at last, and every store raises exceptions of its own for damaged ones.
+            raise ValueError(
+                f"expected the pixels of an image; found that rows {top} to {bottom} cannot be read "
+                f"({type(error).__name__}: {error}); copy the store that holds it again"
+            ) from error
 
 
 class PillowPixels:

@@ -65,7 +65,7 @@ class TiffPicture:
 
         try:
             with tifffile.TiffFile(self.path) as file:
-                values = file.series[self.series].asarray(squeeze=True)
+                values = file.series[self.series].asarray(squeeze=True).reshape(self.shape)
                 table = file.series[self.series].keyframe.colormap
         except Exception as error:
             # tifffile and its codecs raise exceptions of many kinds.
@@ -73,7 +73,7 @@ class TiffPicture:
                 f"expected a complete image at {self.path}; found a truncated or damaged file, or a compression that "
                 f"needs the extra `wsi` ({type(error).__name__}: {error}); copy it again, or install the extra"
             ) from error
-        values = np.moveaxis(values.reshape(self.shape), [self.axes.index(axis) for axis in "YX"], [0, 1])
+        values = np.moveaxis(values, [self.axes.index(axis) for axis in "YX"], [0, 1])
         if self.order is not None:
             values = values[..., list(self.order)]
         if self.photometric == "MINISWHITE":

@@ -332,9 +332,10 @@ def _find(job: _Job) -> np.ndarray | None:
     try:
         if not job.path.is_file():
             return None
-        stored = np.load(job.path, mmap_mode="r")
-        if stored.shape == job.shape and stored.dtype == np.uint8 and is_sealed(job.path):
-            return stored
+        if is_sealed(job.path):  # else NumPy would read a damaged header, and raises errors of many kinds then
+            stored = np.load(job.path, mmap_mode="r")
+            if stored.shape == job.shape and stored.dtype == np.uint8:
+                return stored
     except (ValueError, OSError, EOFError):
         pass
     logger.warning("patches at %s are damaged; they are cut again", job.path)

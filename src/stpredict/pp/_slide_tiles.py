@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._files import damage_named
 from stpredict.core._validate import check_finite, few
+from stpredict.io._counts_h5 import check_h5
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import is_spatialdata
 from stpredict.slots._content import unsealed
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._positions import positions_of
-from stpredict.slots._provenance import read_record
+from stpredict.slots._provenance import read_record, records
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -148,29 +150,27 @@ def load(path: str | Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"expected a tile table or slide at {path}; found nothing")
     if path.is_file():
-        try:
+        check_h5(path)
+        with damage_named(path, "an .h5ad file"):
             return anndata.read_h5ad(path)
-        except (OSError, KeyError) as error:
-            raise ValueError(f"expected an .h5ad file at {path}; found one that cannot be read ({error})") from error
     import zarr
 
-    try:
-        kind = zarr.open_group(str(path), mode="r").attrs.get("encoding-type")
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"expected a Zarr store at {path}; found a folder that is none ({error})") from error
-    if kind == "anndata":
-        return anndata.read_zarr(path)
-    import spatialdata
+    with damage_named(path, "a Zarr store of tiles or of a slide"):
+        try:
+            if zarr.open_group(str(path), mode="r").attrs.get("encoding-type") == "anndata":
+                return anndata.read_zarr(path)
+            import spatialdata
 
-    return spatialdata.read_zarr(path, selection=("tables",))
+            return spatialdata.read_zarr(path, selection=("tables",))
+        except FileNotFoundError as error:  # what is missing is a part of the store, which is there
+            raise ValueError(str(error)) from error
 
 
 def feature_key(table: AnnData, encoder: str | None, where: str) -> str:
     """Slot of the features: of an encoder, or the only one there is."""
-    records = table.uns.get(Key.UNS, {})
     found = [
         key
-        for key in dict.fromkeys([*table.obsm, *records])
+        for key in dict.fromkeys([*table.obsm, *records(table)])
         if key.startswith("X_") and read_record(table, key) and feature_matrix(table, key) is not None
     ]
     if encoder is None:

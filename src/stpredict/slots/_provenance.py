@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._validate import few
 from stpredict.slots._keys import Key, escaped, unescaped
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+_AGAIN = "read the object again, or run the step that wrote it again"
+_BY_SECTION = ("microns_per_pixel", "padded")  # what is recorded for every section
 
 
 def _storable(value: Any) -> Any:
@@ -28,15 +32,36 @@ def write_record(adata: AnnData, key: str, entry: Mapping[str, Any]) -> None:
     """Store `entry` under `uns["stpredict"][key]`; `None` values are left out."""
     from stpredict import __version__
 
-    record = dict(adata.uns.get(Key.UNS, {}))
+    record = dict(records(adata))
     record[key] = _storable({**entry, "stpredict_version": __version__})
     adata.uns[Key.UNS] = record
 
 
 def read_record(adata: AnnData, key: str) -> dict[str, Any] | None:
     """Return `uns["stpredict"][key]` with plain Python values, or `None` when nothing was recorded."""
-    entry = adata.uns.get(Key.UNS, {}).get(key)
-    return None if entry is None else _plain(entry)
+    entry = records(adata).get(key)
+    if entry is None:
+        return None
+    record: dict[str, Any] = _plain(_mapping(entry, key))
+    for name in _BY_SECTION if key.startswith("X_") else ():  # elsewhere they are settings of a call
+        values = _mapping(record.get(name, {}), key, name).values()
+        if not all(isinstance(value, int | float) for value in values):
+            raise ValueError(
+                f"expected numbers by section in uns['stpredict'][{key!r}][{name!r}]; found {few(values)}; {_AGAIN}"
+            )
+    return record
+
+
+def records(adata: AnnData) -> Mapping[str, Any]:
+    """`uns["stpredict"]`, empty where nothing was recorded; `ValueError` where something else stands there."""
+    return _mapping(adata.uns.get(Key.UNS, {}))
+
+
+def _mapping(value: Any, *keys: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        where = "".join(f"[{key!r}]" for key in (Key.UNS, *keys))
+        raise ValueError(f"expected a mapping at uns{where}; found {type(value).__name__}; {_AGAIN}")
+    return value
 
 
 def drop_records(adata: AnnData, keys: Iterable[str]) -> None:

@@ -10,17 +10,45 @@ from stpredict.slots._keys import Key, escaped
 if TYPE_CHECKING:
     from anndata import AnnData
 
+_PARTS = ("images", "scalefactors", "metadata")
+
 
 def section_entry(adata: AnnData, sample: str) -> Mapping[str, Any]:
-    """`uns["spatial"][sample]`; empty where there is none. Names that no store accepts are keys in their escaped form."""
-    sections = adata.uns.get(Key.SPATIAL, {})
+    """`uns["spatial"][sample]`; empty where there is none. Names that no store accepts are keys in their escaped form.
+
+    Raises
+    ------
+    ValueError
+        When something else stands there than pictures and scale factors, as after a damaged or edited file.
+    """
+    where = f"uns[{Key.SPATIAL!r}]"
+    sections = _mapping(adata.uns.get(Key.SPATIAL, {}), where)
     found = sections.get(sample)
     if found is None:
         found = sections.get(escaped(sample))
-    return {} if found is None else found
+    where += f"[{sample!r}]"
+    entry = _mapping({} if found is None else found, where)
+    for part in _PARTS:
+        _mapping(entry.get(part, {}), f"{where}[{part!r}]")
+    for name, value in entry.get("scalefactors", {}).items():
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"expected a number at {where}['scalefactors'][{name!r}]; found {str(value)[:40]!r}; read the section again, "
+                "or correct it"
+            ) from None
+    return entry
 
 
 def kept_sections(uns: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Of a `uns`, the entries of `uns["spatial"]` of some sections."""
     wanted = {key for name in names for key in (str(name), escaped(str(name)))}
-    return {key: entry for key, entry in uns.get(Key.SPATIAL, {}).items() if key in wanted}
+    sections = _mapping(uns.get(Key.SPATIAL, {}), f"uns[{Key.SPATIAL!r}]")
+    return {key: entry for key, entry in sections.items() if key in wanted}
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a mapping at {where}; found {type(value).__name__}; read the section again")
+    return value

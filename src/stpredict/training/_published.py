@@ -81,7 +81,7 @@ def load_published(
     """
     import pandas as pd
 
-    from stpredict.core._read_weights import read_weights
+    from stpredict.core._read_weights import check_finite_weights, read_weights
     from stpredict.core._validate import check_positive, check_unique
     from stpredict.models import build, list_models
     from stpredict.models.base._registry import get_model
@@ -98,7 +98,9 @@ def load_published(
     check_unique(panel, "genes")
     published = get_model(name).cls.published
     assert published is not None
-    state = _strip_prefix(read_weights(_find(Path(path))), published.anchor, name)
+    file = _find(Path(path))
+    state = _strip_prefix(read_weights(file), published.anchor, name)
+    check_finite_weights(state, file)
     tree = published.read(state)
     if len(panel) != tree.n_genes:
         raise ValueError(

@@ -200,7 +200,7 @@ def test_files_that_are_no_positions(tmp_path, tumor) -> None:
     with pytest.raises(FileNotFoundError, match="none.gtf"):
         gene_positions(tumor, tmp_path / "none.gtf")
     (tmp_path / "few.gtf").write_text("1\tx\tgene\n")
-    with pytest.raises(ValueError, match="nine columns in few.gtf"):
+    with pytest.raises(ValueError, match=r"nine columns in .*few\.gtf; found"):
         gene_positions(tumor, tmp_path / "few.gtf")
     (tmp_path / "exons.gtf").write_text('1\tx\texon\t1\t2\t.\t+\t.\tgene_id "E";\n')
     with pytest.raises(ValueError, match="feature 'gene' in exons.gtf"):

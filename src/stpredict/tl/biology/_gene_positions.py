@@ -41,7 +41,7 @@ def gene_positions(adata: AnnData, positions: pd.DataFrame | str | Path | None) 
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise KeyError(
-            f"expected positions with the columns {', '.join(COLUMNS)}, indexed by gene; found {list(table.columns)}"
+            f"expected positions with the columns {', '.join(COLUMNS)}, indexed by gene, in {source}; found {list(table.columns)}"
         )
     table = table[list(COLUMNS)].dropna()
     table = table[~table.index.duplicated()]  # a gene on both sex chromosomes counts where it comes first

@@ -12,7 +12,7 @@ from stpredict.slots._checks import check_obsm
 from stpredict.slots._features import feature_matrix, is_tile_table
 from stpredict.slots._keys import Key
 from stpredict.slots._made import COMPARED, differing
-from stpredict.slots._provenance import read_record
+from stpredict.slots._provenance import read_record, records
 from stpredict.tl.learn.inputs._reader import Scaling
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def feature_keys(adata: AnnData, features: str | Sequence[str] | None, *, bag: b
     """
     call = "run stp.pp.bag(slides)" if bag else "run stp.pp.image_features(adata)"
     if features is None:
-        recorded = [key for key in adata.uns.get(Key.UNS, {}) if key.startswith("X_")]
+        recorded = [key for key in records(adata) if key.startswith("X_")]
         found = [key for key in recorded if (Key.bag(key) if bag else key) in adata.obsm and not _beside(key, recorded)]
         if not found and not bag:
             found = [key for key in recorded if feature_matrix(adata, key) is not None]
