@@ -79,7 +79,7 @@ def check_begun(root: Path, work: str) -> None:
     files = read_list(root)
     last = not (root / work).is_dir()
     check_files(root, files, but=[name for name in files if last and (name in _ROOT or name.startswith(f"{work}/"))])
-    if last and not Written(root).intact():
+    if last and not Written(root).intact(but=f"{work}/"):
         raise ValueError(_message(root, "chunks lost or damaged"))
 
 
@@ -111,10 +111,10 @@ class Written:
             except (ValueError, TypeError, AttributeError):  # the call was stopped while it wrote the line
                 continue
 
-    def intact(self) -> bool:
-        """Whether every chunk that was written is still as it was written."""
+    def intact(self, but: str) -> bool:
+        """Whether every chunk that was written is still as it was written, but for those whose names begin in some way."""
         self._read()
-        return all(self.has(name) for name in self._chunks)
+        return all(self.has(name) for name in self._chunks if not name.startswith(but))
 
     def count(self, prefix: str) -> int:
         """Number of chunks whose names begin in some way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 THUMBNAIL_PX = 1500
+logger = logging.getLogger(__name__)
 READ = "read"
 
 
@@ -100,7 +102,7 @@ def build_section(
     obs = obs.assign(**{Key.SAMPLE: _constant(sample, len(obs))})
     if patient is not None:
         obs[Key.PATIENT] = _constant(str(patient), len(obs))
-    note_patient(Key.PATIENT in obs, f"section {sample!r}", stacklevel=4)
+    note_patient(Key.PATIENT in obs, f"section {sample!r}")
     obs[Key.MEASURED] = np.full(len(obs), measured)
     adata = AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=var)
     adata.layers[Key.COUNTS] = adata.X.copy()
@@ -123,14 +125,13 @@ def join_sections(sections: Sequence[AnnData]) -> AnnData:
     return adata
 
 
-def note_patient(named: bool, what: str = "section", *, stacklevel: int = 3) -> None:
-    """Say at reading, before minutes of features, that nobody is named: splits are by patient."""
+def note_patient(named: bool, what: str = "section") -> None:
+    """Note at reading, before minutes of features, that nobody is named: splits are by patient. Nothing is wrong yet."""
     if not named:
-        warnings.warn(
-            f"the {what} names no patient: training and scores split by patient, so pass `patient=` here, or set "
+        logger.warning(
+            "the %s names no patient: training and scores split by patient, so pass `patient=` here, or set "
             "obs['patient'] before stp.tl.fit",
-            UserWarning,
-            stacklevel=stacklevel,
+            what,
         )
 
 

@@ -106,7 +106,7 @@ def test_a_network_that_defines_nothing_names_itself() -> None:
 
 @pytest.mark.parametrize("preset", ["large", ""])
 def test_an_unknown_preset_lists_the_known_ones(preset: str) -> None:
-    with pytest.raises(ValueError, match=rf"expected a preset of model 'mlp' \(paper, small\).*found '{preset}'"):
+    with pytest.raises(ValueError, match=rf"expected a preset of model 'mlp' \(small\).*found '{preset}'"):
         stp.models.build("mlp", 2, {"features": 8}, hyperparameters=preset)
     with pytest.raises(TypeError, match=r"expected hyperparameters of model 'mlp' \(hidden, .*\); found width"):
         stp.models.build("mlp", 2, {"features": 8}, hyperparameters={"width": 3})

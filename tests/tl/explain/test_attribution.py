@@ -378,7 +378,7 @@ BAD = {
     "method": ({"method": "shap"}, ValueError, r"'gradcam'"),
     "steps": ({"method": "integrated_gradients", "steps": 0}, ValueError, r"at least one step"),
     "level_of_ig": ({"method": "integrated_gradients", "level": "fine"}, ValueError, r"`level=` with method='gradcam'"),
-    "per_feature": ({"per_feature": True}, ValueError, r"integrated_gradients"),
+    "per_feature": ({"per_feature": True, "method": "gradcam"}, ValueError, r"integrated_gradients"),
     "baseline": ({"method": "integrated_gradients", "baseline": np.ones(2)}, ValueError, r"3 finite features"),
 }  # fmt: skip
 
@@ -397,7 +397,7 @@ def test_gradcam_needs_a_network_on_grids(sections) -> None:
     with pytest.raises(
         ValueError, match=r"network on grids.*'mlp', which reads features; pass method='integrated_gradients'"
     ):
-        stp.tl.attribution(sections, fitted(sections, "mlp"), "A")
+        stp.tl.attribution(sections, fitted(sections, "mlp"), "A", method="gradcam")
 
 
 def test_the_default_method_fits_the_network(toy_grid, sections, toy) -> None:

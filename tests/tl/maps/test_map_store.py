@@ -139,3 +139,48 @@ def test_a_file_in_the_place_of_the_folder(tiles, tmp_path) -> None:
     with pytest.raises(OSError, match="room to write the map to .*folder writable"):
         write(tmp_path / "file" / "m.zarr", tiles)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "step",
+    ["os.replace", "remove", "zarr.consolidate_metadata", "list_files", "write_list", "Path.unlink", "os.replace 2"],
+)
+def test_the_last_step_can_stop_anywhere(tiles, tmp_path, monkeypatch, step, when) -> None:
+    """What was pooled goes, the metadata are written anew, the files are listed, and the store is moved."""
+    import zarr
+
+    class Stopped(BaseException):
+        pass
+
+    path = tmp_path / "m.zarr"
+    with begin(path, tiles) as store:
+        store.blocks("mean", 6, 3).save(0, 3, np.ones((3, 4), dtype=np.float32))
+        for genes in CHUNKS:
+            store.write(genes, VALUES[:, genes])
+    owner, name = {
+        "os.replace": (os, "replace"), "os.replace 2": (os, "replace"), "Path.unlink": (Path, "unlink"),
+        "zarr.consolidate_metadata": (zarr, "consolidate_metadata"),
+    }.get(step, (_map_store, step))  # fmt: skip
+    plain, calls = getattr(owner, name), []
+
+    def stopping(*arguments, **options):
+        own = step != "os.replace 2" or Path(arguments[0]).name == "m.zarr.partial"
+        own = own and (step != "Path.unlink" or arguments[0].name == _map_store.LOG)
+        calls.append(own)
+        if own and when == "before":
+            raise Stopped
+        found = plain(*arguments, **options)
+        if own:
+            raise Stopped
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stopping)
+        store = begin(path, tiles)
+        with pytest.raises(Stopped):
+            store.finish()
+    assert any(calls)
+    store.close()  # as the system does for a dead process
+    assert write(path, tiles) == []
+    assert is_whole(path)

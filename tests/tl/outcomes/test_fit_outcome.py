@@ -395,4 +395,4 @@ def test_covariates_become_numbers_of_the_training_side() -> None:
     test = pd.DataFrame({"age": [np.nan, 70.0], "stage": ["II", "IV"], "one": [3, 4], "old": [False, True]})
     encoder = ClinicalEncoder(train)
     np.testing.assert_allclose(encoder(train)[:, 0], [-1, 1, 0])
-    np.testing.assert_allclose(encoder(test), [[0, 0, 1, 0, 1, 0], [2, 0, 0, 1, 0, 1]])
+    np.testing.assert_allclose(encoder(test), [[0, 0, 1, 0, 1, 0], [2, 0, 0, 0, 0, 1]])

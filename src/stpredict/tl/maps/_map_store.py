@@ -155,8 +155,10 @@ class MapStore:
 
         unfinished = unfinished_path(self.path)
         with _advice(self.path):
-            if WORK in self._group:
-                del self._group[WORK]
+            if (unfinished / WORK).is_dir():
+                scratch = fresh_path(self.path)
+                os.replace(unfinished / WORK, scratch)  # at once, so that it is there as a whole or not at all
+                remove(scratch)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the third format of Zarr calls this an extension
                 zarr.consolidate_metadata(self._group.store)
