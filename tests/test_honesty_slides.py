@@ -12,7 +12,7 @@ import stpredict as stp
 SEEDS = (0, 1, 2)
 N_FOLDS = 3
 # Smaller than published, with larger steps and less patience, for two cores; the other network is as published.
-TRAINING = {"patience": 5, "learning_rate": 2e-3}
+TRAINING = {"patience": 5, "learning_rate": 2e-3, "max_epochs": 30}
 NETWORKS = {"sequoia": {"depth": 2, "heads": 4, "d_head": 32}, "he2rna": {}}
 
 
