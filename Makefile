@@ -24,6 +24,7 @@ test: $(STAMP)
 # The damaged files of `tests/faults`, many more of them.
 soak: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m faults --n 10000
+	$(BIN)/python benchmarks/kills.py --kills 100
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
