@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
-_VERSION = 1  # raised when stored patches would no longer equal newly cut ones
+_VERSION = 2  # raised when stored patches would no longer equal newly cut ones
 _MANY_PADDED = 0.05
 
 logger = logging.getLogger(__name__)
@@ -320,6 +320,8 @@ def _section_patches(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
             with turn(job.path):
                 found = _find(job)
                 if found is None:
+                    if job.path.is_file():
+                        logger.warning("patches at %s are damaged; they are cut again", job.path)
                     return _written(job, done)
         done(len(found))
         return found
@@ -338,7 +340,6 @@ def _find(job: _Job) -> np.ndarray | None:
                 return stored
     except (ValueError, OSError, EOFError):
         pass
-    logger.warning("patches at %s are damaged; they are cut again", job.path)
     return None
 
 
