@@ -42,7 +42,8 @@ def test_depths_stay_and_proportions_are_constant(counts: np.ndarray) -> None:
 @pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.csc_array])
 def test_sparse_equals_dense(counts: np.ndarray, form: type) -> None:
     drawn = stp.datasets.null_counts(form(counts), SECTION, 3)
-    assert sparse.issparse(drawn) and isinstance(drawn, sparse.sparray) == issubclass(form, sparse.sparray)
+    assert sparse.issparse(drawn)
+    assert isinstance(drawn, sparse.sparray) == issubclass(form, sparse.sparray)
     np.testing.assert_array_equal(drawn.toarray(), stp.datasets.null_counts(counts, SECTION, 3))
 
 
@@ -57,7 +58,8 @@ def test_drawn_in_parts_and_in_any_order(counts: np.ndarray, monkeypatch: pytest
 def test_empty_observations_and_errors(counts: np.ndarray) -> None:
     counts[:60] = 0
     drawn = stp.datasets.null_counts(counts, SECTION, 0)
-    assert not drawn[:60].any() and drawn[60:].any()
+    assert not drawn[:60].any()
+    assert drawn[60:].any()
     with pytest.raises(ValueError, match="one section for each of 120"):
         stp.datasets.null_counts(counts, SECTION[1:])
     with pytest.raises(ValueError, match="whole"):

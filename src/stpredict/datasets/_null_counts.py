@@ -60,7 +60,9 @@ def null_counts(counts: Any, section: np.ndarray, rng: np.random.Generator | int
         members = np.flatnonzero(section == name)
         total = np.asarray(rows[members].sum(axis=0, dtype=np.float64)).ravel()
         upper = np.cumsum(total) / max(total.sum(), 1.0)
-        last = int(np.flatnonzero(total)[-1]) if total.any() else 0  # rounding must not reach a gene that was never seen
+        last = (
+            int(np.flatnonzero(total)[-1]) if total.any() else 0
+        )  # rounding must not reach a gene that was never seen
         for block in _blocks(depth[members]):
             drawn = np.minimum(np.searchsorted(upper, rng.random(depth[members[block]].sum()), side="right"), last)
             row = np.repeat(np.arange(len(members[block])), depth[members[block]])
