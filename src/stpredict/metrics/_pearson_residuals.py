@@ -71,7 +71,7 @@ def pearson_residuals(
     share = proportions_of(counts, depth) if proportions is None else np.asarray(proportions, dtype=np.float64)
     if share.shape != (n_genes,):
         raise ValueError(f"expected one proportion for each of {n_genes} genes; found {share.shape}")
-    rows = counts.tocsr() if sparse.issparse(counts) else np.asarray(counts)
+    rows: Any = counts.tocsr() if sparse.issparse(counts) else np.asarray(counts)
     result = np.empty((n_obs, n_genes), dtype=np.float32)
     step = max(_BLOCK // max(n_genes, 1), 1)
     for start in range(0, n_obs, step):
