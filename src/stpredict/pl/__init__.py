@@ -7,6 +7,8 @@ from stpredict.pl._features import features
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
 from stpredict.pl._maps import maps
+from stpredict.pl._predictability import predictability
+from stpredict.pl._rank_genes import rank_genes
 from stpredict.pl._scores import scores
 from stpredict.pl._slide import slide
 from stpredict.pl._spatially_variable import spatially_variable
@@ -21,6 +23,8 @@ __all__ = [
     "genes",
     "history",
     "maps",
+    "predictability",
+    "rank_genes",
     "scores",
     "slide",
     "spatially_variable",
