@@ -1,6 +1,7 @@
 """Plots of what the tools wrote."""
 
 from stpredict.pl._attribution import attribution
+from stpredict.pl._blocks import blocks
 from stpredict.pl._ceiling import ceiling
 from stpredict.pl._domains import domains
 from stpredict.pl._features import features
@@ -17,6 +18,7 @@ from stpredict.pl._well_predicted import well_predicted
 
 __all__ = [
     "attribution",
+    "blocks",
     "ceiling",
     "domains",
     "features",
