@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 _DENSE_UP_TO = 1500  # observations; a full decomposition of more is slower than the search for some of the modes
 _ZERO = 1e-9  # eigenvalues of levels of pieces
+_SAME = 1e-6  # difference of eigenvalues that rounding leaves
 MOST_MODES = 400
 
 
-def spatial_modes(weights: spmatrix, n_modes: int | None = None) -> np.ndarray:
+def spatial_modes(weights: spmatrix, n_modes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Compute the smoothest orthogonal maps on a graph: eigenvectors of its Laplacian.
 
     On a rectangle these are the cosines of a Fourier series. The constant map is not among them.
@@ -28,13 +29,14 @@ def spatial_modes(weights: spmatrix, n_modes: int | None = None) -> np.ndarray:
 
     Returns
     -------
-    Modes `(n, k)` float32, orthonormal and of mean 0, smoothest first.
+    Modes `(n, k)` float32, orthonormal and of mean 0, smoothest first; and a number `(k,)` of the wave that each belongs to:
+    modes of one eigenvalue are one wave in several directions, and could as well be any rotation of each other.
 
     Examples
     --------
     >>> import numpy as np
     >>> from scipy.sparse import diags
-    >>> modes = spatial_modes(diags([1.0, 1.0], [-1, 1], shape=(6, 6), format="csr"), 2)
+    >>> modes, _ = spatial_modes(diags([1.0, 1.0], [-1, 1], shape=(6, 6), format="csr"), 2)
     >>> bool((np.diff(modes[:, 0]) * np.sign(modes[-1, 0]) > 0).all())  # half a wave along the chain
     True
     """
@@ -56,4 +58,6 @@ def spatial_modes(weights: spmatrix, n_modes: int | None = None) -> np.ndarray:
     level = values < _ZERO
     pieces = vectors[:, level] - vectors[:, level].mean(axis=0)
     left, size, _ = np.linalg.svd(pieces, full_matrices=False)
-    return np.column_stack([left[:, size > 0.5], vectors[:, ~level]]).astype(np.float32)
+    modes = np.column_stack([left[:, size > 0.5], vectors[:, ~level]])
+    steps = np.diff(np.concatenate([np.zeros((size > 0.5).sum()), values[~level]]))
+    return modes.astype(np.float32), np.concatenate([[0], np.cumsum(steps > _SAME)])

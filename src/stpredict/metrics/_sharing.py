@@ -50,14 +50,16 @@ class Sharing:
     group
         `(n,)` codes of the groups, usually patients; a section is of one group.
     modes
-        For each section its spatial modes `(n_s, k)`, see :func:`spatial_modes`.
+        For each section its spatial modes `(n_s, k)` and their waves `(k,)`, see :func:`spatial_modes`.
     """
 
-    def __init__(self, neighbors: Any, section: np.ndarray, group: np.ndarray, modes: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self, neighbors: Any, section: np.ndarray, group: np.ndarray, modes: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
         from scipy import sparse
 
         self.neighbors = sparse.csr_array(neighbors).astype(np.float32)
-        self.modes = list(modes)
+        self.modes, self.waves = [part[0] for part in modes], [part[1] for part in modes]
         self.rows = [np.flatnonzero(section == code) for code in range(len(self.modes))]
         self.group = np.array([group[rows[0]] for rows in self.rows])
         self.n_rest = np.array([len(r) - 1 - m.shape[1] for r, m in zip(self.rows, self.modes, strict=True)])
@@ -92,6 +94,8 @@ class Sharing:
         found[:-1, -1], found[-1, :-1], found[-1, -1] = beyond_right, beyond_left, beyond
         found[:, -1] /= max(self.n_rest[b], 1)
         found[-1] /= max(self.n_rest[a], 1)
+        found[:-1] = _means(found[:-1], self.waves[a])
+        found[:, :-1] = _means(found[:, :-1].T, self.waves[b]).T
         return np.maximum(found, 0).astype(np.float32)
 
     def test(self, values: np.ndarray) -> Shared:
@@ -187,3 +191,10 @@ class Sharing:
         found = np.array(groups)
         defined = (~np.isnan(found)).sum(axis=0)
         return np.where(defined > 0, np.nansum(found, axis=0) / np.maximum(defined, 1), np.nan)
+
+
+def _means(rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Rows (n, m) replaced by the mean of those with the same ascending code."""
+    start = np.flatnonzero(np.diff(codes, prepend=-1))
+    size = np.diff(start, append=len(codes))
+    return np.repeat(np.add.reduceat(rows, start, axis=0) / size[:, None], size, axis=0)

@@ -117,7 +117,8 @@ def rank_genes(
     points = one.to_numpy() if unit == "sections" else one.groupby(person).mean().to_numpy()
 
     with style():
-        ax = one_panel(ax, 4.0, max(1.8, 0.19 * len(names) + 1.0))
+        height = max(1.8, 0.19 * len(names) + 1.0)
+        ax = one_panel(ax, 4.0, height)
         place = np.arange(len(names))
         ax.axvline(0, color=INK, lw=0.6, zorder=0)
         ax.plot(
@@ -135,20 +136,17 @@ def rank_genes(
             mean, place, ls="", marker="o", ms=5, color=BLUE, label=f"mean, {level:.0%} interval over {unit}"
         )
         handles = [dots]
-        top = _CEILING_OF.get(metric)
+        top = _CEILING_OF.get(metric, "")
         if top in table and table[top].notna().any():
-            height = gene_means(table, top, ["model"]).droplevel(0).reindex(names)
-            handles += ax.plot(height, place, ls="", marker="|", ms=8, mew=1.6, color=ORANGE, label="noise ceiling")
+            limit = gene_means(table, top, ["model"]).droplevel(0).reindex(names)
+            handles += ax.plot(limit, place, ls="", marker="|", ms=8, mew=1.6, color=ORANGE, label="noise ceiling")
         ax.set_yticks(place, names, fontstyle="italic")
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
         ax.set_xlabel(_LABELS.get(metric, metric))
         leaky = mark_words(joint_mark(table["leaky"])) if "leaky" in table else ""
         ax.set_title(f"{model}{f' ({leaky})' if leaky else ''}\n{_origin(genes, patients)}", loc="left")
-        ax.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(0, -0.16 * 3 / ax.get_figure().get_size_inches()[1]),  # type: ignore[union-attr]
-            borderaxespad=0, handletextpad=0.4,
-        )  # fmt: skip
+        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.4, -0.55 / height), borderaxespad=0)
     return ax
 
 

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from stpredict.cohorts._blocks import spatial_blocks
 from stpredict.core._validate import check_choice, check_counts
 from stpredict.metrics._modes import spatial_modes
 from stpredict.metrics._pearson_residuals import pearson_residuals
 from stpredict.metrics._residual_ceiling import residual_ceiling
-from stpredict.pp._spatial_graph import spatial_weights
 from stpredict.slots._checks import check_genes, check_layer, check_obsm, check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key
+from stpredict.slots._matrix import numeric_matrix
 from stpredict.slots._positions import positions_of
 from stpredict.slots._provenance import write_record
 from stpredict.slots._rows import Rows, rows_of
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from stpredict.cohorts import Fold
     from stpredict.metrics._sharing import Sharing
     from stpredict.slots._container import Container
 
 Across = Literal["patients", "sections", "blocks"]
+Sides = list[tuple[np.ndarray, np.ndarray]]
 #: Chosen on simulated cohorts: benchmarks/predictability.py --settings.
 _N_NEIGHBORS, _N_COMPONENTS = 20, 10
 _LINKS = 6  # neighbors on the tissue that make the graph behind the spatial modes
@@ -52,7 +55,7 @@ def predictability(
     features: str | Sequence[str] | None = None,
     *,
     genes: Sequence[str] | None = None,
-    across: Across | None = None,
+    across: Across | Sequence[Fold] | None = None,
     n_neighbors: int = _N_NEIGHBORS,
     n_components: int = _N_COMPONENTS,
     layer: str = Key.COUNTS,
@@ -85,9 +88,10 @@ def predictability(
     genes
         Genes to test; all by default. Their residuals are computed with the depth over all genes.
     across
-        Where neighbors are looked for: `"patients"` (other patients), `"sections"` (other sections) or `"blocks"`
-        (other blocks of the same section, behind a buffer, see :func:`stpredict.cohorts.spatial_blocks`). When `None`, `"patients"`,
-        or, where there is one patient, `"sections"`, or `"blocks"` where there is one section; with a warning.
+        Where neighbors are looked for: `"patients"` (other patients), `"sections"` (other sections of the patient) or
+        `"blocks"` (other blocks of the section, behind a buffer wider than the field of view of the features, see
+        :func:`stpredict.cohorts.spatial_blocks`, whose folds are taken as well). When `None`, `"patients"`, or, where there is one
+        patient, `"sections"`, or `"blocks"` where there is one section; with a warning.
     n_neighbors
         Number of neighbors in image space.
     n_components
@@ -155,8 +159,8 @@ def predictability(
     for name, number in (("n_neighbors", n_neighbors), ("n_components", n_components)):
         if int(number) != number or number < 1:
             raise ValueError(f"expected {name} to be a whole number of at least 1; found {number!r}")
-    if across is not None:
-        check_choice(across, tuple(_FROM), "across")
+    if across is None or isinstance(across, str):
+        check_choice(across or "patients", tuple(_FROM), "across")
     check_patients(adata, sample_key, patient_key)
     check_obsm(adata, Key.SPATIAL, "read the data with stp.io, which writes positions")
     check_layer(adata, layer, "pass the layer that holds the raw counts as `layer=`")
@@ -164,11 +168,28 @@ def predictability(
     check_genes(adata, names)
     slots = feature_keys(adata, features)
 
-    rows = _usable(adata, layer, sample_key, patient_key)
-    counts = adata.layers[layer][rows.index]
-    if across is None:
-        across = _widest(rows)
-    section, group, sides = _sides(adata, rows, across, sample_key, patient_key)
+    counts = numeric_matrix(adata.layers[layer], f"layers[{layer!r}]")
+    rows = _usable(adata, counts, layer, sample_key, patient_key)
+    counts = counts[rows.index]
+    across = _widest(rows) if across is None else across
+    if across == "blocks":
+        across = spatial_blocks(adata, sample_key=sample_key, patient_key=patient_key)
+    if isinstance(across, str):
+        section, group, sides = _sides(rows, across)
+        origin = _FROM[across]
+    else:
+        section, group, sides = _sides_of_folds(rows, across)
+        origin = _FROM["blocks"] if any(fold.within for fold in across) else "the training side of each fold"
+    if not sides:
+        raise ValueError(
+            f"expected {origin}, with at least {_MIN_SECTION} observations on tissue each, to look for neighbors; found "
+            f"{len(rows.patients)} patients with {len(rows.sections)} sections; choose with `across=`"
+        )
+    if (smallest := int(np.bincount(section).min())) < _MIN_DETECTED:
+        raise ValueError(
+            f"expected at least {_MIN_DETECTED} observations with counts on tissue in every block; found {smallest}; take fewer "
+            "blocks: across=stp.cohorts.spatial_blocks(adata, 2)"
+        )
     points = components(read_features(adata, slots, "section", rows.index, rows.sample), n_components)
     sharing = Sharing(
         neighbors_across(points, sides, n_neighbors), section, group, _modes(positions_of(adata)[rows.index], section)
@@ -176,20 +197,20 @@ def predictability(
     table = _test(sharing, counts[:, adata.var_names.get_indexer(names)], _depths(counts), section, group, rows.patient)
     table.insert(0, "gene", names)
     table["q"] = benjamini_hochberg(table["p"])
-    table["neighbors_from"] = _FROM[across]
+    table["neighbors_from"] = origin
     for column, name in ((key, "pearson"), *((f"{key}_{name}", name) for name in ("z", "p", "q", "ceiling"))):
         adata.var[column] = pd.Series(table[name].to_numpy(), index=names).reindex(adata.var_names)
     record = {"features": slots, "n_neighbors": n_neighbors, "n_components": n_components, "layer": layer}
-    write_record(adata, key, record | {"neighbors_from": _FROM[across], "n_genes": len(names)})
+    write_record(adata, key, record | {"neighbors_from": origin, "n_genes": len(names)})
     order = np.lexsort((-table["z"].fillna(-np.inf), table["p"].fillna(1.0)))
     return compact(table.iloc[order].reset_index(drop=True), _SHOWN)
 
 
-def _usable(adata: AnnData, layer: str, sample_key: str, patient_key: str) -> Rows:
+def _usable(adata: AnnData, counts: Any, layer: str, sample_key: str, patient_key: str) -> Rows:
     """Observations on tissue with counts, of sections that have enough of them."""
-    rows = rows_of(adata, sample_key=sample_key, patient_key=patient_key)
+    rows = rows_of(adata, sample_key=sample_key, patient_key=patient_key, matrix=counts)
     rows = rows.take(rows.measured & rows.in_tissue)
-    counts = adata.layers[layer][rows.index]
+    counts = counts[rows.index]
     check_counts(counts, f"counts in layers[{layer!r}]")
     rows = rows.take(_depths(counts) > 0)
     size = np.bincount(rows.section, minlength=1)
@@ -219,12 +240,9 @@ def _widest(rows: Rows) -> Across:
     return across
 
 
-def _sides(
-    adata: AnnData, rows: Rows, across: Across, sample_key: str, patient_key: str
-) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+def _sides(rows: Rows, across: Across) -> tuple[np.ndarray, np.ndarray, Sides]:
     """Sections (n,), groups (n,), and which rows look for neighbors among which."""
-    section = np.unique(rows.section, return_inverse=True)[1]
-    person = np.unique(rows.person, return_inverse=True)[1]
+    section, person = (np.unique(codes, return_inverse=True)[1] for codes in (rows.section, rows.person))
     group = person if across == "patients" else section
     sides = []
     for code in np.unique(group):
@@ -232,17 +250,38 @@ def _sides(
         others = ~mine if across == "patients" else ~mine & (person == person[mine][0])
         if others.any():
             sides.append((np.flatnonzero(mine), np.flatnonzero(others)))
-    if not sides:
-        raise ValueError(
-            f"expected {_FROM[across]} with at least {_MIN_SECTION} observations on tissue, to look for neighbors there; found "
-            f"{len(rows.patients)} patients with {len(rows.sections)} sections; choose with `across=`"
-        )
     return section, group, sides
 
 
-def _modes(xy: np.ndarray, section: np.ndarray) -> list[np.ndarray]:
-    parts = (xy[section == code] for code in range(section.max() + 1))
-    return [spatial_modes(spatial_weights(part, n_neighbors=_LINKS)) for part in parts]
+def _sides_of_folds(rows: Rows, folds: Sequence[Fold]) -> tuple[np.ndarray, np.ndarray, Sides]:
+    """The same for folds: the test side of each is a group, and looks among its training side."""
+    group = np.full(len(rows), len(folds))
+    sides = []
+    for number, fold in enumerate(folds):
+        test, train = (np.flatnonzero(np.asarray(mask)[rows.index]) for mask in (fold.test, fold.train))
+        group[test] = number
+        if len(test) and len(train):
+            sides.append((test, train))
+    parts = np.stack([rows.section, group])
+    return np.unique(parts, axis=1, return_inverse=True)[1].ravel(), group, sides
+
+
+def _modes(xy: np.ndarray, section: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [spatial_modes(_links_on_tissue(xy[section == code])) for code in range(section.max() + 1)]
+
+
+def _links_on_tissue(xy: np.ndarray) -> Any:
+    """Links (n, n) to the nearest observations and to all that are as near: on a lattice a number alone would cut through ties."""
+    from scipy import sparse
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(xy)
+    reach = tree.query(xy, k=min(_LINKS + 1, len(xy)))[0][:, -1]
+    near = tree.query_ball_point(xy, reach * (1 + 1e-3), return_sorted=True)
+    rows = np.repeat(np.arange(len(xy)), [len(found) for found in near])
+    columns = np.concatenate(near)
+    apart = rows != columns
+    return sparse.csr_array((np.ones(apart.sum()), (rows[apart], columns[apart])), shape=(len(xy), len(xy)))
 
 
 def _test(
