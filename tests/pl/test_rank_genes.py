@@ -26,7 +26,7 @@ def test_genes_are_ranked_on_others_and_scored_on_those_shown(scores):
 
 def test_the_same_patients_on_both_sides_are_marked(scores):
     ax = pl.rank_genes(scores, model="ridge")
-    assert ax.get_title(loc="left") == "ridge\npicked on the patients shown (p1, p2): too good"
+    assert ax.get_title(loc="left") == "ridge\npicked on the patients shown: too good"
     per_patient = scores[scores["model"] == "ridge"].groupby(["gene", "patient"])["pearson"].mean()
     np.testing.assert_allclose(means(ax), per_patient.groupby("gene").mean()[names(ax)])
     assert "over patients" in ax.get_legend().get_texts()[0].get_text()

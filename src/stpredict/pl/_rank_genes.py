@@ -117,8 +117,7 @@ def rank_genes(
     points = one.to_numpy() if unit == "sections" else one.groupby(person).mean().to_numpy()
 
     with style():
-        height = max(1.8, 0.19 * len(names) + 1.0)
-        ax = one_panel(ax, 4.0, height)
+        ax = one_panel(ax, 4.8, max(1.6, 0.19 * len(names) + 0.9))
         place = np.arange(len(names))
         ax.axvline(0, color=INK, lw=0.6, zorder=0)
         ax.plot(
@@ -133,7 +132,7 @@ def rank_genes(
         )
         ax.hlines(place, low, high, color=BLUE, lw=1.4)
         (dots,) = ax.plot(
-            mean, place, ls="", marker="o", ms=5, color=BLUE, label=f"mean, {level:.0%} interval over {unit}"
+            mean, place, ls="", marker="o", ms=5, color=BLUE, label=f"mean, {level:.0%} interval\nover {unit}"
         )
         handles = [dots]
         top = _CEILING_OF.get(metric, "")
@@ -146,7 +145,7 @@ def rank_genes(
         ax.set_xlabel(_LABELS.get(metric, metric))
         leaky = mark_words(joint_mark(table["leaky"])) if "leaky" in table else ""
         ax.set_title(f"{model}{f' ({leaky})' if leaky else ''}\n{_origin(genes, patients)}", loc="left")
-        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.4, -0.55 / height), borderaxespad=0)
+        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.3, handletextpad=0.4)
     return ax
 
 
@@ -156,5 +155,5 @@ def _origin(genes: Sequence[str], patients: Sequence[str]) -> str:
     if not isinstance(genes, RankedGenes):
         return there
     if picked_on(genes, patients):
-        return f"picked on the patients shown ({few(patients, 3)}): too good"
+        return "picked on the patients shown: too good"
     return f"ranked on {few(sorted(genes.ranked_on), 3)}, {there}"
