@@ -267,6 +267,14 @@ def test_top_genes_take_what_carries_no_depth_and_know_which_way_is_better(score
     assert get.top_genes(scores, 1, shown="p1", model="net").model == "net"
 
 
+def test_genes_that_the_fold_of_those_shown_did_not_select_are_left_out(scores):
+    absent = scores[~((scores["patient"] == "p1") & (scores["gene"] == "B"))]
+    assert get.top_genes(absent, 2, shown="p1", metric="pearson") == ["D", "A"]
+    # A score that is undefined there is no reason to hide the gene.
+    scores.loc[(scores["patient"] == "p1") & (scores["gene"] == "B"), "pearson"] = np.nan
+    assert get.top_genes(scores, 2, shown="p1", metric="pearson") == ["B", "D"]
+
+
 def test_sections_count_within_their_patient(scores):
     """A patient with many sections has one voice."""
     more = pd.concat([scores, *[scores[scores["sample"] == "p1a"].assign(sample=f"p1{c}") for c in "cdefgh"]])

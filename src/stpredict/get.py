@@ -242,8 +242,8 @@ def top_genes(
     Returns
     -------
     Names of genes, best first: a list with the attributes `ranked_on` (patients), `metric` and `model`, by which
-    :func:`stpredict.pl.genes` knows whether they were picked on the section that it draws. Genes without a score are left out. The score of
-    a gene is its mean over sections, then over patients.
+    :func:`stpredict.pl.genes` knows whether they were picked on the section that it draws. Genes without a score are left out, and so are those
+    that the patients shown have no row of, as when their fold selected other genes. The score of a gene is its mean over sections, then over patients.
 
     Raises
     ------
@@ -265,9 +265,13 @@ def top_genes(
     if n < 1:
         raise ValueError(f"expected n to be at least 1; found {n}")
     metric = metric_of(scores, metric)
-    ranking = scores if shown is None else scores[~shown_rows(scores, shown)]
+    there = np.ones(len(scores), dtype=bool) if shown is None else shown_rows(scores, shown)
+    ranking = scores if shown is None else scores[~there]
     model = model_of(ranking, model, metric)
     ranking = ranking[ranking["model"].astype(str) == model]
+    # The fold of those shown may have selected other genes: these were not predicted there.
+    predicted_there = scores["gene"][there & (scores["model"].astype(str) == model).to_numpy()]
+    ranking = ranking[ranking["gene"].isin(predicted_there)]
     means = gene_means(ranking, metric, ["model"]).droplevel(0).dropna()
     order = means.sort_values(ascending=metric in LOWER_IS_BETTER, kind="stable").index[:n]
     return RankedGenes(map(str, order), map(str, ranking["patient"].unique()), metric, model)

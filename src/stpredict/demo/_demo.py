@@ -66,6 +66,8 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     stp.pp.image_features(adata)
     stp.pp.image_features(adata, context=(1, 3), key_added=_CONTEXT)
     stp.pp.normalize(adata)
+    # What can be learned at all, before anything is trained.
+    learnable = stp.tl.predictability(adata, _CONTEXT)
 
     # Genes, scalers, penalties and epochs are chosen inside each fold; no patient is on both sides of one.
     scores = stp.tl.cross_validate(
@@ -86,9 +88,10 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
 
     out.mkdir(parents=True, exist_ok=True)
     adata.write_h5ad(out / "predicted.h5ad")
+    learnable.to_csv(out / "predictability.csv", index=False)
     scores.to_csv(out / "scores.csv", index=False)
     summary.to_csv(out / "summary.csv", index=False)
-    figures = _figures(adata, scores, best, out, seed)
+    figures = _figures(adata, learnable, scores, best, out, seed)
     report_table = summary[[column for column in _SHOWN if column in summary]]
     print("\n" + report_table.round(3).to_string(index=False))
     if best_domains := adata.uns["stpredict"]["domain"].get("ari"):
@@ -98,6 +101,8 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
         "Sections": ", ".join(sorted(map(str, adata.obs["sample"].unique()))),
         "Patients": ", ".join(sorted(map(str, adata.obs["patient"].unique()))),
         "Genes": f"{scores['gene'].nunique()} in all, selected by Moran's I inside each fold",
+        "Learnable": f"{int((learnable['q'] < 0.05).sum())} of {len(learnable)} genes at a false-discovery rate of 0.05, "
+        "before training",
         "Split": "leave one patient out",
         "Interval": f"95 % bootstrap over {summary['interval_over'].iloc[0]}",
     }
@@ -129,16 +134,27 @@ def _read(data: Path | None, out: Path, seed: int) -> AnnData:
     return adata
 
 
-def _figures(adata: AnnData, scores: pd.DataFrame, best: str, out: Path, seed: int) -> dict[str, Path]:
+def _shown(scores: pd.DataFrame, model: str) -> tuple[str, str, list[str]]:
+    """Section in the middle of all by its score, its patient, and three genes that rank first on the others."""
+    import stpredict as stp
+
+    ours = scores[(scores["model"] == model) & scores["pearson"].notna()]
+    order = ours.groupby("sample")["pearson"].mean().sort_values(kind="stable").index
+    section = str(order[len(order) // 2])
+    patient = str(ours.loc[ours["sample"] == section, "patient"].iloc[0])
+    return section, patient, stp.get.top_genes(scores, 3, shown=patient, model=model)
+
+
+def _figures(
+    adata: AnnData, learnable: pd.DataFrame, scores: pd.DataFrame, best: str, out: Path, seed: int
+) -> dict[str, Path]:
     """Draw every figure of the report; return captions and files."""
     import matplotlib.pyplot as plt
 
     import stpredict as stp
 
     key = scores.attrs["keys"][best]
-    ours = scores[(scores["model"] == best) & scores["pearson"].notna()]
-    section = str(ours.groupby("sample")["pearson"].mean().idxmax())
-    top = ours[ours["sample"] == section].nlargest(3, "pearson")["gene"]
+    section, patient, top = _shown(scores, best)
     has_label = "label" in adata.obs
     # One more fit, on half of the patients, to show how training went.
     patients = sorted(adata.obs["patient"].unique())
@@ -147,9 +163,18 @@ def _figures(adata: AnnData, scores: pd.DataFrame, best: str, out: Path, seed: i
     network = stp.tl.fit(adata, "mlp", train, features=_WITHIN_SECTIONS, target=genes, baselines=(), seed=seed)
     drawings = {
         "scores": ("Correlation per gene, by model", lambda: stp.pl.scores(scores)),
+        "predictability": (
+            "Before training: what spots share with those of other patients that look alike, against the noise ceiling",
+            lambda: stp.pl.predictability(learnable),
+        ),
+        "rank_genes": (
+            f"The genes that rank first on the other patients, {best}, as they are predicted in patient {patient}",
+            lambda: stp.pl.rank_genes(scores, shown=patient, model=best),
+        ),
         "genes": (
-            f"The three best predicted genes, {best}, section {section} (its patient was not in training)",
-            lambda: stp.pl.genes(adata, list(top), key=key, sample=section),
+            f"The three of them that rank first, {best}, section {section} (its patient was neither in training nor in the "
+            "ranking; the section is the one in the middle by its score)",
+            lambda: stp.pl.genes(adata, top, key=key, sample=section),
         ),
         "ceiling": (f"Correlation against the noise ceiling, {best}", lambda: stp.pl.ceiling(scores, model=best)),
         "domains": (
