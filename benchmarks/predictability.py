@@ -1,6 +1,6 @@
 """Which genes can be learned from the picture: does `tl.predictability` say it before training, and are its p-values true?
 
-    python benchmarks/predictability.py [--parts settings null speed her2st] [--data ../shared/data/her2st]
+    python benchmarks/predictability.py [--parts settings null speed her2st her2st_null] [--data ../shared/data/her2st]
 
 - `settings`: neighbors and components on simulated cohorts, where the truth is known. The defaults come from here.
 - `null`: the share of p-values below some levels where picture and expression have nothing to do with each other: features
@@ -10,6 +10,8 @@
 - `her2st`: rank correlation over genes with the residual r of a ridge that is trained on one patient and tested on the
   other, both directions. `of both patients` reads the sections of both, `of the training patient` those that the ridge is
   trained on, across sections or blocks: what would have been known before.
+- `her2st_null`: the same counts and positions with features that were permuted within sections, or that are smooth random
+  fields. Genes share their maps with each other, so that single draws scatter around the level.
 """
 
 from __future__ import annotations
@@ -192,11 +194,16 @@ def speed(n_permutations: int = 100, n_timed: int = 10) -> None:
     )
 
 
-def her2st(data: Path) -> None:
+def read(data: Path) -> AnnData:
+    """Sections with features, and the genes that are seen in 100 spots at least."""
     adata = stp.io.read_her2st(data, sections=SECTIONS)
     stp.pp.image_features(adata, context=(1, 3), key_added=CONTEXT)
     seen = (adata.layers["counts"] > 0).sum(axis=0)
-    adata = adata[:, np.asarray(seen).ravel() >= 100].copy()
+    return adata[:, np.asarray(seen).ravel() >= 100].copy()
+
+
+def her2st(data: Path) -> None:
+    adata = read(data)
     start = perf_counter()
     both = stp.tl.predictability(adata, CONTEXT).set_index("gene")
     print(f"{adata.n_obs} spots x {adata.n_vars} genes in {perf_counter() - start:.1f} s; tested {both['p'].notna().sum()}, "
@@ -234,13 +241,43 @@ def her2st(data: Path) -> None:
     )
 
 
+def her2st_null(data: Path, n_repeats: int = 5) -> None:
+    """Real counts and positions, with features that have nothing to do with them."""
+    adata = read(data)
+    rng = np.random.default_rng(0)
+    sample, xy = adata.obs["sample"].to_numpy(), np.asarray(adata.obsm["spatial"])
+    own = adata.obsm[CONTEXT]
+    rows = []
+    for kind in ("permuted", "smooth over 400 µm", "smooth over 800 µm"):
+        found = []
+        for _ in range(n_repeats):
+            fields = np.empty((adata.n_obs, own.shape[1] if kind == "permuted" else 6), dtype=np.float32)
+            for name in np.unique(sample):
+                here = np.flatnonzero(sample == name)
+                if kind == "permuted":
+                    fields[here] = own[rng.permutation(here)]
+                    continue
+                length = float(kind.split()[2]) / 0.686  # µm per pixel
+                distance = np.linalg.norm(xy[here, None] - xy[None, here], axis=2)
+                fields[here] = np.exp(-((distance / length) ** 2)) @ rng.normal(size=(len(here), 6))
+            adata.obsm["X_fields"] = fields
+            found.append(stp.tl.predictability(adata, "fields")["p"].dropna())
+        p = pd.concat(found)
+        row = {"features": kind, "p-values": len(p)}
+        row |= {f"p < {level}": (p < level).mean() for level in (0.05, 0.01, 0.001)}
+        row["p < 0.05 in single draws"] = " ".join(f"{(q < 0.05).mean():.3f}" for q in found)
+        rows.append(row)
+    print(pd.DataFrame(rows).round(4).to_string(index=False))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["settings", "null", "speed", "her2st"])
+    parser.add_argument("--parts", nargs="+", default=["settings", "null", "speed", "her2st", "her2st_null"])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/her2st"))
     options = parser.parse_args()
     stp.settings.progress = False
-    calls = {"settings": settings, "null": null, "speed": speed, "her2st": lambda: her2st(options.data)}
+    calls = {"settings": settings, "null": null, "speed": speed}
+    calls |= {"her2st": lambda: her2st(options.data), "her2st_null": lambda: her2st_null(options.data)}
     for part in options.parts:
         print(f"\n{part}")
         calls[part]()

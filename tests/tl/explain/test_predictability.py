@@ -147,12 +147,18 @@ def test_one_section_is_said_and_looks_among_blocks_behind_a_buffer():
     adata = tissue(patients=1, related=4, unrelated=4, rate=10)
     adata.uns["spatial"] = {"s00": {"scalefactors": {"microns_per_pixel": 1.0}}}
     adata.uns["stpredict"] = {"X_image": {"encoder": "image", "tile_um": 200.0}}
+    # Other features that look further, or less far, have no say.
+    adata.obsm["X_other"] = adata.obsm["X_image"]
+    adata.uns["stpredict"]["X_other"] = {"encoder": "other", "tile_um": 20.0}
     with pytest.warns(UserWarning, match="one patient: neighbors come from other blocks"):
         table = by_gene(stp.tl.predictability(adata, "image"))
     assert set(table["neighbors_from"]) == {"other blocks of the section"}
     folds = stp.cohorts.spatial_blocks(adata, 4, 220.0)
     pd.testing.assert_frame_equal(by_gene(stp.tl.predictability(adata, "image", across=folds)), table)
     # What lies in the buffer of a block, or in the block itself, is nobody's neighbor there.
+    adata.uns["stpredict"].pop("X_image")
+    with pytest.raises(ValueError, match="how far the features of X_image look"):
+        stp.tl.predictability(adata, "image", across="blocks")
     wide = by_gene(stp.tl.predictability(adata, "image", across=stp.cohorts.spatial_blocks(adata, 2, 900.0)))
     assert not np.allclose(wide["pearson"], table["pearson"])
 

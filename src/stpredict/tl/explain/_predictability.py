@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from stpredict.cohorts._blocks import spatial_blocks
-from stpredict.core._validate import check_choice, check_counts
+from stpredict.core._validate import check_choice, check_counts, few
 from stpredict.metrics._modes import spatial_modes
 from stpredict.metrics._pearson_residuals import pearson_residuals
 from stpredict.metrics._residual_ceiling import residual_ceiling
@@ -19,6 +19,7 @@ from stpredict.slots._keys import Key, check_key
 from stpredict.slots._matrix import numeric_matrix
 from stpredict.slots._positions import positions_of
 from stpredict.slots._provenance import write_record
+from stpredict.slots._reach import MARGIN, field_of_view
 from stpredict.slots._rows import Rows, rows_of
 from stpredict.tl.explain._image_neighbors import components, neighbors_across
 from stpredict.tl.learn.inputs._features import read_features
@@ -74,7 +75,7 @@ def predictability(
     **What the p-values hold for.** Expression and picture are both smooth over a section, and two smooth maps resemble each
     other by chance far more often than shuffled observations would tell. The null distribution therefore takes the map of
     a gene in every section apart into spatial modes, from coarse to fine, and draws their signs: the pattern moves, its
-    smoothness stays. The variance of the statistic under such signs is known in closed form, and so is the skewness
+    smoothness stays :cite:p:`wagner2015`. The variance of the statistic under such signs is known in closed form, and so is the skewness
     that few counts make; p comes from the Pearson distribution of type III with both. Sections of one patient count as copies of
     each other in what is smooth, because neighboring slices are: where they are not, p is too large.
 
@@ -173,7 +174,7 @@ def predictability(
     counts = counts[rows.index]
     across = _widest(rows) if across is None else across
     if across == "blocks":
-        across = spatial_blocks(adata, sample_key=sample_key, patient_key=patient_key)
+        across = _blocks(adata, slots, sample_key, patient_key)
     if isinstance(across, str):
         section, group, sides = _sides(rows, across)
         origin = _FROM[across]
@@ -238,6 +239,17 @@ def _widest(rows: Rows) -> Across:
         stacklevel=3,
     )
     return across
+
+
+def _blocks(adata: AnnData, slots: Sequence[str], sample_key: str, patient_key: str) -> list[Fold]:
+    """Blocks of each section, apart by more than the features of these slots look at."""
+    field = field_of_view(adata, slots)
+    if not field:
+        raise ValueError(
+            f"expected to find how far the features of {few(slots)} look, so that no neighbor saw the same tissue; found no size "
+            "of their tiles; pass across=stp.cohorts.spatial_blocks(adata, n_blocks, buffer_um=…), in µm"
+        )
+    return spatial_blocks(adata, buffer_um=MARGIN * field, sample_key=sample_key, patient_key=patient_key)
 
 
 def _sides(rows: Rows, across: Across) -> tuple[np.ndarray, np.ndarray, Sides]:
