@@ -297,3 +297,15 @@ def test_sections_count_within_their_patient(scores):
 def test_top_genes_refuse(scores, options, error, words):
     with pytest.raises(error, match=words):
         get.top_genes(scores, **options)
+
+
+def test_models_of_a_cross_validation_saw_those_shown(scores):
+    """What is tested on one of two patients was trained on the other: both scores are one comparison."""
+    scores.attrs["keys"] = {"ridge": "cv_ridge"}
+    assert get.top_genes(scores, 2, shown="p1").saw_shown
+    assert not get.top_genes(scores, 2).saw_shown
+    two = scores[scores["patient"] != "p3"]
+    with pytest.raises(ValueError, match="three patients or more from a cross-validation; found p1, p2"):
+        get.top_genes(two, 2, shown="p1")
+    two.attrs.clear()  # predicted by a model that was trained elsewhere
+    assert not get.top_genes(two, 2, shown="p1").saw_shown

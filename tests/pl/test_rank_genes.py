@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from stpredict import get, pl
@@ -36,6 +37,13 @@ def test_the_same_patients_on_both_sides_are_marked(scores):
     np.testing.assert_allclose([low, high], [both.min(axis=1), both.max(axis=1)])
     ceiling = next(line for line in ax.lines if line.get_label() == "noise ceiling")
     np.testing.assert_allclose(ceiling.get_xdata(), [{"A": 0.6, "B": 0.7, "C": 0.8, "D": 0.9}[g] for g in names(ax)])
+
+
+def test_models_that_were_trained_on_those_shown_are_named(scores):
+    more = pd.concat([scores, scores[scores["patient"] == "p2"].assign(patient="p3", sample="p3a")])
+    more.attrs["keys"] = {}
+    title = pl.rank_genes(more, shown="p1", model="ridge").get_title(loc="left")
+    assert title == "ridge\nranked on p2, p3 by models that saw those shown,\nshown on p1"
 
 
 def test_genes_of_ones_own_say_nothing_of_a_ranking(scores):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ _MODELS: dict[str, Any] = {
     "ridge + context": {"model": "ridge", "features": _WITHIN_SECTIONS},
 }
 _PANEL: dict[str, Any] = {"method": "moran", "min_i": 0.05, "n_genes": 200}
+_N_RANKED = 15  # genes in the figure of the best
 _SHOWN = (
     "model",
     "pearson",
@@ -91,7 +93,7 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     learnable.to_csv(out / "predictability.csv", index=False)
     scores.to_csv(out / "scores.csv", index=False)
     summary.to_csv(out / "summary.csv", index=False)
-    figures = _figures(adata, learnable, scores, best, out, seed)
+    figures = _figures(adata, learnable, scores, best, out, n_jobs, seed)
     report_table = summary[[column for column in _SHOWN if column in summary]]
     print("\n" + report_table.round(3).to_string(index=False))
     if best_domains := adata.uns["stpredict"]["domain"].get("ari"):
@@ -134,19 +136,42 @@ def _read(data: Path | None, out: Path, seed: int) -> AnnData:
     return adata
 
 
-def _shown(scores: pd.DataFrame, model: str) -> tuple[str, str, list[str]]:
-    """Section in the middle of all by its score, its patient, and three genes that rank first on the others."""
+def _typical(scores: pd.DataFrame, model: str) -> tuple[str, str]:
+    """Section in the middle of all by its score, and its patient."""
+    means = scores[scores["model"] == model].groupby(["sample", "patient"], observed=True)["pearson"].mean().dropna()
+    order = means.sort_values(kind="stable").index
+    section, patient = order[len(order) // 2]
+    return str(section), str(patient)
+
+
+def _ranked(
+    adata: AnnData, scores: pd.DataFrame, model: str, patient: str, n_jobs: int, seed: int
+) -> tuple[list[str], str]:
+    """Genes that come first in a ranking without a patient, and how they were ranked; those that he has predictions of.
+
+    The scores of the other patients in the main table come from models that were trained on this one, too.
+    """
     import stpredict as stp
 
-    ours = scores[(scores["model"] == model) & scores["pearson"].notna()]
-    order = ours.groupby("sample")["pearson"].mean().sort_values(kind="stable").index
-    section = str(order[len(order) // 2])
-    patient = str(ours.loc[ours["sample"] == section, "patient"].iloc[0])
-    return section, patient, stp.get.top_genes(scores, 3, shown=patient, model=model)
+    shown = (scores["patient"].astype(str) == patient) & (scores["model"] == model)
+    predicted = scores.loc[shown, "gene"]
+    others = adata[adata.obs["patient"].astype(str) != patient].copy()
+    if others.obs["patient"].nunique() > 1:
+        ranking = stp.tl.cross_validate(
+            others, {model: _MODELS.get(model, model)}, features="color-texture", target={"panel": _PANEL},
+            baselines=False, n_jobs=n_jobs, seed=seed,
+        )  # fmt: skip
+        genes = stp.get.top_genes(ranking[ranking["gene"].isin(predicted)], _N_RANKED, model=model)
+        return genes, "cross-validated among the other patients"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "there is one patient")
+        table = stp.tl.predictability(others, _CONTEXT)
+    genes = table.loc[table["gene"].isin(predicted), "gene"].tolist()[:_N_RANKED]
+    return genes, f"by what places that look alike share within the other patient ({table['neighbors_from'].iloc[0]})"
 
 
 def _figures(
-    adata: AnnData, learnable: pd.DataFrame, scores: pd.DataFrame, best: str, out: Path, seed: int
+    adata: AnnData, learnable: pd.DataFrame, scores: pd.DataFrame, best: str, out: Path, n_jobs: int, seed: int
 ) -> dict[str, Path]:
     """Draw every figure of the report; return captions and files."""
     import matplotlib.pyplot as plt
@@ -154,7 +179,8 @@ def _figures(
     import stpredict as stp
 
     key = scores.attrs["keys"][best]
-    section, patient, top = _shown(scores, best)
+    section, patient = _typical(scores, best)
+    top, how = _ranked(adata, scores, best, patient, n_jobs, seed)
     has_label = "label" in adata.obs
     # One more fit, on half of the patients, to show how training went.
     patients = sorted(adata.obs["patient"].unique())
@@ -168,13 +194,13 @@ def _figures(
             lambda: stp.pl.predictability(learnable),
         ),
         "rank_genes": (
-            f"The genes that rank first on the other patients, {best}, as they are predicted in patient {patient}",
-            lambda: stp.pl.rank_genes(scores, shown=patient, model=best),
+            f"Genes ranked without patient {patient}, {how}, as {best} predicts them there",
+            lambda: stp.pl.rank_genes(scores, top, shown=patient, model=best),
         ),
         "genes": (
-            f"The three of them that rank first, {best}, section {section} (its patient was neither in training nor in the "
-            "ranking; the section is the one in the middle by its score)",
-            lambda: stp.pl.genes(adata, top, key=key, sample=section),
+            f"The first three of them, {best}, section {section} (in the middle of all sections by its score; its patient was "
+            "neither in training nor in the ranking)",
+            lambda: stp.pl.genes(adata, top[:3], key=key, sample=section),
         ),
         "ceiling": (f"Correlation against the noise ceiling, {best}", lambda: stp.pl.ceiling(scores, model=best)),
         "domains": (

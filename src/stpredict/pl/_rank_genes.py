@@ -156,4 +156,5 @@ def _origin(genes: Sequence[str], patients: Sequence[str]) -> str:
         return there
     if picked_on(genes, patients):
         return "picked on the patients shown: too good"
-    return f"ranked on {few(sorted(genes.ranked_on), 3)}, {there}"
+    saw = " by models that saw those shown" if genes.saw_shown else ""
+    return f"ranked on {few(sorted(genes.ranked_on), 3)}{saw},{chr(10) if saw else ' '}{there}"

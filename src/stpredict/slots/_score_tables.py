@@ -27,11 +27,20 @@ class RankedGenes(list[str]):
         Patients whose scores they were ranked by.
     metric, model
         The score, and whose.
+    saw_shown
+        Whether the models that were scored are known to have been trained on the patients shown.
     """
 
-    def __init__(self, genes: Iterable[str], ranked_on: Iterable[str], metric: str, model: str) -> None:
+    def __init__(
+        self, genes: Iterable[str], ranked_on: Iterable[str], metric: str, model: str, saw_shown: bool = False
+    ) -> None:
         super().__init__(genes)
-        self.ranked_on, self.metric, self.model = tuple(ranked_on), metric, model
+        self.ranked_on, self.metric, self.model, self.saw_shown = tuple(ranked_on), metric, model, saw_shown
+
+
+def cross_validated(scores: pd.DataFrame) -> bool:
+    """Whether a table says that it comes from a cross-validation: whoever is not tested by a model has trained it."""
+    return "keys" in scores.attrs
 
 
 def picked_on(genes: Any, patients: Iterable[Any]) -> bool:

@@ -75,9 +75,10 @@ def predictability(
     **What the p-values hold for.** Expression and picture are both smooth over a section, and two smooth maps resemble each
     other by chance far more often than shuffled observations would tell. The null distribution therefore takes the map of
     a gene in every section apart into spatial modes, from coarse to fine, and draws their signs: the pattern moves, its
-    smoothness stays :cite:p:`wagner2015`. The variance of the statistic under such signs is known in closed form, and so is the skewness
-    that few counts make; p comes from the Pearson distribution of type III with both. Sections of one patient count as copies of
-    each other in what is smooth, because neighboring slices are: where they are not, p is too large.
+    smoothness stays :cite:p:`wagner2015`. The variance of the statistic under such signs is known in closed form, and so is
+    the skewness that few counts make; p comes from the Pearson distribution of type III with both. Sections of one patient
+    count as copies of each other in what is smooth, because neighboring slices are: where they are not, p is too large.
+    Patients are taken to be independent; sections and blocks of one patient are not, and share places as well as looks.
 
     Parameters
     ----------
@@ -142,7 +143,7 @@ def predictability(
     Examples
     --------
     >>> import stpredict as stp
-    >>> adata = stp.datasets.synthetic_cohort(n_patients=2, n_sections=1, n_genes=20, n_spots=100)
+    >>> adata = stp.datasets.synthetic_cohort(n_patients=2, n_sections=1, n_spots=60, n_genes=20)
     >>> stp.pp.image_features(adata)
     >>> table = stp.tl.predictability(adata)
     >>> int((table["q"] < 0.05).sum()) > 0
