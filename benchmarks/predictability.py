@@ -210,20 +210,12 @@ def her2st(data: Path) -> None:
           f"at q < .05: {(both['q'] < 0.05).sum()}, at q < .2: {(both['q'] < 0.2).sum()}")  # fmt: skip
     print(both.head(20)[["pearson", "ceiling", "z", "p", "q"]].round(4).to_string())
     adata.layers["residuals"] = standardized(adata)
-    patient = adata.obs["patient"].astype(str).to_numpy()
-    rows, held_out = [], {}
-    for trained, tested in (("C", "B"), ("B", "C")):
-        part, rest = adata[patient == trained].copy(), adata[patient == tested].copy()
-        target = stp.targets.Expression(layer="residuals", panel=list(adata.var_names))
-        model = stp.tl.fit(
-            part, "ridge", features={"slot": CONTEXT, "scaling": "section"}, target=target, baselines=False
-        )  # fmt: skip
-        stp.tl.predict(rest, model)
-        table = stp.tl.evaluate(rest, layer="residuals", metrics=["pearson"], ceiling=False, baselines=False)
-        r = table.groupby("gene")["pearson"].mean()
-        held_out[f"{trained} -> {tested}"] = r
+    held_out = directions(adata)
+    rows = []
+    for (trained, tested), r in held_out.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
+            part = adata[adata.obs["patient"] == trained].copy()
             inside = stp.tl.predictability(part, CONTEXT).set_index("gene")
         for name, scores in (("of both patients", both), ("of the training patient", inside)):
             known = scores["p"].dropna().index.intersection(r.dropna().index)
@@ -234,11 +226,36 @@ def her2st(data: Path) -> None:
             row["mean r, 50 highest z"] = r[scores.loc[known, "z"].nlargest(50).index].mean()
             rows.append(row)
     print(pd.DataFrame(rows).round(3).to_string(index=False))
+    print(f"rank correlation of the two directions with each other: {agreement(held_out):.3f}", end="; ")
+    rng = np.random.default_rng(0)
+    for name in SECTIONS:
+        here = np.flatnonzero(adata.obs["sample"] == name)
+        adata.obsm[CONTEXT][here] = adata.obsm[CONTEXT][rng.permutation(here)]
+    print(f"with features permuted within sections: {agreement(directions(adata)):.3f}")
+
+
+def directions(adata: AnnData) -> dict[tuple[str, str], pd.Series]:
+    """Residual r (G,) of a ridge that is trained on one patient, in the other; both ways."""
+    found = {}
+    patient = adata.obs["patient"].astype(str).to_numpy()
+    for trained, tested in (("C", "B"), ("B", "C")):
+        part, rest = adata[patient == trained].copy(), adata[patient == tested].copy()
+        target = stp.targets.Expression(layer="residuals", panel=list(adata.var_names))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # features that were permuted no longer match their record
+            model = stp.tl.fit(
+                part, "ridge", features={"slot": CONTEXT, "scaling": "section"}, target=target, baselines=False
+            )  # fmt: skip
+            stp.tl.predict(rest, model)
+        table = stp.tl.evaluate(rest, layer="residuals", metrics=["pearson"], ceiling=False, baselines=False)
+        found[trained, tested] = table.groupby("gene")["pearson"].mean()
+    return found
+
+
+def agreement(held_out: dict[tuple[str, str], pd.Series]) -> float:
     one, other = held_out.values()
     shared = one.dropna().index.intersection(other.dropna().index)
-    print(
-        f"rank correlation of the two directions with each other: {spearmanr(one[shared], other[shared]).statistic:.3f}"
-    )
+    return float(spearmanr(one[shared], other[shared]).statistic)
 
 
 def her2st_null(data: Path, n_repeats: int = 5) -> None:
