@@ -107,7 +107,7 @@ def _table(data: Any, key: str, table_key: str) -> tuple[pd.DataFrame, str]:
             raise KeyError(
                 f"expected the table of stp.tl.predictability; missing {missing}; found {list(data.columns)}"
             )
-        return data, ", ".join(sorted(set(data["neighbors_from"].astype(str))))
+        return data[data["q"].notna()], ", ".join(sorted(set(data["neighbors_from"].astype(str))))
     adata = get_table(data, table_key, measured=True)
     columns = {"pearson": key, "ceiling": f"{key}_ceiling", "q": f"{key}_q"}
     record = read_record(adata, key)

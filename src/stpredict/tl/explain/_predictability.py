@@ -115,7 +115,7 @@ def predictability(
       over sections and patients;
     - `ceiling`, what a perfect model would reach, see :func:`stpredict.metrics.residual_ceiling`, pooled over sections;
     - `z`, the statistic (the mean product of residuals of neighbors) over its standard deviation under the null, the
-      one-sided `p`, and `q` (Benjamini–Hochberg over all genes of the table; untestable ones count as p = 1);
+      one-sided `p`, and `q` (Benjamini–Hochberg over the genes of the table that have a p);
     - `n_obs`, `n_sections`, `n_patients` behind it: sections in which fewer than 10 observations have the gene are left out,
       and genes that are left in fewer than two patients (sections, blocks) are NaN, as are p-values of genes so rare that
       a few counts decide;
@@ -198,7 +198,9 @@ def predictability(
     )
     table = _test(sharing, counts[:, adata.var_names.get_indexer(names)], _depths(counts), section, group, rows.patient)
     table.insert(0, "gene", names)
-    table["q"] = benjamini_hochberg(table["p"])
+    table["q"] = np.nan
+    told = table["p"].notna()  # how rare a gene is says nothing of whether its neighbors share it
+    table.loc[told, "q"] = benjamini_hochberg(table.loc[told, "p"])
     table["neighbors_from"] = origin
     for column, name in ((key, "pearson"), *((f"{key}_{name}", name) for name in ("z", "p", "q", "ceiling"))):
         adata.var[column] = pd.Series(table[name].to_numpy(), index=names).reindex(adata.var_names)
