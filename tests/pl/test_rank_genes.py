@@ -9,7 +9,7 @@ from stpredict.slots._score_tables import RankedGenes
 
 
 def means(ax):
-    return next(line for line in ax.lines if "interval" in str(line.get_label())).get_xdata()
+    return next(line for line in ax.lines if line.get_markersize() == 5).get_xdata()
 
 
 def names(ax):
@@ -22,7 +22,7 @@ def test_genes_are_ranked_on_others_and_scored_on_those_shown(scores):
     own = scores[(scores["model"] == "ridge") & (scores["patient"] == "p2")].set_index("gene")["pearson"]
     np.testing.assert_allclose(means(ax), own[names(ax)])
     assert ax.get_title(loc="left") == "ridge\nranked on p1, shown on p2"
-    assert "over sections" in ax.get_legend().get_texts()[0].get_text()
+    assert ax.get_legend().get_texts()[0].get_text() == "one section"
 
 
 def test_the_same_patients_on_both_sides_are_marked(scores):
@@ -52,6 +52,12 @@ def test_genes_of_ones_own_say_nothing_of_a_ranking(scores):
     assert pl.rank_genes(scores, genes, shown="p1").get_title(loc="left") == "ridge\nranked on p2, shown on p1"
     assert "picked" in pl.rank_genes(scores, genes, shown="p2").get_title(loc="left")
     assert pl.rank_genes(scores, model="net").get_title(loc="left").startswith("net (leaky)\n")
+
+
+def test_one_section_has_no_interval(scores):
+    ax = pl.rank_genes(scores[scores["sample"] != "p1a"], shown="p1", model="ridge")
+    assert ax.get_legend().get_texts()[0].get_text() == "one section"
+    assert all(len(segment) == 0 for segment in ax.collections[0].get_segments())  # no bounds, nothing drawn
 
 
 def test_errors(scores):

@@ -116,6 +116,7 @@ def rank_genes(
     )
     points = one.to_numpy() if unit == "sections" else one.groupby(person).mean().to_numpy()
 
+    words = "one section" if len(points) == 1 else f"mean, {level:.0%} interval\nover {unit}"
     with style():
         ax = one_panel(ax, 4.8, max(1.6, 0.19 * len(names) + 0.9))
         place = np.arange(len(names))
@@ -131,9 +132,7 @@ def rank_genes(
             alpha=0.8,
         )
         ax.hlines(place, low, high, color=BLUE, lw=1.4)
-        (dots,) = ax.plot(
-            mean, place, ls="", marker="o", ms=5, color=BLUE, label=f"mean, {level:.0%} interval\nover {unit}"
-        )
+        (dots,) = ax.plot(mean, place, ls="", marker="o", ms=5, color=BLUE, label=words)
         handles = [dots]
         top = _CEILING_OF.get(metric, "")
         if top in table and table[top].notna().any():
