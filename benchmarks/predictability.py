@@ -2,7 +2,7 @@
 
     python benchmarks/predictability.py [--parts settings null speed her2st her2st_null] [--data ../shared/data/her2st]
 
-- `settings`: neighbors and components on simulated cohorts, where the truth is known. The defaults come from here.
+- `settings`: neighbors and components on simulated cohorts, where the truth is known. The defaults are checked here.
 - `null`: the share of p-values below some levels where picture and expression have nothing to do with each other: features
   of a simulated cohort permuted within sections, features that are smooth random fields, and the same with sections of a
   patient that are copies; beside them what a null by permuted rows would say of the smooth fields.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Across = Literal["patients", "sections", "blocks"]
 Sides = list[tuple[np.ndarray, np.ndarray]]
-#: Chosen on simulated cohorts: benchmarks/predictability.py --settings.
+#: A first guess, which simulated cohorts confirm: benchmarks/predictability.py --parts settings.
 _N_NEIGHBORS, _N_COMPONENTS = 20, 10
 _LINKS = 6  # neighbors on the tissue that make the graph behind the spatial modes
 _MIN_DETECTED = 10  # observations of a section with a gene, below which the section says nothing about it
