@@ -14,6 +14,7 @@ from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key, distinct
 from stpredict.slots._marks import sections_record
 from stpredict.tl.judge._evaluate import DEFAULT_METRICS, KNOWN_METRICS, evaluate
+from stpredict.tl.judge._habits import check_habits
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._survival import survival
 from stpredict.tl.learn._blocks import checked_within
@@ -48,6 +49,7 @@ def cross_validate(
     metrics: Sequence[str] = DEFAULT_METRICS,
     ceiling: bool = True,
     baselines: Baselines = True,
+    habits: Sequence[str] = (),
     allow_leakage: bool = False,
     n_jobs: int = 1,
     threads: int = 1,
@@ -80,8 +82,9 @@ def cross_validate(
         function from AnnData to folds.
     features, target, image
         Features, target and images as in :func:`stpredict.tl.fit`; a selection of genes runs inside each fold.
-    metrics, ceiling
-        Scores as in :func:`stpredict.tl.evaluate`, for expression.
+    metrics, ceiling, habits
+        Scores as in :func:`stpredict.tl.evaluate`, for expression. What `habits` add is for comparison with published
+        numbers only.
     baselines
         Names of the comparators, which are tasks like any other: closed-form models (`"mean"`, `"ridge"`), the ridge on
         shuffled labels (`"ridge (permuted labels)"`), the ridge fitted to and compared with counts that were redrawn with
@@ -154,6 +157,7 @@ def cross_validate(
     check_patients(adata, sample_key, patient_key)
     for metric in metrics:
         check_choice(metric, KNOWN_METRICS, "metrics")
+    habits = check_habits(habits)
     request = parse_target(adata, target)
     reader = slots_for(request)
     names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED, NULL))
@@ -189,11 +193,11 @@ def cross_validate(
     if reader.kind == "expression":
         table = evaluate(
             data, list(slots.values()), layer=request.layer, metrics=metrics, ceiling=ceiling, baselines=bool(names),  # type: ignore[union-attr]
-            sample_key=sample_key, **where,
+            habits=habits, sample_key=sample_key, **where,
         )  # fmt: skip
         if null is not None:
             own = [result for result in results if result.label == next(iter(tasks))]
-            scoring = {"metrics": metrics, "ceiling": ceiling, "sample_key": sample_key, **where}
+            scoring = {"metrics": metrics, "ceiling": ceiling, "habits": habits, "sample_key": sample_key, **where}
             leaky = adata.obs[Key.leaky(next(iter(slots.values())))]
             beside = null_scores(
                 adata, null, folds, own, leaky, keys, device=resolve_device(device), seed=seed, scoring=scoring
