@@ -40,7 +40,7 @@ N_RANKED = 50
 _OPTIONS: dict[str, Any] = {"metrics": ["pearson"], "ceiling": False, "baselines": False, "progress": False}
 _FEATURES = {"slot": WIDE, "scaling": "section"}
 #: Layers by the habits that made them.
-LAYERS = {"panel": ["panel"], "smoothed": ["smoothed"], "panel and smoothed": ["panel", "smoothed"]}
+LAYERS = {"panel": ["panel"], "smoothed": ["smoothed"], "panel_and_smoothed": ["panel", "smoothed"]}
 
 
 def read(data: Path) -> AnnData:
@@ -87,7 +87,7 @@ def best_epoch(tables: dict[int, pd.DataFrame]) -> pd.DataFrame:
 def ladder(adata: AnnData, panel: list[str], part: Callable[..., pd.DataFrame]) -> pd.DataFrame:
     """One row per habit."""
     ridge, mlp = {"model": "ridge"}, {"model": "mlp"}
-    both = "panel and smoothed"
+    both = "panel_and_smoothed"
     honest = part("residuals-patient", "residuals", "patient", ridge)
     rows = [("honest: Pearson residuals, patients apart", mean_r(honest))]
     rows.append(("+ log1p, which carries depth", mean_r(part("log1p-patient", "log1p", "patient", ridge))))
@@ -113,7 +113,7 @@ def ladder(adata: AnnData, panel: list[str], part: Callable[..., pd.DataFrame]) 
 
 def known_size(part: Callable[..., pd.DataFrame]) -> pd.DataFrame:
     """One section left out, all genes: the target alone changes."""
-    names = {"log1p": "measured", "smoothed": "smoothed", "panel": "panel", "panel and smoothed": "panel and smoothed"}
+    names = {"log1p": "measured", "smoothed": "smoothed", "panel": "panel", "panel_and_smoothed": "panel and smoothed"}
     rows = {
         shown: mean_r(part(f"known-{layer}", layer, "section", {"model": "ridge"})) for layer, shown in names.items()
     }

@@ -1,6 +1,6 @@
 """What a ridge scores on genes without biology: counts redrawn with constant proportions at the real depths.
 
-    python benchmarks/null_genes.py [--data ../shared/data/her2st] [--out out/null_genes] [--seeds 3] [--genes 785]
+    python benchmarks/null_genes.py [--data ../shared/data/her2st] [--out out/null_genes] [--seeds 3] [--figure FILE]
 
 Sections C2 to C5 (one patient) and B4 (another) of the HER2-positive breast cohort, and the 785 genes of the HGGEP line of
 work. In each section the counts of every spot are given to genes anew, with the proportions of the section: what is left of
@@ -108,12 +108,39 @@ def shown(table: pd.DataFrame, value: str, by: list[str]) -> pd.DataFrame:
     return means.unstack("test")[list(DIRECTIONS)].round(3)
 
 
+def draw(both: pd.DataFrame, published: dict[str, float], path: Path) -> None:
+    """Mean r of null genes and of the data, one panel per test."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(DIRECTIONS), figsize=(8, 2.8), sharex=True, sharey=True, layout="constrained")
+    places = np.arange(len(both))[::-1]
+    for ax, direction in zip(axes, DIRECTIONS, strict=True):
+        for name, color, offset in (("null genes", "#d55e00", 0.18), ("data", "#0072b2", -0.18)):
+            ax.barh(places + offset, both[name, direction], 0.34, color=color, label=name)
+        sections = ["B4"] if direction == "C to B4" else ["C2", "C3", "C4", "C5"]
+        if (
+            published and direction != "B4 to C"
+        ):  # one section left out of 32, other sections of the patient in training
+            r = np.mean([published[name] for name in sections])
+            ax.axvline(r, color="#4a5560", lw=1, ls="--", label="HGGEP, published")
+        ax.axvline(0, color="black", lw=0.6)
+        ax.set_title(direction.replace(" to ", " → "), fontsize=9)
+        ax.set_yticks(places, both.index)
+        ax.tick_params(labelsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[1].set_xlabel("mean r over 785 genes", fontsize=9)
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/her2st"))
     parser.add_argument("--out", type=Path, default=Path("out/null_genes"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--figure", type=Path, help="draw the first table into this file")
     parser.add_argument("--genes", type=int, help="the first so many of the panel, to see that everything runs")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -122,15 +149,19 @@ def main() -> None:
     nulls, data = rows_of(read(args.data), panel, args.seeds, args.out)
     ridge = shown(data[data["encoder"] == "color-texture"], "data", ["target"])
     both = pd.concat({"null genes": shown(nulls, "null", ["target"]), "data": ridge}, axis=1)
+    both = both.loc[list(TARGETS)]
     print(f"mean r of a ridge, {len(panel)} genes\n{both.to_string()}")
     if args.seeds > 1:
         spread = nulls.rename_axis("test").reset_index().groupby(["target", "test"])["null"].std().max()
         print(f"largest standard deviation over {args.seeds} draws: {spread:.4f}")
     path = args.data.parent / "published" / "hggep_her2_pearson.npy"
+    published: dict[str, float] = {}
     if path.is_file():
         values = np.load(path)
-        published = {name: np.nanmean(values[row]) for name, row in PUBLISHED_ROWS.items()}
+        published = {name: float(np.nanmean(values[row])) for name, row in PUBLISHED_ROWS.items()}
         print("HGGEP as published (measured genes): " + ", ".join(f"{n} {r:.3f}" for n, r in published.items()))
+    if args.figure:
+        draw(both, published, args.figure)
     print(f"\nencoders that cost nothing, measured genes\n{shown(data, 'data', ['target', 'encoder']).to_string()}")
 
 
