@@ -174,7 +174,10 @@ def _ranked(
         warnings.filterwarnings("ignore", "there is one patient")
         table = stp.tl.predictability(adata if alone else others, _CONTEXT)
     genes = table.loc[table["gene"].isin(predicted), "gene"].tolist()[:_N_RANKED]
-    return genes, f"by what places that look alike share within the {'same' if alone else 'other'} patient ({table['neighbors_from'].iloc[0]})"
+    return (
+        genes,
+        f"by what places that look alike share within the {'same' if alone else 'other'} patient ({table['neighbors_from'].iloc[0]})",
+    )
 
 
 def _figures(
