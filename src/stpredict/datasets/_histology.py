@@ -139,8 +139,11 @@ def _independent(n: int, pairs: np.ndarray, rounds: int = 8) -> np.ndarray:
 
 def _stamp(
     target: np.ndarray, bank: np.ndarray, xy_px: np.ndarray, direction: np.ndarray, rng: np.random.Generator
-) -> None:
-    """Draw an element of the bank at each position: the darker value wins where nuclei overlap."""
+) -> np.ndarray:
+    """Draw an element of the bank at each position: the darker value wins where nuclei overlap.
+
+    Returns which of them were drawn (n,): those that would reach over the border are not.
+    """
     side = bank.shape[-1]
     flat, width = target.reshape(-1), target.shape[1]
     patches = bank.reshape(_N_SHAPES * _N_ANGLES, -1)
@@ -154,10 +157,18 @@ def _stamp(
         part = slice(start, start + 4096)
         index = (corner[part, 1] * width + corner[part, 0])[:, None] + offset
         np.maximum.at(flat, index.ravel(), patches[element[part]].ravel())
+    return inside
 
 
 def render(plan: Plan, size_um: tuple[float, float], mpp: float, stain: Stain, rng: np.random.Generator) -> np.ndarray:
-    """Render a planned section.
+    """Render a planned section, RGB uint8 (height, width, 3); see :func:`render_with_nuclei`."""
+    return render_with_nuclei(plan, size_um, mpp, stain, rng)[0]
+
+
+def render_with_nuclei(
+    plan: Plan, size_um: tuple[float, float], mpp: float, stain: Stain, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Render a planned section, and tell where its nuclei are.
 
     Parameters
     ----------
@@ -168,14 +179,15 @@ def render(plan: Plan, size_um: tuple[float, float], mpp: float, stain: Stain, r
 
     Returns
     -------
-    RGB uint8 (height, width, 3).
+    RGB uint8 (height, width, 3), the centers of the nuclei that were drawn as x and y in µm (n, 2), and their kind (n,).
     """
     shape = (int(np.ceil(size_um[1] / mpp)), int(np.ceil(size_um[0] / mpp)))
     nuclei = np.zeros(shape, np.float32)
     xy, direction, kind, names = _scatter(plan, rng)
+    drawn = np.zeros(len(xy), bool)
     for index, name in enumerate(names):
-        bank = _bank(_NUCLEI[name], mpp, rng)
-        _stamp(nuclei, bank, xy[kind == index] / mpp, direction[kind == index], rng)
+        bank, rows = _bank(_NUCLEI[name], mpp, rng), np.flatnonzero(kind == index)
+        drawn[rows] = _stamp(nuclei, bank, xy[rows] / mpp, direction[rows], rng)
     steps = mpp / plan.step_um
     eosin = np.clip(resize(plan.eosin, shape, steps), 0, None)
     ground = np.clip(resize(plan.hematoxylin, shape, steps), 0, None)
@@ -196,4 +208,4 @@ def render(plan: Plan, size_um: tuple[float, float], mpp: float, stain: Stain, r
             light *= glass[channel]
             light += noise
             image[band, :, channel] = np.clip(light, 0, 255, out=light)
-    return image
+    return image, xy[drawn], np.array(names)[kind[drawn]]

@@ -1,4 +1,4 @@
-"""Registered encoders that need no account: the embedded one, and a small ImageNet network."""
+"""Registered encoders that need no account: the embedded ones, and a small ImageNet network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from stpredict.encoders._color_texture_names import color_texture_names
 from stpredict.encoders._registry import register
+from stpredict.encoders._segment_nuclei import UM_PER_PX
+from stpredict.encoders._summarize_nuclei import nuclei_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +27,39 @@ def color_texture() -> nn.Module:
     from stpredict.encoders._color_texture import ColorTexture
 
     return ColorTexture()
+
+
+@register(
+    "nuclei",
+    dim=len(nuclei_names()),
+    tile_px=224,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    um_per_px=UM_PER_PX,
+    license="BSD-3-Clause",
+    citation="ruifrok2001",
+)
+def nuclei() -> nn.Module:
+    """Build the encoder that finds, measures and counts nuclei."""
+    from stpredict.encoders._nuclei import Nuclei
+
+    return Nuclei()
+
+
+@register(
+    "random-filters",
+    dim=288,
+    tile_px=112,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    license="BSD-3-Clause",
+    citation="saxe2011",
+)
+def random_filters() -> nn.Module:
+    """Build the bank of random convolutions."""
+    from stpredict.encoders._random_filters import RandomFilters
+
+    return RandomFilters()
 
 
 @register(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -56,6 +57,9 @@ class Encoder:
         Number of features; found by a trial run when `None`.
     mean, std
         Mean and standard deviation per RGB channel (values in 0–1) for the normalization of the tiles.
+    um_per_px
+        Scale that the network is bound to, because it measures in µm. Tiles of another field of view have more or fewer
+        pixels then. When `None`, tiles of any field of view are resized to `tile_px`.
     device
         Device to run on; `settings.device` when `None`.
 
@@ -92,6 +96,7 @@ class Encoder:
         dim: int | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        um_per_px: float | None = None,
         device: str | torch.device | None = None,
     ) -> None:
         import torch
@@ -106,6 +111,7 @@ class Encoder:
         self.name = name
         self.tile_px = int(tile_px)
         self.tile_um = check_positive(tile_um, "tile_um")
+        self.um_per_px = um_per_px
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.device = resolve_device(device)
@@ -123,6 +129,26 @@ class Encoder:
             self.dim = int(self._run(trial).shape[1])
         else:
             self.dim = dim
+
+    def for_side(self, side_um: float) -> Encoder:
+        """Return the encoder for tiles of a field of view: itself, or one with other `tile_px` where its scale is fixed.
+
+        Parameters
+        ----------
+        side_um
+            Side of a tile in µm.
+
+        Examples
+        --------
+        >>> import stpredict as stp
+        >>> stp.encoders.get_encoder("nuclei").for_side(56)
+        Encoder('nuclei', dim=38, tile_px=112, tile_um=112)
+        """
+        if self.um_per_px is None:
+            return self
+        changed = copy.copy(self)
+        changed.tile_px = max(1, round(side_um / self.um_per_px))
+        return changed
 
     def __repr__(self) -> str:
         return f"Encoder({self.name!r}, dim={self.dim}, tile_px={self.tile_px}, tile_um={self.tile_um:g})"

@@ -33,6 +33,8 @@ class EncoderInfo:
         Default field of view, the side of a tile in µm.
     mean, std
         Normalization per RGB channel, of values in 0–1.
+    um_per_px
+        µm per pixel of the tiles, for encoders that measure in µm and are bound to a scale.
     license
         License of the weights.
     gated
@@ -57,6 +59,7 @@ class EncoderInfo:
     tile_um: float = 112.0
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    um_per_px: float | None = None
     license: str = ""
     gated: bool = False
     source: str = ""
@@ -274,5 +277,6 @@ def _from_registry(name: str, weights: str | Path | None, device: Any, kwargs: d
         dim=info.dim,
         mean=info.mean,
         std=info.std,
+        um_per_px=info.um_per_px,
         device=device,
     )

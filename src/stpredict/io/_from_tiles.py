@@ -141,7 +141,9 @@ def from_tiles(
     side = side_px * scale
 
     network = get_encoder(encoder, weights, device)
-    features, pictures = _encode(table, network, side_px, depth, side, int(batch_size), thumbnail_px, progress)
+    features, pictures = _encode(
+        table, network.for_side(side * mpp), side_px, depth, side, int(batch_size), thumbnail_px, progress
+    )
     key = Key.features(network.name)
     check_finite(features, "features of tiles", f"encoder {network.name!r} or its weights are broken")
 

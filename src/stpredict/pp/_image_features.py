@@ -191,7 +191,8 @@ def image_features(
         data, get_table(data, table_key), image, microns_per_pixel, sample_key, width_um, scales, check
     )
     for section in sections:
-        warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), network.tile_px)
+        least_px = network.for_side(width_um * min(scales)).tile_px
+        warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), least_px)
         if tile_um is None:
             warn_if_cells(section, width_um)
     features = _compute(sections, network, width_um, scales, int(batch_size), cache, progress)
@@ -283,7 +284,8 @@ def _features_of(
     from stpredict.pp._cache import cache_key
 
     def compute() -> np.ndarray:
-        features = _encode(picture, section, encoder, batch_size, done)
+        parts = [encoder.for_side(tile_um * scale) for scale in scales]
+        features = _encode(picture, section, parts, batch_size, done)
         call = f"encoder {encoder.name!r} or its weights are broken"
         check_finite(features, f"features of section {section.name!r}", call)
         return features
@@ -308,11 +310,11 @@ def _features_of(
 
 
 def _encode(
-    picture: SectionImage, section: Section, encoder: Encoder, batch_size: int, done: Callable[[int], Any]
+    picture: SectionImage, section: Section, encoders: list[Encoder], batch_size: int, done: Callable[[int], Any]
 ) -> np.ndarray:
-    """Features (n, dim * contexts) of one section."""
-    features = np.empty((len(section.rows), encoder.dim * len(section.sides)), dtype=np.float32)
-    for part, side in enumerate(section.sides):
+    """Features (n, dim * contexts) of one section, with the encoder for each context."""
+    features = np.empty((len(section.rows), encoders[0].dim * len(section.sides)), dtype=np.float32)
+    for part, (side, encoder) in enumerate(zip(section.sides, encoders, strict=True)):
         columns = slice(part * encoder.dim, (part + 1) * encoder.dim)
         for rows, windows in windows_around(picture, section.positions, side, batch_size):
             tiles = resized(windows, encoder.tile_px, encoder.device)

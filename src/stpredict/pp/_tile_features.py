@@ -88,12 +88,13 @@ def tile_features(
     recorded_um = sdata.attrs.get(Key.UNS, {}).get(tile_key, {}).get("tile_um")
     if recorded_um is not None and same_size(float(recorded_um), width_um):
         width_um = float(recorded_um)
+    fitting = encoder.for_side(width_um)
     with slide_reader(sdata) as reader:
-        windows = windows_of(reader, center, side, encoder.tile_px)
+        windows = windows_of(reader, center, side, fitting.tile_px)
         height, width = reader.properties.level_shape[windows.level]
         beyond = (windows.corner < 0) | (windows.corner + windows.side > np.array([width, height]))
-        features = _compute(reader, slide_path(sdata), windows, encoder, batch_size, cache, progress)
-        warn_if_coarse(f"slide {slide_name(sdata)!r}", windows.side, encoder.tile_px, stacklevel=3)
+        features = _compute(reader, slide_path(sdata), windows, fitting, batch_size, cache, progress)
+        warn_if_coarse(f"slide {slide_name(sdata)!r}", windows.side, fitting.tile_px, stacklevel=3)
         table = _table(sdata, reader, frame, features, center, side, mpp, tile_key)
     _record(table, key, encoder, width_um, mpp, int(beyond.any(axis=1).sum()))
     return f"{key.removeprefix('X_')}_{tile_key}", table
