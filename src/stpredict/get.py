@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
-__all__ = ["from_grid", "predicted", "to_grid", "top_genes"]
+__all__ = ["from_grid", "nuclei", "predicted", "to_grid", "top_genes"]
 
 
 def __dir__() -> list[str]:
@@ -357,3 +357,60 @@ def _rows_of(table: AnnData, values: Any, rows: np.ndarray, layer: str | None) -
     if array.dtype.kind not in "iufb":
         raise TypeError(f"expected numbers or booleans in {what}; found {array.dtype}")
     return to_dense(array[rows]).reshape(len(rows), -1)
+
+
+def nuclei(
+    data: Container,
+    sample: str | None = None,
+    key: str = "nuclei",
+    *,
+    sample_key: str = Key.SAMPLE,
+    table_key: str = Key.TABLE,
+) -> Any:
+    """Return the nuclei of a section or slide, as :func:`stpredict.pp.nuclei` found them.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with nuclei.
+    sample
+        Section; the only one when `None`. A slide has one.
+    key
+        Name of the nuclei.
+    sample_key
+        Column of `obs` that names the section.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    GeoDataFrame with a polygon per nucleus, in full-resolution pixels, and its measures as columns.
+
+    Raises
+    ------
+    KeyError
+        When there are no nuclei of that name, or no such section.
+    ValueError
+        When there are several sections and none is named.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(1, 1, 4, n_spots=4)
+    >>> stp.pp.nuclei(adata)
+    >>> stp.get.nuclei(adata, "P1_S1").geometry.iloc[0].geom_type
+    'Polygon'
+    """
+    from stpredict.io._slide import is_slide, slide_name
+    from stpredict.slots._nuclei import read_nuclei_of
+
+    if is_slide(data) and table_key not in data.tables:
+        return read_nuclei_of(data, None, key, slide_name(data))
+    adata = get_table(data, table_key)
+    check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
+    names = list(dict.fromkeys(adata.obs[sample_key].astype(str)))
+    if sample is None and len(names) != 1:
+        raise ValueError(
+            f"expected the name of one of {len(names)} sections; found none; pass {names[0]!r}, for example"
+        )
+    return read_nuclei_of(data, adata, key, names[0] if sample is None else str(sample))

@@ -8,6 +8,7 @@ from stpredict.pl._features import features
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
 from stpredict.pl._maps import maps
+from stpredict.pl._nuclei import nuclei
 from stpredict.pl._predictability import predictability
 from stpredict.pl._rank_genes import rank_genes
 from stpredict.pl._scores import scores
@@ -25,6 +26,7 @@ __all__ = [
     "genes",
     "history",
     "maps",
+    "nuclei",
     "predictability",
     "rank_genes",
     "scores",

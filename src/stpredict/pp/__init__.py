@@ -7,6 +7,8 @@ from stpredict.pp._grid import grid
 from stpredict.pp._image_features import image_features
 from stpredict.pp._log_vmr import log_vmr
 from stpredict.pp._normalize import normalize
+from stpredict.pp._nuclei import nuclei
+from stpredict.pp._nuclei_features import nuclei_features
 from stpredict.pp._patches import patches
 from stpredict.pp._published_target import published_target
 from stpredict.pp._select_genes import select_genes
@@ -22,6 +24,8 @@ __all__ = [
     "image_features",
     "log_vmr",
     "normalize",
+    "nuclei",
+    "nuclei_features",
     "patches",
     "published_target",
     "select_genes",

@@ -78,7 +78,7 @@ def tile_features(
         raise ValueError(
             f"expected unique tile_id in shapes[{tile_key!r}]; found repeated ones; run stp.pp.tiles(sdata)"
         )
-    center, side = _squares(frame.geometry, tile_key)
+    center, side = tile_squares(frame.geometry, tile_key)
     width_um = side * mpp
     if tile_um is not None and not same_size(tile_um, width_um):
         raise ValueError(
@@ -95,12 +95,12 @@ def tile_features(
         beyond = (windows.corner < 0) | (windows.corner + windows.side > np.array([width, height]))
         features = _compute(reader, slide_path(sdata), windows, fitting, batch_size, cache, progress)
         warn_if_coarse(f"slide {slide_name(sdata)!r}", windows.side, fitting.tile_px, stacklevel=3)
-        table = _table(sdata, reader, frame, features, center, side, mpp, tile_key)
+        table = tile_table(sdata, reader, frame, features, center, side, mpp, tile_key)
     _record(table, key, encoder, width_um, mpp, int(beyond.any(axis=1).sum()))
     return f"{key.removeprefix('X_')}_{tile_key}", table
 
 
-def _squares(geometry: Any, tile_key: str) -> tuple[np.ndarray, float]:
+def tile_squares(geometry: Any, tile_key: str) -> tuple[np.ndarray, float]:
     """Centers (n, 2) and common side of square tiles, in level-0 pixels."""
     bounds = geometry.bounds.to_numpy(dtype=np.float64)
     sides = bounds[:, 2:] - bounds[:, :2]
@@ -201,7 +201,7 @@ def _ahead(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np
             yield block
 
 
-def _table(
+def tile_table(
     sdata: SpatialData,
     reader: Any,
     frame: Any,
