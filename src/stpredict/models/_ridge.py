@@ -36,6 +36,10 @@ class RidgeConfig:
         training mean.
     rank
         Rank of the map from features to genes; `None` for full rank.
+    kinds
+        Widths of the kinds of features, in their order. Every kind then has the same variance in all, however many
+        numbers it is made of, where otherwise every number has. :func:`stpredict.tl.fit` fills in the widths of its slots
+        for `"slots"`.
     """
 
     n_components: int = 256
@@ -43,6 +47,7 @@ class RidgeConfig:
     alpha: float | None = None
     center: Literal["global", "section"] = "global"
     rank: int | None = None
+    kinds: Sequence[int] | Literal["slots"] = ()
 
 
 @register(
@@ -151,7 +156,7 @@ def _solve(
     centered, feature_mean = _center(features, section, config.center)
     outcome, target_mean = _center(target, section, config.center)
     scale, size = centered.square().mean(dim=0).sqrt(), features.square().mean(dim=0).sqrt()
-    scale = scale.masked_fill(constant(scale, size), torch.inf)
+    scale = scale.masked_fill(constant(scale, size), torch.inf) * _evened(config.kinds, features)
     standard = centered / scale
     n = len(features)
     values, vectors = torch.linalg.eigh(standard.T @ standard / n)
@@ -166,6 +171,15 @@ def _solve(
         basis = right[:, : config.rank]
         scores = scores @ basis.transpose(1, 2) @ basis
     return feature_mean, (vectors / scale[:, None]) @ scores, target_mean
+
+
+def _evened(kinds: Sequence[int] | str, features: Tensor) -> Tensor:
+    """What the scale of each feature (d,) is multiplied by, so that all kinds have the same variance; 1 without kinds."""
+    widths = [features.shape[1]] if isinstance(kinds, str) or not kinds else [int(width) for width in kinds]
+    if sum(widths) != features.shape[1] or min(widths) < 1:
+        raise ValueError(f"expected widths in `kinds` that sum to {features.shape[1]} features; found {list(kinds)}")
+    share = torch.tensor(widths, dtype=features.dtype, device=features.device) * len(widths) / sum(widths)
+    return share.sqrt().repeat_interleave(torch.tensor(widths, device=features.device))
 
 
 def _held_out_error(

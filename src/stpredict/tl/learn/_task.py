@@ -131,6 +131,8 @@ def make_task(
             )
         check_features(adata, start.features)
     described = describe_features(adata, slots, scaling)
+    if options.get("kinds") == "slots":
+        options = options | {"kinds": tuple(entry["dim"] for entry in described["slots"].values())}
     return Task(info, options, config, slots, scaling, described, init=start, feature_patients=_origin(adata, slots))
 
 
