@@ -1,4 +1,4 @@
-"""Tiles per second of the color-texture encoder beside an eager ResNet-50, and the memory of featurizing a large image.
+"""Tiles per second of the embedded encoders beside an eager ResNet-50, and the memory of featurizing a large image.
 
 Run with: python benchmarks/features.py
 """
@@ -99,6 +99,7 @@ def main() -> None:
 
     import torch
 
+    import stpredict as stp
     from stpredict.core._optional import import_torchvision
     from stpredict.encoders import get_encoder
     from stpredict.pp._image_features import image_features
@@ -119,11 +120,27 @@ def main() -> None:
         256,
         arguments.seconds,
     )
+    tissue, _ = stp.datasets.synthetic_nuclei(700, seed=0)
+    in_tissue = table_of_spots(min(tissue.shape[:2]), 256)
+    rates = {
+        name: tiles_per_second(
+            lambda name=name: image_features(
+                in_tissue, name, image=tissue, microns_per_pixel=0.5, cache=False, progress=False
+            ),
+            256,
+            arguments.seconds,
+        )
+        for name in ("nuclei", "random-filters")
+    }
     print(f"{processor()}, torch {torch.__version__}")
     print(f"threads                                     {torch.get_num_threads():8d}")
     print(f"ResNet-50, eager, 224 px, batch 16          {reference:8.1f} tiles/s")
     print(f"color-texture, encoder only                 {alone:8.1f} tiles/s   {alone / reference:6.1f} x")
     print(f"color-texture, pp.image_features in all     {whole:8.1f} tiles/s   {whole / reference:6.1f} x")
+
+    for name, rate in rates.items():
+        what = f"{name}, pp.image_features in all"
+        print(f"{what:<43} {rate:8.1f} tiles/s   {rate / reference:6.1f} x")
 
     with tempfile.TemporaryDirectory() as folder:
         from PIL import Image

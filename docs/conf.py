@@ -151,8 +151,7 @@ def _networks() -> str:
     return "\n".join(["```{eval-rst}", *lines, *(f"   models.{name}" for name in names), "```"]) + "\n"
 
 
-def _dimensions() -> str:
-    names = stp.encoders.color_texture_names()
+def _dimensions(names: list[str]) -> str:
     return ", ".join(f"{number} `{name}`" for number, name in enumerate(names)) + ".\n"
 
 
@@ -161,7 +160,9 @@ def write_tables(*_: Any) -> None:
     _check_recipes()
     folder = HERE / "_generated"
     folder.mkdir(exist_ok=True)
-    contents = {"encoders.md": _encoders(), "models.md": _models(), "color_texture.md": _dimensions()}
+    contents = {"encoders.md": _encoders(), "models.md": _models()}
+    contents |= {"color_texture.md": _dimensions(stp.encoders.color_texture_names())}
+    contents |= {"nuclei.md": _dimensions(stp.encoders.nuclei_names())}
     contents |= {"networks.md": _networks(), "recipes.md": _table(recipes())}
     contents |= {f"model_{name}.md": _hyperparameters(name) for name in stp.models.list_models().index}
     for name, text in contents.items():

@@ -177,3 +177,26 @@ def test_single_penalty_matches_generalized_cross_validation_in_order() -> None:
     reference = RidgeCV(np.array(alphas) * len(x)).fit(x, batch.target.numpy())
     ratio = float(solved(batch).alpha) / (reference.alpha_ / len(x))
     assert 0.09 < ratio < 11
+
+
+def test_kinds_of_features_weigh_the_same_whatever_their_width() -> None:
+    batch, new = make_batch(), make_batch(seed=1)
+    x, y = batch["features"].numpy().astype(np.float64), batch.target.numpy().astype(np.float64)
+    kinds, alpha = (2, 10), 0.3
+    weight = np.repeat([1 / np.sqrt(2 * 2 / 12), 1 / np.sqrt(10 * 2 / 12)], kinds)
+    scaler = StandardScaler().fit(x)
+    reference = SklearnRidge(alpha=alpha * len(x)).fit(scaler.transform(x) * weight, y)
+    expected = reference.predict(scaler.transform(new["features"].numpy()) * weight)
+    network = solved(batch, alpha=alpha, n_components=100, kinds=kinds)
+    np.testing.assert_allclose(mean_of(network, new), expected, rtol=1e-3, atol=1e-3)
+    alike = solved(batch, alpha=alpha, n_components=100)
+    for same in ((6, 6), (12,), "slots"):
+        np.testing.assert_array_equal(
+            mean_of(solved(batch, alpha=alpha, n_components=100, kinds=same), new), mean_of(alike, new)
+        )
+
+
+@pytest.mark.parametrize("kinds", [(5, 6), (12, 0), (13, -1)])
+def test_kinds_that_do_not_fit_are_refused(kinds: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="expected widths in `kinds` that sum to 12 features"):
+        solved(make_batch(), kinds=kinds)

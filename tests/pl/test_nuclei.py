@@ -41,6 +41,7 @@ def test_outlines_lie_in_the_region(adata):
 def test_colors_by_numbers_and_by_classes(adata):
     ax = stp.pl.nuclei(adata, color="area_um2")
     assert len(ax.figure.axes) == 2
+    assert len(np.unique(ax.collections[0].get_edgecolor(), axis=0)) > 3
     typed = adata.copy()
     frame = stp.get.nuclei(adata)
     typed.uns["nuclei"]["s"]["type"] = np.where(frame["area_um2"] > 40, "large", "small")

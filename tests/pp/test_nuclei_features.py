@@ -102,7 +102,8 @@ def test_features_of_several_kinds_are_required_at_prediction():
     stp.pp.nuclei_features(cohort)
     train = (cohort.obs["patient"] != "P3").to_numpy()
     features = {"slot": ["color-texture", "nuclei"], "scaling": "section"}
-    model = stp.tl.fit(cohort, "ridge", train, features=features, baselines=())
+    model = stp.tl.fit(cohort, "ridge", train, features=features, hyperparameters={"kinds": "slots"}, baselines=())
+    assert tuple(model.network.config.kinds) == (153, 38)
     assert list(model.features["slots"]) == ["X_color-texture", "X_nuclei"]
     test = cohort[~train].copy()
     stp.tl.predict(test, model)

@@ -15,10 +15,25 @@ if TYPE_CHECKING:
 
 _CONTEXT = "color-texture-context"
 _WITHIN_SECTIONS = {"slot": _CONTEXT, "scaling": "section"}
+_ALONE = "ridge + context"
 _MODELS: dict[str, Any] = {
     "color": "color",
     "mlp": {"model": "mlp", "features": _WITHIN_SECTIONS},
-    "ridge + context": {"model": "ridge", "features": _WITHIN_SECTIONS},
+    _ALONE: {"model": "ridge", "features": _WITHIN_SECTIONS},
+}
+# Features of another kind beside these; every kind has the same weight.
+_BESIDE = {
+    "ridge + context + nuclei": ["nuclei"],
+    "ridge + context + filters": ["random-filters"],
+    "ridge + context + both": ["nuclei", "random-filters"],
+}
+_MODELS |= {
+    name: {
+        "model": "ridge",
+        "features": {"slot": [_CONTEXT, *others], "scaling": "section"},
+        "hyperparameters": {"kinds": "slots"},
+    }
+    for name, others in _BESIDE.items()
 }
 _PANEL: dict[str, Any] = {"method": "moran", "min_i": 0.05, "n_genes": 200}
 _N_RANKED = 15  # genes in the figure of the best
@@ -67,6 +82,8 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     # Two views of each spot: its own 112 µm, and these beside a surrounding three times as wide.
     stp.pp.image_features(adata)
     stp.pp.image_features(adata, context=(1, 3), key_added=_CONTEXT)
+    for encoder in ("nuclei", "random-filters"):
+        stp.pp.image_features(adata, encoder)
     stp.pp.normalize(adata)
     # What can be learned at all, before anything is trained.
     learnable = stp.tl.predictability(adata, _CONTEXT)
@@ -98,6 +115,7 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     figures = _figures(adata, learnable, scores, best, out, n_jobs, seed)
     report_table = summary[[column for column in _SHOWN if column in summary]]
     print("\n" + report_table.round(3).to_string(index=False))
+    print(f"\n{_what_kinds_add(summary)}")
     if best_domains := adata.uns["stpredict"]["domain"].get("ari"):
         print(f"\ndomains on out-of-fold predictions against the labels: ARI {float(best_domains):.2f}")
     facts = {
@@ -113,6 +131,13 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     path = write_report(out / "report.html", facts, report_table, figures)
     print(f"\nreport: {path} ({time.perf_counter() - started:.0f} s)")
     return summary
+
+
+def _what_kinds_add(summary: pd.DataFrame) -> str:
+    """What features of other kinds add to the correlation of the ridge on color, texture and context, in words."""
+    r = summary.set_index("model")["pearson"]
+    added = (f"{' and '.join(others)} {r[name] - r[_ALONE]:+.3f}" for name, others in _BESIDE.items())
+    return f"added to the correlation of {_ALONE!r} ({r[_ALONE]:.3f}): {', '.join(added)}"
 
 
 def _read(data: Path | None, out: Path, seed: int) -> AnnData:

@@ -158,10 +158,14 @@ def _colored(ax: Axes, outlines: Any, values: Any, color: str, cmap: str | None)
     """Color outlines by a column, and say what the colors mean."""
     import matplotlib as mpl
     import pandas as pd
+    from matplotlib.cm import ScalarMappable
 
     if pd.api.types.is_numeric_dtype(values):
-        outlines.set(array=values.to_numpy(dtype=np.float64), cmap=mpl.colormaps[cmap or VALUE_CMAP])
-        bar = ax.figure.colorbar(outlines, ax=ax, shrink=0.6, label=color)
+        scale = ScalarMappable(cmap=mpl.colormaps[cmap or VALUE_CMAP])
+        numbers = values.to_numpy(dtype=np.float64)
+        scale.set_clim(*(np.nanmin(numbers), np.nanmax(numbers)) if len(numbers) else (0, 1))
+        outlines.set_edgecolor(scale.to_rgba(numbers))
+        bar = ax.figure.colorbar(scale, ax=ax, shrink=0.6, label=color)
         bar.outline.set_visible(False)
         return
     names = sorted(values.astype(str).unique())
