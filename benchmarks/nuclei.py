@@ -15,7 +15,8 @@ is the mean over genes of Pearson's r within a section, then over sections.
 - `C to B4` and `B4 to C`: patients apart.
 
 Nothing was chosen on these sections: thresholds of the segmentation were set on simulated tissue with other seeds than
-those of `known`, the weighting of kinds on simulated cohorts, and the filters are random and were drawn once.
+those of `known`, the filters are random and were drawn once. That kinds should weigh the same was suspected here, and decided on simulated
+cohorts.
 """
 
 from __future__ import annotations
