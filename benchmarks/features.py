@@ -125,7 +125,7 @@ def main() -> None:
     rates = {
         name: tiles_per_second(
             lambda name=name: image_features(
-                in_tissue, name, image=tissue, microns_per_pixel=0.5, cache=False, progress=False
+                in_tissue, name, image=tissue, tile_um=112, microns_per_pixel=0.5, cache=False, progress=False
             ),
             256,
             arguments.seconds,
