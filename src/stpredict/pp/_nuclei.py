@@ -111,7 +111,7 @@ def nuclei(
     >>> adata = stp.datasets.synthetic_cohort(1, 1, 4, n_spots=4)
     >>> stp.pp.nuclei(adata)
     >>> found = stp.get.nuclei(adata)
-    >>> bool((found["area_um2"] > 10).all()), "nearest_um" in found
+    >>> bool((found["area_um2"] >= 10).all()), "nearest_um" in found
     (True, True)
     """
     from stpredict.core._validate import check_positive
