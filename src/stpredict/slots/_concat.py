@@ -16,7 +16,7 @@ from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import leak_marks, written_marks
 from stpredict.slots._merge import merged, same, shared
-from stpredict.slots._prediction import prediction_frame, prediction_names, write_prediction
+from stpredict.slots._prediction import NAMES, SOURCE, prediction_frame, prediction_names, write_prediction
 from stpredict.slots._provenance import read_record, write_record
 from stpredict.slots._sections import kept_sections
 
@@ -147,10 +147,15 @@ class _Prediction:
                 self.values[stop - part.n_obs : stop, at >= 0] = frames[name].to_numpy()[:, at[at >= 0]]
         every = [read_record(parts[name], key) or {} for name in frames]
         self.record = shared(every)
+        if len(sources := {str(record.get(SOURCE, "the expression")) for record in every}) > 1:
+            raise ValueError(
+                f"expected predictions of one target in obsm[{key!r}]; found those of {few(sorted(sources))}; rename the slot in "
+                "one of the objects"
+            )
         column = self.record.pop("panel_key", Key.panel(key))
         self.owner = None if column == Key.panel(key) else str(column).removesuffix(Key.panel(""))
-        self.names: Any = "classes" if "classes" in self.record else "genes"
-        for name in ("genes", "classes"):
+        self.names: Any = next((name for name in NAMES if any(name in record for record in every)), "genes")
+        for name in NAMES:
             self.record.pop(name, None)
         if all("samples" in record for record in every) and "sample_key" in self.record:
             self.record["samples"] = _union(every, "samples")

@@ -123,7 +123,9 @@ def summarize(
             "leaky": table_mark(table),
         }
         row |= {
-            name: ", ".join(sorted(set(table[name].astype(str)))) for name in ("layer", "chosen_genes") if name in table
+            name: ", ".join(sorted(set(table[name].astype(str))))
+            for name in ("layer", "target", "chosen_genes")
+            if name in table
         }
         rows.append(row)
     found = pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)

@@ -172,14 +172,15 @@ def cross_validate(
             "allow_leakage": allow_leakage,
             "target": reader.kind,
             "normalization": own[0].target.to_dict().get("normalization", {}).get("method"),
+            **reader.record(own[0].target),
             "seed": seed,
         }
         write_out_of_fold(adata, key, own, folds, keys, record)
     where: dict[str, Any] = {"patient_key": patient_key, "seed": seed, "table_key": table_key}
-    if reader.kind == "expression":
+    if reader.quantities:
         table = evaluate(
-            data, list(slots.values()), layer=request.layer, metrics=metrics, ceiling=ceiling, baselines=bool(names),  # type: ignore[union-attr]
-            sample_key=sample_key, **where,
+            data, list(slots.values()), layer=getattr(request, "layer", None), metrics=metrics, ceiling=ceiling,
+            baselines=bool(names), sample_key=sample_key, **where,
         )  # fmt: skip
     else:
         table = _judge(data, slots, request, sample_key, where)
