@@ -86,6 +86,12 @@ def prediction_names(adata: AnnData, key: str) -> pd.Index | None:
     return index
 
 
+def what_columns(adata: AnnData, key: str) -> Names:
+    """What the columns of a prediction are; genes where nobody said."""
+    record = read_record(adata, key) or {}
+    return next((what for what in NAMES if what in record), "genes")
+
+
 def main_predictions(adata: AnnData) -> list[str]:
     """Slots of `obsm` with predictions of genes or values, without comparators and what lies beside one (deviations, bounds)."""
     found = [

@@ -135,6 +135,25 @@ def measured_values_of(adata: AnnData, key: str, names: Sequence[str], layer: st
     )
 
 
+def measured_of(adata: AnnData, key: str, names: Sequence[str], layer: str | None = None, rows: Any = None) -> Any:
+    """What was measured of all of some columns of a prediction (n, len(names)); sparse expression stays sparse."""
+    if not predicts_values(adata, key):
+        return measured_matrix(adata, names, rows, layer)
+    truth = truth_of(adata, key, layer)
+    truth.check(names)
+    return truth.read(names, rows)
+
+
+def check_of_genes(adata: AnnData, key: str) -> None:
+    """Raise where a slot holds predictions of values: their names are none of genes, even where genes are called the same."""
+    slot = (read_record(adata, key) or {}).get(SOURCE)
+    if slot is not None:
+        raise ValueError(
+            f"expected a prediction of genes in obsm[{key!r}]; found one of values ({slot}), which stp.tl.evaluate scores; name "
+            "another slot with `key=`"
+        )
+
+
 def _no_layer(slot: str, layer: str) -> str:
     return f"expected no `layer=` for predictions of values, which are compared with {slot!r}; found {layer!r}; leave it out"
 

@@ -355,7 +355,7 @@ def _n_background(adata: AnnData, rows: np.ndarray, sample_key: str) -> int | No
 
 def _log_depth(adata: AnnData, rows: np.ndarray) -> np.ndarray | None:
     """Logarithm of the counts (n,) behind each size factor; `None` where there are no counts."""
-    if Key.COUNTS not in adata.layers:
+    if Key.COUNTS not in adata.layers or not adata.n_vars:
         return None
     counts = adata.layers[Key.COUNTS][rows]
     panel = (read_record(adata, "normalize") or {}).get("panel")
