@@ -111,7 +111,7 @@ def make_task(
             f"expected a network that is trained in steps for this target; found {info.name!r}; take one of "
             "stp.models.list_models(), or, for numbers (scores, fractions, proteins), target=stp.targets.Values(…)"
         )
-    if info.cls.only_expression and reader.kind != "expression":
+    if info.cls.only_expression and not reader.of_genes:
         raise ValueError(
             f"expected genes as the target of {info.name!r}, which compares the expression of spots with their pictures; found "
             f"{reader.kind.replace('_', '-')}; take another of stp.models.list_models()"
@@ -140,7 +140,7 @@ def make_task(
 
 def without_counts(info: ModelInfo, options: dict[str, Any], asked: Any, reader: TargetSlots) -> dict[str, Any]:
     """Hyperparameters without the likelihood of counts, where the target is none of genes; an error where it was asked for."""
-    if reader.kind == "expression" or not hasattr(info.config(), "zinb"):
+    if reader.of_genes or not hasattr(info.config(), "zinb"):
         return options
     if isinstance(asked, Mapping) and asked.get("zinb"):
         raise ValueError(

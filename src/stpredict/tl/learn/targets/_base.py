@@ -77,6 +77,11 @@ class TargetSlots(ABC):
     skips_unmeasured: ClassVar[bool] = False
 
     @property
+    def of_genes(self) -> bool:
+        """Whether it is measured gene by gene."""
+        return self.quantities and self.names == "genes"
+
+    @property
     def training_defaults(self) -> Mapping[str, Any]:
         """Departures of the training settings that suit this kind of target."""
         return {}

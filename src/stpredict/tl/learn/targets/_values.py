@@ -91,13 +91,13 @@ class ValueSlots(TargetSlots):
 
     def arrange(self, key: str, outputs: Outputs) -> Outputs:
         """Turn maps, which are means of outputs, into values."""
-        first = outputs.members[0] if outputs.members else None
-        if not outputs.as_map or first is None:
+        import pandas as pd
+
+        if not outputs.as_map:
             return outputs
+        first = outputs.members[0]
         frames = {
-            slot: frame.set_axis(frame.columns).assign(
-                **dict(zip(frame.columns, first.target.link(frame.to_numpy(), first.training).T, strict=True))
-            )
+            slot: pd.DataFrame(first.target.link(frame.to_numpy(), first.training), frame.index, frame.columns)
             for slot, frame in outputs.frames.items()
         }
         return replace(outputs, frames=frames)
