@@ -135,6 +135,12 @@ class _Prediction:
 
     def __init__(self, key: str, parts: Mapping[str, AnnData], join: Join, patient_key: str) -> None:
         frames = {name: prediction_frame(part, key) for name, part in parts.items() if key in part.obsm}
+        every = [read_record(parts[name], key) or {} for name in frames]
+        if len(sources := {str(record.get(SOURCE, "the expression")) for record in every}) > 1:
+            raise ValueError(
+                f"expected predictions of one target in obsm[{key!r}]; found those of {few(sorted(sources))}; rename the slot in "
+                "one of the objects"
+            )
         genes = _joint_genes(key, {name: frame.columns for name, frame in frames.items()}, join)
         self.key = key
         self.genes = genes
@@ -145,13 +151,12 @@ class _Prediction:
             if name in frames:
                 at = frames[name].columns.get_indexer(genes)
                 self.values[stop - part.n_obs : stop, at >= 0] = frames[name].to_numpy()[:, at[at >= 0]]
-        every = [read_record(parts[name], key) or {} for name in frames]
         self.record = shared(every)
-        if len(sources := {str(record.get(SOURCE, "the expression")) for record in every}) > 1:
-            raise ValueError(
-                f"expected predictions of one target in obsm[{key!r}]; found those of {few(sorted(sources))}; rename the slot in "
-                "one of the objects"
-            )
+        units = {
+            name: u for each in every for name, u in zip(each.get("values", []), each.get("units", []), strict=False)
+        }
+        if units:
+            self.record["units"] = [units.get(name, "") for name in genes]
         column = self.record.pop("panel_key", Key.panel(key))
         self.owner = None if column == Key.panel(key) else str(column).removesuffix(Key.panel(""))
         self.names: Any = next((name for name in NAMES if any(name in record for record in every)), "genes")

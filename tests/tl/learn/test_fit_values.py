@@ -274,7 +274,7 @@ def test_values_are_of_no_gene_even_where_one_has_their_name(toy: ad.AnnData) ->
     assert table["pearson_given_depth"].notna().all()  # there are counts, and values may carry depth as well
     for call in (
         lambda: stp.tl.pseudobulk(toy),
-        lambda: stp.tl.de_overlap(toy, "sample", "s0", "s1"),
+        lambda: stp.tl.de_overlap(toy, "sample", "s0", gene_sets={"a": ["G1", "G2"]}),
         lambda: stp.tl.evaluate(toy, layer="counts"),
     ):
         with pytest.raises(ValueError, match="prediction of genes|no `layer=`"):
@@ -327,12 +327,20 @@ def test_joined_objects_keep_what_was_predicted(valued: ad.AnnData) -> None:
     stp.tl.predict(valued, stp.tl.fit(valued, "ridge", train_mask(valued), target="fractions"))
     parts = [valued[valued.obs["patient"] == name].copy() for name in ("p0", "p1")]
     joined = stp.concat(parts)
+    assert "unit" not in stp.get.predicted(joined).var
     scores = [stp.tl.evaluate(part, metrics=["pearson"]) for part in parts]
     both = stp.tl.evaluate(joined, metrics=["pearson"])
     np.testing.assert_allclose(
         both.sort_values(["sample", "model", "gene"])["pearson"],
         pd.concat(scores).sort_values(["sample", "model", "gene"])["pearson"],
     )
+    pairs = ["tumor", "fat"], ["fat", "stroma"]
+    for part, names in zip(parts, pairs, strict=True):
+        target = Values(obsm="fractions", columns=names, units={"fat": "%"})
+        stp.tl.predict(part, stp.tl.fit(part, "ridge", target=target), key_added="some")
+    assert stp.get.predicted(stp.concat(parts), "some").var["unit"].to_dict() == {"fat": "%"}
+    joined = stp.get.predicted(stp.concat(parts, join="outer"), "some")
+    assert joined.var["unit"].to_dict() == {"tumor": "", "fat": "%", "stroma": ""}
     stp.tl.predict(parts[1], stp.tl.fit(parts[1], "ridge", target=Values(obsm="scores")))
     with pytest.raises(
         ValueError, match=r"predictions of one target in obsm\['predicted'\]; found those of fractions, scores"
