@@ -105,6 +105,17 @@ def test_what_does_not_belong_together_is_refused(change: dict[str, Any]) -> Non
         target_from_dict(entry | change, ["a", "b", "c"])
 
 
+@pytest.mark.parametrize("link", LINKS)
+def test_equal_outputs_are_equal_values(link: str) -> None:
+    """Wherever they stand: a constant prediction must have no correlation."""
+    kind = target_of(link, made(link)[2])
+    for number in range(50):
+        outputs = np.random.default_rng(number).normal(size=(1, 3)).astype(np.float32).repeat(1037, axis=0)
+        values = kind.link(outputs, TrainingFacts())
+        assert values.dtype == np.float32
+        assert (values == values[0]).all()
+
+
 def test_columns_without_a_value_above_zero_have_outputs() -> None:
     values = made("softmax")[2]
     values[:, 0] += 0.01

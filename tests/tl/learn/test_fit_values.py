@@ -248,6 +248,12 @@ def test_networks_that_compare_expression_say_so(valued: ad.AnnData, model: str)
             stp.tl.fit(valued, model, target=target, **options)
 
 
+def test_a_bank_of_values_is_that_of_the_training(valued: ad.AnnData) -> None:
+    model = stp.tl.fit(valued, "egn", train_mask(valued), target="fractions", baselines=False, **QUICK["egn"])
+    with pytest.raises(ValueError, match="a model of genes.*found one of values"):
+        stp.tl.retrieval_bank(valued, model, ~train_mask(valued))
+
+
 def test_the_likelihood_of_counts_is_left_out(cohort: ad.AnnData) -> None:
     cohort.obs["size"] = cohort.obsm["spatial"][:, 0]
     options = {"training": {"max_epochs": 1, "patience": 0}, "baselines": False}

@@ -152,4 +152,6 @@ class ValueTarget(Target):
             return outputs
         import torch
 
-        return self._link.values(torch.from_numpy(outputs)).numpy()
+        # In double precision: the last digit of a vector unit depends on the place in the array, and equal outputs would not
+        # be equal values, of which a constant prediction would get a correlation.
+        return self._link.values(torch.from_numpy(outputs).double()).float().numpy()
