@@ -77,7 +77,7 @@ def cross_validate(
     features, target, image
         Features, target and images as in :func:`stpredict.tl.fit`; a selection of genes runs inside each fold.
     metrics, ceiling
-        Scores as in :func:`stpredict.tl.evaluate`, for expression.
+        Scores as in :func:`stpredict.tl.evaluate`, for expression and values.
     baselines
         Names of the comparators, which are tasks like any other: closed-form models (`"mean"`, `"ridge"`), the ridge on
         shuffled labels (`"ridge (permuted labels)"`; these three for `True`), and, for each model in `models`,
