@@ -113,8 +113,8 @@ def evaluate(
         When there is no prediction, no measured value, no record of the normalization (without `layer`), or a gene,
         section or patient is missing.
     ValueError
-        When predictions of different targets are to be compared, or a layer is named for values; when a metric is unknown, a gene is named twice, or a section belongs to several patients; or when the genes of
-        the prediction are not known.
+        When predictions of different targets are to be compared, or a layer is named for values; when a metric is unknown,
+        a gene is named twice, or a section belongs to several patients; or when the genes of the prediction are not known.
     TypeError
         When `data` is neither AnnData nor SpatialData.
 
