@@ -106,7 +106,7 @@ def value_label(adata: AnnData, layer: str | None, key: str = Key.PREDICTED, nam
     if SOURCE in own:
         units = dict(zip(own["values"], own.get("units") or [""] * len(own["values"]), strict=True))
         found = {units[name]} if name is not None else set(units.values())
-        plain = "fraction" if own.get("link") in {"logit", "softmax"} else "value"
+        plain = "fraction" if own.get("link") == "softmax" else "value"
         return (found.pop() if len(found) == 1 else "own units") or plain
     record = read_record(adata, "normalize") or own.get("unit")
     if record is not None and record.get("method") == "layer":
