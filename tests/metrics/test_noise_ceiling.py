@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from stpredict.metrics._log_normalize import log_normalize
-from stpredict.metrics._noise_ceiling import _depth_variance, _expected_log1p, noise_ceiling
+from stpredict.metrics._noise_ceiling import _depth_variance, expected_log1p, noise_ceiling
 
 
 def simulate(seed: int, n: int, n_genes: int, depth: float, spread: float):
@@ -53,20 +53,20 @@ def test_panel_size_factors_agree_with_the_truth() -> None:
     assert estimate.mean() == pytest.approx(truth.mean(), abs=0.03)
 
 
-def test_expected_log1p_matches_the_sum_over_counts() -> None:
+def testexpected_log1p_matches_the_sum_over_counts() -> None:
     from scipy.stats import poisson
 
     rates = np.array([0.0, 1e-4, 0.01, 1.0, 30.0, 900.0])
     counts = np.arange(2000)
     for scale in (0.05, 1.0, 20.0, 500.0):
         expected = (poisson.pmf(counts, rates[:, None]) * np.log1p(scale * counts)).sum(axis=1)
-        np.testing.assert_allclose(_expected_log1p(rates, scale), expected, rtol=1e-6, atol=1e-10)
+        np.testing.assert_allclose(expected_log1p(rates, scale), expected, rtol=1e-6, atol=1e-10)
 
 
 def test_depth_variance_matches_the_observations() -> None:
     depths = np.random.default_rng(0).lognormal(6, 0.7, 400)
     proportion = np.array([1e-4, 1e-3, 1e-2, 1e-1])
-    expected = np.stack([_expected_log1p(proportion * depth, 1e4 / depth) for depth in depths]).var(axis=0)
+    expected = np.stack([expected_log1p(proportion * depth, 1e4 / depth) for depth in depths]).var(axis=0)
     np.testing.assert_allclose(_depth_variance(proportion, depths, 1e4), expected, rtol=0.02)
     assert (_depth_variance(proportion, np.full(5, 300.0), 1e4) == 0).all()
 

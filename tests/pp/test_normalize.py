@@ -245,3 +245,105 @@ def test_a_model_of_bulk_expression_refuses_counts() -> None:
     slots_of("expression").check(bulk, fitted)
     with pytest.raises(ValueError, match="'method': 'log2p1'.*'method': 'log1p'"):
         slots_of("expression").check(counts, fitted)
+
+
+def sections_table(thin: bool = False) -> ad.AnnData:
+    """Three sections of different depths and proportions; some spots of the last are off tissue or not measured."""
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet(np.full(8, 6.0), 3)[np.repeat([0, 1, 2], 10)]
+    counts = rng.poisson(share * rng.uniform(20, 90, (30, 1)) * np.repeat([1, 3, 2], 10)[:, None]).astype(np.float32)
+    obs = {"sample": np.repeat(["a", "b", "c/1"], 10), "in_tissue": np.arange(30) < 28, "measured": np.arange(30) != 21}
+    adata = ad.AnnData(
+        sparse.csr_matrix(counts) if thin else counts, obs=pd.DataFrame(obs, index=[str(i) for i in range(30)])
+    )
+    adata.var_names = [f"G{i}" for i in range(8)]
+    return adata
+
+
+@pytest.mark.parametrize("thin", [False, True])
+def test_residuals_are_of_each_section_by_itself(thin: bool) -> None:
+    import scanpy as sc
+
+    adata = sections_table(thin)
+    dense = np.asarray(sections_table().X)
+    normalize(adata, method="pearson_residuals", theta=20)
+    assert adata.X.dtype == np.float32
+    for name, rows in (("a", slice(0, 10)), ("b", slice(10, 20))):
+        reference = ad.AnnData(dense[rows])
+        sc.experimental.pp.normalize_pearson_residuals(reference, theta=20)
+        np.testing.assert_allclose(adata.X[rows], reference.X, rtol=1e-4, atol=1e-5, err_msg=name)
+    # In the third, what is measured on tissue says what a proportion is, and all spots are compared with it.
+    inside = np.setdiff1d(np.arange(20, 28), [21])
+    share = dense[inside].sum(axis=0) / dense[inside].sum()
+    mean = dense[29].sum() * share
+    expected = np.clip((dense[29] - mean) / np.sqrt(mean + mean**2 / 20), -np.sqrt(7), np.sqrt(7))
+    np.testing.assert_allclose(adata.X[29], expected, rtol=1e-4)
+    record = read_record(adata, "normalize")
+    found = {name: record[name] for name in ("method", "theta", "size_factors", "sample_key", "n_empty")}
+    assert found == {
+        "method": "pearson_residuals", "theta": 20.0, "size_factors": "all", "sample_key": "sample", "n_empty": 0,
+    }  # fmt: skip
+    assert "target_sum" not in record
+    np.testing.assert_array_equal(adata.obs["depth"], dense.sum(axis=1))
+    np.testing.assert_array_equal(np.asarray(adata[:, :3].obs["depth"]), dense.sum(axis=1))
+
+
+def test_median_of_the_section() -> None:
+    adata = sections_table()
+    counts = adata.X.copy()
+    normalize(adata, target_sum="median")
+    depth = counts.sum(axis=1)
+    medians = [np.median(depth[:10]), np.median(depth[10:20]), np.median(depth[np.setdiff1d(np.arange(20, 28), [21])])]
+    expected = np.log1p(counts / depth[:, None] * np.repeat(medians, 10)[:, None])
+    np.testing.assert_allclose(adata.X, expected, rtol=1e-5)
+    record = read_record(adata, "normalize")
+    assert record["target_sum"] == "median"
+    assert record["section_sums"] == dict(zip(["a", "b", "c/1"], map(float, medians), strict=True))
+    one = sections_table()
+    del one.obs["sample"]
+    normalize(one, target_sum="median")
+    assert list(read_record(one, "normalize")["section_sums"]) == [""]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"method": "sqrt"}, "method"),
+        ({"method": "pearson_residuals", "target_sum": "median"}, "no target_sum with method='pearson_residuals'"),
+        ({"theta": 10}, "no theta with method='log1p'"),
+        ({"method": "pearson_residuals", "theta": 0}, "theta"),
+        ({"method": "pearson_residuals", "clip": -1}, "clip"),
+        ({"target_sum": "mean"}, "target_sum"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict, match: str) -> None:
+    adata = sections_table()
+    before = adata.copy()
+    with pytest.raises(ValueError, match=match):
+        normalize(adata, **options)
+    np.testing.assert_array_equal(adata.X, before.X)
+    assert list(adata.obs) == list(before.obs)
+    assert not adata.layers
+
+
+def test_residuals_of_empty_sections_and_unmeasured_spots() -> None:
+    adata = sections_table()
+    adata.X[:10] = 0
+    adata.X[12] = np.nan
+    with pytest.warns(UserWarning, match="10 of 28 observations have no counts"):
+        normalize(adata, method="pearson_residuals")
+    assert not adata.X[:10].any()
+    assert np.isnan(adata.X[12]).all()
+    assert np.isfinite(np.delete(adata.X, 12, axis=0)).all()
+    assert adata.X[10:12].any()
+
+
+def test_slides_are_compared_with_each_other() -> None:
+    """A slide is no section: alone, it would have no residuals."""
+    from stpredict.slots._rows import say_slides
+
+    adata = sections_table()[:12].copy()
+    adata.obs["sample"] = adata.obs_names
+    say_slides(adata)
+    normalize(adata, method="pearson_residuals")
+    assert np.abs(adata.X).max() > 0.5

@@ -67,6 +67,14 @@ def other_target_sum(part: ad.AnnData) -> None:
     stp.pp.normalize(part, layer="counts", target_sum=100)
 
 
+def median(part: ad.AnnData) -> None:
+    stp.pp.normalize(part, layer="counts", target_sum="median")
+
+
+def residuals(part: ad.AnnData) -> None:
+    stp.pp.normalize(part, layer="counts", method="pearson_residuals")
+
+
 def not_normalized(part: ad.AnnData) -> None:
     part.X = part.layers["counts"]
     del part.uns["stpredict"]["normalize"]
@@ -96,6 +104,8 @@ def slides(part: ad.AnnData) -> None:
     ("change", "told"),
     [
         (other_target_sum, r"'normalize', target_sum: 10000.0 in 'p0' and 100.0 in 'p1'; call stp.pp.normalize"),
+        (median, r"'normalize', target_sum: 10000.0 in 'p0' and 'median' in 'p1'"),
+        (residuals, r"'normalize', method: 'log1p' in 'p0' and 'pearson_residuals' in 'p1'"),
         (not_normalized, r"'normalize', method: 'log1p' in 'p0' and nothing in 'p1'"),
         (other_tiles, r"'X_toy', tile_um: 100.0 in 'p0' and 55.0 in 'p1'; call stp.pp.image_features"),
         (features_without_record, r"'X_toy', encoder: 'toy' in 'p0' and nothing in 'p1'"),
@@ -108,6 +118,21 @@ def test_what_was_made_differently_is_refused(parts: dict[str, ad.AnnData], chan
     change(parts["p1"])
     with pytest.raises(ValueError, match=told):
         stp.concat(parts, join=join)
+
+
+@pytest.mark.parametrize("options", [{"target_sum": "median"}, {"method": "pearson_residuals", "theta": 10}])
+def test_normalizations_of_sections_are_joined(parts: dict[str, ad.AnnData], options: dict) -> None:
+    """Sections are normalized by themselves: before joining or after it is the same."""
+    for part in parts.values():
+        stp.pp.normalize(part, layer="counts", **options)
+    joined = stp.concat(parts)
+    again = stp.pp.normalize(joined, layer="counts", **options, copy=True)
+    np.testing.assert_array_equal(joined.X, again.X)
+    assert joined.uns["stpredict"]["normalize"] == again.uns["stpredict"]["normalize"]
+    np.testing.assert_array_equal(joined.obs["depth"], again.obs["depth"])
+    stp.pp.normalize(parts["p1"], layer="counts")
+    with pytest.raises(ValueError, match="'normalize'"):
+        stp.concat(parts)
 
 
 def test_selections(parts: dict[str, ad.AnnData]) -> None:

@@ -31,17 +31,33 @@ CHANGED = {
 }
 
 
+@pytest.fixture(params=["log1p", "median", "pearson_residuals"])
+def normalized(toy, request):
+    """The toy object, normalized in each way."""
+    options = {"target_sum": "median"} if request.param == "median" else {"method": request.param}
+    stp.pp.normalize(toy, **options)
+    return toy
+
+
 @pytest.mark.parametrize("case", UNTOUCHED)
-def test_what_keeps_the_record_true(toy, case) -> None:
-    changed = UNTOUCHED[case](toy)
+def test_what_keeps_the_record_true(normalized, case) -> None:
+    method = normalized.uns["stpredict"]["normalize"]["method"]
+    changed = UNTOUCHED[case](normalized)
     warnings.simplefilter("error")
-    assert read_normalization(toy if not hasattr(changed, "n_obs") else changed, None)["method"] == "log1p"
+    assert read_normalization(normalized if not hasattr(changed, "n_obs") else changed, None)["method"] == method
 
 
 @pytest.mark.parametrize("case", CHANGED)
-def test_x_that_was_changed_after_its_record(toy, case) -> None:
-    CHANGED[case](toy)
+@pytest.mark.filterwarnings("ignore:invalid value encountered in log1p")
+def test_x_that_was_changed_after_its_record(normalized, case) -> None:
+    CHANGED[case](normalized)
     with pytest.warns(UserWarning, match=r"not as stp.pp.normalize left it.*'o0'.*normalize\(adata\) again.*layer="):
+        read_normalization(normalized, None)
+
+
+def test_a_fit_tells_it_too(toy) -> None:
+    CHANGED["counts again"](toy)
+    with pytest.warns(UserWarning, match="not as stp.pp.normalize left it"):
         stp.tl.fit(toy, "ridge")
 
 

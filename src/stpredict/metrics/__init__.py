@@ -3,13 +3,16 @@
 from stpredict.metrics._benjamini_hochberg import benjamini_hochberg
 from stpredict.metrics._bootstrap import bootstrap_mean
 from stpredict.metrics._concordance import concordance
+from stpredict.metrics._deviance_explained import deviance_ceiling, deviance_explained
 from stpredict.metrics._emd import emd, emd_uniform
 from stpredict.metrics._morans_i import morans_i
 from stpredict.metrics._noise_ceiling import noise_ceiling
 from stpredict.metrics._partial_pearson import partial_pearson
 from stpredict.metrics._pearson import pearson, pearson_p
+from stpredict.metrics._pearson_residuals import pearson_residuals
 from stpredict.metrics._pearson_with_background import pearson_with_background
 from stpredict.metrics._rasterize import rasterize
+from stpredict.metrics._residual_ceiling import residual_ceiling
 from stpredict.metrics._rmse import rmse, rmse_iqr
 from stpredict.metrics._segmentation import segmentation
 from stpredict.metrics._spearman import spearman
@@ -22,6 +25,8 @@ __all__ = [
     "benjamini_hochberg",
     "bootstrap_mean",
     "concordance",
+    "deviance_ceiling",
+    "deviance_explained",
     "emd",
     "emd_uniform",
     "morans_i",
@@ -29,8 +34,10 @@ __all__ = [
     "partial_pearson",
     "pearson",
     "pearson_p",
+    "pearson_residuals",
     "pearson_with_background",
     "rasterize",
+    "residual_ceiling",
     "rmse",
     "rmse_iqr",
     "segmentation",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 
-def log_normalize(counts: Any, totals: np.ndarray, target_sum: float = 1e4) -> Any:
+def log_normalize(counts: Any, totals: np.ndarray, target_sum: float | np.ndarray = 1e4) -> Any:
     """Scale every observation to the same total and take log1p.
 
     Parameters
@@ -17,7 +17,7 @@ def log_normalize(counts: Any, totals: np.ndarray, target_sum: float = 1e4) -> A
     totals
         Size factor of each observation `(n,)`, as a number of counts. Observations with a total of 0 become 0.
     target_sum
-        Counts that every observation is scaled to.
+        Counts that every observation is scaled to, or one number for each `(n,)`.
 
     Returns
     -------

@@ -163,11 +163,11 @@ def _depth_variance(proportion: np.ndarray, depths: np.ndarray, target_sum: floa
     share = place - below
     weights = np.bincount(below, 1 - share, _N_DEPTHS) + np.bincount(below + 1, share, _N_DEPTHS)
     weights = weights / weights.sum()
-    expected = np.stack([_expected_log1p(proportion * depth, target_sum / depth) for depth in grid])
+    expected = np.stack([expected_log1p(proportion * depth, target_sum / depth) for depth in grid])
     return weights @ (expected - weights @ expected) ** 2
 
 
-def _expected_log1p(rate: np.ndarray, scale: float) -> np.ndarray:
+def expected_log1p(rate: np.ndarray, scale: float) -> np.ndarray:
     r"""Expectation of `log1p(scale * c)` for Poisson counts c of the given rates (G,).
 
     :math:`\log(1 + x) = \int_0^\infty (1 - e^{-xt}) e^{-t} / t \, dt`, under which the Poisson expectation has a closed

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict.core._validate import check_choice, check_counts, check_finite, check_positive
+from stpredict.core._validate import check_choice, check_counts, check_finite, check_positive, few
 from stpredict.metrics._log_normalize import log_normalize
 from stpredict.slots._checks import check_genes, check_layer
 from stpredict.slots._container import begin
+from stpredict.slots._depth import counted_rows, section_codes, section_residuals, total_counts
 from stpredict.slots._expression import measured_rows
 from stpredict.slots._keys import Key
 from stpredict.slots._matrix import check_float32, numeric_matrix
 from stpredict.slots._provenance import read_record, write_record
 
 _TARGET_SUM = 1e4
+_THETA = 100.0
+_DEFAULTS = {"size_factors": "all", "panel": None, "target_sum": _TARGET_SUM, "theta": _THETA, "clip": None}
 _BULK = ("fpkm-uq", "tpm")
 _LOG_RANGE = 30.0  # log2 of the largest values, some 10^7, is 23; on the linear scale one abundant gene exceeds it
 
@@ -30,15 +33,23 @@ if TYPE_CHECKING:
 def normalize(
     data: Container,
     *,
+    method: Literal["log1p", "pearson_residuals"] = "log1p",
     unit: Literal["counts", "fpkm-uq", "tpm"] = "counts",
     size_factors: Literal["all", "panel"] = "all",
     panel: Sequence[str] | None = None,
-    target_sum: float = _TARGET_SUM,
+    target_sum: float | Literal["median"] = _TARGET_SUM,
+    theta: float = _THETA,
+    clip: float | None = None,
     layer: str | None = None,
+    sample_key: str = Key.SAMPLE,
     copy: bool = False,
     table_key: str = Key.TABLE,
 ) -> Container | None:
-    """Scale the counts of every observation to the same total and take log1p, or take log2(x + 1) of bulk expression.
+    """Turn counts into log1p values or Pearson residuals, or take log2(x + 1) of bulk expression.
+
+    The same proportion of a gene gives other log1p values at other depths, so that these carry the depth of an
+    observation; residuals are 0 on average at any depth :cite:p:`lause2021`. How much of a score that makes is said in the
+    concepts, "Depth".
 
     The counts are read from `layers["counts"]`; without that layer, from `X`, which is then kept as `layers["counts"]`.
     Calling the function again starts from the counts, so it can be repeated with other options. Bulk expression in
@@ -48,6 +59,10 @@ def normalize(
     ----------
     data
         AnnData, or SpatialData whose table is used, with raw counts, or bulk expression on a linear scale.
+    method
+        `"log1p"`: every observation is scaled to the same total, `target_sum`. `"pearson_residuals"`: deviations from the
+        proportion that a gene has in its section, in units of the counting noise; float32 and dense, 4 bytes for each
+        observation and gene, so leave genes out before (:func:`stpredict.pp.filter_genes`) where that is too much.
     unit
         Unit of the input: `"counts"`; or `"fpkm-uq"` or `"tpm"` for bulk expression, of which log2(x + 1) is taken as
         by SEQUOIA :cite:p:`pizurica2024`, and with which the options of scaling must be left out.
@@ -58,9 +73,16 @@ def normalize(
     panel
         Genes whose counts make the size factors, for `size_factors="panel"`. All genes are normalized either way.
     target_sum
-        Total that the counts of every observation are scaled to.
+        Total that the counts of every observation are scaled to before log1p; `"median"`: the median depth of the
+        observations on tissue of the same section, other sections having others.
+    theta
+        Inverse dispersion of residuals: counts of mean `mu` are taken to have the variance `mu + mu**2 / theta`.
+    clip
+        Largest residual; the square root of the number of observations on tissue of the section when `None`.
     layer
         Layer with the raw counts or linear expression, instead of `layers["counts"]` (`"fpkm_uq"`, `"tpm"`).
+    sample_key
+        Column of `obs` that names the section, for `"median"` and residuals; an object without it is one section.
     copy
         Whether to return a changed copy instead of changing `data`.
     table_key
@@ -70,12 +92,14 @@ def normalize(
     -------
     `None`, or the changed copy. Writes
 
-    - `X`: log1p of counts per `target_sum`, or log2(x + 1) of bulk expression; float32, sparse when the input is.
-      Observations without counts are 0; observations that were not measured (`obs["measured"]` is false, or their
+    - `X`: log1p of counts per `target_sum`, or log2(x + 1) of bulk expression, float32, sparse when the input is; or
+      residuals, float32, dense. Observations without counts are 0; observations that were not measured (`obs["measured"]` is false, or their
       counts are NaN) keep NaN or 0.
     - `layers["counts"]`, `layers["fpkm_uq"]` or `layers["tpm"]`: the input.
-    - `uns["stpredict"]["normalize"]`: `method` (`"log1p"` or `"log2p1"`), `n_empty`, the number of measured
-      observations without counts, and `size_factors`, `target_sum`, `panel` (for `"panel"`), or `unit`.
+    - `obs["depth"]`, of counts: the total over the genes behind the size factors, which stays when genes are left out.
+    - `uns["stpredict"]["normalize"]`: `method` (`"log1p"`, `"pearson_residuals"` or `"log2p1"`), `n_empty`, the number of
+      measured observations without counts, and `size_factors`, `panel` (for `"panel"`), `target_sum` with
+      `section_sums` (for `"median"`), `theta`, `clip` (where it is given), `sample_key`, or `unit`.
 
     Raises
     ------
@@ -106,21 +130,28 @@ def normalize(
 
     container, adata = begin(data, copy, table_key, measured=True)
     check_choice(unit, ("counts", *_BULK), "unit")
+    check_choice(method, ("log1p", "pearson_residuals"), "method")
+    panel = None if panel is None else list(panel)
+    options = dict(zip(_DEFAULTS, (size_factors, panel, target_sum, theta, clip), strict=True))
+    senseless = _DEFAULTS if unit != "counts" else ("theta", "clip") if method == "log1p" else ("target_sum",)
+    given = {name: options[name] for name in senseless if options[name] != _DEFAULTS[name]}
     if unit != "counts":
-        if size_factors != "all" or panel is not None or target_sum != _TARGET_SUM:
+        if given:
             raise ValueError(
-                f"expected neither size_factors, panel nor target_sum with unit={unit!r}, which is scaled already; found "
-                f"size_factors={size_factors!r}, panel={'None' if panel is None else 'genes'}, target_sum={target_sum}"
+                f"expected no {few(_DEFAULTS)} with unit={unit!r}, which is scaled already; found "
+                + ", ".join(f"{name}={'genes' if name == 'panel' else repr(value)}" for name, value in given.items())
             )
         _normalize_bulk(adata, unit, layer)
         return container if copy else None
+    if given:
+        raise ValueError(f"expected no {few(given)} with method={method!r}, which has none; leave it out")
     check_choice(size_factors, ("all", "panel"), "size_factors")
-    target_sum = check_positive(target_sum, "target_sum")
+    total = None if target_sum == "median" else check_positive(target_sum, "target_sum")
+    theta, clip = check_positive(theta, "theta"), None if clip is None else check_positive(clip, "clip")
     if size_factors == "panel":
         if panel is None:
             raise ValueError("expected `panel` with size_factors='panel'; found None; pass the genes, for example "
                              "adata.var_names[adata.var['selected']]")  # fmt: skip
-        panel = list(panel)
         check_genes(adata, panel)
     elif panel is not None:
         raise ValueError("expected no `panel` with size_factors='all'; drop it, or pass size_factors='panel'")
@@ -129,16 +160,28 @@ def normalize(
     check_float32(counts, "counts")
     measured = measured_rows(adata, counts)
     check_counts(counts if measured.all() else counts[measured], "counts in the measured observations")
-    columns = slice(None) if panel is None else adata.var_names.get_indexer(panel)
-    totals = np.asarray(counts[:, columns].sum(axis=1, dtype=np.float64)).ravel()
-    n_empty = int((totals[measured] == 0).sum())
-
-    values = log_normalize(counts.astype(np.float32), totals, target_sum)
-    if sparse.issparse(values) and values.format not in {"csr", "csc"}:
-        values = values.tocsr()
+    depth = total_counts(counts if panel is None else counts[:, adata.var_names.get_indexer(panel)])
+    n_empty = int((depth[measured] == 0).sum())
+    entry: dict[str, Any] = {"method": method, "size_factors": size_factors}
+    if method != "log1p" or total is None:
+        entry["sample_key"] = sample_key
+    names, section = section_codes(adata, sample_key)
+    counted = counted_rows(adata, counts, depth)
+    if method == "log1p":
+        entry["target_sum"] = "median" if total is None else total
+        sums: Any = total
+        if total is None:
+            medians = [float(np.median(depth[rows])) if rows.any() else 1.0 for rows in _sections(section, counted)]
+            entry["section_sums"], sums = dict(zip(names, medians, strict=True)), np.array(medians)[section]
+        values = log_normalize(counts.astype(np.float32), depth, sums)
+        if sparse.issparse(values) and values.format not in {"csr", "csc"}:
+            values = values.tocsr()
+    else:
+        entry |= {"theta": theta, "clip": clip}
+        values = section_residuals(counts, depth, section, counted, theta=theta, clip=clip)
     adata.layers[Key.COUNTS] = counts
     adata.X = values
-    entry: dict[str, Any] = {"method": "log1p", "size_factors": size_factors, "target_sum": target_sum}
+    adata.obs[Key.DEPTH] = depth
     write_record(adata, "normalize", {**entry, "panel": panel, "n_empty": n_empty})
     if n_empty:
         genes = "" if panel is None else " in the genes of the panel"
@@ -149,6 +192,11 @@ def normalize(
             stacklevel=2,
         )
     return container if copy else None
+
+
+def _sections(section: np.ndarray, counted: np.ndarray) -> Iterator[np.ndarray]:
+    """Mask (n_obs,) of the counted observations of each section."""
+    return (counted & (section == code) for code in range(int(section.max(initial=-1)) + 1))
 
 
 def _normalize_bulk(adata: AnnData, unit: str, layer: str | None) -> None:

@@ -16,8 +16,11 @@ from stpredict.slots._matrix import numeric_matrix
 from stpredict.slots._provenance import check_normalized, read_record
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
+#: What a record of a normalization says of the sections at hand, and not of the unit.
+_OF_SECTIONS = frozenset({"n_empty", "section_sums", "sample_key", "stpredict_version"})
 _LOOKED_AT = 32  # rows in which X is compared with its record
 _UNTOUCHED = 0.02  # relative difference that single and half precision leave
 
@@ -92,7 +95,7 @@ def read_normalization(adata: AnnData, layer: str | None) -> dict[str, Any]:
     if record is not None:
         check_normalized(record)
         _check_untouched(adata, record)
-        return {k: v for k, v in record.items() if k not in {"n_empty", "stpredict_version"}}
+        return {k: v for k, v in record.items() if k not in _OF_SECTIONS}
     if "log1p" in adata.uns:
         return {"method": "scanpy"}
     raise KeyError(
@@ -107,14 +110,19 @@ def _check_untouched(adata: AnnData, record: Mapping[str, Any]) -> None:
     """Warn where X is no longer what :func:`stpredict.pp.normalize` made of the input that it kept.
 
     Looked at in some rows. Within a row, log1p values are those of counts times one factor, whatever genes were left
-    out since.
+    out since; residuals of counts of 0 say which proportion the gene had, and must not contradict each other.
     """
-    kept = {"log1p": Key.COUNTS, "log2p1": str(record.get("unit")).replace("-", "_")}.get(str(record.get("method")))
+    bulk = str(record.get("unit")).replace("-", "_")
+    kept = {"log1p": Key.COUNTS, "pearson_residuals": Key.COUNTS, "log2p1": bulk}.get(str(record.get("method")))
     if kept is None or kept not in adata.layers or adata.X is None or not adata.n_vars or not adata.n_obs:
         return
     rows = np.unique(np.linspace(0, adata.n_obs - 1, _LOOKED_AT).astype(int))
     source = to_dense(numeric_matrix(adata.layers[kept][rows], f"layers[{kept!r}]")).astype(np.float64)
     found = to_dense(numeric_matrix(adata.X[rows], "X")).astype(np.float64)
+    if record["method"] == "pearson_residuals":
+        if Key.DEPTH in adata.obs and not _are_residuals(source, found, adata.obs.iloc[rows], record):
+            _tell_changed(record, str(adata.obs_names[rows[0]]))
+        return
     with np.errstate(over="ignore", invalid="ignore"):
         linear = np.expm1(found) if kept == Key.COUNTS else np.exp2(found) - 1
     for row, (before, after) in enumerate(zip(source, linear, strict=True)):
@@ -125,11 +133,40 @@ def _check_untouched(adata: AnnData, record: Mapping[str, Any]) -> None:
         factor = after.sum() / before.sum() if kept == Key.COUNTS else 1.0
         if np.allclose(after, factor * before, rtol=_UNTOUCHED, atol=_UNTOUCHED * factor * np.abs(before).max()):
             continue
-        warnings.warn(
-            f"X is not as stp.pp.normalize left it (uns['stpredict']['normalize']: {record['method']}), first in observation "
-            f"{adata.obs_names[rows[row]]!r}: it was changed since, by scanpy.pp.normalize_total for example, and the record "
-            "of its unit is false; call stp.pp.normalize(adata) again, or put your values in a layer and name it: "
-            "target=stp.targets.Expression(layer='mine')",
-            stacklevel=5,
-        )
+        _tell_changed(record, str(adata.obs_names[rows[row]]))
         return
+
+
+def _are_residuals(counts: np.ndarray, values: np.ndarray, obs: pd.DataFrame, record: Mapping[str, Any]) -> bool:
+    """Whether values (n, G) may be Pearson residuals of counts: solved for the proportion of a gene, they agree on it."""
+    depth, theta = obs[Key.DEPTH].to_numpy(dtype=np.float64), float(record["theta"])
+    key = str(record.get("sample_key"))
+    section = obs[key].astype(str).to_numpy() if key in obs else np.zeros(len(obs))
+    unknown = np.isnan(values) & np.isfinite(counts)
+    if (unknown.any(axis=1) & ~unknown.all(axis=1)).any():
+        return False
+    # (x - m)² = z² (m + m² / θ), of which one root lies on the side that the sign of z says.
+    square, remainder = values**2, 1 - values**2 / theta
+    with np.errstate(invalid="ignore", divide="ignore"):
+        root = np.sqrt(np.maximum((2 * counts + square) ** 2 - 4 * counts**2 * remainder, 0))
+        share = (2 * counts + square - np.sign(values) * root) / (2 * remainder) / depth[:, None]
+    for name in np.unique(section):
+        rows = (section == name) & (depth > 0) & np.isfinite(values).all(axis=1)
+        if rows.sum() < 2:
+            continue
+        # The largest may have been cut off.
+        uncut = np.abs(values[rows]) < 0.999 * np.abs(values[rows]).max()
+        found = np.where(uncut, share[rows], np.nan)[:, uncut.sum(axis=0) > 1]
+        if found.size and np.mean(np.nanmax(found, 0) - np.nanmin(found, 0) > _UNTOUCHED * np.nanmax(found, 0)) > 0.1:
+            return False
+    return True
+
+
+def _tell_changed(record: Mapping[str, Any], first: str) -> None:
+    warnings.warn(
+        f"X is not as stp.pp.normalize left it (uns['stpredict']['normalize']: {record['method']}), first in observation "
+        f"{first!r}: it was changed since, by scanpy.pp.normalize_total for example, and the record of its unit is false; call "
+        "stp.pp.normalize(adata) again, or put your values in a layer and name it: "
+        "target=stp.targets.Expression(layer='mine')",
+        stacklevel=6,
+    )

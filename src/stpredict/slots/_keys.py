@@ -27,6 +27,7 @@ class Key:
     UNIT = "unit"
     LABEL = "label"
     COUNTS = "counts"
+    DEPTH = "depth"
     EXPECTED = "expected"
     PREDICTED = "predicted"
     DOMAIN = "domain"

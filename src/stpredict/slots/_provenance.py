@@ -74,7 +74,14 @@ def drop_records(adata: AnnData, keys: Iterable[str]) -> None:
 def check_normalized(record: Mapping[str, Any]) -> None:
     """Raise `ValueError` where a record of `stp.pp.normalize` has gaps: sections made in different ways were joined."""
     method = record.get("method")
-    wanted = {None: ["method"], "log1p": ["size_factors", "target_sum"], "log2p1": ["unit"]}.get(method, [])
+    wanted = {
+        None: ["method"],
+        "log1p": ["size_factors", "target_sum"],
+        "pearson_residuals": ["size_factors", "theta"],
+        "log2p1": ["unit"],
+    }.get(method, [])
+    if record.get("target_sum") == "median":
+        wanted = [*wanted, "section_sums"]
     if record.get("size_factors") == "panel":
         wanted = [*wanted, "panel"]
     missing = [name for name in wanted if name not in record]

@@ -21,6 +21,7 @@ from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
 from stpredict.slots._truth import Truth, truth_of
+from stpredict.tl.judge._parts import scored_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +102,9 @@ def evaluate(
     Returns
     -------
     Table with one row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`,
-    `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that);
+    `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that,
+    `"within section"` where it saw the rest of the section, behind a buffer: then every block that was held out has rows of
+    its own, and a column `block` names it);
     with `layer` a column `layer`, for values a column `target` (their slot; `gene` are their names), and with `genes` a column
     `chosen_genes` (`"12 of 50"`), so that a truth of one's own and genes picked afterwards stay visible, here and in
     :func:`stpredict.tl.summarize`.
@@ -165,12 +168,13 @@ def evaluate(
     tissue, place = in_tissue(adata), pd.Index(scored_genes)
     with_ceiling = ceiling and Key.COUNTS in adata.layers and layer is None and target.is_expression
     tables, off_lattice = [], []
-    for name in np.unique(sample):
-        rows = np.flatnonzero((sample == name) & tissue & measured)
+    parts = scored_parts(adata, {key: leak_marks(adata, key, patient_key) for key in keys}, sample)
+    for part in parts:
+        name, rows = part.sample, np.flatnonzero(part.rows & tissue & measured)
         if not len(rows):
             continue  # an unmeasured section
         if "ssim" in metrics and _lattice_positions(adata, rows) is None:
-            off_lattice.append(str(name))
+            off_lattice.append(part.block or name)
         patient = str(people[rows[0]])
         truth = target.read(scored_genes, rows)
         top = _ceilings(adata, rows, scored_genes, seed) if with_ceiling else None
@@ -194,6 +198,8 @@ def evaluate(
                 table.insert(0, column, value)
             if top is not None:
                 table["ceiling"] = top[at]
+            if any(each.block for each in parts):
+                table["block"] = part.block
             table["n_obs"] = len(scored_rows)
             table["leaky"] = joint_mark(leaky[scored_rows])
             tables.append(table)

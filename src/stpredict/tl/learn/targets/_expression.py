@@ -21,6 +21,7 @@ from stpredict.slots._selections import cut_to, taken_from
 from stpredict.targets import Expression
 from stpredict.targets._requests import Panel
 from stpredict.tl.learn.targets._base import Keys, TargetSlots
+from stpredict.tl.learn.targets._within import within_training
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,6 +62,7 @@ class ExpressionSlots(TargetSlots):
         columns = adata.var_names.get_indexer(target.names)
         values = matrix_of(adata, request.layer)[rows.index][:, columns]
         values = np.array(single_precision(values, "the target"))
+        values = within_training(adata, values, columns, rows, target.normalization, keys.sample)  # type: ignore[attr-defined]
         call = "leave unmeasured sections out with `train=`"
         check_finite(values[rows.measured], "expression of the training observations", call)
         values[~rows.measured] = np.nan
@@ -226,7 +228,7 @@ def check_normalization(adata: AnnData, normalization: Mapping[str, Any]) -> Non
     record = read_record(adata, "normalize")
     if record is None or normalization.get("method") in {"layer", "scanpy"}:
         return  # an unmeasured object, or a target whose unit the user looks after
-    compared = ("method", "unit", "size_factors", "target_sum")
+    compared = ("method", "unit", "size_factors", "target_sum", "theta", "clip")
     differing = [name for name in compared if normalization.get(name) != record.get(name)]
     if sorted(normalization.get("panel", [])) != sorted(record.get("panel", [])):
         differing.append("panel")
