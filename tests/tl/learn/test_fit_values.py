@@ -282,8 +282,9 @@ def test_values_are_of_no_gene_even_where_one_has_their_name(toy: ad.AnnData) ->
         lambda: stp.tl.pseudobulk(toy),
         lambda: stp.tl.de_overlap(toy, "sample", "s0", gene_sets={"a": ["G1", "G2"]}),
         lambda: stp.tl.evaluate(toy, layer="counts"),
+        lambda: stp.tl.evaluate(toy, habits=["smoothed"]),
     ):
-        with pytest.raises(ValueError, match="prediction of genes|no `layer=`"):
+        with pytest.raises(ValueError, match="prediction of genes|no `layer=`|no habits for values"):
             call()
     stp.tl.predict(toy, stp.tl.fit(toy, "ridge"), key_added="genes")
     with pytest.raises(ValueError, match="predictions of one target"):

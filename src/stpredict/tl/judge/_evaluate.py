@@ -21,6 +21,7 @@ from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
 from stpredict.slots._truth import Truth, truth_of
+from stpredict.tl.judge._habits import add_habits, check_habits
 from stpredict.tl.judge._parts import scored_parts
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def evaluate(
     metrics: Sequence[str] = DEFAULT_METRICS,
     ceiling: bool = True,
     baselines: Baselines = True,
+    habits: Sequence[str] = (),
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
     seed: int = 0,
@@ -92,6 +94,12 @@ def evaluate(
         Names of the baselines to add: those that :func:`stpredict.tl.predict` wrote beside the prediction, and
         `"smoothed"`, a spatial smoother: the ridge (the first prediction where there is no ridge) averaged over its six
         nearest neighbors. All of them for `True`, none for `False`.
+    habits
+        Published habits, for a column `pearson_as_published` beside the scores: a correlation for comparison with numbers
+        that were made so, and with nothing else. `"panel"`: log1p of counts per 10,000 of the predicted genes; `"smoothed"`:
+        measured values averaged over 3 × 3 spots (:func:`stpredict.pp.published_target` writes that target to train on it as
+        well); `"ranked"`: only the 50 genes that come out best in each section; `"background"`: the empty slide counts as
+        zeros, which needs the grid of :func:`stpredict.pp.grid`.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     seed
@@ -105,6 +113,8 @@ def evaluate(
     `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that,
     `"within section"` where it saw the rest of the section, behind a buffer: then every block that was held out has rows of
     its own, and a column `block` names it);
+    with `habits` `pearson_as_published`, and `habits`, which says how (`"smoothed, panel-normalized target: for comparison
+    only"`);
     with `layer` a column `layer`, for values a column `target` (their slot; `gene` are their names), and with `genes` a column
     `chosen_genes` (`"12 of 50"`), so that a truth of one's own and genes picked afterwards stay visible, here and in
     :func:`stpredict.tl.summarize`.
@@ -142,9 +152,14 @@ def evaluate(
     adata = get_table(data, table_key, *keys)
     for metric in metrics:
         check_choice(metric, KNOWN_METRICS, "metrics")
+    habits = check_habits(habits)
     frames = {name: prediction_frame(adata, name) for name in keys}
     check_patients(adata, sample_key, patient_key)
     target = truth_of(adata, keys, layer)
+    if habits and not target.is_expression:
+        raise ValueError(
+            f"expected no habits for values, which have no counts; found {', '.join(habits)}; leave them out"
+        )
     measured = target.measured
     models = _models(adata, frames, baselines, patient_key)
     known = {gene for frame, *_ in models.values() for gene in frame.columns} & set(target.names)
@@ -163,6 +178,10 @@ def evaluate(
     sample = adata.obs[sample_key].astype(str).to_numpy()
     people = one_name(adata.obs[patient_key])
     if unit_of(adata) == "slide":
+        if habits:
+            raise ValueError(
+                f"expected no habits for slides, which have no map; found {', '.join(habits)}; leave them out"
+            )
         table = _score_patients(models, target.read(scored_genes), scored_genes, people, measured, metrics)
         return _with_choices(table, target, genes, len(known))
     tissue, place = in_tissue(adata), pd.Index(scored_genes)
@@ -196,6 +215,12 @@ def evaluate(
             table = _score(adata, scored_rows, truth[np.ix_(tested, at)], predicted, metrics, seed, sample_key)
             for column, value in (("gene", columns), ("patient", patient), ("sample", name), ("model", label)):
                 table.insert(0, column, value)
+            if habits:
+                section = np.flatnonzero((sample == name) & tissue & measured)
+                add_habits(
+                    table, adata, habits, section=section, rows=scored_rows, predicted=predicted, panel=sorted(known),
+                    n_background=_n_background(adata, scored_rows, sample_key),
+                )  # fmt: skip
             if top is not None:
                 table["ceiling"] = top[at]
             if any(each.block for each in parts):

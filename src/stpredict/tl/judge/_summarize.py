@@ -80,6 +80,7 @@ def summarize(
         for c in (
             "pearson_given_depth",
             "pearson_with_background",
+            "pearson_as_published",
             "spearman",
             "rmse",
             "rmse_iqr",
@@ -130,7 +131,7 @@ def summarize(
         }
         row |= {
             name: ", ".join(sorted(set(table[name].astype(str))))
-            for name in ("layer", "target", "chosen_genes")
+            for name in ("layer", "target", "chosen_genes", "habits")
             if name in table
         }
         rows.append(row)
