@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -281,3 +282,27 @@ def test_the_preset_of_a_paper_says_only_what_differs_from_the_defaults(model):
         if name == "paper":
             assert all(value != getattr(defaults, key) for key, value in preset.training.items())
             assert all(value != getattr(info.config(), key) for key, value in preset.hyperparameters.items())
+
+
+REGRESSION = [name for name in MODELS if not get_model(name).cls.only_expression]
+
+
+@every(REGRESSION)
+def test_fractions_sum_to_one(model):
+    """Every network that predicts numbers keeps them in range, before it has learned anything and after a step."""
+    from stpredict.training.targets import ValueTarget
+
+    data = toy(model)
+    share = np.exp(data.target - data.target.max(axis=1, keepdims=True))
+    share = (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
+    kind = ValueTarget.of(tuple("abcde"), "softmax", share, ("",) * GENES, "fractions")
+    options = hyperparameters(model)
+    if "zinb" in get_model(model).config.__dataclass_fields__:
+        options["zinb"] = 0.0
+    config = quick_config(model).updated({"max_epochs": 1})
+    data = replace(data, target=share, kind=kind)
+    fit = fit_arrays(model, data, hyperparameters=options, config=config)
+    values = kind.link(predict_arrays(fit.network, data).mean, TrainingFacts())
+    assert values.min() >= 0
+    np.testing.assert_allclose(values.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(values.mean(axis=0), share.mean(axis=0), atol=0.1)

@@ -219,3 +219,24 @@ def test_gaps_and_numbers_too_large(counts, positions):
 def test_a_patient_that_nobody_named_is_noted_at_reading(counts, positions, named, caplog):
     stp.io.from_tables(counts, positions, microns_per_pixel=1, patient="P1" if named else None)
     assert ("names no patient" in caplog.text) is not named
+
+
+@pytest.mark.parametrize("form", ["frame", "anndata", "scanpy"])
+def test_expression_that_is_normalized_already(counts, positions, form):
+    values = np.log1p(counts) - 0.5  # no counts, and some of them below 0
+    given = values if form == "frame" else anndata.AnnData(values.astype(np.float32))
+    if form == "scanpy":
+        given.uns["log1p"] = {"base": None}
+        given.layers["counts"] = counts.to_numpy()
+    with pytest.raises(ValueError, match="non-negative|normalized=True"):
+        stp.io.from_tables(anndata.AnnData(values.astype(np.float32)), positions, microns_per_pixel=0.5)
+    adata = stp.io.from_tables(given, positions, microns_per_pixel=0.5, patient="P1", normalized=True)
+    np.testing.assert_allclose(adata.X, values.loc[adata.obs_names], rtol=1e-6)
+    assert list(adata.layers) == []
+    assert adata.obs["measured"].all()
+    adata.obsm["X_some"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2)).astype(np.float32)
+    adata.uns["stpredict"] = {**adata.uns["stpredict"], "X_some": {"encoder": "some"}}
+    model = stp.tl.fit(adata, "ridge")
+    assert model.normalization["method"] == ("scanpy" if form == "scanpy" else "given")
+    stp.tl.predict(adata, model)
+    assert "ceiling" not in stp.tl.evaluate(adata, metrics=["pearson"], baselines=False)

@@ -190,3 +190,19 @@ def test_a_narrow_range_is_written_out(adata):
     adata.X = 13.137 + adata.X * 1e-6
     bar = pl.genes(adata, "A", columns=["measured"])[0, 0].figure.axes[-1]
     assert not bar.yaxis.get_major_formatter().get_useOffset()
+
+
+def test_values_are_drawn_beside_what_was_measured_of_them(adata):
+    """The name of a gene among the values changes nothing; each has its own unit, and stands upright."""
+    from stpredict.slots._prediction import write_predictions
+
+    adata.obsm["scores"] = pd.DataFrame({"A": np.arange(50.0), "share": np.linspace(0, 1, 50)}, adata.obs_names)
+    record = {"values_in": "scores", "units": ["µm", ""], "link": "identity", "model": "ridge"}
+    write_predictions(adata, "predicted", {"predicted": adata.obsm["scores"] * 0.5}, record, names="values")
+    axes = pl.genes(adata, ["A", "share"], sample="s1")
+    drawn = axes[0, 1].collections[0].get_array()
+    np.testing.assert_allclose(drawn, np.arange(30.0))
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["A", "share"]
+    assert {ax.yaxis.label.get_fontstyle() for ax in axes[:, 0]} == {"normal"}
+    labels = [ax.get_ylabel() for ax in axes.flat[0].figure.axes if ax not in set(axes.flat)]
+    assert labels == ["µm", "difference of z-scores", "value", "difference of z-scores"]

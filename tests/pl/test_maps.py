@@ -260,3 +260,20 @@ def test_errors_leave_no_figure(tiles, options, error, message):
     with pytest.raises(error, match=message):
         pl.maps(tiles, **({"genes": "A"} | options))
     assert plt.get_fignums() == []
+
+
+def test_values_stand_beside_what_was_measured_of_them(tiles):
+    from stpredict.slots._prediction import prediction_frame, write_predictions
+
+    frame = prediction_frame(tiles, "predicted").copy()
+    del tiles.obsm["measured_st"]
+    tiles.obsm["scores"] = frame * 2 + 1
+    record = {"values_in": "scores", "units": ["µm"] * frame.shape[1], "model": "ridge"}
+    write_predictions(tiles, "predicted", {"predicted": frame}, record, names="values")
+    sample = tiles.obs["sample"].iloc[0]
+    axes = pl.maps(tiles, list(frame.columns[:1]), sample=sample)
+    assert axes.shape == (1, 2)
+    assert axes[0, 0].get_title() == f"{sample}: measured"
+    assert "r = 1.00" in axes[0, 1].get_title()
+    assert "ranges in µm" in axes.flat[0].figure.axes[-1].get_ylabel()
+    assert pl.maps(tiles, list(frame.columns[:1]), sample=sample, measured_key=None).shape == (1, 1)

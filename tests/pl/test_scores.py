@@ -97,3 +97,7 @@ def test_errors(scores):
         pl.scores(scores, ax="here")
     pd.testing.assert_frame_equal(scores, before)
     assert plt.get_fignums() == []
+
+
+def test_values_are_no_genes(scores):
+    assert pl.scores(scores.assign(target="obsm['scores']")).get_ylabel() == "Pearson's r per value"

@@ -61,6 +61,7 @@ def check_counts(counts: Any, what: str = "counts") -> None:
     if values.dtype.kind == "f" and (values != np.round(values)).any():
         raise ValueError(
             f"expected whole-number {what}; found fractions (for example {values[values != np.round(values)][0]:g}); "
-            "pass raw counts, or, for values that are normalized already or are no counts, an AnnData with them in a layer: "
-            "stp.tl.fit(adata, target=stp.targets.Expression(layer='mine'))"
+            "pass raw counts; expression that is normalized already goes into a layer (stp.tl.fit(adata, "
+            "target=stp.targets.Expression(layer='mine'))) or comes in by stp.io.from_tables(…, normalized=True), and what is "
+            "no expression into obs or obsm (target=stp.targets.Values(…))"
         )

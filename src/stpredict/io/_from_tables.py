@@ -13,6 +13,7 @@ from stpredict.io._section import THUMBNAIL_PX, build_section, check_joined, rec
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._matrix import dense_matrix
+from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,19 +31,21 @@ def from_tables(
     pitch_um: float | None = None,
     lattice: Lattice = "square",
     spot_diameter_um: float | None = None,
+    normalized: bool = False,
     thumbnail_px: int = THUMBNAIL_PX,
     check: bool = True,
 ) -> AnnData:
     """Make the AnnData of one section from counts, positions and an image.
 
-    Counts and positions are joined by barcode, whatever their order; spots that lack either are left out.
+    Counts and positions are joined by barcode, whatever their order; spots that lack either are left out. Values that are no
+    expression (scores, fractions, proteins) need no counts: put them into a slot afterwards,
+    `adata.obsm["scores"] = scores.reindex(adata.obs_names)`, and predict them as `target="scores"`.
 
     Parameters
     ----------
     counts
         Raw counts, spots × genes, as a DataFrame indexed by barcode or an AnnData (`layers["counts"]` where it exists,
-        else `X`; its `obs` and `var` columns are kept). `None` stands for a section that was not measured and has no
-        genes.
+        else `X`; its `obs` and `var` columns are kept). `None` stands for a section without expression, which has no genes.
     positions
         Positions, a DataFrame indexed by barcode with the columns `x` and `y` in full-resolution pixels, and optionally
         `array_row` and `array_col`.
@@ -61,6 +64,10 @@ def from_tables(
         Kind of lattice for `pitch_um`: `"square"` or `"hexagonal"` (Visium; `"hex"` for short).
     spot_diameter_um
         Diameter of a spot in µm.
+    normalized
+        Whether `counts` hold expression that is normalized already, such as an object that scanpy has normalized: it stays
+        as it is in `X` (of an AnnData, whatever its layers), and there are no raw counts. Scores then come without noise
+        ceiling and without depth.
     thumbnail_px
         Longest side of the thumbnail in pixels.
     check
@@ -71,7 +78,7 @@ def from_tables(
     -------
     AnnData in the order of the counts, or of the positions without counts, with
 
-    - `X` and `layers["counts"]`: counts, sparse float32
+    - `X` and `layers["counts"]`: counts, sparse float32; of normalized values `X` alone
     - `obs["sample"]`, `obs["patient"]` where given, `obs["measured"]` (whether counts were given), `obs["array_row"]`
       and `obs["array_col"]` where given
     - `obsm["spatial"]`: x and y in full-resolution pixels
@@ -133,7 +140,8 @@ def from_tables(
         obs = pd.DataFrame(index=positions.index)
     elif isinstance(counts, AnnData):
         table = get_table(counts)
-        values, var, obs = table.layers.get(Key.COUNTS, table.X), table.var.copy(), table.obs.copy()
+        values = table.X if normalized else table.layers.get(Key.COUNTS, table.X)
+        var, obs = table.var.copy(), table.obs.copy()
     elif isinstance(counts, pd.DataFrame):
         text = [name for name, dtype in counts.dtypes.items() if dtype.kind not in "iufb"]
         if text:
@@ -178,8 +186,14 @@ def from_tables(
         image=image,
         thumbnail_px=thumbnail_px,
         measured=counts is not None,
+        raw=not normalized or counts is None,
         check=check,
     )
+    if normalized and counts is not None:
+        if isinstance(counts, AnnData) and "log1p" in counts.uns:
+            adata.uns["log1p"] = dict(counts.uns["log1p"])
+        else:
+            write_record(adata, "normalize", {"method": "given"})
     record_reading(
         adata, "from_tables", lattice=long_lattice(lattice) if pitch_um is not None else None, pitch_um=pitch_um
     )

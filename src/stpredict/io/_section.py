@@ -42,6 +42,7 @@ def build_section(
     scalefactors: dict[str, float] | None = None,
     thumbnail_px: int = THUMBNAIL_PX,
     measured: bool = True,
+    raw: bool = True,
     check: bool = True,
 ) -> AnnData:
     """Check and assemble one section.
@@ -49,7 +50,7 @@ def build_section(
     Parameters
     ----------
     counts
-        (n, G) whole numbers, dense or sparse.
+        (n, G) whole numbers, dense or sparse; any numbers where they are not `raw`.
     var, obs
         One row per gene and one per spot, with unique names.
     xy
@@ -68,6 +69,8 @@ def build_section(
         Longest side of that thumbnail in pixels.
     measured
         Whether the counts were measured, for `obs["measured"]`.
+    raw
+        Whether they are raw counts, which are kept in `layers["counts"]` as well.
     check
         Whether to compare the positions with the tissue in the image; where not, it is noted in the metadata.
     """
@@ -81,7 +84,8 @@ def build_section(
     xy = np.asarray(xy, dtype=float)
     check_finite(xy, f"positions of section {sample!r}", "drop these spots or correct their positions")
     counts = numeric_matrix(counts, f"counts of section {sample!r}")
-    check_counts(counts, f"counts of section {sample!r}")
+    if raw:
+        check_counts(counts, f"counts of section {sample!r}")
     check_float32(counts, f"counts of section {sample!r}")
     images, scalefactors = dict(images or {}), dict(scalefactors or {})
     scalefactors["microns_per_pixel"] = check_positive(microns_per_pixel, "microns_per_pixel")
@@ -104,8 +108,11 @@ def build_section(
         obs[Key.PATIENT] = _constant(str(patient), len(obs))
     note_patient(Key.PATIENT in obs, f"section {sample!r}")
     obs[Key.MEASURED] = np.full(len(obs), measured)
-    adata = AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=var)
-    adata.layers[Key.COUNTS] = adata.X.copy()
+    dense = not raw and not sparse.issparse(counts)  # normalized values are seldom 0, and may be missing
+    matrix = np.asarray(counts, dtype=np.float32) if dense else sparse.csr_matrix(counts, dtype=np.float32)
+    adata = AnnData(matrix, obs=obs, var=var)
+    if raw:
+        adata.layers[Key.COUNTS] = adata.X.copy()
     adata.obsm[Key.SPATIAL] = xy
     adata.uns["spatial"] = {escaped(sample): {"images": images, "scalefactors": scalefactors, "metadata": metadata}}
     return adata

@@ -17,7 +17,7 @@ from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._bank import Bank
 from stpredict.models.nn._graph import mean_of_neighbors, spatial_neighbors
-from stpredict.models.nn._heads import RegressionHead, regression_loss
+from stpredict.models.nn._heads import RegressionHead
 from stpredict.models.nn._standardize import Standardize
 
 _SLOPE = 0.2
@@ -146,7 +146,7 @@ class EGN(Predictor):
         patient: Tensor | None = batch.patient
         section: Tensor | None = None
         # Rows with a target are those of training and inner validation, whose sections have the numbers of the bank.
-        from_training = batch.measured() is not None
+        from_training = batch.outputs() is not None
         if self.config.same_patient or (from_training and len(self.bank.patient.unique()) == 1):
             patient, section = None, batch.section if from_training else None
         index, distance = self.bank.nearest(
@@ -175,10 +175,10 @@ class EGN(Predictor):
         return self.head(self.pool(spots, exemplars, edges), self.target_mean, self.target_std)
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Squared error and, weighted, 1 - correlation of each gene over the section."""
-        expression = batch.measured()
+        """Loss of the target and, weighted, 1 - correlation of each gene over the section."""
+        expression = batch.outputs()
         assert expression is not None  # `remember` has refused anything else
-        error = regression_loss(prediction, expression, self.target_std)
+        error = super().loss(prediction, batch)["total"]
         parts = {"total": error, "regression": error}
         if self.config.pcc > 0:
             parts["pcc"] = correlation_loss(prediction.mean / self.target_std, expression / self.target_std)
@@ -190,7 +190,7 @@ class EGN(Predictor):
 
     def _fill(self, batches: Iterable[Batch]) -> None:
         rows = list(batches)
-        targets = [expression for batch in rows if (expression := batch.measured()) is not None]
+        targets = [expression for batch in rows if (expression := batch.outputs()) is not None]
         if len(targets) < len(rows):
             raise ValueError(
                 "expected measured expression to look up; found classes or outcomes; choose another model for these"

@@ -62,6 +62,9 @@ class Ridge(Predictor):
     one patient, by stripes of the section where there is one section), on the squared error after centering within
     each section: the part of the error that a map of the section shows. Slides of a cohort are compared with each
     other, and nothing is centered. The same held-out residuals give the standard deviation of each gene.
+
+    Values with a link are solved for on the scale of the link, as logarithms, log odds or log ratios; the intercept is then
+    moved so that the mean over the training set is that of the values.
     """
 
     closed_form = True
@@ -86,12 +89,12 @@ class Ridge(Predictor):
     def finish(self, batches: Iterable[Batch]) -> None:
         """Solve for the weights on the whole training set."""
         (batch,) = batches
-        expression = batch.measured()
-        if expression is None:
+        measured = batch.outputs()
+        if measured is None:
             raise ValueError(
-                "expected expression to solve for; found none, or classes or follow-up; choose another model"
+                "expected expression or values to solve for; found none, or classes or follow-up; choose another model"
             )
-        features, target = batch["features"].double(), expression.double()
+        features, target = batch["features"].double(), measured.double()
         section = batch.section
         alphas = [self.config.alpha] if self.config.alpha is not None else list(self.config.alphas)
         groups = inner_groups(batch)
@@ -113,6 +116,8 @@ class Ridge(Predictor):
         self.feature_mean.copy_(mean)
         self.weight.copy_(weight[0])
         self.target_mean.copy_(shift)
+        if batch.kind is not None and (linked := batch.kind.shift(self(batch).mean)) is not None:
+            self.target_mean.add_(linked)
         self.residual_std.copy_(residual.clamp_min(1e-6))
         self.alpha.fill_(alphas[best])
 

@@ -18,15 +18,17 @@ from stpredict.pl._style import (
     draw_spots,
     frame_section,
     leave_room,
+    name_style,
     style,
     value_label,
 )
 from stpredict.slots._container import find_table, get_table
-from stpredict.slots._expression import measured_matrix, to_dense
+from stpredict.slots._expression import marked_measured
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._score_tables import picked_on
+from stpredict.slots._truth import measured_values_of, predicts_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +137,8 @@ def genes(
     measured_anywhere = np.concatenate([part.measured for part in parts])
     panels = _columns(columns, sections, measured_anywhere)
     limit = _symmetric_limit(np.concatenate([part.error for part in parts]))
-    unit = value_label(adata, layer, key)
+    units = [value_label(adata, layer, key, name) for name in names]
+    face = name_style(adata, key)
     heights = [(part.section.box[2] - part.section.box[3]) / (part.section.box[1] - part.section.box[0]) for part in parts]  # fmt: skip
     n = len(names)
 
@@ -156,8 +159,9 @@ def genes(
             pair = np.concatenate([values[:, row] for part in parts for values in (part.measured, part.predicted)])
             norms = {"error": Normalize(-limit, limit), "value": Normalize(*_limits(pair))}
             for part, part_axes in zip(parts, axes[:, row], strict=True):
-                drawn = _draw_row(part_axes, part, row, name, panels, norms, (cmap, error_cmap), last=row == n - 1)
-                _add_colorbars(figure, part_axes, panels, drawn, pair, unit)
+                drawn = _draw_row(part_axes, part, row, panels, norms, (cmap, error_cmap), last=row == n - 1)
+                part_axes[0].set_ylabel(name, fontstyle=face, fontsize=10)
+                _add_colorbars(figure, part_axes, panels, drawn, pair, units[row])
     return axes[0] if one else axes
 
 
@@ -177,7 +181,7 @@ def _part(
     adata: AnnData, frame: pd.DataFrame, section: Section, names: list[str], key: str, layer: str | None
 ) -> _Part:
     predicted = frame.to_numpy(dtype=float)[section.rows]
-    measured = _measured(adata, names, section.rows, layer)
+    measured = _measured(adata, key, names, section.rows, layer)
     leaky = mark_words(joint_mark(leak_marks(adata, key)[section.rows]))
     missing = "not in the panel\nof this fold" if Key.fold(key) in adata.obs else "not predicted"
     return _Part(section, measured, predicted, _error(measured, predicted), leaky, missing)
@@ -187,7 +191,6 @@ def _draw_row(
     axes: np.ndarray,
     part: _Part,
     gene: int,
-    name: str,
     panels: list[str],
     norms: dict[str, Normalize],
     cmaps: tuple[str, str],
@@ -212,20 +215,14 @@ def _draw_row(
             )  # fmt: skip
         title = _title(kind, gene == 0, part.measured[:, gene], part.predicted[:, gene], part.leaky)
         ax.set_title(f"{part.section.name}: {title}" if gene == 0 and ax is axes[0] else title)
-        if ax is axes[0]:
-            ax.set_ylabel(name, fontstyle="italic", fontsize=10)
     return drawn
 
 
-def _measured(adata: AnnData, names: Sequence[str], rows: np.ndarray, layer: str | None) -> np.ndarray:
+def _measured(adata: AnnData, key: str, names: Sequence[str], rows: np.ndarray, layer: str | None) -> np.ndarray:
     """Measured values (n, n_genes), NaN for genes and observations without."""
-    from stpredict.slots._expression import marked_measured
-
     check_unique(adata.var_names, "var_names")
-    values = np.full((len(rows), len(names)), np.nan)
-    is_measured = np.isin(names, adata.var_names)
-    if is_measured.any() and (adata.X is not None or layer is not None):
-        values[:, is_measured] = to_dense(measured_matrix(adata, list(np.array(names)[is_measured]), rows, layer))
+    values = measured_values_of(adata, key, names, layer).reindex(columns=list(names)).to_numpy(dtype=float)[rows]
+    if not predicts_values(adata, key):
         values[~marked_measured(adata)[rows]] = np.nan
     return values
 

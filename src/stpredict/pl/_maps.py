@@ -10,7 +10,7 @@ import numpy as np
 
 from stpredict.core._validate import check_choice, check_unique
 from stpredict.pl._sections import find_sections, range_text, usual_range
-from stpredict.pl._style import VALUE_CMAP, Section, frame_section, leave_room, style, value_label
+from stpredict.pl._style import VALUE_CMAP, Section, frame_section, leave_room, name_style, style, value_label
 from stpredict.pl._tile_shapes import draw_tiles, tile_shape
 from stpredict.slots._container import find_table, get_table
 from stpredict.slots._features import is_tile_table
@@ -18,6 +18,7 @@ from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
+from stpredict.slots._truth import measured_values_of, predicts_values
 from stpredict.tl.judge._compare_to_st import MEASURED_ST, percentiles
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def maps(
     key
         Slot of the prediction in `obsm`.
     measured_key
-        Slot of the measured map that :func:`stpredict.tl.compare_to_st` writes; without it, or with `None`, only the
-        prediction is shown.
+        Slot of the measured map that :func:`stpredict.tl.compare_to_st` writes; where there is none, predictions of values
+        stand beside the values that the model found there, and of others only the prediction is shown, as with `None`.
     scores
         Table that :func:`stpredict.tl.compare_to_st` returned, for the titles; when `None`, the scores are computed for
         the genes shown, exactly up to 1,500 tiles and sliced above.
@@ -139,7 +140,7 @@ def maps(
     frame = prediction_frame(adata, key, names)
     sections = find_sections(data, sample, spot_size=None, sample_key=sample_key, table_key=table_key)
     one = len(sections) == 1 and (sample is None or isinstance(sample, str))
-    measured = [_measured(adata, measured_key, names, section) for section in sections]
+    measured = [_measured(adata, key, measured_key, names, section) for section in sections]
     pairs = any(values is not None for values in measured)
     if n_columns is not None and n_columns < 1:
         raise ValueError(f"expected n_columns of at least 1; found {n_columns}")
@@ -162,7 +163,7 @@ def maps(
     beside = len(names) if not one else (min(most, len(names)) if n_columns else -(-len(names) // below))
     what = "tiles" if is_tile_table(adata) else "observations"
     label = f"percentile over {what},\nranges in {unit}" if scale == "percentile" else unit
-    axes = _draw(panels, beside * width, cmap, opacity, scale, label)
+    axes = _draw(panels, beside * width, cmap, opacity, scale, label, name_style(adata, key))
     return axes.reshape((len(names), width) if one else (len(sections), len(names), width))
 
 
@@ -214,7 +215,15 @@ def _spread(adata: AnnData, key: str, names: list[str]) -> np.ndarray:
     return np.array([by_gene[name] for name in names], dtype=float)
 
 
-def _draw(panels: list[_Panel], beside: int, cmap: str, opacity: float, scale: str, label: str) -> np.ndarray:
+def _draw(
+    panels: list[_Panel],
+    beside: int,
+    cmap: str,
+    opacity: float,
+    scale: str,
+    label: str,
+    face: Literal["italic", "normal"],
+) -> np.ndarray:
     """Axes (n_panels,) of a figure with so many side by side."""
     import matplotlib.pyplot as plt
 
@@ -247,7 +256,7 @@ def _draw(panels: list[_Panel], beside: int, cmap: str, opacity: float, scale: s
             )  # fmt: skip
             ax.set_title(panel.title, fontsize=8)
             if panel.gene:
-                ax.set_ylabel(panel.gene, fontstyle="italic", fontsize=10)
+                ax.set_ylabel(panel.gene, fontstyle=face, fontsize=10)
             if scale == "value" and not panel.flat and np.isfinite(values).any():
                 _color_bar(figure, drawn, [ax], "" if panel.gene else label, 0.8)
         if scale == "percentile" and not all(panel.flat for panel in panels):
@@ -275,11 +284,18 @@ def _color_bar(figure: Figure, shown: Any, axes: list[Any], label: str, shrink: 
     return bar
 
 
-def _measured(adata: Any, measured_key: str | None, names: list[str], section: Section) -> np.ndarray | None:
+def _measured(
+    adata: AnnData, key: str, measured_key: str | None, names: list[str], section: Section
+) -> np.ndarray | None:
     """Measured map of the slide (n_tiles, n_genes), NaN for genes and tiles without; `None` where there is none."""
-    if measured_key is None or measured_key not in adata.obsm:
+    if measured_key is None:
         return None
-    frame = prediction_frame(adata, measured_key)
+    if measured_key in adata.obsm:
+        frame = prediction_frame(adata, measured_key)
+    elif predicts_values(adata, key):
+        frame = measured_values_of(adata, key, names)
+    else:
+        return None
     check_unique(names, "genes")
     values = frame.reindex(columns=names).to_numpy(dtype=float)[section.rows]
     return values if np.isfinite(values).any() else None

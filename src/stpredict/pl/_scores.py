@@ -116,7 +116,8 @@ def scores(
         ax.set_xticks(range(n), labels)
         ax.set_xlim(-0.6, n - 0.4)
         ax.tick_params(axis="x", length=0)
-        ax.set_ylabel(_LABELS.get(metric, f"{metric} per gene"))
+        label = _LABELS.get(metric, f"{metric} per gene")
+        ax.set_ylabel(label.replace("per gene", "per value") if "target" in table else label)
         _write_notes(ax, notes)
     return ax
 

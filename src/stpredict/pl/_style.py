@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from stpredict.slots._container import get_table, is_spatialdata
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._positions import positions_of
+from stpredict.slots._prediction import SOURCE, what_columns
 from stpredict.slots._sections import section_entry
 
 if TYPE_CHECKING:
@@ -92,13 +93,22 @@ def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
     return ax
 
 
-def value_label(adata: AnnData, layer: str | None, key: str = Key.PREDICTED) -> str:
-    """Unit of the measured and predicted values, for a colorbar: that of the table, or that of the prediction."""
+def value_label(adata: AnnData, layer: str | None, key: str = Key.PREDICTED, name: str | None = None) -> str:
+    """Unit of the measured and predicted values, for a colorbar: that of the table, or that of the prediction.
+
+    Values may have a unit each; without a `name`, that of all of them.
+    """
     from stpredict.slots._provenance import read_record
 
     if layer is not None:
         return layer
-    record = read_record(adata, "normalize") or (read_record(adata, key) or {}).get("unit")
+    own = read_record(adata, key) or {}
+    if SOURCE in own:
+        units = dict(zip(own["values"], own.get("units") or [""] * len(own["values"]), strict=True))
+        found = {units[name]} if name is not None else set(units.values())
+        plain = "fraction" if own.get("link") == "softmax" else "value"
+        return (found.pop() if len(found) == 1 else "own units") or plain
+    record = read_record(adata, "normalize") or own.get("unit")
     if record is not None and record.get("method") == "layer":
         return str(record["layer"])
     if record is not None and record.get("method") == "log2p1":
@@ -106,6 +116,11 @@ def value_label(adata: AnnData, layer: str | None, key: str = Key.PREDICTED) -> 
     if record is None or record.get("method") != "log1p":
         return "expression (log1p)" if "log1p" in adata.uns else "expression"
     return f"log1p counts per {record['target_sum']:,.0f}".replace(",", "\u202f")
+
+
+def name_style(adata: AnnData, key: str) -> Literal["italic", "normal"]:
+    """Genes are set in italics; values and classes are not."""
+    return "italic" if what_columns(adata, key) == "genes" else "normal"
 
 
 @dataclass

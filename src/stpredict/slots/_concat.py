@@ -16,7 +16,7 @@ from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import leak_marks, written_marks
 from stpredict.slots._merge import merged, same, shared
-from stpredict.slots._prediction import prediction_frame, prediction_names, write_prediction
+from stpredict.slots._prediction import NAMES, SOURCE, prediction_frame, prediction_names, write_prediction
 from stpredict.slots._provenance import read_record, write_record
 from stpredict.slots._sections import kept_sections
 
@@ -135,6 +135,12 @@ class _Prediction:
 
     def __init__(self, key: str, parts: Mapping[str, AnnData], join: Join, patient_key: str) -> None:
         frames = {name: prediction_frame(part, key) for name, part in parts.items() if key in part.obsm}
+        every = [read_record(parts[name], key) or {} for name in frames]
+        if len(sources := {str(record.get(SOURCE, "the expression")) for record in every}) > 1:
+            raise ValueError(
+                f"expected predictions of one target in obsm[{key!r}]; found those of {few(sorted(sources))}; rename the slot in "
+                "one of the objects"
+            )
         genes = _joint_genes(key, {name: frame.columns for name, frame in frames.items()}, join)
         self.key = key
         self.genes = genes
@@ -145,12 +151,16 @@ class _Prediction:
             if name in frames:
                 at = frames[name].columns.get_indexer(genes)
                 self.values[stop - part.n_obs : stop, at >= 0] = frames[name].to_numpy()[:, at[at >= 0]]
-        every = [read_record(parts[name], key) or {} for name in frames]
         self.record = shared(every)
+        units = {
+            name: u for each in every for name, u in zip(each.get("values", []), each.get("units", []), strict=False)
+        }
+        if units:
+            self.record["units"] = [units.get(name, "") for name in genes]
         column = self.record.pop("panel_key", Key.panel(key))
         self.owner = None if column == Key.panel(key) else str(column).removesuffix(Key.panel(""))
-        self.names: Any = "classes" if "classes" in self.record else "genes"
-        for name in ("genes", "classes"):
+        self.names: Any = next((name for name in NAMES if any(name in record for record in every)), "genes")
+        for name in NAMES:
             self.record.pop(name, None)
         if all("samples" in record for record in every) and "sample_key" in self.record:
             self.record["samples"] = _union(every, "samples")

@@ -99,9 +99,10 @@ def read_normalization(adata: AnnData, layer: str | None) -> dict[str, Any]:
     if "log1p" in adata.uns:
         return {"method": "scanpy"}
     raise KeyError(
-        "expected a normalized target in X; found no record of it; run stp.pp.normalize(adata) first, or, for values that "
-        "are normalized already or are no counts (scores, fractions, proteins), put them in a layer and name it: "
-        "stp.tl.fit(adata, target=stp.targets.Expression(layer='mine')), and `layer='mine'` in scores and figures"
+        "expected a normalized target in X; found no record of it; run stp.pp.normalize(adata) first, or, for expression that "
+        "is normalized already, put it in a layer and name it: stp.tl.fit(adata, target=stp.targets.Expression(layer='mine')), "
+        "and `layer='mine'` in scores and figures; scores, fractions and proteins go into obs or obsm: "
+        "target=stp.targets.Values(…)"
     )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from stpredict.slots._expression import measured_matrix, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._provenance import read_record
 from stpredict.slots._sections import kept_sections
+from stpredict.slots._truth import measured_values_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,12 +21,14 @@ def predicted_table(adata: AnnData, key: str, *, layer: str | None = None, sampl
 
     frame = prediction_frame(adata, key)
     genes = pd.Index(frame.columns.astype(str))
-    is_measured = genes.isin(adata.var_names)
-    layers = {}
-    if is_measured.any() and (adata.X is not None or layer is not None):
-        measured_values = to_dense(measured_matrix(adata, list(genes[is_measured]), layer=layer))
-        layers["measured"] = np.full(frame.shape, np.nan, dtype=measured_values.dtype)
-        layers["measured"][:, is_measured] = measured_values
+    layers, measured_values = {}, measured_values_of(adata, key, list(genes), layer)
+    is_measured = genes.isin(measured_values.columns)
+    if is_measured.any():
+        layers["measured"] = measured_values.reindex(columns=genes).to_numpy(copy=True)
+    var = pd.DataFrame({"measured": is_measured}, index=genes)
+    units = (read_record(adata, key) or {}).get("units")
+    if units is not None:
+        var["unit"] = units
     for name, slot in (("std", Key.std(key)), ("lower", Key.lower(key)), ("upper", Key.upper(key))):
         if slot in adata.obsm and (extra := prediction_frame(adata, slot)).columns.equals(frame.columns):
             layers[name] = extra.to_numpy(copy=True)
@@ -38,7 +39,7 @@ def predicted_table(adata: AnnData, key: str, *, layer: str | None = None, sampl
     return AnnData(
         X=frame.to_numpy(copy=True),
         obs=adata.obs.copy(),
-        var=pd.DataFrame({"measured": is_measured}, index=genes),
+        var=var,
         layers=layers,
         obsm={Key.SPATIAL: adata.obsm[Key.SPATIAL].copy()} if Key.SPATIAL in adata.obsm else None,
         uns=uns,

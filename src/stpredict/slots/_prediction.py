@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-Names = Literal["genes", "classes"]
+Names = Literal["genes", "classes", "values"]
+NAMES: tuple[Names, ...] = ("genes", "classes", "values")
+#: In the record of a prediction of values: where the values stand that were measured, as `"obs"` or a slot of `obsm`.
+SOURCE = "values_in"
+_ABOUT = ("target", SOURCE, "units", "link")  # said of what lies beside a prediction as well
 _PANEL_KEY = "panel_key"
 
 
@@ -62,7 +66,7 @@ def prediction_names(adata: AnnData, key: str) -> pd.Index | None:
     if isinstance(values, pd.DataFrame):
         return values.columns
     record = read_record(adata, key) or {}
-    names = record.get("genes", record.get("classes"))
+    names = next((record[what] for what in NAMES if what in record), None)
     if names is None:
         if Key.panel(key) in adata.obs:
             raise ValueError(_lost(key, "an array that has lost its record"))
@@ -82,9 +86,17 @@ def prediction_names(adata: AnnData, key: str) -> pd.Index | None:
     return index
 
 
+def what_columns(adata: AnnData, key: str) -> Names:
+    """What the columns of a prediction are; genes where nobody said."""
+    record = read_record(adata, key) or {}
+    return next((what for what in NAMES if what in record), "genes")
+
+
 def main_predictions(adata: AnnData) -> list[str]:
-    """Slots of `obsm` with predictions of genes, without comparators and what lies beside one (deviations, bounds)."""
-    found = [key for key in adata.obsm if "genes" in (read_record(adata, key) or {}) or _is_named(adata, key)]
+    """Slots of `obsm` with predictions of genes or values, without comparators and what lies beside one (deviations, bounds)."""
+    found = [
+        key for key in adata.obsm if {"genes", "values"} & set(read_record(adata, key) or {}) or _is_named(adata, key)
+    ]
     beside = {
         slot
         for key in found
@@ -120,9 +132,14 @@ def write_predictions(
     clear_predictions(adata, key)
     for slot, frame in sorted(frames.items(), key=lambda item: item[0] != key):
         own = slot == key
-        write_prediction(adata, slot, frame, record if own else {}, beside=None if own else key, names=names)
+        write_prediction(adata, slot, frame, record if own else about(record), beside=None if own else key, names=names)
     if key not in frames:
         write_record(adata, key, record)
+
+
+def about(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of the target: the same of a prediction and of what lies beside it."""
+    return {name: record[name] for name in _ABOUT if record.get(name) is not None}
 
 
 def write_prediction(
@@ -143,7 +160,7 @@ def write_prediction(
     slot
         Where to.
     frame
-        Values, with the names of genes or classes as columns; its memory may be used.
+        Values, with the names of genes, values or classes as columns; its memory may be used.
     record
         What else is recorded of it.
     beside

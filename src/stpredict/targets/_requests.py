@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Panel: TypeAlias = "None | str | Sequence[str] | Mapping[str, Any]"
+Link: TypeAlias = Literal["identity", "log", "logit", "softmax"]
+LINKS: tuple[Link, ...] = ("identity", "log", "logit", "softmax")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,64 @@ class Classes:
     """
 
     key: str
+
+
+@dataclass(frozen=True)
+class Values:
+    """Numbers of observations: columns of `obs`, or a slot of `obsm` (programme scores, cell-type fractions, proteins).
+
+    Observations with a gap (`NaN`) in any of the values count as not measured: they are predicted, and not learned from.
+
+    Attributes
+    ----------
+    obs
+        Column of `obs`, or several, (n_obs,) each.
+    obsm
+        Slot of `obsm` instead, (n_obs, n_values): a DataFrame, or an array, sparse or not, whose columns are named by
+        `uns["{obsm}_names"]`, or by the slot and their number.
+    columns
+        Some of the columns of the slot, by name.
+    link
+        The range of the values, which no prediction leaves. `"identity"`: any number. `"log"`: above 0. `"logit"`: each
+        between 0 and 1. `"softmax"`: between 0 and 1, and every row sums to 1. When `None`, `"softmax"` where that is so of
+        all training observations, and else `"identity"`.
+    units
+        Unit of the values, for figures and tables: one for all, one for each, or by name.
+
+    Raises
+    ------
+    TypeError
+        When neither or both of `obs` and `obsm` are given, or `columns` without `obsm`.
+    ValueError
+        When there is no such link.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> stp.targets.Values(obsm="fractions", link="softmax").obsm
+    'fractions'
+    >>> stp.targets.Values("area", link="log", units="µm²").obs
+    ('area',)
+    """
+
+    obs: str | Sequence[str] | None = None
+    obsm: str | None = None
+    columns: Sequence[str] | None = None
+    link: Link | None = None
+    units: str | Sequence[str] | Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.obs is None) == (self.obsm is None):
+            raise TypeError("expected either `obs`, one or several columns, or `obsm`, a slot; found both or none")
+        if self.columns is not None and self.obsm is None:
+            raise TypeError("expected `columns` with `obsm`, whose columns they are; found them without")
+        if self.link is not None and self.link not in LINKS:
+            raise ValueError(f"expected link to be one of {', '.join(map(repr, LINKS))}; found {self.link!r}")
+        for name in ("obs", "columns"):
+            value = getattr(self, name)
+            if value is not None:
+                value = (value,) if isinstance(value, str) else tuple(str(each) for each in value)
+                object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def test_probabilities_of_models_are_averaged(labeled) -> None:
     ("target", "train", "options", "error", "match"),
     [
         ("absent", None, {}, KeyError, "absent"),
-        ("score", None, {}, ValueError, "two or more classes"),
+        (stp.targets.Classes("score"), None, {}, ValueError, "two or more classes"),
         ("one", None, {}, ValueError, "1 values"),
         ("rare", "known", {}, ValueError, "found none of rare"),
     ],

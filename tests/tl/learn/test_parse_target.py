@@ -10,7 +10,7 @@ import pytest
 
 import stpredict as stp
 from stpredict.slots._prediction import prediction_frame
-from stpredict.targets import Classes, Expression, FollowUp
+from stpredict.targets import Classes, Expression, FollowUp, Values
 from stpredict.tl.learn.targets._base import slots_for, slots_of
 from stpredict.tl.learn.targets._parse import parse_target
 
@@ -20,6 +20,9 @@ def named(toy: Any) -> Any:
     toy.obs["tumor"] = toy.obsm["X_toy"][:, 0] > 0
     toy.var["chosen"] = toy.var_names.isin(["G4", "G1"])
     toy.obs["both"] = toy.obs["tumor"]
+    toy.obs["area"], toy.obs["age"] = np.linspace(0, 1, 72), np.linspace(40, 70, 72)
+    toy.obs["grade"] = np.arange(72) % 3
+    toy.obsm["scores"] = toy.obsm["X_toy"][:, :2] ** 2
     toy.var["both"] = toy.var["chosen"]
     return toy
 
@@ -41,6 +44,12 @@ def named(toy: Any) -> Any:
         (Expression(panel=["G1"]), Expression(panel=["G1"])),
         (Classes("both"), Classes("both")),
         (FollowUp("days", "died"), FollowUp("days", "died")),
+        ("area", Values("area")),
+        ("scores", Values(obsm="scores")),
+        (["area", "age"], Values(["area", "age"])),
+        (["area"], Values("area")),
+        (Values("grade", link="log"), Values(obs=("grade",), link="log")),
+        (["G1", "G9"], Expression(panel=["G1", "G9"])),
     ],
 )
 def test_shorthands(named: Any, target: Any, request_: Any) -> None:
@@ -53,7 +62,7 @@ def test_a_request_is_taken_as_it_is(named: Any) -> None:
         assert parse_target(named, request) is request
 
 
-@pytest.mark.parametrize("kind", ["expression", "classes", "follow_up"])
+@pytest.mark.parametrize("kind", ["expression", "classes", "follow_up", "values"])
 def test_kinds_are_found_by_name_and_by_request(kind: str) -> None:
     slots = slots_of(kind)
     assert slots.kind == kind
@@ -71,7 +80,7 @@ def test_kinds_are_found_by_name_and_by_request(kind: str) -> None:
         (
             "nowhere",
             KeyError,
-            r"no 'nowhere' among \['sample', .*'tumor'.*\] and \['chosen', 'both'\].*panel='nowhere'",
+            r"no 'nowhere' among \['sample', .*'tumor'.*\], \[.*'scores'.*\] and \['chosen', 'both'\].*panel='nowhere'",
         ),
         ("G1", KeyError, r"found no 'G1'.*genes are passed as a list"),
         ("moran", KeyError, r"a selection as stp.targets.Expression\(panel='moran'\)"),
@@ -88,6 +97,49 @@ def test_errors_name_what_was_found(named: Any, frozen: Any, target: Any, error:
         with pytest.raises(error, match=message):
             call(named, "mlp", target=target)
     assert frozen(named) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "target", "message"),
+    [
+        ("obs and obsm", "scores", r"obs\['scores'\] and obsm\['scores'\]; .*Values\(obs='scores'\) or .*Values\(obsm='scores'\)"),
+        ("obs and gene", "G1", r"obs\['G1'\] and the gene 'G1'; .*Values\(obs='G1'\) or .*Expression\(panel=\['G1'\]\)"),
+        ("obsm and gene", "G1", r"obsm\['G1'\] and the gene 'G1'; .*Values\(obsm='G1'\)"),
+        ("obs and gene", ["G1"], r"found G1 as both.*Expression.*Values"),
+        ("obs and gene", ["G1", "area"], r"found G1, area in obs, G1 among the genes, of 2 names"),
+        ("", ["area", "G2"], r"found area in obs, G2 among the genes"),
+        ("", ["area", "nowhere"], r"found area in obs, none among the genes, of 2 names"),
+        ("", "grade", r"whole numbers of 3 kinds.*Classes\('grade'\) or .*Values\(obs='grade'\)"),
+        ("text", "area", r"obs\['area'\]; found text that reads as numbers"),
+    ],
+)  # fmt: skip
+def test_ambiguous_names_are_refused(named: Any, change: str, target: Any, message: str) -> None:
+    if change.startswith("obs and"):
+        named.obs["scores"] = named.obs["G1"] = named.obs["area"]
+    if change == "obsm and gene":
+        named.obsm["G1"] = named.obsm["scores"]
+    if change == "text":
+        named.obs["area"] = named.obs["area"].astype(str)
+    with pytest.raises(ValueError, match=message):
+        parse_target(named, target)
+
+
+def test_genes_that_are_columns_too_are_a_panel_among_others(named: Any) -> None:
+    """A column of counts of one gene, as scanpy adds them, does not stand in the way of a panel with other genes."""
+    named.obs["G1"] = 1.5
+    assert parse_target(named, ["G1", "G2"]) == Expression(panel=["G1", "G2"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({}, TypeError), ({"obs": "a", "obsm": "b"}, TypeError), ({"obs": "a", "columns": ["b"]}, TypeError),
+        ({"obs": "a", "link": "cube"}, ValueError),
+    ],
+)  # fmt: skip
+def test_values_are_asked_for_in_one_way(fields: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match="expected"):
+        Values(**fields)
 
 
 def test_always(toy: Any) -> None:

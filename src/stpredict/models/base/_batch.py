@@ -17,6 +17,19 @@ class TargetKind(Protocol):
     score: str
     whole: bool
 
+    @property
+    def linear(self) -> bool:
+        """Whether outputs are in the unit of the values."""
+        ...
+
+    def outputs(self, values: Tensor) -> Tensor | None:
+        """Values on the scale of the outputs; `None` for what is no quantity."""
+        ...
+
+    def shift(self, outputs: Tensor) -> Tensor | None:
+        """What least squares have to add to training outputs for the link."""
+        ...
+
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
         """Loss of a prediction against the values measured; `scale` (n_outputs,) is their training spread."""
         ...
@@ -58,8 +71,8 @@ class Batch:
     inputs
         Tensors by the names of :data:`stpredict.models.INPUTS`.
     target
-        Values measured: (n, n_genes) expression, (n,) int64 classes (-1: not known), or (n, 2) follow-up time and
-        event; `None` at prediction.
+        Values measured: (n, n_genes) expression, (n, n_values) values, (n,) int64 classes (-1: not known), or (n, 2)
+        follow-up time and event; `None` at prediction.
     kind
         Kind of the target; expression when `None`.
     labeled
@@ -89,8 +102,12 @@ class Batch:
         return self.inputs[name]
 
     def measured(self, kind: str = "expression") -> Tensor | None:
-        """Values of the target where it is of this kind (`"expression"`, `"classes"`, `"follow_up"`), else `None`."""
+        """Target where it is of this kind (`"expression"`, `"values"`, `"classes"`, `"follow_up"`), else `None`."""
         return self.target if kind == ("expression" if self.kind is None else self.kind.kind) else None
+
+    def outputs(self) -> Tensor | None:
+        """Expression or values on the scale of the outputs of a network; `None` without, and for other kinds of targets."""
+        return self.target if self.kind is None or self.target is None else self.kind.outputs(self.target)
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""

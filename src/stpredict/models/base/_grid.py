@@ -185,6 +185,11 @@ class GridPredictor(Predictor):
         if background is None:
             return parts
         label = batch.measured("classes")
+        if label is None and batch.kind is not None and not batch.kind.linear:
+            raise ValueError(
+                f"expected loss_area='tissue' for a target with a link, which has no value off tissue; found "
+                f"{self.config.loss_area!r}"
+            )
         n = len(prediction.mean) if label is None else int((label >= 0).sum())
         with torch.autocast(background.device.type, enabled=False):
             off_tissue = self._background_loss(background.float(), classes=label is not None)

@@ -83,6 +83,7 @@ class RetrievalPredictor(Predictor):
 
     needs = frozenset({"patches"})
     monitors = ("loss",)
+    only_expression = True
     own_tensors = (*HEAD, "bank.", "key_length", "spot_")
     #: Whether spots may be drawn to others of the batch that resemble them, instead of to their own image alone.
     soft_targets: ClassVar[bool] = False

@@ -13,10 +13,10 @@ from stpredict.core._progress import steps
 from stpredict.core._validate import check_choice, check_finite, check_positive
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import begin
-from stpredict.slots._expression import measured_matrix
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import genes_digest, write_record
+from stpredict.slots._truth import measured_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,7 +212,7 @@ def expression_matrix(
         return frame.to_numpy(), list(frame.columns)
     if genes is None:
         genes = list(prediction_frame(adata, key).columns) if key in adata.obsm else list(adata.var_names)
-    return measured_matrix(adata, list(genes), layer=layer), list(genes)
+    return measured_of(adata, key, list(genes), layer), list(genes)
 
 
 def _of_all_folds(frame: pd.DataFrame, key: str) -> pd.DataFrame:

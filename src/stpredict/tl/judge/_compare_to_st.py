@@ -16,6 +16,7 @@ from stpredict.slots._expression import in_tissue, measured_matrix, to_dense
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame, write_prediction
+from stpredict.slots._truth import check_of_genes
 from stpredict.tl.maps._windows import neighborhoods
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def compare_to_st(
     table, measured = get_table(data, table_key), get_table(spots)
     affine = _affine(spots_to_tiles)
     side = _check_options(n_neighbors, median_filter, min_unique)
+    check_of_genes(table, key)
     frame = prediction_frame(table, key, _shared_genes(table, measured, key, genes))
     names = list(frame.columns)
     for name in (sample_key, Key.ARRAY_ROW, Key.ARRAY_COL):

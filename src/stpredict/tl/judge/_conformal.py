@@ -9,11 +9,12 @@ import numpy as np
 from stpredict.core._validate import check_choice, check_finite, few
 from stpredict.slots._checks import as_mask, check_obs
 from stpredict.slots._container import begin
-from stpredict.slots._expression import measured_matrix, to_dense
+from stpredict.slots._expression import to_dense
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._marks import Mark, joint_mark, leak_marks
-from stpredict.slots._prediction import prediction_frame, write_prediction
-from stpredict.slots._provenance import write_record
+from stpredict.slots._prediction import about, prediction_frame, what_columns, write_prediction
+from stpredict.slots._provenance import read_record, write_record
+from stpredict.slots._truth import measured_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -131,7 +132,7 @@ def conformal(
     leaky = True if set(patient[held]) & set(patient[~held]) else mark
     prediction = frame.to_numpy()
     scale = _scale(adata, key, frame, use_std)
-    truth = measured_matrix(adata, list(frame.columns), layer=layer)
+    truth = measured_of(adata, key, list(frame.columns), layer)
     measured = to_dense(truth[np.flatnonzero(held)])
     check_finite(measured, "measured expression of the calibration observations", "calibrate on measured ones only")
     check_finite(prediction, f"predictions in obsm[{key!r}]", "leave out observations without a prediction")
@@ -159,9 +160,10 @@ def conformal(
     patients, coverage, width = _coverage(truth, bounds[Key.lower], bounds[Key.upper], patient, ~held)
 
     added = key_added or key
+    told, columns = about(read_record(adata, key) or {}), what_columns(adata, key)
     for name, values in bounds.items():
         table = pd.DataFrame(values, index=adata.obs_names, columns=frame.columns)
-        write_prediction(adata, name(added), table, beside=added)
+        write_prediction(adata, name(added), table, told, beside=added, names=columns)
     record = {
         "key": key,
         "level": float(level),

@@ -17,6 +17,7 @@ from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, m
 from stpredict.slots._keys import Key
 from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._truth import check_of_genes
 from stpredict.tl.judge._spatial_null import Null, displaced
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def de_overlap(
             raise ValueError(f"expected {name} between 0 and 1; found {value}")
     if n_permutations < 1 or (n_top is not None and n_top < 1):
         raise ValueError(f"expected positive numbers; found n_permutations={n_permutations} and n_top={n_top}")
+    check_of_genes(adata, key)
     frame = prediction_frame(adata, key)
     genes = [gene for gene in frame.columns.astype(str) if gene in adata.var_names]
     if not genes:

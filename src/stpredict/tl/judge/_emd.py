@@ -12,10 +12,11 @@ from stpredict.metrics._emd import Method, Scaling, emd_uniform, resolve_method
 from stpredict.metrics._emd import emd as distance
 from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._container import get_table
-from stpredict.slots._expression import in_tissue, measured_matrix
+from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._truth import measured_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +108,7 @@ def emd(
     frame = prediction_frame(adata, key, genes)
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     check_obsm(adata, spatial_key, "write the positions there, or pass `spatial_key=`")
-    truth = measured_matrix(adata, list(frame.columns), layer=layer)
+    truth = measured_of(adata, key, list(frame.columns), layer)
     tissue = in_tissue(adata)
     values, xy = frame.to_numpy(), positions_of(adata, spatial_key)
     check_finite(values[tissue], f"predictions in obsm[{key!r}]", "leave out observations without a prediction")

@@ -10,16 +10,9 @@ import numpy as np
 
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
-from stpredict.slots._checks import check_genes, check_patients
+from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
-from stpredict.slots._expression import (
-    in_tissue,
-    matrix_of,
-    measured_matrix,
-    measured_rows,
-    read_normalization,
-    to_dense,
-)
+from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks
 from stpredict.slots._people import one_name
@@ -27,6 +20,7 @@ from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
+from stpredict.slots._truth import Truth, truth_of
 from stpredict.tl.judge._habits import add_habits, check_habits
 from stpredict.tl.judge._parts import scored_parts
 
@@ -75,7 +69,8 @@ def evaluate(
     Parameters
     ----------
     data
-        AnnData or SpatialData with predictions and normalized measured expression.
+        AnnData or SpatialData with predictions and normalized measured expression; for predictions of values, with these
+        values where the model found its own: the record of the prediction says where.
     key
         Slot of the predictions in `obsm`, or several to compare.
     genes
@@ -94,7 +89,7 @@ def evaluate(
         sides are rounded up to multiples of 16 as published, and is `NaN` without.
     ceiling
         Whether to add the noise ceiling of each gene and section, the correlation that a perfect model would reach
-        given the counting noise; needs `layers["counts"]`.
+        given the counting noise; needs `layers["counts"]`. `NaN` for values, whose noise nobody knows.
     baselines
         Names of the baselines to add: those that :func:`stpredict.tl.predict` wrote beside the prediction, and
         `"smoothed"`, a spatial smoother: the ridge (the first prediction where there is no ridge) averaged over its six
@@ -120,8 +115,9 @@ def evaluate(
     its own, and a column `block` names it);
     with `habits` `pearson_as_published`, and `habits`, which says how (`"smoothed, panel-normalized target: for comparison
     only"`);
-    with `layer` a column `layer`, and with `genes` a column `chosen_genes` (`"12 of 50"`), so that a truth of one's own and
-    genes picked afterwards stay visible, here and in :func:`stpredict.tl.summarize`.
+    with `layer` a column `layer`, for values a column `target` (their slot; `gene` are their names), and with `genes` a column
+    `chosen_genes` (`"12 of 50"`), so that a truth of one's own and genes picked afterwards stay visible, here and in
+    :func:`stpredict.tl.summarize`.
     Nothing is written to `data`.
 
     Raises
@@ -130,8 +126,8 @@ def evaluate(
         When there is no prediction, no measured value, no record of the normalization (without `layer`), or a gene,
         section or patient is missing.
     ValueError
-        When a metric is unknown, a gene is named twice, or a section belongs to several patients; or when the genes of
-        the prediction are not known.
+        When predictions of different targets are to be compared, or a layer is named for values; when a metric is unknown,
+        a gene is named twice, or a section belongs to several patients; or when the genes of the prediction are not known.
     TypeError
         When `data` is neither AnnData nor SpatialData.
 
@@ -159,14 +155,17 @@ def evaluate(
     habits = check_habits(habits)
     frames = {name: prediction_frame(adata, name) for name in keys}
     check_patients(adata, sample_key, patient_key)
-    read_normalization(adata, layer)
-
-    measured = measured_rows(adata, matrix_of(adata, layer))
+    target = truth_of(adata, keys, layer)
+    if habits and not target.is_expression:
+        raise ValueError(
+            f"expected no habits for values, which have no counts; found {', '.join(habits)}; leave them out"
+        )
+    measured = target.measured
     models = _models(adata, frames, baselines, patient_key)
-    known = {gene for frame, *_ in models.values() for gene in frame.columns} & set(adata.var_names)
+    known = {gene for frame, *_ in models.values() for gene in frame.columns} & set(target.names)
     scored_genes = sorted(known)
     if genes is not None:
-        check_genes(adata, genes)
+        target.check(genes)
         absent = [gene for gene in genes if gene not in known]
         if absent:
             raise KeyError(
@@ -175,7 +174,7 @@ def evaluate(
             )
         scored_genes = list(genes)
     if not scored_genes:
-        raise KeyError("expected predicted genes among var_names; found none in common")
+        raise KeyError(f"expected what was predicted among what was measured, {target.where}; found nothing in common")
     sample = adata.obs[sample_key].astype(str).to_numpy()
     people = one_name(adata.obs[patient_key])
     if unit_of(adata) == "slide":
@@ -183,11 +182,10 @@ def evaluate(
             raise ValueError(
                 f"expected no habits for slides, which have no map; found {', '.join(habits)}; leave them out"
             )
-        truth = to_dense(measured_matrix(adata, scored_genes, layer=layer)).astype(np.float64)
-        table = _score_patients(models, truth, scored_genes, people, measured, metrics)
-        return _with_choices(table, layer, genes, len(known))
+        table = _score_patients(models, target.read(scored_genes), scored_genes, people, measured, metrics)
+        return _with_choices(table, target, genes, len(known))
     tissue, place = in_tissue(adata), pd.Index(scored_genes)
-    with_ceiling = ceiling and Key.COUNTS in adata.layers and layer is None
+    with_ceiling = ceiling and Key.COUNTS in adata.layers and layer is None and target.is_expression
     tables, off_lattice = [], []
     parts = scored_parts(adata, {key: leak_marks(adata, key, patient_key) for key in keys}, sample)
     for part in parts:
@@ -197,8 +195,10 @@ def evaluate(
         if "ssim" in metrics and _lattice_positions(adata, rows) is None:
             off_lattice.append(part.block or name)
         patient = str(people[rows[0]])
-        truth = to_dense(measured_matrix(adata, scored_genes, rows, layer)).astype(np.float64)
+        truth = target.read(scored_genes, rows)
         top = _ceilings(adata, rows, scored_genes, seed) if with_ceiling else None
+        if ceiling and not target.is_expression:
+            top = np.full(len(scored_genes), np.nan)  # nobody knows the noise of values
         for label, (frame, leaky, smooth) in models.items():
             columns = [gene for gene in scored_genes if gene in frame.columns]
             predicted = frame.iloc[rows][columns].to_numpy(dtype=np.float64)
@@ -236,13 +236,15 @@ def evaluate(
             f"obs[{Key.ARRAY_COL!r}] are no lattice with one observation per position: {few(off_lattice)}",
             stacklevel=2,
         )
-    return _with_choices(pd.concat(tables, ignore_index=True), layer, genes, len(known))
+    return _with_choices(pd.concat(tables, ignore_index=True), target, genes, len(known))
 
 
-def _with_choices(table: pd.DataFrame, layer: str | None, genes: Sequence[str] | None, n_known: int) -> pd.DataFrame:
+def _with_choices(table: pd.DataFrame, target: Truth, genes: Sequence[str] | None, n_known: int) -> pd.DataFrame:
     """Write into a table what was chosen to be scored: another truth than `X`, and some of the predicted genes."""
-    if layer is not None:
-        table["layer"] = layer
+    if target.layer is not None:
+        table["layer"] = target.layer
+    if not target.is_expression:
+        table["target"] = target.where
     if genes is not None:
         table["chosen_genes"] = f"{len(genes)} of {n_known}"
     return table
@@ -384,7 +386,7 @@ def _n_background(adata: AnnData, rows: np.ndarray, sample_key: str) -> int | No
 
 def _log_depth(adata: AnnData, rows: np.ndarray) -> np.ndarray | None:
     """Logarithm of the counts (n,) behind each size factor; `None` where there are no counts."""
-    if Key.COUNTS not in adata.layers:
+    if Key.COUNTS not in adata.layers or not adata.n_vars:
         return None
     counts = adata.layers[Key.COUNTS][rows]
     panel = (read_record(adata, "normalize") or {}).get("panel")

@@ -17,6 +17,7 @@ from stpredict.slots._people import one_name
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record, write_record
 from stpredict.slots._rows import say_slides
+from stpredict.slots._truth import check_of_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,6 +101,7 @@ def pseudobulk(
     check_choice(by, ("sample", "patient"), "by")
     check_choice(scale, ("log", "linear"), "scale")
     adata = get_table(data, table_key, key)
+    check_of_genes(adata, key)
     frame = prediction_frame(adata, key, genes)
     check_patients(adata, sample_key, patient_key)
     base = _log_base(adata, layer) if scale == "linear" else None

@@ -131,7 +131,7 @@ def summarize(
         }
         row |= {
             name: ", ".join(sorted(set(table[name].astype(str))))
-            for name in ("layer", "chosen_genes", "habits")
+            for name in ("layer", "target", "chosen_genes", "habits")
             if name in table
         }
         rows.append(row)

@@ -12,11 +12,11 @@ from stpredict.core._validate import check_choice, check_unique
 from stpredict.metrics._pairs import center, check_matrix, dense, gene_blocks
 from stpredict.metrics._pearson import correlation
 from stpredict.slots._container import get_table
-from stpredict.slots._expression import matrix_of, measured_matrix, measured_rows, read_normalization
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks
 from stpredict.slots._outcome import fold_numbers, patients_of
 from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._truth import measured_of, truth_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,11 +132,11 @@ def well_predicted(
     frame = prediction_frame(adata, key)
     frames = {name: _comparator(adata, key, name, frame) for name in names}
     patient = patients_of(adata, patient_key)
-    read_normalization(adata, layer)
+    target = truth_of(adata, key, layer)
 
-    genes = _measured_genes(adata, frame)
+    genes = _measured_genes(target.names, frame)
     predicted = _columns(frame, genes)
-    rows = np.flatnonzero(measured_rows(adata, matrix_of(adata, layer)) & _predicted_rows(predicted))
+    rows = np.flatnonzero(target.measured & _predicted_rows(predicted))
     if not len(rows):
         raise ValueError(
             f"expected out-of-fold predictions of measured slides in obsm[{key!r}]; found none; "
@@ -157,7 +157,7 @@ def well_predicted(
             f"expected at least {_MIN_PATIENTS} patients with measured and predicted expression; found {len(people)}"
         )
     fold = _patient_folds(fold_numbers(adata, Key.fold(key)), rows, member, len(people))
-    truth = measured_matrix(adata, genes, rows, layer)
+    truth = measured_of(adata, key, genes, layer, rows)
     if len(rows) < adata.n_obs:
         predicted, others = predicted[rows], {name: other[rows] for name, other in others.items()}
     pieces = compare(truth, predicted, others, member, fold)
@@ -366,10 +366,10 @@ def _how_to(key: str, names: Sequence[str]) -> str:
     return f"run stp.tl.fit_folds(slides, model, baselines=[{called}]{added}), or name others with `comparators=`"
 
 
-def _measured_genes(adata: AnnData, frame: pd.DataFrame) -> list[str]:
-    genes = list(frame.columns[frame.columns.isin(adata.var_names)])
+def _measured_genes(measured: Sequence[str], frame: pd.DataFrame) -> list[str]:
+    genes = list(frame.columns[frame.columns.isin(measured)])
     if not genes:
-        raise KeyError("expected predicted genes among var_names; found none in common")
+        raise KeyError("expected predicted genes among those that were measured; found none in common")
     return genes
 
 

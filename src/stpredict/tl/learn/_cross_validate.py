@@ -83,8 +83,8 @@ def cross_validate(
     features, target, image
         Features, target and images as in :func:`stpredict.tl.fit`; a selection of genes runs inside each fold.
     metrics, ceiling, habits
-        Scores as in :func:`stpredict.tl.evaluate`, for expression. What `habits` add is for comparison with published
-        numbers only.
+        Scores as in :func:`stpredict.tl.evaluate`, for expression and values. What `habits` add, of expression only, is for
+        comparison with published numbers only.
     baselines
         Names of the comparators, which are tasks like any other: closed-form models (`"mean"`, `"ridge"`), the ridge on
         shuffled labels (`"ridge (permuted labels)"`), the ridge fitted to and compared with counts that were redrawn with
@@ -186,14 +186,15 @@ def cross_validate(
             "allow_leakage": allow_leakage,
             "target": reader.kind,
             "normalization": own[0].target.to_dict().get("normalization", {}).get("method"),
+            **reader.record(own[0].target),
             "seed": seed,
         }
         write_out_of_fold(adata, key, own, folds, keys, record)
     where: dict[str, Any] = {"patient_key": patient_key, "seed": seed, "table_key": table_key}
-    if reader.kind == "expression":
+    if reader.quantities:
         table = evaluate(
-            data, list(slots.values()), layer=request.layer, metrics=metrics, ceiling=ceiling, baselines=bool(names),  # type: ignore[union-attr]
-            habits=habits, sample_key=sample_key, **where,
+            data, list(slots.values()), layer=getattr(request, "layer", None), metrics=metrics, ceiling=ceiling,
+            baselines=bool(names), habits=habits, sample_key=sample_key, **where,
         )  # fmt: skip
         if null is not None:
             own = [result for result in results if result.label == next(iter(tasks))]

@@ -55,7 +55,7 @@ def fit(
     patient_key: str = Key.PATIENT,
     table_key: str = Key.TABLE,
 ) -> FittedModel:
-    """Fit a model to predict expression, classes or follow-up from histology.
+    """Fit a model to predict expression, values, classes or follow-up from histology.
 
     The number of epochs is chosen on an inner validation split by patient (by section where there is one patient, by a
     stripe of the section where there is one section); penalties of closed-form models by inner cross-validation over
@@ -80,8 +80,9 @@ def fit(
         which takes differences in staining between slides out and reads no expression.
     target
         What to predict: an object of :mod:`stpredict.targets`; or for short a list of genes, a boolean column of `var`
-        with a panel, a column of `obs` with classes, or a mapping with the fields of
-        :class:`stpredict.targets.Expression`. When `None`, the genes of `var["selected"]`, or all genes.
+        with a panel, a column of `obs` with classes or numbers, a list of columns with numbers, a slot of `obsm` with values,
+        or a mapping with the fields of :class:`stpredict.targets.Expression`. When `None`, the genes of `var["selected"]`, or
+        all genes. A name that means several of these is an error that lists them.
     image
         Images that the object does not record: a path, an array, or a mapping from section to either.
     hyperparameters
@@ -158,6 +159,8 @@ def fit(
         features=slot, scaling=scaling, hyperparameters=hyperparameters, training=training,
     )  # fmt: skip
     usable = reader.usable(adata, request)
+    if reader.skips_unmeasured and all(stage.labeled for stage in task.info.cls.stages):
+        mask = mask & usable
     check_measured(mask & ~usable, task.info)
     check_enough(mask & usable, "training observations")
     names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge"))

@@ -17,7 +17,7 @@ from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._marks import sections_record
 from stpredict.slots._people import one_name
-from stpredict.slots._prediction import write_prediction
+from stpredict.slots._prediction import about, write_prediction
 from stpredict.slots._provenance import genes_digest, write_record
 from stpredict.tl.learn._blocks import checked_within
 from stpredict.tl.learn._fit import check_path, keep
@@ -177,13 +177,15 @@ def fit_folds(
         "panel_digest": genes_digest(models[0].panel),
         "seed": seed,
         "allow_leakage": allow_leakage,
+        "target": reader.kind,
+        **reader.record(models[0].target),
     }
     own = [each for each in results if each.label == ""]
     write_out_of_fold(adata, key, own, folds, keys, record)
     for name in filter(None, tasks):
         frame = tables(adata, [each for each in results if each.label == name], "mean")
         assert frame is not None  # every model has a mean
-        write_prediction(adata, Key.baseline(key, name), frame, beside=key)
+        write_prediction(adata, Key.baseline(key, name), frame, about(record), beside=key, names=reader.names)
     if len(paths) == len(models):
         write_record(adata, "model", {"path": paths, "model": main.info.name})
     return models

@@ -300,6 +300,8 @@ def _fit_and_predict(
 
     model = fit_task(task, train, target, facts, device=device, seed=seed)
     predicted = predict_arrays(model.network, test, device=device, seed=seed)
+    if predicted.std is not None:
+        predicted.std = target.link_std(predicted.mean, predicted.std)
     predicted.mean = target.link(predicted.mean, model.training)
     check_range(predicted.mean, model)
     seen = seen_before(model.training) if within else model.training.patients_seen

@@ -20,6 +20,7 @@ from stpredict.slots._rows import Rows
 from stpredict.tl.learn._range import check_range
 from stpredict.tl.learn.inputs._collect import collect, patient_codes
 from stpredict.tl.learn.inputs._reader import Source
+from stpredict.tl.learn.targets._base import slots_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -59,7 +60,16 @@ def find_models(data: Container, model: Any, table_key: str) -> list[FittedModel
                     f"expected models with the same {what} to average; found different ones; pass the models of one "
                     "call of stp.tl.fit_folds, with a panel that is the same in every fold"
                 )
+        if _target_of(other) != _target_of(members[0]):
+            raise ValueError(
+                "expected models of the same target to average; found different ones; predict with each by itself"
+            )
     return members
+
+
+def _target_of(member: FittedModel) -> tuple[str, Any]:
+    """Kind of a target, and what predictions of it say of it."""
+    return member.target.kind, dict(slots_of(member.target.kind).record(member.target))
 
 
 def source_of(member: FittedModel, data: Container, adata: AnnData, rows: Rows, **others: Any) -> Source:
@@ -111,7 +121,7 @@ def predict_members(
         if genes is None:
             check_range(mean, part)
         if len(members) == 1:
-            return mean, found.std
+            return mean, None if found.std is None else part.target.link_std(found.mean, found.std)
         total, squares = total + mean, squares + np.square(mean, dtype=np.float64)
     n = len(members)
     average = total / np.float32(n)

@@ -65,7 +65,7 @@ def tables(adata: AnnData, results: Sequence[FoldResult], which: str) -> pd.Data
     if any(result.target.names != outputs for result in results):
         union = {name for result in results for name in result.target.names}
         outputs = [name for name in adata.var_names if name in union]
-    elif set(outputs) <= set(adata.var_names):
+    elif slots_of(results[0].target.kind).of_genes and set(outputs) <= set(adata.var_names):
         chosen = set(outputs)
         outputs = [name for name in adata.var_names if name in chosen]
     values = np.full((adata.n_obs, len(outputs)), np.nan, dtype=np.float32)

@@ -55,7 +55,7 @@ def predict(
     copy: bool = False,
     table_key: str = Key.TABLE,
 ) -> Container | None:
-    """Predict the target of a model for every observation: the expression of its panel, classes, or a risk.
+    """Predict the target of a model for every observation: the expression of its panel, values, classes, or a risk.
 
     A network on bags predicts one profile per slide from a table of slides, and a map from the tiles of a slide: it
     reads square windows of tiles, and a tile gets the mean over the windows that cover it.
@@ -119,7 +119,8 @@ def predict(
     - `obs["{key_added}_leaky"]`: whether the model was trained, or its panel selected, on this observation's patient, or on
       spots of one of their sections under another name; `"unknown"` for `False` where the patients behind the weights, the
       panel or the features were not recorded;
-    - `uns["stpredict"][key_added]`: the `genes` of the columns, model, training patients and sections, seed;
+    - `uns["stpredict"][key_added]`: the `genes` of the columns (`values` where these are predicted, with their `units`, their
+      `link` and, as `values_in`, where they were measured), model, training patients and sections, seed;
     - `obs["{key_added}_panel"]`: a digest of these genes, which ties every row to them.
 
     :func:`stpredict.get.predicted` returns all of it with the names of the genes.
@@ -215,8 +216,10 @@ def predict(
         "panel_digest": genes_digest(genes or first.panel),
         "seed": first.training.seed,
         "allow_leakage": any(part.training.allow_leakage for part in members),
+        "target": target.kind,
+        **slots.record(target),
     }
-    if target.kind == "expression" and genes is None:
+    if target.quantities and genes is None:
         kept = ("method", "unit", "target_sum", "layer")
         record["unit"] = {name: first.normalization[name] for name in kept if name in first.normalization}
         record["training_spread"] = first.training.spread

@@ -26,7 +26,7 @@ def check_range(mean: np.ndarray, model: FittedModel) -> None:
     Warns
     -----
     UserWarning
-        When expression is predicted more than 100 standard deviations of the training set from its mean.
+        When expression, or a value without a link, is predicted more than 100 standard deviations of the training set from its mean.
     """
     high, low = mean.max(axis=0), mean.min(axis=0)
     if not (np.isfinite(high).all() and np.isfinite(low).all()):
@@ -35,7 +35,7 @@ def check_range(mean: np.ndarray, model: FittedModel) -> None:
             f"expected finite predictions of model {model.model!r}; found NaN or infinity in {len(rows)} rows (first: "
             f"{rows[0]}); compare their features with those of the training observations"
         )
-    if model.target.kind != "expression":
+    if not model.target.linear:
         return
     center, scale = (values.numpy() for values in (model.network.target_mean, model.network.target_std))
     far = np.maximum(high - center, center - low) > _FAR * scale

@@ -23,7 +23,7 @@ from stpredict.tl.learn._fit import check_measured, with_target
 from stpredict.tl.learn._members import source_of
 from stpredict.tl.learn.inputs._collect import collect
 from stpredict.tl.learn.inputs._slots import check_features
-from stpredict.tl.learn.targets._base import Keys, slots_for
+from stpredict.tl.learn.targets._base import Keys, slots_for, slots_of
 from stpredict.tl.learn.targets._expression import check_normalization
 
 if TYPE_CHECKING:
@@ -119,6 +119,11 @@ def retrieval_bank(
     if not isinstance(getattr(network, "bank", None), Bank):
         raise ValueError(
             f"expected a model that looks up training spots (bleep, mclstexp); found {fitted.model!r}, which keeps none"
+        )
+    if not slots_of(fitted.target.kind).of_genes:
+        raise ValueError(
+            f"expected a model of genes, which other sections were measured for; found one of {fitted.target.kind}; fit it to "
+            "all sections with these values"
         )
     check_patients(adata, sample_key, patient_key)
     mask = as_mask(adata, train)

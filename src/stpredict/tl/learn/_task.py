@@ -109,10 +109,14 @@ def make_task(
     if info.cls.closed_form and not reader.closed_form:
         raise ValueError(
             f"expected a network that is trained in steps for this target; found {info.name!r}; take one of "
-            "stp.models.list_models(), or, for numbers (scores, fractions, proteins), put them in a layer of an AnnData and "
-            "name it: target=stp.targets.Expression(layer='mine')"
+            "stp.models.list_models(), or, for numbers (scores, fractions, proteins), target=stp.targets.Values(…)"
         )
-    options = with_lattice(adata, info, given)
+    if info.cls.only_expression and not reader.of_genes:
+        raise ValueError(
+            f"expected genes as the target of {info.name!r}, which compares the expression of spots with their pictures; found "
+            f"{reader.kind.replace('_', '-')}; take another of stp.models.list_models()"
+        )
+    options = without_counts(info, with_lattice(adata, info, given), hyperparameters, reader)
     needs = info.reads(options)
     scaling = scaling or "global"
     if "tokens" in needs and scaling != "global":
@@ -134,6 +138,17 @@ def make_task(
     if options.get("kinds") == "slots":
         options = options | {"kinds": tuple(entry["dim"] for entry in described["slots"].values())}
     return Task(info, options, config, slots, scaling, described, init=start, feature_patients=_origin(adata, slots))
+
+
+def without_counts(info: ModelInfo, options: dict[str, Any], asked: Any, reader: TargetSlots) -> dict[str, Any]:
+    """Hyperparameters without the likelihood of counts, where the target is none of genes; an error where it was asked for."""
+    if reader.of_genes or not hasattr(info.config(), "zinb"):
+        return options
+    if isinstance(asked, Mapping) and asked.get("zinb"):
+        raise ValueError(
+            f"expected zinb=0 for a target that is no expression, which has no counts; found {asked['zinb']!r}; leave it out"
+        )
+    return options | {"zinb": 0.0}
 
 
 def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequence[str] | None = None) -> Task | None:
@@ -212,7 +227,7 @@ def fit_task(
     if target.whole:  # a risk has no unit: it is told relative to the training set
         outputs = predict_arrays(result.network, arrays, device=device).mean[:, 0]
         facts = replace(facts, mean={"model": float(outputs.mean())}, median={"model": float(np.median(outputs))})
-    if target.kind == "expression":
+    if target.quantities:
         facts = replace(facts, spread=_spread(arrays))
     empty: dict[str, Any] = {"slots": {}, "scaling": task.scaling}
     return FittedModel(

@@ -36,6 +36,7 @@ class ExpressionTarget(Target):
     normalization: Mapping[str, Any] = field(default_factory=dict)
 
     kind = "expression"
+    quantities = True
 
     @property
     def names(self) -> list[str]:
@@ -45,6 +46,10 @@ class ExpressionTarget(Target):
     def start(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each gene; constant genes get 1."""
         return scales(values)
+
+    def outputs(self, values: Tensor) -> Tensor:
+        """The expression itself."""
+        return values
 
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
         """Squared error in units of each gene, or the likelihood where the network gives a spread."""

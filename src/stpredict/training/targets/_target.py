@@ -29,6 +29,8 @@ class Target(ABC):
     score: str = "correlation"
     #: Whether the loss of a validation set is that of all of its rows together, and not the mean over batches.
     whole: bool = False
+    #: Whether the values are quantities, predicted in their own unit and compared with what was measured.
+    quantities: ClassVar[bool] = False
     #: Departures of the training settings that suit this kind of target.
     training_defaults: ClassVar[Mapping[str, Any]] = {}
 
@@ -53,9 +55,26 @@ class Target(ABC):
     def validate(self, mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
         """Score of the outputs (n, n_outputs) of all validation rows; the higher, the better."""
 
+    @property
+    def linear(self) -> bool:
+        """Whether the outputs of a model are in the unit of the values."""
+        return self.quantities
+
+    def outputs(self, values: Tensor) -> Tensor | None:
+        """Values on the scale of the outputs, for least squares and for looking them up; `None` for what is no quantity."""
+        return None
+
+    def shift(self, outputs: Tensor) -> Tensor | None:
+        """What least squares have to add to training outputs (n, n_outputs) for the link; `None` where nothing."""
+        return None
+
     def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
         """Turn outputs (n, n_outputs) of a model into what users get."""
         return mean
+
+    def link_std(self, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+        """Turn the standard deviations of outputs (n, n_outputs) with this mean into those of what users get."""
+        return std
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:

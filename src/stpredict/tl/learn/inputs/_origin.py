@@ -15,7 +15,8 @@ from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._matrix import dense_matrix
 from stpredict.slots._provenance import read_record
-from stpredict.targets import Expression
+from stpredict.slots._values import OBS, read_values
+from stpredict.targets import Expression, Values
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,6 +45,8 @@ def check_features_origin(adata: AnnData, slots: Sequence[str], request: Any, in
     """Raise where the features of some rows are the expression to be predicted; warn where nobody knows what they are."""
     if isinstance(request, Expression):
         check_no_expression(adata, slots, index, request.layer)
+    elif isinstance(request, Values):
+        _check_no_values(adata, slots, request, index)
     if names := unrecorded(adata, slots):
         warnings.warn(
             f"nobody wrote down how {few([f'obsm[{name!r}]' for name in names])} was made as it is now, which may hold "
@@ -62,7 +65,28 @@ def check_no_expression(adata: AnnData, slots: Sequence[str], index: np.ndarray,
     if len(index) < _MIN_ROWS or not slots:
         return
     rows = index[np.unique(np.linspace(0, len(index) - 1, _N_ROWS).astype(int))]
-    answers = _answers(adata, rows, layer)
+    _compare(adata, slots, rows, _answers(adata, rows, layer))
+
+
+def _check_no_values(adata: AnnData, slots: Sequence[str], request: Values, index: np.ndarray) -> None:
+    """Raise where a feature is one of the values to be predicted, or all of them are."""
+    if request.obsm in slots:
+        raise ValueError(
+            f"expected features of pictures; found obsm[{request.obsm!r}] as features and as target; name the features with "
+            "`features=`"
+        )
+    if len(index) < _MIN_ROWS or not slots:
+        return
+    rows = index[np.unique(np.linspace(0, len(index) - 1, _N_ROWS).astype(int))]
+    values = read_values(adata, request.obsm or OBS, request.columns if request.obsm else request.obs)
+    names = tuple(map(str, values.columns))
+    _compare(adata, slots, rows, {("the target", names): _standardized(values.to_numpy()[rows])})
+
+
+def _compare(
+    adata: AnnData, slots: Sequence[str], rows: np.ndarray, answers: dict[tuple[str, tuple[str, ...]], np.ndarray]
+) -> None:
+    """Raise where a feature agrees with something that no feature may be, over some rows."""
     for slot in slots:
         features = feature_matrix(adata, slot)
         if features is None or features.ndim != 2:
@@ -74,7 +98,7 @@ def check_no_expression(adata: AnnData, slots: Sequence[str], index: np.ndarray,
                 feature, gene = np.unravel_index(agreement.argmax(), agreement.shape)
                 raise ValueError(
                     f"expected features of pictures; found {what} {names[gene]} as feature {feature} of obsm[{slot!r}] "
-                    f"(r = {agreement.max():.4f}): a model that reads the measured expression predicts nothing; take the "
+                    f"(r = {agreement.max():.4f}): a model that reads what was measured predicts nothing; take the "
                     "features of stp.pp.image_features"
                 )
 

@@ -71,6 +71,15 @@ class TargetSlots(ABC):
     #: Whether it can be mapped over the tiles of a slide, and such a map be stored.
     maps: ClassVar[bool] = False
     stores: ClassVar[bool] = False
+    #: Whether predictions are quantities, scored by :func:`stpredict.tl.evaluate`.
+    quantities: ClassVar[bool] = False
+    #: Whether training observations without a measurement are left out, where the network cannot use them.
+    skips_unmeasured: ClassVar[bool] = False
+
+    @property
+    def of_genes(self) -> bool:
+        """Whether it is measured gene by gene."""
+        return self.quantities and self.names == "genes"
 
     @property
     def training_defaults(self) -> Mapping[str, Any]:
@@ -102,6 +111,10 @@ class TargetSlots(ABC):
     @abstractmethod
     def check(self, adata: AnnData, target: Target) -> None:
         """Raise where an object says that it is in another unit than the target was."""
+
+    def record(self, target: Target) -> Mapping[str, Any]:
+        """What the record of a prediction says of its target, besides its kind."""
+        return {}
 
     def columns(self, key: str) -> set[str]:
         """Columns of `obs` that a prediction in a slot has, leak and fold aside."""

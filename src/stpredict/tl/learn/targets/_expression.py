@@ -40,6 +40,7 @@ class ExpressionSlots(TargetSlots):
     closed_form = True
     maps = True
     stores = True
+    quantities = True
 
     def resolve(
         self, adata: AnnData, request: Expression, train: np.ndarray, keys: Keys, *, allow_leakage: bool
