@@ -6,6 +6,7 @@ from stpredict.io._from_tiles import from_tiles
 from stpredict.io._open_slide import open_slide
 from stpredict.io._read_her2st import read_her2st
 from stpredict.io._read_map import read_map
+from stpredict.io._read_st import read_st
 from stpredict.io._read_visium import read_visium
 from stpredict.io._to_spatialdata import to_spatialdata
 from stpredict.io._write_zarr import write_zarr
@@ -17,6 +18,7 @@ __all__ = [
     "open_slide",
     "read_her2st",
     "read_map",
+    "read_st",
     "read_visium",
     "to_spatialdata",
     "write_zarr",
