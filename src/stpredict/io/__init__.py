@@ -5,6 +5,7 @@ from stpredict.io._from_tables import from_tables
 from stpredict.io._from_tiles import from_tiles
 from stpredict.io._open_slide import open_slide
 from stpredict.io._read_her2st import read_her2st
+from stpredict.io._read_hest import read_hest
 from stpredict.io._read_map import read_map
 from stpredict.io._read_st import read_st
 from stpredict.io._read_visium import read_visium
@@ -17,6 +18,7 @@ __all__ = [
     "from_tiles",
     "open_slide",
     "read_her2st",
+    "read_hest",
     "read_map",
     "read_st",
     "read_visium",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ def build_section(
     image: Any = None,
     images: dict[str, np.ndarray] | None = None,
     scalefactors: dict[str, float] | None = None,
+    metadata: Mapping[str, str] | None = None,
     thumbnail_px: int = THUMBNAIL_PX,
     measured: bool = True,
     check: bool = True,
@@ -66,6 +67,8 @@ def build_section(
         Path or array of the full-resolution image.
     images, scalefactors
         Entry of the platform for `uns["spatial"][sample]`; a thumbnail is added where `hires` is missing.
+    metadata
+        More of that entry, such as the path of a slide that is not opened here.
     thumbnail_px
         Longest side of that thumbnail in pixels.
     measured
@@ -92,7 +95,7 @@ def build_section(
     if spot_diameter_um is not None:
         diameter = check_positive(spot_diameter_um, "the spot diameter")
         scalefactors["spot_diameter_fullres"] = diameter / scalefactors["microns_per_pixel"]
-    metadata: dict[str, str] = {}
+    metadata = dict(metadata or {})
     if image is not None:
         picture = stretched(image, scale)
         check_positions(xy, picture, sample, check=check)
