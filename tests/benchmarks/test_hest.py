@@ -17,6 +17,7 @@ import torch
 from hest_files import SIDE, write_bench
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
@@ -63,7 +64,7 @@ def independent(task: Path, encoder: stp.encoders.Encoder) -> list[list[float]]:
         for _, row in pd.read_csv(task / "splits" / f"{side}_{number}.csv").iterrows():
             with h5py.File(task / row["patches_path"]) as file:
                 barcodes = file["barcode"][:].flatten().astype(str)
-                x.append(encoder(torch.from_numpy(file["img"][:]).permute(0, 3, 1, 2)).numpy())
+                x.append(encoder(torch.from_numpy(file["img"][:]).permute(0, 3, 1, 2).contiguous()).numpy())
             counts = ad.read_h5ad(task / row["expr_path"])[barcodes][:, genes].X
             y.append(np.log1p(counts.toarray().astype(np.float64)))
         return np.concatenate(x), np.concatenate(y)
@@ -71,9 +72,8 @@ def independent(task: Path, encoder: stp.encoders.Encoder) -> list[list[float]]:
     found = []
     for number in range(len(list((task / "splits").iterdir())) // 2):
         (x, y), (x_test, y_test) = load("train", number), load("test", number)
-        scaler = StandardScaler().fit(x)
-        pca = PCA(n_components=min(256, *x.shape), random_state=1).fit(scaler.transform(x))
-        x, x_test = (pca.transform(scaler.transform(part)) for part in (x, x_test))
+        reduce = make_pipeline(StandardScaler(), PCA(n_components=min(256, *x.shape), random_state=1))
+        x, x_test = reduce.fit_transform(x), reduce.transform(x_test)
         alpha = 100 / (x.shape[1] * y.shape[1])
         ridge = Ridge(solver="lsqr", alpha=alpha, fit_intercept=False, max_iter=1000, random_state=1).fit(x, y)
         predicted = ridge.predict(x_test)
