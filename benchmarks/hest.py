@@ -11,7 +11,7 @@ ones were computed in half precision by some encoders, which moves r by less tha
 features scaled and reduced to 256 principal components that are fitted on the training spots, ridge without intercept and
 with the penalty 100 / (components x genes), Pearson's r per gene over the spots of all test samples together, then the mean
 over genes, over splits and over tasks. Encoders of fewer than 256 features keep all components. r over several samples at
-once also scores how well samples are told apart, and counts carry the depth of the spot. Its solver (lsqr) stops at a
+once also scores how well samples are told apart, its 50 genes were chosen on all samples, and counts carry the depth of the spot. Its solver (lsqr) stops at a
 tolerance of 1e-4: equal features give equal numbers, but features that differ by rounding (1e-7) moved r of a gene by .004
 on small made files, so that another batch size or device may move the third digit.
 

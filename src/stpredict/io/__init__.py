@@ -9,6 +9,8 @@ from stpredict.io._read_hest import read_hest
 from stpredict.io._read_map import read_map
 from stpredict.io._read_st import read_st
 from stpredict.io._read_visium import read_visium
+from stpredict.io._read_visium_hd import read_visium_hd
+from stpredict.io._read_xenium import read_xenium
 from stpredict.io._to_spatialdata import to_spatialdata
 from stpredict.io._write_zarr import write_zarr
 
@@ -22,6 +24,8 @@ __all__ = [
     "read_map",
     "read_st",
     "read_visium",
+    "read_visium_hd",
+    "read_xenium",
     "to_spatialdata",
     "write_zarr",
 ]

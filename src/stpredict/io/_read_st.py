@@ -13,6 +13,7 @@ from stpredict.core._files import check_columns, find_file, parse_table, read_te
 from stpredict.core._validate import check_positive, check_unique, few
 from stpredict.io._lattice import axis_pitches_px
 from stpredict.io._section import THUMBNAIL_PX, check_folder, is_hidden, join_sections, record_reading
+from stpredict.io._square_pixels import SQUARE
 from stpredict.io._st_tables import Spots, find_image, read_spots, spots_section
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ _GENES = "genes.tsv"
 _STEP_UM = 200.0  # of arrays with about 1,000 spots
 _CHECKERBOARD_UM = 100.0  # of arrays with about 2,000, where every other place has a spot
 _SPOT_UM = 100.0
-_SQUARE = 1.03  # ratio up to which a lattice that was fitted to pixels says that these are square
 
 
 def read_st(
@@ -208,7 +208,7 @@ def _scale(
         x, y = axis_pitches_px(spots.row, spots.col, spots.xy)
     except ValueError as error:
         raise ValueError(f"section {name!r}: {error}") from error
-    if max(x, y) <= _SQUARE * min(x, y):
+    if max(x, y) <= SQUARE * min(x, y):
         return step, step / float(np.sqrt(x * y))
     return step, (step / x, step / y)
 

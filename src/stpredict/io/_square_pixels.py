@@ -9,6 +9,7 @@ import numpy as np
 
 from stpredict.core._validate import check_positive
 
+SQUARE = 1.03  # ratio up to which a fit to pixels says that these are square
 _AXES = ("source_microns_per_pixel_x", "source_microns_per_pixel_y")
 
 
