@@ -202,10 +202,14 @@ def _read_section(
 ) -> AnnData:
     import anndata
     import pandas as pd
+    from scipy import sparse
 
     check_h5(path)
     with damage_named(path, "a table of spots (h5ad)"):
         table = anndata.read_h5ad(path)
+        if sparse.issparse(table.X):
+            table.X = table.X.tocsr()
+            table.X.check_format(full_check=True)  # compiled code trusts its indices
     if table.X is None or Key.SPATIAL not in table.obsm:
         raise ValueError(f"expected counts in X and positions in obsm['spatial'] of {path}; found {few(table.obsm)}")
     check_unique(table.obs_names, f"barcodes in {path}")
@@ -222,7 +226,8 @@ def _read_section(
         mpp = facts.get(_SCALE)
     if mpp is None:
         mpp = _scale_of_patches(root, name, patches, table, xy)
-    images, scalefactors = _thumbnail(table.uns)
+    with damage_named(path, "a picture in uns['spatial']"):
+        images, scalefactors = _thumbnail(table.uns)
     slide = next((item for end in _SLIDES[1:] if (item := root / _SLIDES[0] / f"{name}{end}").is_file()), None)
     described = {key: str(facts[key]) for key in _FACTS if facts.get(key) is not None}
     if slide is not None:

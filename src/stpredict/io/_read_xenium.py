@@ -25,7 +25,8 @@ _COUNTS = ("cell_feature_matrix.h5", "cell_feature_matrix")
 _IMAGES = ("*he_image.ome.tif", "*he_image.ome.tiff", "*he_image.tif", "*he_image.tiff")
 _ALIGNMENT = "*he_imagealignment.csv"
 _PLACES = ("x_centroid", "y_centroid")
-_MORE = ("transcript_counts", "cell_area", "nucleus_area")
+_NUCLEUS = "nucleus_area"
+_MORE = ("transcript_counts", "cell_area", _NUCLEUS)
 
 
 def read_xenium(
@@ -176,12 +177,14 @@ def _read_cells(root: Path) -> pd.DataFrame:
     else:
         table = parse_table(read_text(path, "cells"), path, "cells", dtype={"cell_id": str})
     check_columns(table, ("cell_id", *_PLACES), path)
-    kept = {name: numbers(table[name]) for name in _PLACES}
-    if any(column is None for column in kept.values()) or not len(table):
-        raise ValueError(f"expected numbers in {' and '.join(_PLACES)} of {path}; found text, gaps or no line")
-    for name in _MORE:  # a cell without a nucleus has no area of one
-        if name in table:
-            kept[name] = pd.to_numeric(table[name], errors="coerce")
+    columns = [*_PLACES, *(name for name in _MORE if name in table)]
+    kept: dict[str, Any] = {}
+    for name in columns:
+        gaps = table[name].isna() if name == _NUCLEUS else None  # a cell without a nucleus has no area of one
+        column = numbers(table[name] if gaps is None else table[name].fillna(0))
+        if column is None or not len(table):
+            raise ValueError(f"expected numbers in {few(columns)} of {path}; found text, gaps or no line")
+        kept[name] = column if gaps is None else column.astype(float).mask(gaps)
     names = [name.decode() if isinstance(name, bytes) else str(name) for name in table["cell_id"]]
     check_unique(names, f"cells in {path.name}")
     return pd.DataFrame(kept).set_axis(pd.Index(names, dtype=object), axis=0)
