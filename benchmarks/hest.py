@@ -16,7 +16,8 @@ tolerance of 1e-4: equal features give equal numbers, but features that differ b
 on small made files, so that another batch size or device may move the third digit.
 
 `ours` are the same features, splits and genes: a ridge on features standardized within each sample, its penalty chosen
-inside, r per gene within a sample, then over samples and patients; and the partial r given the depth of the spot. Patients come
+inside, on the default normalization of the package; r per gene within a sample, then over samples and patients; the partial r
+given the depth of the spot; and the scores in which depth has no part (r of Pearson residuals, deviance explained). Patients come
 from the metadata (`--metadata`, or HEST's table beside the data); a split with a patient on both sides is told, and its scores
 are leaky. Without metadata, samples that are ever tested together count as one patient.
 
@@ -40,8 +41,15 @@ from torch import Tensor, nn
 
 import stpredict as stp
 from stpredict.io._hest_files import read_splits
+from stpredict.tl.judge._evaluate import KNOWN_METRICS
 
 GENES = "var_50genes"
+# Ours, and their columns; those without depth where the package has them.
+OURS = {
+    "pearson": "ours: r within a sample", "pearson_given_depth": "given depth", "pearson_residual": "residual r",
+    "deviance_explained": "deviance explained",
+}  # fmt: skip
+OURS = {metric: label for metric, label in OURS.items() if metric in KNOWN_METRICS}
 N_COMPONENTS, SEED = 256, 1
 COLOR = "six colors"
 
@@ -104,7 +112,7 @@ def our_scores(adata: AnnData, slots: Sequence[str]) -> tuple[pd.DataFrame, list
     parts = []
     for fold in folds:  # a sample may be tested in several
         scores = stp.tl.cross_validate(
-            adata, models, [fold], target=GENES, metrics=["pearson", "pearson_given_depth"], baselines=False,
+            adata, models, [fold], target=GENES, metrics=list(OURS), baselines=False,
             allow_leakage=bool(leaky),
         )  # fmt: skip
         tested = adata.obs["sample"][fold.test].astype(str).unique()
@@ -134,8 +142,7 @@ def run(task: Path, options: argparse.Namespace) -> pd.DataFrame:
                 "encoder": label,
                 "HEST-Bench": published.mean(axis=1).mean(),
                 "undefined": int(published.isna().to_numpy().sum()),
-                "ours: r within a sample": table.loc[slot, "pearson"],
-                "given depth": table.loc[slot, "pearson_given_depth"],
+                **{label: table.loc[slot, metric] for metric, label in OURS.items()},
                 "patients": f"{adata.obs['patient'].nunique()} ({source})",
                 "leaky splits": f"{len(leaky)} of {len(splits)}",
             }
@@ -173,7 +180,7 @@ def main() -> None:
     stp.settings.progress = sys.stderr.isatty()
     table = pd.concat([run(task, options) for task in tasks_of(options.data, options.tasks)], ignore_index=True)
     print(table.round(4).to_string(index=False))
-    scores = ["HEST-Bench", "ours: r within a sample", "given depth"]
+    scores = ["HEST-Bench", *OURS.values()]
     print("\nmean over tasks")
     print(table.groupby("encoder", sort=False)[scores].mean().round(4).to_string())
 

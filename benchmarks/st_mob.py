@@ -17,7 +17,8 @@ ones, are chosen on its training sections. Two tests:
   one.
 
 Each cell is Pearson's r, mean over genes within a section, then over sections; in brackets that mean over the mean noise
-ceiling; after the bar the partial correlation given the depth of the spot (the logarithm of its total counts).
+ceiling; after the bars the partial correlation given the depth of the spot (the logarithm of its total counts), then the correlation of
+Pearson residuals and the deviance explained. Expression is as the package normalizes it by default.
 """
 
 from __future__ import annotations
@@ -33,12 +34,19 @@ from anndata import AnnData
 from torch import Tensor, nn
 
 import stpredict as stp
+from stpredict.tl.judge._evaluate import KNOWN_METRICS
 
 ANIMALS = {"MOB1": "1", "MOB2": "1", "MOB3": "2", "MOB4": "2"}  # of the published table, with doubt
 TILE_UM = 200.0
 GENES = {"method": "mean", "n_genes": 250}
 COLOR, TEXTURE, WIDE, RANDOM = "six colors", "color-texture", "color-texture, context", "shufflenet, random weights"
 HISTOLOGY, IMAGENET = "shufflenet_g2_lc25000", "mobilenet_v2"
+# Scores in which depth has no part, where the package has them.
+METRICS = [
+    metric
+    for metric in ("pearson", "pearson_given_depth", "pearson_residual", "deviance_explained")
+    if metric in KNOWN_METRICS
+]
 
 
 class SixColors(nn.Module):
@@ -82,7 +90,7 @@ def validate(adata: AnnData, slots: dict[str, str]) -> pd.DataFrame:
     for label, both in together.items():
         models[label] = {"model": "ridge", "features": {"slot": both, "scaling": "section"}}
     options = {
-        "target": stp.targets.Expression(panel=GENES), "metrics": ["pearson", "pearson_given_depth"], "baselines": False,
+        "target": stp.targets.Expression(panel=GENES), "metrics": METRICS, "baselines": False,
     }  # fmt: skip
     tests = {"section left out": ("section", True), "animals of that table apart": ("patient", False)}
     return pd.concat(
@@ -95,7 +103,8 @@ def tabulate(scores: pd.DataFrame) -> pd.DataFrame:
     """One row per kind of features, one column per test."""
     table = stp.tl.summarize(scores, by=("model", "test"), n_boot=1)
     cells = [
-        f"{row.pearson:.3f} [{row.r_over_ceiling:.2f}] | {row.pearson_given_depth:.3f}" for row in table.itertuples()
+        f"{row['pearson']:.3f} [{row['r_over_ceiling']:.2f}] | " + " | ".join(f"{row[m]:.3f}" for m in METRICS[1:])
+        for _, row in table.iterrows()
     ]
     shown = table.assign(cell=cells).pivot(index="model", columns="test", values="cell")
     return shown.loc[list(dict.fromkeys(scores["model"])), list(dict.fromkeys(scores["test"]))]
