@@ -127,9 +127,6 @@ def read_hest(
     >>> import stpredict as stp
     >>> adata = stp.io.read_hest("hest_data", ["TENX99", "NCBI785"])  # doctest: +SKIP
     >>> task = stp.io.read_hest("bench_data/IDC", encoder="uni2-h")  # doctest: +SKIP
-    >>> scores = stp.tl.cross_validate(  # doctest: +SKIP
-    ...     task, ["ridge"], stp.cohorts.recorded_folds(task), target="var_50genes"
-    ... )
     """
     root = check_folder(path, "pass the folder that holds st or adata")
     folder = next((root / name for name in _TABLES if (root / name).is_dir()), None)

@@ -104,7 +104,6 @@ def read_xenium(
     --------
     >>> import stpredict as stp
     >>> adata = stp.io.read_xenium("outs", "X1", "P1", image="he_image.ome.tif")  # doctest: +SKIP
-    >>> stp.pp.image_features(adata, tile_um=30, context=(1, 3))  # doctest: +SKIP
     """
     root = check_folder(path, "pass the output folder of the run")
     specs = find_file(root, (_SPECS,))
