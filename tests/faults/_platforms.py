@@ -64,13 +64,13 @@ def _write_task(folder: Path) -> None:
 
 
 def _read_task(folder: Path) -> Answer:
-    task = stp.io.read_hest(folder / "IDC", patient=str)
+    task = stp.io.read_hest(folder / "IDC", ["A", "B"], patient=str, microns_per_pixel=0.25)
     return content(task) | {fold.name: fold.test for fold in stp.cohorts.recorded_folds(task)}
 
 
 KINDS = (
     Kind("ST", _write_st, lambda f: content(stp.io.read_st(f, patient="P")), ("*.tsv", "*.gz"), 100),
     Kind("Xenium", _write_xenium, _read_xenium, ("*.csv", "*.xenium", "cell_feature_matrix/*"), 100),
-    Kind("HEST-1k", write_hest, _read_hest, ("metadata/T1.json", "st/T1.h5ad"), 10),
-    Kind("HEST-Bench", _write_task, _read_task, ("IDC/splits/*", "IDC/*.json"), 4),
+    Kind("HEST-1k", write_hest, _read_hest, ("metadata/T1.json", "st/T1.h5ad"), 6),
+    Kind("HEST-Bench", _write_task, _read_task, ("IDC/splits/*", "IDC/*.json"), 3),
 )
