@@ -16,6 +16,6 @@ __all__ = [
     "grouped_k_fold",
     "leave_one_patient_out",
     "leave_one_section_out",
-    "spatial_blocks",
     "recorded_folds",
+    "spatial_blocks",
 ]
