@@ -21,6 +21,7 @@ EXPECTED_DIM = {
     "h0-mini": 768,
     "mobilenet_v2": 1280,
     "phikon-v2": 1024,
+    "shufflenet_g2_lc25000": 800,
     "uni": 1024,
     "uni2-h": 1536,
     "virchow2": 2560,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from . import _models, _pictures, _stores, _tables
+from . import _models, _pictures, _platforms, _stores, _tables
 from ._kind import Kind
 
-GROUPS = {"tables": _tables, "pictures": _pictures, "models": _models, "stores": _stores}
+GROUPS = {"tables": _tables, "pictures": _pictures, "platforms": _platforms, "models": _models, "stores": _stores}
 
 
 def kinds_of(wanted: list[str]) -> list[Kind]:

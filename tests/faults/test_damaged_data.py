@@ -11,13 +11,13 @@ from faults._kind import WRONG
 from faults._kinds import kinds_of
 from faults._runner import Outcome, failures, table
 
-KINDS = kinds_of(["tables", "pictures"])
+KINDS = kinds_of(["tables", "pictures", "platforms"])
 LEAST = 1250
 
 
 @pytest.fixture(scope="module")
 def outcomes(damaged) -> list[Outcome]:
-    return damaged("tables", "pictures")
+    return damaged("tables", "pictures", "platforms")
 
 
 @pytest.mark.parametrize("name", [kind.name for kind in KINDS])

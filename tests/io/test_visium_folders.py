@@ -150,3 +150,33 @@ def test_damaged_outlines_name_the_file(outs, counts_writer, text) -> None:
     (outs / "segmented_outputs/cell_segmentations.geojson").write_text(text)
     with pytest.raises(ValueError, match=r"expected .*cell_segmentations\.geojson.*found"):
         stp.io.read_visium(outs)
+
+
+def test_visium_hd_has_the_usual_bins(outs, counts_writer) -> None:
+    for size in (2, 8, 16):
+        write_bins(outs, size, counts_writer)
+    for path in (outs, outs.parent):
+        adata = stp.io.read_visium_hd(path, patient="P")
+        assert adata.obs_names[0].startswith("s_008um")
+        assert adata.obs["sample"].unique().tolist() == ["run"]
+        record = adata.uns["stpredict"]["read"]
+        assert (record["reader"], record["bin_um"], record["pitch_um"]) == ("read_visium_hd", 8.0, 8.0)
+    assert stp.io.read_visium_hd(outs, "S", bin_um=2).uns["stpredict"]["read"]["bin_um"] == 2
+    with pytest.raises(ValueError, match="expected bin_um among 2, 8, 16; found 4"):
+        stp.io.read_visium_hd(outs, bin_um=4)
+    with pytest.raises(FileNotFoundError, match=r"expected segmented_outputs in .*binned_outputs.*cells=False"):
+        stp.io.read_visium_hd(outs, cells=True)
+
+
+def test_visium_hd_has_cells(outs, counts_writer) -> None:
+    places = write_cells(outs, counts_writer)
+    write_bins(outs, 8, counts_writer)
+    adata = stp.io.read_visium_hd(outs, "S", "P", cells=True)
+    np.testing.assert_allclose(adata.obsm["spatial"], places)
+    assert adata.uns["stpredict"]["read"]["cells"]
+    assert stp.io.read_visium_hd(outs, "S", "P").n_obs == 20
+
+
+def test_spots_of_visium_are_no_visium_hd(visium) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected binned_outputs or segmented_outputs .*stp\.io\.read_visium"):
+        stp.io.read_visium_hd(visium())

@@ -195,6 +195,11 @@ def test_a_checkerboard_is_told_from_a_hexagonal_lattice_by_its_pixels() -> None
     steps = steps[steps.sum(axis=1) % 2 == 0]
     adata = section(steps, pixels(steps, "square"))
     stp.pp.grid(adata)
+    # Turned by 45°: its neighbors lie on the diagonals.
+    row, col = steps.T
+    turned = np.column_stack([row + col, col - row]) // 2
+    np.testing.assert_array_equal(cells(adata), turned - turned.min(axis=0))
+    stp.pp.grid(adata, lattice="square")
     np.testing.assert_array_equal(cells(adata), steps)
     stp.pp.grid(adata, lattice="hex")
     assert adata.obs["grid_col"].max() == 2

@@ -67,3 +67,27 @@ def test_mobilenet_behaves_like_an_imagenet_classifier():
         bets = network(torch.stack([blank, board])).softmax(dim=1)
     assert bets.max(dim=1).values.min() > 20 / 1000
     assert bets[0].argmax() != bets[1].argmax()
+
+
+@pytest.mark.skipif(
+    not (DATA / "encoders" / "shufflenet_g2_lc25000.safetensors").exists(),
+    reason="the ShuffleNet of LC25000 is not in ../shared/data",
+)
+def test_shufflenet_of_histology_tells_its_classes_apart():
+    """Features of its 800 maps are finite and differ; whole tiles of other organs differ more than a shift of one."""
+    import torch
+    from PIL import Image
+
+    weights = DATA / "encoders" / "shufflenet_g2_lc25000.safetensors"
+    encoder = stp.encoders.get_encoder("shufflenet_g2_lc25000", weights=weights, device="cpu")
+    assert sum(p.numel() for p in encoder.network.parameters()) == 883_577 - 5 * 801  # without the classifier
+    tiles = [np.array(Image.open(path).convert("RGB")) for path in sorted((DATA / "nct_tiles").glob("*.*"))]
+    tiles = [tile for tile in tiles if tile.shape == (224, 224, 3)]
+    if not tiles:
+        pytest.skip("nct_tiles is not in ../shared/data")
+    shifted = torch.from_numpy(np.stack([tile[::7, ::7] for tile in tiles])).permute(0, 3, 1, 2)
+    features = encoder(shifted.contiguous())
+    assert torch.isfinite(features).all()
+    distance = torch.cdist(features, features)
+    near = (encoder(shifted.roll(1, dims=3).contiguous()) - features).norm(dim=1)
+    assert near.median() < 0.5 * distance[~torch.eye(len(tiles), dtype=torch.bool)].median()

@@ -76,3 +76,35 @@ def test_positions_without_a_header():
     pitch = pitch_px(table["array_row"].to_numpy(), table["array_col"].to_numpy(), xy, "hexagonal")
     assert 100 / pitch == pytest.approx(1.16, abs=0.005)
     assert tuple(xy[0]) == (1375, 721)
+
+
+@pytest.mark.skipif(not (DATA / "st_mob").exists(), reason="the mouse olfactory bulb is not in ../shared/data")
+def test_olfactory_bulb_in_pixels_that_are_not_square():
+    """Four sections on a checkerboard; spots lie on the dark tissue only where the image is stretched as they are."""
+    from scipy.spatial import KDTree
+
+    with pytest.warns(UserWarning, match="spots of MOB1.tsv.gz have no line in MOB1_spots.tsv.gz"):
+        adata = stp.io.read_st(DATA / "st_mob", patient="one")
+    assert adata.obs["sample"].value_counts().sort_index().tolist() == [379, 407, 438, 403]
+    assert adata.var["gene_ids"]["Malat1"].startswith("ENSMUSG")
+    for name in adata.obs["sample"].unique():
+        rows = (adata.obs["sample"] == name).to_numpy()
+        factors = adata.uns["spatial"][name]["scalefactors"]
+        assert factors["source_microns_per_pixel_x"] == pytest.approx(4.63, abs=0.02)
+        assert factors["microns_per_pixel"] == factors["source_microns_per_pixel_y"] == pytest.approx(4.16, abs=0.02)
+        um = adata.obsm["spatial"][rows] * factors["microns_per_pixel"]
+        near = KDTree(um).query(um, k=5)[0][:, 1:]
+        assert np.median(near) == pytest.approx(141.4, abs=1)
+        # Depth follows the darkness of the tissue, and less so where positions are taken for those of the file.
+        depth = np.log1p(np.asarray(adata.layers["counts"][rows].sum(axis=1)).ravel())
+        picture, gray = section_image(adata, adata, name), {}
+        assert picture.height == 1905
+        assert picture.width == pytest.approx(1905 * 4.62 / 4.16, abs=6)
+        for what, scale in (("stretched", 1.0), ("as in the file", factors["microns_per_pixel"] / 4.62)):
+            centers = adata.obsm["spatial"][rows] * [scale, 1.0]
+            found = np.empty(rows.sum())
+            for index, windows in picture.windows(centers, 20):
+                found[index] = windows.mean(axis=(1, 2, 3))
+            gray[what] = np.corrcoef(found, depth)[0, 1]
+        assert gray["stretched"] < -0.3
+        assert gray["stretched"] < gray["as in the file"] - 0.1

@@ -1,6 +1,7 @@
 """Patients, sections and the splits between them."""
 
 from stpredict.cohorts._blocks import spatial_blocks
+from stpredict.cohorts._recorded_folds import recorded_folds
 from stpredict.cohorts._splits import (
     Fold,
     assert_disjoint,
@@ -15,5 +16,6 @@ __all__ = [
     "grouped_k_fold",
     "leave_one_patient_out",
     "leave_one_section_out",
+    "recorded_folds",
     "spatial_blocks",
 ]

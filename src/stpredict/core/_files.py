@@ -83,11 +83,11 @@ def read_text(path: Path, what: str) -> str:
     return text
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Object of a JSON file, plain or gzip."""
+def read_json(path: Path, what: str, *, gaps: bool = False) -> dict[str, Any]:
+    """Object of a JSON file, plain or gzip; with `gaps`, the NaN that Python writes for what is missing is `None`."""
     text = read_text(path, what)
     try:
-        found = json.loads(text, parse_constant=_no_number)
+        found = json.loads(text, parse_constant=_gap if gaps else _no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"expected JSON in {path} ({what}); found {error}") from error
     if not isinstance(found, dict):
@@ -141,6 +141,11 @@ def numbers(column: pd.Series) -> pd.Series | None:
         return None
     whole = plain.dtype.kind in "iub"
     return pd.Series(plain.to_numpy(dtype=np.int64) if whole else values, index=column.index, name=column.name)
+
+
+def _gap(name: str) -> None:
+    if name != "NaN":
+        _no_number(name)
 
 
 def _no_number(name: str) -> None:

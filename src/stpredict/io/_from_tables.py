@@ -25,7 +25,7 @@ def from_tables(
     positions: pd.DataFrame,
     image: str | Path | np.ndarray | None = None,
     *,
-    microns_per_pixel: float | None = None,
+    microns_per_pixel: float | tuple[float, float] | None = None,
     sample: str = "sample",
     patient: str | None = None,
     pitch_um: float | None = None,
@@ -53,7 +53,8 @@ def from_tables(
         Full-resolution image as a path, which is remembered, or an array (height, width, 3), of which only a thumbnail
         is kept.
     microns_per_pixel
-        µm per full-resolution pixel.
+        µm per full-resolution pixel; a pair, along x and along y, where pixels are not square: positions are then turned into
+        square pixels as fine as the finer side, and the image is stretched to them wherever it is read.
     sample
         Name of the section.
     patient
@@ -171,7 +172,6 @@ def from_tables(
         row, col = positions[Key.ARRAY_ROW].to_numpy(), positions[Key.ARRAY_COL].to_numpy()
         pixels = pitch_px(row, col, positions[["x", "y"]].to_numpy(dtype=float), lattice)
         microns_per_pixel = check_positive(pitch_um, "pitch_um") / pixels
-    check_positive(microns_per_pixel, "microns_per_pixel")
     for name in arrays:
         obs[name] = table[name].to_numpy()
     adata = build_section(
@@ -182,7 +182,7 @@ def from_tables(
         sample=sample,
         patient=patient,
         microns_per_pixel=microns_per_pixel,
-        spot_diameter_px=None if spot_diameter_um is None else spot_diameter_um / microns_per_pixel,
+        spot_diameter_um=spot_diameter_um,
         image=image,
         thumbnail_px=thumbnail_px,
         measured=counts is not None,

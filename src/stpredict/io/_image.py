@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.io._check_positions import check_positions, positions_are_checked
-from stpredict.io._placement import COARSEST, element_matrix, is_full_resolution, matrix_scale, placed
+from stpredict.io._placement import COARSEST, element_matrix, is_full_resolution, matrix_scale, placed, stretched
 from stpredict.io._section_image import SectionImage
+from stpredict.io._square_pixels import source_scale
 from stpredict.slots._container import is_spatialdata
 from stpredict.slots._keys import storable
 from stpredict.slots._sections import microns_per_pixel, section_entry
@@ -38,18 +39,20 @@ def section_image(data: Container, adata: AnnData, sample: str, image: Any = Non
     In this order: `image` (a path, an array, an image element, or a mapping from section to one of them), the path in
     `uns["spatial"][sample]["metadata"]["source_image_path"]`, the SpatialData image element of the section, placed as
     its transformation says, unless that makes it a thumbnail, and `uns["spatial"][sample]["images"]["hires"]` where it
-    is stored at full resolution (scale factor 1).
+    is stored at full resolution (scale factor 1). A file or array whose pixels are not square, as the scale factors of the
+    section say, is stretched to the square ones of the positions.
     """
     if isinstance(image, Mapping) and not hasattr(image, "dims") and not hasattr(image, "groups"):
         if sample not in image:
             raise KeyError(f"expected an image of section {sample!r}; found {sorted(image)}; add it to `image=`")
         image = image[sample]
-    if image is not None:
-        return _given(image, sample)
     entry = section_entry(adata, sample)
+    scale = source_scale(entry.get("scalefactors", {}))
+    if image is not None:
+        return _given(image, sample, scale)
     path = entry.get("metadata", {}).get("source_image_path")
     if path is not None and (Path(str(path)).is_file() or not entry.get("images")):
-        return SectionImage(str(path))
+        return stretched(str(path), scale)
     thumbnails = []
     if is_spatialdata(data):
         for name in element_names(sample, "_full_image", "_image", ""):
@@ -62,7 +65,7 @@ def section_image(data: Container, adata: AnnData, sample: str, image: Any = Non
     if "hires" in entry.get("images", {}) and float(entry["scalefactors"].get("tissue_hires_scalef", 0)) == 1.0:
         return SectionImage(entry["images"]["hires"])
     if path is not None:
-        return SectionImage(str(path))
+        return stretched(str(path), scale)
     raise KeyError(
         f"expected a full-resolution image of section {sample!r}; found none in "
         f"uns['spatial'][{sample!r}] or the SpatialData{f' ({thumbnails[0]})' if thumbnails else ''}; "
@@ -75,11 +78,11 @@ def element_names(sample: str, *endings: str) -> list[str]:
     return list(dict.fromkeys(base + ending for base in (sample, storable(sample)) for ending in endings))
 
 
-def _given(image: Any, sample: str) -> SectionImage:
+def _given(image: Any, sample: str, scale: tuple[float, float]) -> SectionImage:
     """Image that a user passed; an element of a SpatialData lies where its transformation says."""
     if hasattr(image, "groups") or "transform" in getattr(image, "attrs", {}):
         return placed(image, element_matrix(image, sample))
-    return SectionImage(image)
+    return stretched(image, scale)
 
 
 def element_scale(element: Any, sample: str) -> float:

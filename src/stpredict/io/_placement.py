@@ -110,6 +110,23 @@ def placed(element: Any, matrix: np.ndarray) -> SectionImage:
     )
 
 
+def stretched(source: Any, scale: tuple[float, float]) -> SectionImage:
+    """Image whose pixels are square: resampled to `scale` pixels along x and y for each of its own.
+
+    Parameters
+    ----------
+    source
+        Path, array or Pillow image, as :class:`SectionImage` takes it.
+    scale
+        Pixels of the result for each pixel of the source, along x and y; ones give the image as it is.
+    """
+    picture = SectionImage(source)
+    if tuple(scale) == (1.0, 1.0):
+        return picture
+    resampled = Resampled(_Colors(picture), np.diag([*scale, 1.0]))
+    return SectionImage(resampled, area=resampled)
+
+
 def _level(element: Any, scale: float) -> Any:
     """Level of an element that has full resolution, or is as little finer than that as there is."""
     if not hasattr(element, "groups"):
@@ -140,13 +157,29 @@ class _Renamed:
         return np.asarray(self._array[rows].values)
 
 
+class _Colors:
+    """Colors of an image that is decoded when some are asked for: an array uint8 (h, w, 3)."""
+
+    def __init__(self, picture: SectionImage) -> None:
+        self._picture = picture
+        self.shape, self.dtype = (picture.height, picture.width, 3), np.dtype(np.uint8)
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        rows, columns = window
+        return self._picture.band(rows.start, rows.stop)[:, columns]
+
+    def close(self) -> None:
+        """Drop what was decoded."""
+        self._picture.close()
+
+
 class Resampled:
     """Array (h, w, c) of full-resolution pixels that are computed from others when the first of them is asked for.
 
     Parameters
     ----------
     pixels
-        xarray object (y, x) or (y, x, c).
+        xarray object (y, x) or (y, x, c), or what is cut like one.
     matrix
         (3, 3) from its pixels to coordinates.
 
@@ -174,6 +207,8 @@ class Resampled:
     def release(self) -> None:
         """Drop the pixels."""
         self._values = None
+        if isinstance(self._pixels, _Colors):
+            self._pixels.close()
 
     def _to_element(self, xy: np.ndarray) -> np.ndarray:
         return xy @ self._inverse[:2, :2].T + self._inverse[:2, 2]
@@ -209,7 +244,7 @@ class Resampled:
         if (high <= low).any():
             return
         part = self._pixels[low[1] : high[1], low[0] : high[0]]
-        colors = to_rgb(np.asarray(part.values), depth).astype(np.float32)
+        colors = to_rgb(np.asarray(getattr(part, "values", part)), depth).astype(np.float32)
         if sigma > 0:
             colors = ndimage.gaussian_filter(colors, (sigma, sigma, 0), mode="nearest")
         row, column = np.mgrid[:height, :width]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,20 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._files import check_columns, parse_table, read_text, separator
 from stpredict.core._validate import check_positive, check_unique, few
-from stpredict.io._lattice import LARGEST_PX, pitch_px
-from stpredict.io._section import (
-    THUMBNAIL_PX,
-    build_section,
-    check_folder,
-    check_joined,
-    is_hidden,
-    join_sections,
-    record_reading,
-)
-from stpredict.slots._booleans import read_bool
-from stpredict.slots._keys import Key
+from stpredict.io._lattice import pitch_px
+from stpredict.io._section import THUMBNAIL_PX, check_folder, join_sections, record_reading
+from stpredict.io._st_tables import check_numbers, find_image, read_numbers, read_spots, spots_section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +20,6 @@ if TYPE_CHECKING:
 
 _PITCH_UM, _SPOT_UM = 200.0, 100.0
 _REFINED = ("new_x", "new_y")  # array positions by which spots and labels are joined
-_IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 _FOLDERS = {  # what: names in the order in which they are looked for
     "counts": ("counts", "ST-cnts"),
     "spots": ("spots", "ST-spotfiles"),
@@ -137,7 +125,7 @@ def read_her2st(
     if isinstance(images, Mapping):
         pictures: dict[str, Any] = {name: images.get(name) for name in to_read}
     else:
-        pictures = {name: _find_image(folders["images"], name) for name in to_read}
+        pictures = {name: find_image(folders["images"], name) for name in to_read}
 
     adata = join_sections(
         [
@@ -168,102 +156,33 @@ def _read_section(
     thumbnail_px: int,
     check: bool,
 ) -> AnnData:
-    import pandas as pd
-
-    table = _read_table(spots_path, ("x", "y", "pixel_x", "pixel_y"))
-    table = table.dropna(subset=["x", "y", "pixel_x", "pixel_y"])
-    _check_places(table, spots_path)
-    listed = _array_names(table)
-    if "selected" in table:
-        try:
-            table = table[read_bool(table["selected"], f"the column selected of {spots_path}", gaps=False)]
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-    col, row = (table[axis].round().astype(int) for axis in ("x", "y"))
-    table.index = _array_names(table)
-    check_unique(table.index, f"spots in {spots_path.name}")
-    xy = table[["pixel_x", "pixel_y"]].to_numpy(dtype=float)
+    spots = read_spots(spots_path)
     if microns_per_pixel is None:
         try:
-            microns_per_pixel = _PITCH_UM / pitch_px(row.to_numpy(), col.to_numpy(), xy, "square")
+            microns_per_pixel = _PITCH_UM / pitch_px(spots.row, spots.col, spots.xy, "square")
         except ValueError as error:
             raise ValueError(f"section {name!r}: {error}") from error
-
-    counts = _read_counts(counts_path)
-    shared = table.index[table.index.isin(counts.index)]
-    if len(shared) == 0:
-        raise ValueError(
-            f"expected spots that occur in {counts_path.name} and {spots_path.name}; found none in common: "
-            f"{few(counts.index, 3)} and {few(table.index, 3)}"
-        )
-    check_joined(
-        counts.index.isin(listed), counts.index, listed, f"spots of {counts_path.name}", f"line in {spots_path.name}",
-        "check that both belong to the same section",
-    )  # fmt: skip
-    keep = table.index.get_indexer(shared)
-    obs = pd.DataFrame({Key.ARRAY_ROW: row.to_numpy()[keep], Key.ARRAY_COL: col.to_numpy()[keep]})
-    obs.index = pd.Index(f"{name}_" + shared.to_numpy(dtype=object))
-    if labels_path is not None:
-        obs[Key.LABEL] = _read_labels(labels_path, table.iloc[keep], spots_path)
     letters = re.match(r"[A-Za-z]+", name)
-    return build_section(
-        counts.to_numpy()[counts.index.get_indexer(shared)],
-        pd.DataFrame(index=counts.columns),
-        obs,
-        xy[keep],
-        sample=name,
+    return spots_section(
+        name,
+        counts_path,
+        spots,
+        labels=None if labels_path is None else lambda table: _read_labels(labels_path, table, spots_path),
         patient=letters.group() if letters else name,
         microns_per_pixel=microns_per_pixel,
-        spot_diameter_px=_SPOT_UM / microns_per_pixel,
+        spot_um=_SPOT_UM,
         image=image,
         thumbnail_px=thumbnail_px,
         check=check,
     )
 
 
-def _check_places(table: pd.DataFrame, path: Path) -> None:
-    """Refuse numbers that no array and no image has, which integers could not hold."""
-    largest = np.abs(table[["x", "y", "pixel_x", "pixel_y"]].to_numpy(dtype=float)).max(initial=0)
-    if not largest < LARGEST_PX:
-        raise ValueError(f"expected array positions and pixels below {LARGEST_PX:.0e} in {path}; found {largest:g}")
-
-
-def _array_names(table: pd.DataFrame) -> pd.Index:
-    """Names of spots, `{x}x{y}`."""
-    import pandas as pd
-
-    col, row = (table[axis].round().astype(np.int64).astype(str) for axis in ("x", "y"))
-    return pd.Index(col + "x" + row)
-
-
-def _read_counts(path: Path) -> pd.DataFrame:
-    """Counts of a section, spots × genes, with the gene names exactly as in the file."""
-    import pandas as pd
-
-    what = "counts"
-    text = read_text(path, what)
-    sep = separator(text, "\t")
-    genes = next(csv.reader([text.partition("\n")[0]], delimiter=sep), [])
-    counts = parse_table(text, path, what, sep=sep, header=None, skiprows=1, index_col=0, low_memory=False)
-    if len(genes) - counts.shape[1] not in (0, 1):  # R writes no name above the row names
-        raise ValueError(f"expected {counts.shape[1]} genes in the first line of {path}; found {len(genes)}")
-    counts.columns = pd.Index(genes[len(genes) - counts.shape[1] :])
-    if not all(dtype.kind in "iuf" for dtype in counts.dtypes.unique()):
-        strange = counts.columns[[dtype.kind not in "iuf" for dtype in counts.dtypes]]
-        raise ValueError(f"expected numbers in {path}; found text in the columns {few(strange)}")
-    if gaps := int(counts.isna().to_numpy().any(axis=1).sum()):
-        raise ValueError(f"expected a count of every gene in {path}; found gaps in {gaps} spots, a cut or damaged file")
-    counts.index = counts.index.astype(str)
-    check_unique(counts.index, f"spots in {path.name}")
-    return counts
-
-
 def _read_labels(path: Path, spots: pd.DataFrame, spots_path: Path) -> Any:
     """Labels of the spots, joined through the refined array positions, which both files carry with three decimals."""
     import pandas as pd
 
-    table = _read_table(path, ("x", "y", "label")).dropna(subset=["x", "y", "label"])
-    _check_numbers(spots, _REFINED, spots_path)
+    table = read_numbers(path, ("x", "y", "label")).dropna(subset=["x", "y", "label"])
+    check_numbers(spots, _REFINED, spots_path)
     keys = pd.MultiIndex.from_arrays([_thousandths(table["x"]), _thousandths(table["y"])])
     table = table[~keys.duplicated()]
     keys = keys[~keys.duplicated()]
@@ -273,21 +192,6 @@ def _read_labels(path: Path, spots: pd.DataFrame, spots_path: Path) -> Any:
     labels = table["label"].astype(str).to_numpy(dtype=object)[place]
     labels[place < 0] = None
     return pd.Categorical(labels)
-
-
-def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    text = read_text(path, "a table")
-    table = parse_table(text, path, "a table", sep=separator(text, "\t"))
-    _check_numbers(table, columns, path)
-    return table
-
-
-def _check_numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
-    """Refuse a table without some columns, or with text in them."""
-    check_columns(table, columns, path)
-    for name in columns:
-        if name != Key.LABEL and table[name].dtype.kind not in "iuf":
-            raise ValueError(f"expected numbers in column {name!r} of {path}; found text")
 
 
 def _thousandths(values: pd.Series) -> np.ndarray:
@@ -305,25 +209,3 @@ def _by_section(folder: Path | None, ending: str) -> dict[str, Path]:
     matches = ((re.fullmatch(rf"([A-Za-z]+)(\d+){ending}", item.name), item) for item in folder.iterdir())
     found = {(match[1], int(match[2])): (match[1] + match[2], item) for match, item in matches if match}
     return dict(found[key] for key in sorted(found))
-
-
-def _find_image(folder: Path | None, name: str) -> Path | None:
-    """`{name}.jpg` of a folder, or the only image of its folder `{letters}/{name}` or `{name}`."""
-    if folder is None:
-        return None
-    for ending in _IMAGES:
-        if (folder / f"{name}{ending}").is_file():
-            return folder / f"{name}{ending}"
-    for inner in (folder / name.rstrip("0123456789") / name, folder / name):
-        if inner.is_dir():
-            images = sorted(
-                item for item in inner.iterdir() if item.suffix.lower() in _IMAGES and not is_hidden(item, inner)
-            )
-            if len(images) > 1:
-                raise ValueError(
-                    f"expected one image in {inner}; found {few(item.name for item in images)}; "
-                    f"pass `images={{{name!r}: …}}`"
-                )
-            if images:
-                return images[0]
-    return None

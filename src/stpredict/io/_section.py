@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from stpredict.core._validate import check_counts, check_finite, check_positive, check_unique, few
 from stpredict.io._check_positions import UNCHECKED, check_positions
-from stpredict.io._section_image import SectionImage
+from stpredict.io._placement import stretched
+from stpredict.io._square_pixels import source_scale, square_pixels
 from stpredict.slots._keys import Key, escaped
 from stpredict.slots._matrix import check_float32, numeric_matrix
 from stpredict.slots._provenance import write_record
@@ -35,11 +36,12 @@ def build_section(
     *,
     sample: str,
     patient: str | None,
-    microns_per_pixel: float,
-    spot_diameter_px: float | None = None,
+    microns_per_pixel: float | tuple[float, float],
+    spot_diameter_um: float | None = None,
     image: Any = None,
     images: dict[str, np.ndarray] | None = None,
     scalefactors: dict[str, float] | None = None,
+    metadata: Mapping[str, str] | None = None,
     thumbnail_px: int = THUMBNAIL_PX,
     measured: bool = True,
     raw: bool = True,
@@ -54,17 +56,20 @@ def build_section(
     var, obs
         One row per gene and one per spot, with unique names.
     xy
-        (n, 2) x and y in full-resolution pixels.
+        (n, 2) x and y in pixels of the image.
     sample, patient
         Names for `obs`; without a patient the column is left out, because a guess would break splits by patient.
     microns_per_pixel
-        µm per full-resolution pixel.
-    spot_diameter_px
-        Diameter of a spot in full-resolution pixels.
+        µm per pixel of the image; along x and along y where its pixels are not square. Everything in the object is then in
+        square pixels, as fine as the finer side, and the image is stretched to them wherever it is read.
+    spot_diameter_um
+        Diameter of a spot in µm.
     image
         Path or array of the full-resolution image.
     images, scalefactors
         Entry of the platform for `uns["spatial"][sample]`; a thumbnail is added where `hires` is missing.
+    metadata
+        More of that entry, such as the path of a slide that is not opened here.
     thumbnail_px
         Longest side of that thumbnail in pixels.
     measured
@@ -88,12 +93,15 @@ def build_section(
         check_counts(counts, f"counts of section {sample!r}")
     check_float32(counts, f"counts of section {sample!r}")
     images, scalefactors = dict(images or {}), dict(scalefactors or {})
-    scalefactors["microns_per_pixel"] = check_positive(microns_per_pixel, "microns_per_pixel")
-    if spot_diameter_px is not None:
-        scalefactors["spot_diameter_fullres"] = check_positive(spot_diameter_px, "the spot diameter")
-    metadata: dict[str, str] = {}
+    scalefactors |= square_pixels(microns_per_pixel)
+    scale = source_scale(scalefactors)
+    xy = xy * scale
+    if spot_diameter_um is not None:
+        diameter = check_positive(spot_diameter_um, "the spot diameter")
+        scalefactors["spot_diameter_fullres"] = diameter / scalefactors["microns_per_pixel"]
+    metadata = dict(metadata or {})
     if image is not None:
-        picture = SectionImage(image)
+        picture = stretched(image, scale)
         check_positions(xy, picture, sample, check=check)
         if "hires" not in images:
             images["hires"], scalefactors["tissue_hires_scalef"] = picture.thumbnail(thumbnail_px)
@@ -125,6 +133,9 @@ def join_sections(sections: Sequence[AnnData]) -> AnnData:
 
     adata = anndata.concat(sections, join="outer", fill_value=0) if len(sections) > 1 else sections[0]
     adata = adata[:, np.sort(adata.var_names.to_numpy(dtype=str))].copy()
+    if any(section.var.shape[1] for section in sections):
+        genes = pd.concat([section.var for section in sections])
+        adata.var = genes[~genes.index.duplicated()].loc[adata.var_names]
     for name, column in adata.obs.items():
         if column.dtype == object:
             adata.obs[name] = pd.Categorical(column)

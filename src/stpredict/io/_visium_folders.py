@@ -14,7 +14,7 @@ COUNTS = (
     "filtered_feature_cell_matrix.h5",
     "filtered_feature_cell_matrix",
 )
-_BINS, _CELLS = "binned_outputs", "segmented_outputs"
+_BINS, CELLS_FOLDER = "binned_outputs", "segmented_outputs"
 _CALL = "pass Space Ranger's output folder"
 
 
@@ -27,7 +27,7 @@ def find_output(path: str | Path, bin_um: float | None = None) -> Path:
     for base in (root, root / "outs"):
         if not base.is_dir():
             continue
-        bins, cells = _bins(base), base / _CELLS
+        bins, cells = bin_folders(base), base / CELLS_FOLDER
         if bin_um is not None and bins:
             if bin_um not in bins:
                 raise ValueError(f"expected bin_um among {few(f'{size:g}' for size in bins)}; found {bin_um!r}")
@@ -51,7 +51,7 @@ def find_output(path: str | Path, bin_um: float | None = None) -> Path:
     return root
 
 
-def _bins(base: Path) -> dict[float, Path]:
+def bin_folders(base: Path) -> dict[float, Path]:
     """Folders of bins by their size in µm."""
     folder = base if base.name == _BINS else base / _BINS
     if not folder.is_dir():

@@ -50,7 +50,9 @@ def grid(
     or, in sections without, from the positions in pixels. On a hexagonal lattice, whose neighbors within a row are two
     columns apart (Visium), the grid column is half the array column and the odd grid rows lie half a spot to the right
     of the even ones, so that a full Visium section has 78 × 64 cells :cite:p:`li2026`; the six neighbors of a spot are
-    among the eight cells around its own. Gaps of the lattice stay gaps.
+    among the eight cells around its own. A square lattice that comes as a checkerboard (row plus column all even or all
+    odd, as on Spatial Transcriptomics arrays of 2,000 spots) is turned by 45°, which brings its neighbors, on the
+    diagonals, side by side. Other gaps of the lattice stay gaps.
 
     Features, targets and predictions are rows of the same table, so that all of them land on the same cell.
 
@@ -128,6 +130,8 @@ def grid(
             steps, recognized = section.derive(lattice)
         elif lattice != "square":
             recognized = section.recognize(steps, lattice)
+            if recognized == "square":
+                steps = _without_gaps(steps)
         if len(section_rows) > 1:
             assert steps is not None
             section.check_together(steps, recognized)
@@ -327,6 +331,14 @@ class _Section:
         angle = np.arctan2(step[:, 1], step[:, 0])
         orders = {name: complex(np.exp(1j * fold * angle).mean()) for name, fold in _FOLD.items()}
         return orders, float(distance[i, k].mean())
+
+
+def _without_gaps(steps: np.ndarray) -> np.ndarray:
+    """Steps of a square lattice; those of a checkerboard, whose neighbors lie on the diagonals, turned by 45°."""
+    row, col = steps.T
+    if np.ptp((row + col) % 2):
+        return steps
+    return np.column_stack([row + col, col - row]) // 2
 
 
 def _offset(steps: np.ndarray) -> np.ndarray:

@@ -49,6 +49,11 @@ def microns_per_pixel(adata: AnnData, sample: str, given: float | Mapping[str, f
     value = given
     if value is None:
         value = section_entry(adata, sample).get("scalefactors", {}).get("microns_per_pixel")
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        raise ValueError(
+            f"expected one number of µm per pixel of section {sample!r}, whose positions are in square pixels; found "
+            f"{value!r}; read pixels that are not square with stp.io.from_tables(microns_per_pixel=(x, y))"
+        )
     if value is None:
         raise ValueError(
             f"expected the µm per pixel of section {sample!r}; found none in "
