@@ -17,7 +17,7 @@ from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._bank import Bank
 from stpredict.models.nn._graph import mean_of_neighbors, spatial_neighbors
-from stpredict.models.nn._heads import RegressionHead, regression_loss
+from stpredict.models.nn._heads import RegressionHead
 from stpredict.models.nn._standardize import Standardize
 
 _SLOPE = 0.2
@@ -178,7 +178,7 @@ class EGN(Predictor):
         """Squared error and, weighted, 1 - correlation of each gene over the section."""
         expression = batch.measured()
         assert expression is not None  # `remember` has refused anything else
-        error = regression_loss(prediction, expression, self.target_std)
+        error = super().loss(prediction, batch)["total"]
         parts = {"total": error, "regression": error}
         if self.config.pcc > 0:
             parts["pcc"] = correlation_loss(prediction.mean / self.target_std, expression / self.target_std)

@@ -14,6 +14,7 @@ from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
+from stpredict.models.nn._count_ridge import fit_counts
 
 _MAX_GROUPS = 10
 
@@ -81,6 +82,9 @@ class Ridge(Predictor):
     def finish(self, batches: Iterable[Batch]) -> None:
         """Solve for the weights on the whole training set."""
         (batch,) = batches
+        if batch.measured("counts") is not None:
+            self._finish_counts(batch)
+            return
         expression = batch.measured()
         if expression is None:
             raise ValueError(
@@ -110,6 +114,34 @@ class Ridge(Predictor):
         self.target_mean.copy_(shift)
         self.residual_std.copy_(residual.clamp_min(1e-6))
         self.alpha.fill_(alphas[best])
+
+    def _finish_counts(self, batch: Batch) -> None:
+        """Fit log rates by the likelihood of counts; see :func:`stpredict.models.nn._count_ridge.fit_counts`."""
+        if self.config.rank is not None:
+            raise ValueError(f"expected rank=None for counts; found {self.config.rank}; fit log1p values or residuals")
+        assert batch.target is not None
+        assert batch.kind is not None
+        counts, depth, theta = batch.kind.parts(batch.target.double())  # type: ignore[attr-defined]
+        section = batch.section if self.config.center == "section" else torch.zeros_like(batch.section)
+        centered = len(batch.section.unique()) > 1 or len(batch.patient.unique()) == 1
+
+        def level(values: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+            code = batch.section[rows] if centered else torch.zeros_like(batch.section[rows])
+            return values - section_mean(weight * values, code) / section_mean(weight, code).clamp_min(1e-12)
+
+        total, deep = section_mean(counts, section), section_mean(depth, section)
+        offset = total.clamp_min(0.5 / len(counts)) / deep
+        fit = fit_counts(
+            batch["features"].double(), counts, depth[:, 0], theta, offset, inner_groups(batch), level,
+            alphas=[self.config.alpha] if self.config.alpha is not None else list(self.config.alphas),
+            n_components=self.config.n_components,
+        )  # fmt: skip
+        overall = counts.sum(dim=0).clamp_min(0.5) / depth.sum()
+        self.feature_mean.copy_(fit.feature_mean)
+        self.weight.copy_(fit.weight)
+        self.target_mean.copy_(overall.log() + fit.log_rate)
+        self.residual_std.copy_(self.target_std)
+        self.alpha.fill_(fit.alpha)
 
 
 def inner_groups(batch: Batch) -> Tensor:

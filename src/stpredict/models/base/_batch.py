@@ -58,7 +58,7 @@ class Batch:
     inputs
         Tensors by the names of :data:`stpredict.models.INPUTS`.
     target
-        Values measured: (n, n_genes) expression, (n,) int64 classes (-1: not known), or (n, 2) follow-up time and
+        Values measured: (n, n_genes) expression, (n, n_genes + 1) counts and depth, (n,) int64 classes (-1: not known), or (n, 2) follow-up time and
         event; `None` at prediction.
     kind
         Kind of the target; expression when `None`.
@@ -89,7 +89,14 @@ class Batch:
         return self.inputs[name]
 
     def measured(self, kind: str = "expression") -> Tensor | None:
-        """Values of the target where it is of this kind (`"expression"`, `"classes"`, `"follow_up"`), else `None`."""
+        """Values of the target where it is of this kind (`"expression"`, `"counts"`, `"classes"`, …), else `None`.
+
+        Of counts, `"expression"` is the log rate of each observation by itself.
+        """
+        convert = getattr(self.kind, "as_expression", None)
+        if kind == "expression" and self.target is not None and convert is not None:
+            converted: Tensor = convert(self.target)
+            return converted
         return self.target if kind == ("expression" if self.kind is None else self.kind.kind) else None
 
     def to(self, device: torch.device | str) -> Batch:

@@ -287,6 +287,7 @@ def _fit_and_predict(
     model = fit_task(task, train, target, facts, device=device, seed=seed)
     predicted = predict_arrays(model.network, test, device=device, seed=seed)
     predicted.mean = target.link(predicted.mean, model.training)
+    predicted.std = None if predicted.std is None else target.spread(predicted.std)
     check_range(predicted.mean, model)
     return model.training.patients_seen, model if keep_model else None, predicted
 

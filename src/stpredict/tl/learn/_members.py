@@ -111,7 +111,7 @@ def predict_members(
         if genes is None:
             check_range(mean, part)
         if len(members) == 1:
-            return mean, found.std
+            return mean, None if found.std is None else part.target.spread(found.std)
         total, squares = total + mean, squares + np.square(mean, dtype=np.float64)
     n = len(members)
     average = total / np.float32(n)

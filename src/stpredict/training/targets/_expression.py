@@ -30,10 +30,15 @@ class ExpressionTarget(Target):
     normalization
         Normalization of the values: the record of `uns["stpredict"]["normalize"]`, `{"method": "layer", "layer": …}`, or
         `{"method": "scanpy"}`.
+    rates, depth
+        Proportion of each gene in the counts of the training observations, and their median depth, where these are known:
+        what a prediction is worth in a section without counts.
     """
 
     genes: tuple[str, ...]
     normalization: Mapping[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
+    depth: float | None = None
 
     kind = "expression"
 
@@ -57,13 +62,14 @@ class ExpressionTarget(Target):
         return mean_correlation(mean, values, section)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the normalization."""
-        return {"kind": self.kind, "normalization": dict(self.normalization)}
+        """Return everything but the genes."""
+        counts = {"rates": list(self.rates), "depth": self.depth} if self.rates else {}
+        return {"kind": self.kind, "normalization": dict(self.normalization)} | counts
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], names: list[str]) -> ExpressionTarget:
         """Rebuild from the fields and the genes."""
-        return cls(tuple(names), **fields)
+        return cls(tuple(names), **{**fields, "rates": tuple(fields.get("rates", ()))})
 
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

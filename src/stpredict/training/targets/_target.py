@@ -57,6 +57,10 @@ class Target(ABC):
         """Turn outputs (n, n_outputs) of a model into what users get."""
         return mean
 
+    def spread(self, std: np.ndarray) -> np.ndarray | None:
+        """Standard deviations (n, n_outputs) in the unit of what users get; `None` where a model's say nothing there."""
+        return std
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the names as plain values, with `"kind"`."""

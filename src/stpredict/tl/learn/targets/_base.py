@@ -13,6 +13,7 @@ import numpy as np
 
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import Names
+from stpredict.slots._scale import unit_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,6 +111,17 @@ class TargetSlots(ABC):
     def arrange(self, key: str, outputs: Outputs) -> Outputs:
         """Turn tables of outputs into the slots and columns that users find."""
         return outputs
+
+
+def unit_record(target: Target, spread: list[float] | None = None) -> dict[str, Any]:
+    """What the record of a prediction says of its unit, and of the training that it is worth something against."""
+    normalization = getattr(target, "normalization", None)
+    if normalization is None:
+        return {}
+    found: dict[str, Any] = {"unit": unit_in(normalization), "training_spread": spread}
+    if getattr(target, "rates", ()):
+        found |= {"training_rates": list(target.rates), "training_depth": target.depth}  # type: ignore[attr-defined]
+    return found
 
 
 def slots_of(kind: str) -> TargetSlots:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from stpredict.targets import Classes, Expression, FollowUp
+from stpredict.targets import Classes, Counts, Expression, FollowUp
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Request = Expression | Classes | FollowUp
+Request = Expression | Counts | Classes | FollowUp
 
 
 def parse_target(adata: AnnData, target: Any) -> Request:
@@ -32,7 +32,7 @@ def parse_target(adata: AnnData, target: Any) -> Request:
     """
     if target is None:
         return Expression()
-    if isinstance(target, Expression | Classes | FollowUp):
+    if isinstance(target, Expression | Counts | Classes | FollowUp):
         return target
     if isinstance(target, Mapping):
         known = [field.name for field in fields(Expression)]

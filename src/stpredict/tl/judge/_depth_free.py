@@ -1,0 +1,97 @@
+"""Scores that depth has no part in, and predictions on the scale of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict import metrics as m
+from stpredict.metrics._rates import leveled
+from stpredict.slots._provenance import read_record
+from stpredict.slots._scale import RATE, SectionScale, known, panel_counts, section_scale, unit_in, unit_of_prediction
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Scores of this module, and those that the ceiling adds.
+DEPTH_FREE = ("pearson_residual", "deviance_explained")
+CEILINGS = ("residual_ceiling", "deviance_ceiling")
+_THETA = 100.0  # of the residuals that any prediction is compared with; their own where the target are residuals
+
+
+class Counted:
+    """The counts of some rows of a section, against which predictions of any unit are scored."""
+
+    def __init__(self, adata: AnnData, rows: np.ndarray, genes: Sequence[str], sample: str) -> None:
+        self.scale: SectionScale | None = section_scale(adata, rows, genes, sample)
+        self.n_genes = len(genes)
+        if self.scale is None:
+            return
+        from stpredict.slots._depth import depth_of
+
+        depth = depth_of(adata)
+        assert depth is not None  # there is a scale
+        self.deep = np.nan_to_num(depth[rows]) > 0
+        self.counts = panel_counts(adata, rows[self.deep], genes)
+
+    def scores(
+        self, predicted: np.ndarray, unit: Mapping[str, Any], names: Sequence[str], theta: float
+    ) -> dict[str, np.ndarray]:
+        """Scores (n_genes,) by name of a prediction (n, n_genes); NaN where its unit says nothing of rates."""
+        undefined = {name: np.full(self.n_genes, np.nan) for name in names}
+        if self.scale is None or not known(unit) or not names:
+            return undefined
+        rates = self.scale.convert(predicted[self.deep], unit, {"method": RATE})
+        found: dict[str, np.ndarray] = {}
+        if "deviance_explained" in names:
+            found["deviance_explained"] = m.deviance_explained(self.counts, rates, self.scale.depth)
+        if "pearson_residual" in names:
+            # Level and bounds as in the deviance: both score the same map.
+            map_ = leveled(rates, self.scale.proportions, self.scale.depth)
+            found["pearson_residual"] = m.pearson(self.residuals(theta), map_)
+        return {name: found[name] for name in names}
+
+    def residuals(self, theta: float) -> np.ndarray:
+        """Pearson residuals of the counts (n, n_genes)."""
+        assert self.scale is not None
+        return m.pearson_residuals(
+            np.nan_to_num(self.counts), self.scale.depth, theta=theta, proportions=np.nan_to_num(self.scale.proportions)
+        )
+
+    def ceilings(self, names: Sequence[str], theta: float) -> dict[str, np.ndarray]:
+        """The best that these scores (n_genes,) can be, by the counts alone."""
+        wanted = [ceiling for name, ceiling in zip(DEPTH_FREE, CEILINGS, strict=True) if name in names]
+        if self.scale is None:
+            return {name: np.full(self.n_genes, np.nan) for name in wanted}
+        counts = np.nan_to_num(self.counts)
+        found = {
+            "residual_ceiling": lambda: m.residual_ceiling(counts, self.scale.depth, theta=theta),
+            "deviance_ceiling": lambda: m.deviance_ceiling(counts, self.scale.depth),
+        }
+        return {name: found[name]() for name in wanted}
+
+
+def scale_of_truth(adata: AnnData, keys: Sequence[str], layer: str | None) -> dict[str, Any]:
+    """Unit that truth and predictions are compared in: that of `X`, or rates where `X` was not normalized and all are rates."""
+    if layer is not None:
+        return {"method": "layer", "layer": layer}
+    own = unit_in(read_record(adata, "normalize"))
+    if not own and keys and all(unit_of_prediction(adata, key).get("method") == RATE for key in keys):
+        return {"method": RATE}
+    return own
+
+
+def on_scale(predicted: np.ndarray, unit: Mapping[str, Any], truth: Mapping[str, Any], counted: Counted) -> np.ndarray:
+    """A prediction of rates on the scale of the truth; any other is in that unit, or is said by the user to be."""
+    if unit.get("method") != RATE or truth.get("method") in (RATE, "layer"):
+        return predicted
+    if counted.scale is None:
+        return np.full(predicted.shape, np.nan)
+    return counted.scale.convert(predicted, unit, truth)
+
+
+def residual_theta(adata: AnnData) -> float:
+    """Inverse dispersion of the residuals that predictions are compared with."""
+    return float(unit_in(read_record(adata, "normalize")).get("theta", _THETA))
