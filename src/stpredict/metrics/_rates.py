@@ -69,9 +69,9 @@ def residual_gain(proportions: np.ndarray, depth: np.ndarray, theta: float) -> n
 def rates_of_residuals(
     values: np.ndarray, proportions: np.ndarray, depth: np.ndarray, theta: float = 100.0
 ) -> np.ndarray:
-    """Rates (n, G) of mean residuals at the depths of a section; 0 where they would be below it."""
+    """Rates (n, G) of mean residuals at the depths of a section, in proportion: below 0 for residuals that no rate has."""
     gain = residual_gain(proportions, depth, theta)
-    return proportions * np.maximum(1 + values / np.where(gain > 0, gain, np.inf), 0)
+    return proportions * (1 + values / np.where(gain > 0, gain, np.inf))
 
 
 def residuals_of_rates(

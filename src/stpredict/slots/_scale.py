@@ -88,7 +88,8 @@ class SectionScale:
             return values
         if not known(unit) or not known(to) or not len(self.depth):
             return np.full(values.shape, np.nan)
-        return self._from_rates(self._rates(values.astype(np.float64), unit), to)
+        rates = self._rates(values.astype(np.float64), unit)
+        return self._from_rates(np.maximum(rates, 0) if to["method"] == "log1p" else rates, to)
 
     def _sum(self, unit: Mapping[str, Any]) -> float:
         return self.target_sum if unit["target_sum"] == "median" else float(unit["target_sum"])
@@ -210,7 +211,7 @@ def converted(
         if own is None:
             own = _training_scale(record, name)
         result[rows] = own.convert(values[rows], unit, to)
-    return result
+    return np.clip(result, 0, None) if to["method"] == RATE else result
 
 
 def _training_scale(record: Mapping[str, Any], section: str) -> SectionScale:

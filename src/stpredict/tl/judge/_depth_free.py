@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict import metrics as m
-from stpredict.metrics._rates import leveled
 from stpredict.slots._provenance import read_record
 from stpredict.slots._scale import RATE, SectionScale, known, panel_counts, section_scale, unit_in, unit_of_prediction
 
@@ -48,9 +47,7 @@ class Counted:
         if "deviance_explained" in names:
             found["deviance_explained"] = m.deviance_explained(self.counts, rates, self.scale.depth)
         if "pearson_residual" in names:
-            # Level and bounds as in the deviance: both score the same map.
-            map_ = leveled(rates, self.scale.proportions, self.scale.depth)
-            found["pearson_residual"] = m.pearson(self.residuals(theta), map_)
+            found["pearson_residual"] = m.pearson(self.residuals(theta), rates)
         return {name: found[name] for name in names}
 
     def residuals(self, theta: float) -> np.ndarray:
