@@ -23,7 +23,7 @@ def counted(n: int = 24) -> ArraySet:
     rates = np.array(SHARE) * np.exp((tone[:, :1] - 140) / 60 * [1, 0, 0, 0])
     counts = rng.poisson(depth[:, None] * rates)
     tokens = np.concatenate([tone[:, None] / 255 + rng.normal(0, 0.1, (n, 8, 3)), rng.normal(size=(n, 8, 3))], axis=2)
-    kind = CountsTarget(GENES, SHARE, depth=500.0)
+    kind = CountsTarget(GENES, SHARE, depths=(200.0, 800.0))
     patches = np.clip(tone[:, None, None, :] + rng.normal(0, 8, (n, 32, 32, 3)), 0, 255).astype(np.uint8)
     return ArraySet(
         section=np.arange(n) * 4 // n,
@@ -74,7 +74,7 @@ def test_the_pattern_is_learned_and_depth_is_not(model: str) -> None:
 
 
 def test_it_is_written_and_read() -> None:
-    target = CountsTarget(GENES, SHARE, (5.0, 1.0, 2.0, 1e4), 512.0, "panel")
+    target = CountsTarget(GENES, SHARE, (5.0, 1.0, 2.0, 1e4), (512.0,), "panel")
     assert target_from_dict(target.to_dict(), list(GENES)) == target
     assert target.normalization == {"method": "rate", "family": "negative_binomial", "size_factors": "panel"}
     for change in ({"rates": [0.1]}, {"theta": [1.0, 2.0]}):

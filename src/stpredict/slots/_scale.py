@@ -35,10 +35,7 @@ def unit_in(record: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def unit_of_prediction(adata: AnnData, key: str) -> dict[str, Any]:
     """Unit of a prediction: what its record says, or that of the one it lies beside, else that of `X`."""
-    record = read_record(adata, key) or {}
-    own = record.get("unit")
-    if own is None and (owner := str(record.get("panel_key", "")).removesuffix(Key.panel(""))):
-        own = (read_record(adata, owner) or {}).get("unit")
+    own = _main_record(adata, key)[0].get("unit")
     return dict(own) if own else unit_in(read_record(adata, "normalize"))
 
 
@@ -65,48 +62,102 @@ def unit_named(adata: AnnData, name: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class SectionScale:
-    """What has to be known of a section to go from one scale to another.
+class Scale:
+    """What has to be known of a section, or of the training, to go from one scale to another.
 
     Attributes
     ----------
     depth
-        (m,) depths of its observations; of the training ones where it was not measured.
+        (m,) depths of the observations.
     proportions
-        (n_genes,) share of each gene in its counts; in those of the training where it was not measured.
+        (n_genes,) share of each gene in their counts.
     target_sum
-        Total that its counts were scaled to, where that is the median of the section.
+        Total that the counts were scaled to, where that is the median of the section.
     """
 
     depth: np.ndarray
     proportions: np.ndarray
     target_sum: float
 
-    def convert(self, values: np.ndarray, unit: Mapping[str, Any], to: Mapping[str, Any]) -> np.ndarray:
-        """Values (n, n_genes) of one unit in another; NaN where no count says what they are worth."""
-        if same_unit(unit, to):
-            return values
-        if not known(unit) or not known(to) or not len(self.depth):
-            return np.full(values.shape, np.nan)
-        rates = self._rates(values.astype(np.float64), unit)
-        return self._from_rates(np.maximum(rates, 0) if to["method"] == "log1p" else rates, to)
-
     def _sum(self, unit: Mapping[str, Any]) -> float:
         return self.target_sum if unit["target_sum"] == "median" else float(unit["target_sum"])
 
-    def _rates(self, values: np.ndarray, unit: Mapping[str, Any]) -> np.ndarray:
+    def rates(self, values: np.ndarray, unit: Mapping[str, Any]) -> np.ndarray:
+        """Rates (n, n_genes) of mean values of a unit; those of residuals may be below 0."""
         if unit["method"] == "log1p":
             return rates_of_log1p(values, self.depth, self._sum(unit))
         if unit["method"] == "pearson_residuals":
             return rates_of_residuals(values, self.proportions, self.depth, float(unit["theta"]))
         return values
 
-    def _from_rates(self, rates: np.ndarray, unit: Mapping[str, Any]) -> np.ndarray:
+    def of_rates(self, rates: np.ndarray, unit: Mapping[str, Any]) -> np.ndarray:
+        """Mean values (n, n_genes) of rates in a unit."""
         if unit["method"] == "log1p":
-            return log1p_of_rates(rates, self.depth, self._sum(unit))
+            return log1p_of_rates(np.maximum(rates, 0), self.depth, self._sum(unit))
         if unit["method"] == "pearson_residuals":
             return residuals_of_rates(rates, self.proportions, self.depth, float(unit["theta"]))
         return rates
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the predictions of an object were learned from: what they are worth follows from the depths of that.
+
+    Attributes
+    ----------
+    code
+        (n_obs,) number of the training behind each observation's prediction.
+    scales
+        Scale of each training; empty where nobody has written it down.
+    """
+
+    code: np.ndarray
+    scales: list[Scale]
+
+    def rates(self, values: np.ndarray, rows: np.ndarray, unit: Mapping[str, Any], own: Scale | None) -> np.ndarray:
+        """Rates (n, n_genes) of predictions of some rows; by the scale of their own section where the training's is lost."""
+        values = values.astype(np.float64)
+        if unit.get("method") == RATE:
+            return values
+        found = np.full(values.shape, np.nan)
+        if not known(unit):
+            return found
+        for number in np.unique(self.code[rows]):
+            here = self.code[rows] == number
+            scale = self.scales[number] if 0 <= number < len(self.scales) else own
+            if scale is not None:
+                found[here] = scale.rates(values[here], unit)
+        return found
+
+
+def origin_of(adata: AnnData, key: str, genes: Sequence[str]) -> Origin:
+    """Origin of a prediction, or of the one that it lies beside, for some of its genes."""
+    import pandas as pd
+
+    record, own = _main_record(adata, key)
+    rates = record.get("training_rates")
+    if rates is None or "training_depths" not in record:
+        return Origin(np.zeros(adata.n_obs, dtype=np.int64), [])
+    rates, depths = np.atleast_2d(np.asarray(rates, dtype=np.float64)), np.atleast_2d(record["training_depths"])
+    names = pd.Index([str(name) for name in np.atleast_1d(record.get("genes", []))])
+    at = names.get_indexer(pd.Index([str(gene) for gene in genes]))
+    if rates.shape[1] != len(names) or (at < 0).any():
+        return Origin(np.zeros(adata.n_obs, dtype=np.int64), [])
+    code = np.zeros(adata.n_obs, dtype=np.int64)
+    if len(rates) > 1:
+        fold = Key.fold(own)
+        code = adata.obs[fold].to_numpy(dtype=np.int64) if fold in adata.obs else code - 1
+    scales = [Scale(depth, share, float(np.median(depth))) for depth, share in zip(depths, rates[:, at], strict=True)]
+    return Origin(code, scales)
+
+
+def _main_record(adata: AnnData, key: str) -> tuple[dict[str, Any], str]:
+    """Record of a prediction, or of the one that it lies beside, and the slot of that."""
+    record = read_record(adata, key) or {}
+    owner = str(record.get("panel_key", "")).removesuffix(Key.panel(""))
+    if "unit" not in record and owner and owner != key:
+        return read_record(adata, owner) or {}, owner
+    return record, key
 
 
 def known(unit: Mapping[str, Any]) -> bool:
@@ -119,9 +170,7 @@ def same_unit(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one.get(name) == other.get(name) for name in _FIELDS)
 
 
-def section_scale(
-    adata: AnnData, rows: np.ndarray, genes: Sequence[str], sample: str | None = None
-) -> SectionScale | None:
+def section_scale(adata: AnnData, rows: np.ndarray, genes: Sequence[str], sample: str | None = None) -> Scale | None:
     """The scale of a section by its own counts, over some rows of it; `None` where there are none."""
     depth = depth_of(adata)
     if depth is None or Key.COUNTS not in adata.layers:
@@ -132,7 +181,7 @@ def section_scale(
     counts = panel_counts(adata, rows, genes)
     sums = (read_record(adata, "normalize") or {}).get("section_sums") or {}
     total = float(sums.get(sample, np.median(depth[rows])))
-    return SectionScale(depth[rows], proportions_of(counts, depth[rows]), total)
+    return Scale(depth[rows], proportions_of(counts, depth[rows]), total)
 
 
 def panel_counts(adata: AnnData, rows: np.ndarray, genes: Sequence[str]) -> Any:
@@ -183,12 +232,13 @@ def converted(
 ) -> np.ndarray:
     """Predicted values (n_obs, n_genes) in another unit, section by section.
 
-    A section with counts is converted by its own depths and proportions, any other by those of the training.
+    What a value is worth follows from the depths of the training; what that is in another unit, from the depths and
+    proportions of the section where it has counts, else from those of the training.
 
     Raises
     ------
     ValueError
-        When the unit of the prediction is not known, or a section has no counts and the training's are not recorded.
+        When the unit of the prediction is not known, or neither the section has counts nor are the training's recorded.
     """
     unit, to = unit_of_prediction(adata, key), unit_named(adata, scale)
     if same_unit(unit, to):
@@ -198,27 +248,23 @@ def converted(
             f"expected a prediction of rates, log1p values or residuals to put it on another scale; found {unit or 'no record'} "
             f"of obsm[{key!r}]; read it as it is, without `scale=`"
         )
-    record = read_record(adata, key) or {}
+    origin = origin_of(adata, key, genes)
     names, code = section_codes(adata, sample_key)
     depth = depth_of(adata)
     counted = None
     if depth is not None and Key.COUNTS in adata.layers:
         counted = counted_rows(adata, adata.layers[Key.COUNTS], depth)
-    result = np.empty(values.shape, dtype=np.float32)
+    result = np.full(values.shape, np.nan, dtype=np.float32)
     for number, name in enumerate(names):
         rows = np.flatnonzero(code == number)
         own = None if counted is None else section_scale(adata, rows[counted[rows]], genes, name)
         if own is None:
-            own = _training_scale(record, name)
-        result[rows] = own.convert(values[rows], unit, to)
+            first = int(origin.code[rows[0]])
+            if not 0 <= first < len(origin.scales):
+                raise ValueError(
+                    f"expected counts in section {name!r}, or those of the training in the record of the prediction; found "
+                    "neither; predict again with a model of counts, log1p values or residuals"
+                )
+            own = origin.scales[first]
+        result[rows] = own.of_rates(origin.rates(values[rows], rows, unit, own), to)
     return np.clip(result, 0, None) if to["method"] == RATE else result
-
-
-def _training_scale(record: Mapping[str, Any], section: str) -> SectionScale:
-    if "training_rates" not in record:
-        raise ValueError(
-            f"expected counts in section {section!r}, or rates of the training in the record of the prediction; found neither; "
-            "predict again with a model of counts, log1p values or residuals"
-        )
-    depth = np.atleast_1d(np.asarray(record["training_depth"], dtype=np.float64))
-    return SectionScale(depth, np.atleast_1d(np.asarray(record["training_rates"], dtype=np.float64)), float(depth[0]))

@@ -31,7 +31,7 @@ def test_users_get_rates_and_the_object_knows_it(toy, tmp_path) -> None:
     record = toy.uns["stpredict"]["predicted"]
     assert record["unit"]["method"] == "rate"
     share = toy.layers["counts"][train].sum(axis=0) / toy.layers["counts"][train].sum()
-    np.testing.assert_allclose(record["training_rates"], share, rtol=1e-5)
+    np.testing.assert_allclose(record["training_rates"], share[None], rtol=1e-5)
     np.testing.assert_allclose(np.asarray(toy.obsm["predicted_baseline_mean"]), np.tile(share, (72, 1)), rtol=1e-4)
 
 
@@ -120,7 +120,7 @@ def test_scales_of_sections_without_counts(toy) -> None:
     stp.tl.predict(blind, model)
     rates = stp.get.predicted(blind, scale="rate")
     assert "measured" not in rates.layers
-    share = np.asarray(blind.uns["stpredict"]["predicted"]["training_rates"])
+    share = np.asarray(blind.uns["stpredict"]["predicted"]["training_rates"])[0]
     # A residual of 0 is the proportion of the training.
     relative = rates.X / share - 1
     high = np.abs(blind.obsm["predicted"]) > 0.05

@@ -9,7 +9,7 @@ import numpy as np
 
 from stpredict import metrics as m
 from stpredict.slots._provenance import read_record
-from stpredict.slots._scale import RATE, SectionScale, known, panel_counts, section_scale, unit_in, unit_of_prediction
+from stpredict.slots._scale import RATE, Origin, Scale, known, panel_counts, section_scale, unit_in, unit_of_prediction
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,8 +24,8 @@ class Counted:
     """The counts of some rows of a section, against which predictions of any unit are scored."""
 
     def __init__(self, adata: AnnData, rows: np.ndarray, genes: Sequence[str], sample: str) -> None:
-        self.scale: SectionScale | None = section_scale(adata, rows, genes, sample)
-        self.n_genes = len(genes)
+        self.scale: Scale | None = section_scale(adata, rows, genes, sample)
+        self.rows, self.n_genes = rows, len(genes)
         if self.scale is None:
             return
         from stpredict.slots._depth import depth_of
@@ -35,14 +35,15 @@ class Counted:
         self.deep = np.nan_to_num(depth[rows]) > 0
         self.counts = panel_counts(adata, rows[self.deep], genes)
 
-    def scores(
-        self, predicted: np.ndarray, unit: Mapping[str, Any], names: Sequence[str], theta: float
-    ) -> dict[str, np.ndarray]:
-        """Scores (n_genes,) by name of a prediction (n, n_genes); NaN where its unit says nothing of rates."""
-        undefined = {name: np.full(self.n_genes, np.nan) for name in names}
-        if self.scale is None or not known(unit) or not names:
-            return undefined
-        rates = self.scale.convert(predicted[self.deep], unit, {"method": RATE})
+    def rates(self, predicted: np.ndarray, unit: Mapping[str, Any], origin: Origin) -> np.ndarray:
+        """Rates (n, n_genes) of a prediction; NaN where its unit says nothing of rates."""
+        return origin.rates(predicted, self.rows, unit, self.scale)
+
+    def scores(self, rates: np.ndarray, names: Sequence[str], theta: float) -> dict[str, np.ndarray]:
+        """Scores (n_genes,) by name of predicted rates (n, n_genes); NaN without counts to compare with."""
+        if self.scale is None:
+            return {name: np.full(self.n_genes, np.nan) for name in names}
+        rates = rates[self.deep]
         found: dict[str, np.ndarray] = {}
         if "deviance_explained" in names:
             found["deviance_explained"] = m.deviance_explained(self.counts, rates, self.scale.depth)
@@ -80,13 +81,15 @@ def scale_of_truth(adata: AnnData, keys: Sequence[str], layer: str | None) -> di
     return own
 
 
-def on_scale(predicted: np.ndarray, unit: Mapping[str, Any], truth: Mapping[str, Any], counted: Counted) -> np.ndarray:
+def on_scale(
+    predicted: np.ndarray, unit: Mapping[str, Any], truth: Mapping[str, Any], scale: Scale | None
+) -> np.ndarray:
     """A prediction of rates on the scale of the truth; any other is in that unit, or is said by the user to be."""
     if unit.get("method") != RATE or truth.get("method") in (RATE, "layer"):
         return predicted
-    if counted.scale is None:
+    if scale is None or not known(truth):
         return np.full(predicted.shape, np.nan)
-    return counted.scale.convert(predicted, unit, truth)
+    return scale.of_rates(predicted, truth)
 
 
 def residual_theta(adata: AnnData) -> float:

@@ -28,7 +28,7 @@ from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
-from stpredict.slots._scale import RATE, measured_in
+from stpredict.slots._scale import RATE, measured_in, origin_of
 from stpredict.tl.judge._depth_free import DEPTH_FREE, Counted, on_scale, residual_theta, scale_of_truth
 from stpredict.tl.judge._lines import Line, lines_of, smoothed
 
@@ -126,7 +126,7 @@ def evaluate(
     Notes
     -----
     For `pearson_residual` and `deviance_explained` every prediction becomes a rate per count, whatever was predicted: a
-    mean log1p value and a mean residual each belong to one rate at the depths of the section, the same for every model.
+    mean log1p value and a mean residual each belong to one rate at the depths that the model was trained on.
     The level of each gene is then that of the section, as it is for the constant proportion that the score compares
     with, and no rate is more than 10 times lower or higher than it. Predictions of other units (a layer of one's own,
     values that scanpy normalized) have `NaN` there. Rates, of a model of counts, are put on the scale of `X` for the
@@ -225,8 +225,10 @@ def evaluate(
             at = place.get_indexer(pd.Index(columns))
             whole = tested.all() and len(at) == len(scored_genes) and (at == np.arange(len(at))).all()
             own = counted if whole else Counted(adata, scored_rows, columns, str(name))
-            compared = on_scale(predicted, line.unit, truth_unit, own)
-            extra = own.scores(predicted, line.unit, free, theta)
+            compared = on_scale(predicted, line.unit, truth_unit, own.scale)
+            extra = {}
+            if free:
+                extra = own.scores(own.rates(predicted, line.unit, origin_of(adata, line.key, columns)), free, theta)
             table = _score(adata, scored_rows, truth[np.ix_(tested, at)], compared, metrics, seed, sample_key, extra)
             for column, value in (("gene", columns), ("patient", patient), ("sample", name), ("model", label)):
                 table.insert(0, column, value)

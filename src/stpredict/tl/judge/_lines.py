@@ -24,12 +24,13 @@ _SMOOTHING_NEIGHBORS = 6
 
 
 class Line(NamedTuple):
-    """A line of the table: what is scored, whether it leaks (n_obs,), whether it is smoothed first, and its unit."""
+    """A line of the table: what is scored, whether it leaks (n_obs,), whether it is smoothed first, its unit and slot."""
 
     frame: pd.DataFrame
     leaky: np.ndarray
     smooth: bool
     unit: Mapping[str, Any]
+    key: str
 
 
 def lines_of(
@@ -42,14 +43,16 @@ def lines_of(
         record = read_record(adata, key) or {}
         label = record.get("label") or record.get("model") or key
         # Two predictions of one model are distinguished by their slots.
-        models[key if label in models else label] = Line(frames[key], flags[key], False, unit_of_prediction(adata, key))
+        models[key if label in models else label] = Line(
+            frames[key], flags[key], False, unit_of_prediction(adata, key), key
+        )
     for key in frames:
         prefix = Key.baseline(key, "")
         there = [slot.removeprefix(prefix) for slot in adata.obsm if slot.startswith(prefix)]
         for name in chosen_baselines(baselines, there):
             if name in there:
                 beside, unit = prediction_frame(adata, prefix + name), unit_of_prediction(adata, key)
-                models.setdefault(name, Line(beside, flags[key], False, unit))
+                models.setdefault(name, Line(beside, flags[key], False, unit, key))
     if baselines is True or SMOOTHED in chosen_baselines(baselines, ()):
         label = "ridge" if "ridge" in models else next(iter(models))
         if label != "mean":

@@ -20,7 +20,7 @@ from stpredict.tl.learn._folds import Splitter, check_folds, make_folds, run_fol
 from stpredict.tl.learn._out_of_fold import write_out_of_fold
 from stpredict.tl.learn._task import OWN_COMPARATORS, Task, comparator, make_task
 from stpredict.tl.learn.inputs._slots import split_features
-from stpredict.tl.learn.targets._base import Keys, slots_for, unit_record
+from stpredict.tl.learn.targets._base import Keys, slots_for
 from stpredict.tl.learn.targets._parse import parse_target
 
 if TYPE_CHECKING:
@@ -172,7 +172,6 @@ def cross_validate(
             "allow_leakage": allow_leakage,
             "target": reader.kind,
             "normalization": own[0].target.to_dict().get("normalization", {}).get("method"),
-            "unit": unit_record(own[0].target).get("unit"),
             "seed": seed,
         }
         write_out_of_fold(adata, key, own, folds, keys, record)

@@ -23,7 +23,7 @@ from stpredict.tl.learn._folds import run_folds
 from stpredict.tl.learn._out_of_fold import tables, write_out_of_fold
 from stpredict.tl.learn._task import Task, comparator, make_task
 from stpredict.tl.learn.inputs._slots import split_features
-from stpredict.tl.learn.targets._base import Keys, slots_for, unit_record
+from stpredict.tl.learn.targets._base import Keys, slots_for
 from stpredict.tl.learn.targets._parse import parse_target
 
 if TYPE_CHECKING:
@@ -165,7 +165,6 @@ def fit_folds(
         "panel_digest": genes_digest(models[0].panel),
         "seed": seed,
         "allow_leakage": allow_leakage,
-        "unit": unit_record(models[0].target).get("unit"),
     }
     own = [each for each in results if each.label == ""]
     write_out_of_fold(adata, key, own, folds, keys, record)

@@ -217,7 +217,7 @@ def predict(
         "allow_leakage": any(part.training.allow_leakage for part in members),
     }
     if genes is None:
-        record |= unit_record(target, first.training.spread)
+        record |= unit_record([target], target.names) | {"training_spread": first.training.spread}
     if as_map:
         record |= {"window": window, "stride": stride, "store": None if store is None else str(store)}
     if sizes := unlike_sizes(adata, first.features):

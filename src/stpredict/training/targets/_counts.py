@@ -35,8 +35,8 @@ class CountsTarget(Target):
         Proportion of each gene in the counts of the training observations.
     theta
         Inverse dispersion of each gene; empty for Poisson.
-    depth
-        Median depth of the training observations.
+    depths
+        Quantiles of the depths of the training observations.
     size_factors
         Whose total the depth is: `"all"` genes, or those of a `"panel"`.
     """
@@ -44,7 +44,7 @@ class CountsTarget(Target):
     genes: tuple[str, ...]
     rates: tuple[float, ...]
     theta: tuple[float, ...] = ()
-    depth: float | None = None
+    depths: tuple[float, ...] = ()
     size_factors: str = "all"
 
     kind = "counts"
@@ -114,7 +114,7 @@ class CountsTarget(Target):
             "kind": self.kind,
             "rates": list(self.rates),
             "theta": list(self.theta),
-            "depth": self.depth,
+            "depths": list(self.depths),
             "size_factors": self.size_factors,
         }
 
@@ -124,7 +124,7 @@ class CountsTarget(Target):
         rates, theta = (tuple(map(float, fields[name])) for name in ("rates", "theta"))
         if len(rates) != len(names) or (theta and len(theta) != len(names)):
             raise TypeError(f"{len(rates)} rates and {len(theta)} dispersions for {len(names)} genes")
-        return cls(tuple(names), rates, theta, fields["depth"], str(fields["size_factors"]))
+        return cls(tuple(names), rates, theta, tuple(map(float, fields["depths"])), str(fields["size_factors"]))
 
 
 def relative_variance(counts: np.ndarray, depth: np.ndarray, rate: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -113,14 +113,19 @@ class TargetSlots(ABC):
         return outputs
 
 
-def unit_record(target: Target, spread: list[float] | None = None) -> dict[str, Any]:
-    """What the record of a prediction says of its unit, and of the training that it is worth something against."""
-    normalization = getattr(target, "normalization", None)
-    if normalization is None:
+def unit_record(targets: Sequence[Target], names: Sequence[str]) -> dict[str, Any]:
+    """What the record of a prediction says of its unit and of its training, or of those of its folds.
+
+    Proportions of the genes in training (n_folds, n_genes) and quantiles of the depths there (n_folds, k); NaN for genes
+    that a fold did not predict.
+    """
+    if not hasattr(targets[0], "normalization"):
         return {}
-    found: dict[str, Any] = {"unit": unit_in(normalization), "training_spread": spread}
-    if getattr(target, "rates", ()):
-        found |= {"training_rates": list(target.rates), "training_depth": target.depth}  # type: ignore[attr-defined]
+    found: dict[str, Any] = {"unit": unit_in(targets[0].normalization)}
+    if all(getattr(target, "rates", ()) for target in targets):
+        known = [dict(zip(target.names, target.rates, strict=True)) for target in targets]  # type: ignore[attr-defined]
+        found["training_rates"] = np.array([[rates.get(name, np.nan) for name in names] for rates in known])
+        found["training_depths"] = np.array([target.depths for target in targets])  # type: ignore[attr-defined]
     return found
 
 

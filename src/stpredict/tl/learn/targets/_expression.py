@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from stpredict.training.targets import Target
 
+_QUANTILES = 16  # of depths, in the middle of equal shares
 #: Methods of :func:`stpredict.pp.select_genes` that a panel may name.
 SELECTIONS = frozenset({"moran", "spatial_hvg", "mean"})
 
@@ -53,10 +54,10 @@ class ExpressionSlots(TargetSlots):
         normalization = read_normalization(adata, request.layer)
         genes = choose_panel(adata, request, train, keys, allow_leakage=allow_leakage)
         rates: tuple[float, ...] = ()
-        depth: float | None = None
+        depths: tuple[float, ...] = ()
         if normalization["method"] in ("log1p", "pearson_residuals") and Key.COUNTS in adata.layers:
-            rates, depth = training_rates(*panel_counts_of(adata, genes, np.flatnonzero(train)))
-        target = ExpressionTarget(tuple(genes), normalization, rates, depth)
+            rates, depths = training_rates(*panel_counts_of(adata, genes, np.flatnonzero(train)))
+        target = ExpressionTarget(tuple(genes), normalization, rates, depths)
         return target, panel_strangers(adata, request, train, keys.patient)
 
     def usable(self, adata: AnnData, request: Expression) -> np.ndarray:
@@ -261,9 +262,10 @@ def panel_counts_of(adata: AnnData, genes: Sequence[str], rows: np.ndarray) -> t
     return np.asarray(single_precision(chosen, f"layers[{Key.COUNTS!r}]")), depth[rows]
 
 
-def training_rates(counts: np.ndarray, depth: np.ndarray) -> tuple[tuple[float, ...], float]:
-    """Proportion of each gene (n_genes,) in the counts of the training observations, and their median depth."""
-    return tuple(rounded(proportions_of(counts, depth))), float(np.median(depth))
+def training_rates(counts: np.ndarray, depth: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Proportion of each gene (n_genes,) in the counts of the training observations, and quantiles of their depths."""
+    quantiles = np.quantile(depth, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+    return tuple(rounded(proportions_of(counts, depth))), tuple(rounded(quantiles))
 
 
 def rounded(values: np.ndarray) -> list[float]:
