@@ -114,6 +114,23 @@ def test_spatial_hvg(adata) -> None:
     assert read_record(adata, "selected")["dropped"]["spatial_hvg"] == 27 - 12
 
 
+def test_of_residuals_the_counts_say_how_much_there_is(adata) -> None:
+    """Residuals are 0 on average and nowhere 0: abundance and detection are those of the counts, variance is their own."""
+    import stpredict as stp
+
+    adata.X = np.expm1(adata.X).round()
+    adata.X[:, adata.var_names.get_loc("N3")] += 30
+    stp.pp.normalize(adata)
+    assert adata.X.min() < 0
+    select_genes(adata, "mean", train="train", n_genes=1)
+    assert panel(adata) == ["N3"]
+    assert read_record(adata, "selected")["dropped"]["min_fraction"] == 1  # RARE, which section B has not
+    select_genes(adata, "spatial_hvg", train="train", n_genes=3)
+    assert set(panel(adata)) < set(STRUCTURED)
+    select_genes(adata, "moran", train="train")
+    assert panel(adata) == STRUCTURED
+
+
 def test_given_list(adata) -> None:
     select_genes(adata, ["N3", "MT-CO1"], train="train")
     assert set(panel(adata)) == {"N3", "MT-CO1"}

@@ -92,19 +92,27 @@ def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
     return ax
 
 
+_LABELS = {"pearson_residuals": "Pearson residual", "rate": "rate per count"}
+
+
 def value_label(adata: AnnData, layer: str | None, key: str = Key.PREDICTED) -> str:
     """Unit of the measured and predicted values, for a colorbar: that of the table, or that of the prediction."""
     from stpredict.slots._provenance import read_record
 
     if layer is not None:
         return layer
-    record = read_record(adata, "normalize") or (read_record(adata, key) or {}).get("unit")
+    own = (read_record(adata, key) or {}).get("unit")
+    record = own if (own or {}).get("method") == "rate" else read_record(adata, "normalize") or own
     if record is not None and record.get("method") == "layer":
         return str(record["layer"])
     if record is not None and record.get("method") == "log2p1":
         return f"log2({record['unit'].upper()} + 1)"
+    if record is not None and record.get("method") in _LABELS:
+        return _LABELS[record["method"]]
     if record is None or record.get("method") != "log1p":
         return "expression (log1p)" if "log1p" in adata.uns else "expression"
+    if record["target_sum"] == "median":
+        return "log1p counts per median depth"
     return f"log1p counts per {record['target_sum']:,.0f}".replace(",", "\u202f")
 
 

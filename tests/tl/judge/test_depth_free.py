@@ -11,8 +11,8 @@ import stpredict as stp
 
 FREE = ["pearson", "pearson_residual", "deviance_explained"]
 TARGETS = {
-    "log1p": ({}, None),
-    "median": ({"target_sum": "median"}, None),
+    "log1p": ({"method": "log1p"}, None),
+    "median": ({"method": "log1p", "target_sum": "median"}, None),
     "residuals": ({"method": "pearson_residuals"}, None),
     "counts": ({}, stp.targets.Counts()),
 }

@@ -22,7 +22,7 @@ def adata() -> ad.AnnData:
 
 
 def test_each_section_with_the_normalization_of_the_data(adata) -> None:
-    normalize(adata, target_sum=500)
+    normalize(adata, method="log1p", target_sum=500)
     assert noise_ceiling(adata, seed=3, n_repeats=4) is None
     table = adata.varm["noise_ceiling"]
     counts = adata.layers["counts"]

@@ -91,7 +91,9 @@ def test_selections_folds_and_models_of_several_folds(toy) -> None:
         stp.tl.fit(toy, "ridge", target=COUNTS)
 
 
-@pytest.mark.parametrize("options", [{}, {"target_sum": "median"}, {"method": "pearson_residuals"}])
+@pytest.mark.parametrize(
+    "options", [{"method": "log1p"}, {"method": "log1p", "target_sum": "median"}, {"method": "pearson_residuals"}]
+)
 def test_scales(toy, options) -> None:
     stp.pp.normalize(toy, **options)
     model = stp.tl.fit(toy, "ridge", target=COUNTS, baselines=False)
