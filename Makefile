@@ -16,8 +16,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(STAMP)
 	$(BIN)/python -m stpredict demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
-# One thread for each of the two workers: more of them would wait for each other.
+# One thread for each of the two workers: more of them would wait for each other. Numba, which scanpy uses, shares its
+# pool with torch and would set it to all cores.
 test: export OMP_NUM_THREADS ?= 1
+test: export NUMBA_NUM_THREADS ?= $(OMP_NUM_THREADS)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -232,3 +232,80 @@ def test_only_sections_that_are_there(adata):
     assert len(adata.uns["spatial"]) == 4
     adata.uns["spatial"] = {"library": {}}  # other names than those of the sections
     assert list(get.predicted(adata).uns["spatial"]) == ["library"]
+
+
+@pytest.fixture
+def scores():
+    """Two models, three patients of whom one has two sections; gene A is best on p1, B on p2 and p3, C is undefined there."""
+    rows = [(m, s, s[:2], g) for m in ("ridge", "net") for s in ("p1a", "p1b", "p2a", "p3a") for g in "ABCD"]
+    table = pd.DataFrame(rows, columns=["model", "sample", "patient", "gene"])
+    value = {"p1": {"A": 0.9, "B": 0.1, "C": 0.8, "D": 0.2}, "p2": {"A": 0.3, "B": 0.6, "C": np.nan, "D": 0.5}}
+    value["p3"] = {"A": 0.2, "B": 0.7, "C": np.nan, "D": 0.4}
+    table["pearson"] = [value[p][g] - 0.1 * (m == "net") for m, p, g in table[["model", "patient", "gene"]].to_numpy()]
+    table["pearson_given_depth"] = -table["pearson"]
+    table["rmse"] = 1 - table["pearson"]
+    return table
+
+
+def test_top_genes_are_ranked_on_other_patients_than_those_shown(scores):
+    assert get.top_genes(scores, 2, shown="p1", metric="pearson") == ["B", "D"]
+    assert get.top_genes(scores, 2, shown=["p2", "P3 "], metric="pearson") == ["A", "C"]
+    # Whatever the scores of those shown are.
+    changed = scores.copy()
+    changed.loc[changed["patient"] == "p1", "pearson"] = np.random.default_rng(0).random(16)
+    assert get.top_genes(changed, 4, shown="p1", metric="pearson") == ["B", "D", "A"]
+    everyone = get.top_genes(scores, 1, metric="pearson")
+    assert everyone.ranked_on == ("p1", "p2", "p3")
+    assert everyone.model == "ridge"
+
+
+def test_top_genes_take_what_carries_no_depth_and_know_which_way_is_better(scores):
+    assert get.top_genes(scores, 2, shown="p1") == ["A", "D"]
+    assert get.top_genes(scores, 1, shown="p1").metric == "pearson_given_depth"
+    assert get.top_genes(scores, 2, shown="p1", metric="rmse") == ["B", "D"]
+    assert get.top_genes(scores.drop(columns="pearson_given_depth"), 2, shown="p1") == ["B", "D"]
+    assert get.top_genes(scores, 1, shown="p1", model="net").model == "net"
+
+
+def test_genes_that_the_fold_of_those_shown_did_not_select_are_left_out(scores):
+    absent = scores[~((scores["patient"] == "p1") & (scores["gene"] == "B"))]
+    assert get.top_genes(absent, 2, shown="p1", metric="pearson") == ["D", "A"]
+    # A score that is undefined there is no reason to hide the gene.
+    scores.loc[(scores["patient"] == "p1") & (scores["gene"] == "B"), "pearson"] = np.nan
+    assert get.top_genes(scores, 2, shown="p1", metric="pearson") == ["B", "D"]
+
+
+def test_sections_count_within_their_patient(scores):
+    """A patient with many sections has one voice."""
+    more = pd.concat([scores, *[scores[scores["sample"] == "p1a"].assign(sample=f"p1{c}") for c in "cdefgh"]])
+    assert get.top_genes(more, 1, metric="pearson", shown="p3") == get.top_genes(
+        scores, 1, metric="pearson", shown="p3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"shown": ["p1", "p2", "p3"]}, ValueError, "picked on the patients that they are shown on"),
+        ({"shown": "p4"}, KeyError, "among the patients p1, p2, p3; found p4"),
+        ({"shown": []}, KeyError, "found none"),
+        ({"n": 0}, ValueError, "at least 1; found 0"),
+        ({"metric": "r"}, KeyError, "'r'"),
+        ({"model": "other"}, KeyError, "found 'other'"),
+    ],
+)
+def test_top_genes_refuse(scores, options, error, words):
+    with pytest.raises(error, match=words):
+        get.top_genes(scores, **options)
+
+
+def test_models_of_a_cross_validation_saw_those_shown(scores):
+    """What is tested on one of two patients was trained on the other: both scores are one comparison."""
+    scores.attrs["keys"] = {"ridge": "cv_ridge"}
+    assert get.top_genes(scores, 2, shown="p1").saw_shown
+    assert not get.top_genes(scores, 2).saw_shown
+    two = scores[scores["patient"] != "p3"]
+    with pytest.raises(ValueError, match="three patients or more from a cross-validation; found p1, p2"):
+        get.top_genes(two, 2, shown="p1")
+    two.attrs.clear()  # predicted by a model that was trained elsewhere
+    assert not get.top_genes(two, 2, shown="p1").saw_shown

@@ -16,13 +16,23 @@ from stpredict.slots._keys import Key
 from stpredict.slots._matrix import dense_matrix
 from stpredict.slots._predicted import predicted_table
 from stpredict.slots._provenance import read_record
+from stpredict.slots._score_tables import (
+    LOWER_IS_BETTER,
+    RankedGenes,
+    cross_validated,
+    gene_means,
+    metric_of,
+    model_of,
+    shown_rows,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from stpredict.slots._container import Container
 
-__all__ = ["from_grid", "predicted", "to_grid"]
+__all__ = ["from_grid", "predicted", "to_grid", "top_genes"]
 
 
 def __dir__() -> list[str]:
@@ -217,6 +227,84 @@ def from_grid(
             "cut padding off where it was put on"
         )
     return gather(grid, cell)
+
+
+def top_genes(
+    scores: pd.DataFrame,
+    n: int = 10,
+    *,
+    shown: str | Sequence[str] | None = None,
+    metric: str | None = None,
+    model: str | None = None,
+) -> list[str]:
+    r"""Name the best predicted genes, ranked on other patients than those they are shown on.
+
+    The best of many genes on a section are partly the luckiest ones there: shown on that section, they look better than
+    they are. Ranked on other patients, what is shown is a test.
+
+    In a cross-validation the models that are scored on the others were trained on those shown, too, and the two scores have that
+    pair of patients in common: the fewer patients, the more of the luck returns (with P patients the noise of the two is
+    correlated by about :math:`1 / \sqrt{2P - 3}`), and with two it is all of it, which is refused. Where it matters,
+    leave those shown out of the cross-validation that ranks.
+
+    Parameters
+    ----------
+    scores
+        Table of :func:`stpredict.tl.evaluate` or :func:`stpredict.tl.cross_validate`, with scores of several patients.
+    n
+        Number of genes.
+    shown
+        Patients on whom the genes will be shown, and who have no say in the ranking. When `None`, all patients of the table
+        rank, and figures of any of them are marked.
+    metric
+        Score to rank by; when `None`, `"pearson_given_depth"`, or `"pearson"` where the table has no other.
+    model
+        Model whose scores count; when `None`, the one with the best mean, over the patients that rank, that is not a baseline.
+
+    Returns
+    -------
+    Names of genes, best first: a list with the attributes `ranked_on` (patients), `metric`, `model` and `saw_shown` (whether
+    the models scored were trained on those shown), by which figures know whether they were picked on what they draw. Genes without a score are left out, and so are those
+    that the patients shown have no row of, as when their fold selected other genes. The score of a gene is its mean over sections, then over patients.
+
+    Raises
+    ------
+    KeyError
+        When the table lacks a column, the model, or a patient of `shown`.
+    TypeError
+        When `scores` is no table.
+    ValueError
+        When nobody is left to rank on, also where a cross-validation has two patients, or `n` is not positive.
+
+    Examples
+    --------
+    >>> import pandas as pd, stpredict as stp
+    >>> scores = pd.DataFrame({"model": "ridge", "sample": list("aabb"), "patient": list("ppqq"), "gene": list("GHGH")})
+    >>> scores["pearson"] = [0.1, 0.3, 0.7, 0.5]
+    >>> stp.get.top_genes(scores, 1, shown="q")
+    ['H']
+    """
+    if n < 1:
+        raise ValueError(f"expected n to be at least 1; found {n}")
+    metric = metric_of(scores, metric)
+    everyone = sorted(scores["patient"].astype(str).unique())
+    crossed = shown is not None and cross_validated(scores)
+    if crossed and len(everyone) == 2:
+        raise ValueError(
+            f"expected scores of three patients or more from a cross-validation; found {few(everyone)}: the model that is tested on "
+            "one was trained on the other, so that both scores are one comparison, and ranking on one picks on the other; rank "
+            "by the patient who is not shown alone: stp.tl.predictability(adata[adata.obs['patient'] == …].copy())"
+        )
+    there = np.ones(len(scores), dtype=bool) if shown is None else shown_rows(scores, shown)
+    ranking = scores if shown is None else scores[~there]
+    model = model_of(ranking, model, metric)
+    ranking = ranking[ranking["model"].astype(str) == model]
+    # The fold of those shown may have selected other genes: these were not predicted there.
+    predicted_there = scores["gene"][there & (scores["model"].astype(str) == model).to_numpy()]
+    ranking = ranking[ranking["gene"].isin(predicted_there)]
+    means = gene_means(ranking, metric, ["model"]).droplevel(0).dropna()
+    order = means.sort_values(ascending=metric in LOWER_IS_BETTER, kind="stable").index[:n]
+    return RankedGenes(map(str, order), map(str, ranking["patient"].unique()), metric, model, saw_shown=crossed)
 
 
 def _cells_of(table: AnnData, sample: str | None, sample_key: str) -> tuple[np.ndarray, np.ndarray, Shape]:

@@ -188,15 +188,15 @@ def _read_sdata(folder: Path) -> Answer:
 
 
 KINDS = (
-    Kind("feature cache", _features, _features, ("features/*/*",), 40, sealed=True, rewrites=True),
+    Kind("feature cache", _features, _features, ("features/*/*",), 25, sealed=True, rewrites=True),
     Kind("patch cache", _patches, _patches, ("patches/*",), 40, sealed=True, rewrites=True),
     Kind("finished map", _map, _finished, ("map.zarr/**/*",), 80, sealed=True),
     Kind(
-        "unfinished map", _begin, _resumed, ("map.zarr.partial/**/*",), 30, sealed=True, rewrites=True,
+        "unfinished map", _begin, _resumed, ("map.zarr.partial/**/*",), 20, sealed=True, rewrites=True,
         errors=(FileExistsError,),
     ),
-    Kind("h5ad", _write_h5ad, _read_h5ad, ("*",), 20),
-    Kind("tiles in h5ad", _write_table, lambda f: _bag(f / "tiles.h5ad"), ("*",), 20),
-    Kind("tiles in Zarr", _write_zarr_table, lambda f: _bag(f / "tiles.zarr"), ("**/*",), 40),
-    Kind("SpatialData", _write_sdata, _read_sdata, ("**/*",), 25),
+    Kind("h5ad", _write_h5ad, _read_h5ad, ("*",), 12),
+    Kind("tiles in h5ad", _write_table, lambda f: _bag(f / "tiles.h5ad"), ("*",), 12),
+    Kind("tiles in Zarr", _write_zarr_table, lambda f: _bag(f / "tiles.zarr"), ("**/*",), 25),
+    Kind("SpatialData", _write_sdata, _read_sdata, ("**/*",), 18),
 )  # fmt: skip

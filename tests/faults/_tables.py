@@ -187,7 +187,7 @@ def _read_gmt(folder: Path) -> Answer:
 KINDS = (
     Kind("her2st", write_her2st, lambda f: content(stp.io.read_her2st(f)), ("counts/*", "spots/*", "labels/*"), 150),
     Kind("Visium mtx", write_visium, read_visium, ("filtered*/*",), 150),
-    Kind("Visium h5", lambda f: write_visium(f, "h5"), read_visium, ("*.h5",), 50),
+    Kind("Visium h5", lambda f: write_visium(f, "h5"), read_visium, ("*.h5",), 30),
     Kind("Visium csv", write_visium, read_visium, ("spatial/*.csv",), 110),
     Kind("Visium parquet", lambda f: write_visium(f, positions="parquet"), read_visium, ("spatial/*.parquet",), 80),
     Kind("Visium json", write_visium, read_visium, ("spatial/*.json",), 60),

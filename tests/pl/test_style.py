@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from stpredict import pl
-from stpredict.pl._style import draw_spots, find_section, frame_section, gene_means, style
+from stpredict.pl._style import draw_spots, find_section, frame_section, style
+from stpredict.slots._score_tables import gene_means
 
 
 def section_of(adata, **kwargs):

@@ -28,6 +28,10 @@ class Fold:
         Boolean masks (n_obs,); an observation may be in neither.
     leaky
         Whether a patient of the test observations has training observations too.
+    within
+        Whether training and test are parts of one section, apart by more than the fields of view of what a model reads, as
+        :func:`stpredict.cohorts.spatial_blocks` makes them. Scores are then marked as `"within section"`, and where the
+        parts are too close, or other sections of the patient are in training, the fold is refused.
 
     Examples
     --------
@@ -41,6 +45,7 @@ class Fold:
     train: np.ndarray
     test: np.ndarray
     leaky: bool = False
+    within: bool = False
 
 
 def assert_disjoint(adata: AnnData, train: np.ndarray, test: np.ndarray, *, patient_key: str = Key.PATIENT) -> None:
@@ -124,9 +129,9 @@ def leave_one_patient_out(
     if len(names) < 2:
         raise ValueError(
             f"expected at least two patients in obs[{patient_key!r}]; found {', '.join(names)}; add patients. Of "
-            "one patient, splitter='section' (stp.cohorts.leave_one_section_out) leaves out sections; of one section, a "
-            "mask holds out a part: splitter=[stp.cohorts.Fold('left', left, ~left)]. Both need allow_leakage=True, and "
-            "their scores are marked as leaky"
+            "one patient, splitter='blocks' (stp.cohorts.spatial_blocks) holds out blocks of each section behind a buffer, and "
+            "scores are marked as within section; splitter='section' (stp.cohorts.leave_one_section_out) leaves out sections, needs "
+            "allow_leakage=True, and scores are marked as leaky"
         )
     return [_fold(adata, name, patient == name, patient_key) for name in names]
 

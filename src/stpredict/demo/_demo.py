@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ _MODELS: dict[str, Any] = {
     "ridge + context": {"model": "ridge", "features": _WITHIN_SECTIONS},
 }
 _PANEL: dict[str, Any] = {"method": "moran", "min_i": 0.05, "n_genes": 200}
+_N_RANKED = 15  # genes in the figure of the best
 _SHOWN = (
     "model",
     "pearson",
@@ -66,6 +68,8 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     stp.pp.image_features(adata)
     stp.pp.image_features(adata, context=(1, 3), key_added=_CONTEXT)
     stp.pp.normalize(adata)
+    # What can be learned at all, before anything is trained.
+    learnable = stp.tl.predictability(adata, _CONTEXT)
 
     # Genes, scalers, penalties and epochs are chosen inside each fold; no patient is on both sides of one.
     scores = stp.tl.cross_validate(
@@ -86,9 +90,10 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
 
     out.mkdir(parents=True, exist_ok=True)
     adata.write_h5ad(out / "predicted.h5ad")
+    learnable.to_csv(out / "predictability.csv", index=False)
     scores.to_csv(out / "scores.csv", index=False)
     summary.to_csv(out / "summary.csv", index=False)
-    figures = _figures(adata, scores, best, out, seed)
+    figures = _figures(adata, learnable, scores, best, out, n_jobs, seed)
     report_table = summary[[column for column in _SHOWN if column in summary]]
     print("\n" + report_table.round(3).to_string(index=False))
     if best_domains := adata.uns["stpredict"]["domain"].get("ari"):
@@ -98,6 +103,8 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
         "Sections": ", ".join(sorted(map(str, adata.obs["sample"].unique()))),
         "Patients": ", ".join(sorted(map(str, adata.obs["patient"].unique()))),
         "Genes": f"{scores['gene'].nunique()} in all, selected by Moran's I inside each fold",
+        "Learnable": f"{int((learnable['q'] < 0.05).sum())} of {len(learnable)} genes at a false-discovery rate of 0.05, "
+        "before training",
         "Split": "leave one patient out",
         "Interval": f"95 % bootstrap over {summary['interval_over'].iloc[0]}",
     }
@@ -129,16 +136,55 @@ def _read(data: Path | None, out: Path, seed: int) -> AnnData:
     return adata
 
 
-def _figures(adata: AnnData, scores: pd.DataFrame, best: str, out: Path, seed: int) -> dict[str, Path]:
+def _typical(scores: pd.DataFrame, model: str) -> tuple[str, str]:
+    """Section in the middle of all by its score, and its patient: one of those without whom most is left to rank genes on."""
+    ours = scores[scores["model"] == model]
+    sizes = ours.groupby("patient", observed=True)["sample"].nunique()
+    means = (
+        ours[ours["patient"].map(sizes) == sizes.min()].groupby(["sample", "patient"], observed=True)["pearson"].mean()
+    )
+    order = means.dropna().sort_values(kind="stable").index
+    section, patient = order[len(order) // 2]
+    return str(section), str(patient)
+
+
+def _ranked(
+    adata: AnnData, scores: pd.DataFrame, model: str, patient: str, n_jobs: int, seed: int
+) -> tuple[list[str], str]:
+    """Genes that come first in a ranking without a patient, and how they were ranked; those that he has predictions of.
+
+    The scores of the other patients in the main table come from models that were trained on this one, too.
+    """
+    import stpredict as stp
+
+    shown = (scores["patient"].astype(str) == patient) & (scores["model"] == model)
+    predicted = scores.loc[shown, "gene"]
+    others = adata[adata.obs["patient"].astype(str) != patient].copy()
+    if others.obs["patient"].nunique() > 1:
+        ranking = stp.tl.cross_validate(
+            others, {model: _MODELS.get(model, model)}, features="color-texture", target={"panel": _PANEL},
+            baselines=False, n_jobs=n_jobs, seed=seed,
+        )  # fmt: skip
+        genes = stp.get.top_genes(ranking[ranking["gene"].isin(predicted)], _N_RANKED, model=model)
+        return genes, "cross-validated among the other patients"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "there is one patient")
+        table = stp.tl.predictability(others, _CONTEXT)
+    genes = table.loc[table["gene"].isin(predicted), "gene"].tolist()[:_N_RANKED]
+    return genes, f"by what places that look alike share within the other patient ({table['neighbors_from'].iloc[0]})"
+
+
+def _figures(
+    adata: AnnData, learnable: pd.DataFrame, scores: pd.DataFrame, best: str, out: Path, n_jobs: int, seed: int
+) -> dict[str, Path]:
     """Draw every figure of the report; return captions and files."""
     import matplotlib.pyplot as plt
 
     import stpredict as stp
 
     key = scores.attrs["keys"][best]
-    ours = scores[(scores["model"] == best) & scores["pearson"].notna()]
-    section = str(ours.groupby("sample")["pearson"].mean().idxmax())
-    top = ours[ours["sample"] == section].nlargest(3, "pearson")["gene"]
+    section, patient = _typical(scores, best)
+    top, how = _ranked(adata, scores, best, patient, n_jobs, seed)
     has_label = "label" in adata.obs
     # One more fit, on half of the patients, to show how training went.
     patients = sorted(adata.obs["patient"].unique())
@@ -147,9 +193,17 @@ def _figures(adata: AnnData, scores: pd.DataFrame, best: str, out: Path, seed: i
     network = stp.tl.fit(adata, "mlp", train, features=_WITHIN_SECTIONS, target=genes, baselines=(), seed=seed)
     drawings = {
         "scores": ("Correlation per gene, by model", lambda: stp.pl.scores(scores)),
+        "predictability": (
+            "Before training: what spots share with those of other patients that look alike, against the noise ceiling",
+            lambda: stp.pl.predictability(learnable),
+        ),
+        "rank_genes": (
+            f"Genes ranked without patient {patient}, {how}, as {best} predicts them there",
+            lambda: stp.pl.rank_genes(scores, top, shown=patient, model=best),
+        ),
         "genes": (
-            f"The three best predicted genes, {best}, section {section} (its patient was not in training)",
-            lambda: stp.pl.genes(adata, list(top), key=key, sample=section),
+            f"The first three of them, {best}, section {section} (its patient was neither in training nor in the ranking)",
+            lambda: stp.pl.genes(adata, top[:3], key=key, sample=section),
         ),
         "ceiling": (f"Correlation against the noise ceiling, {best}", lambda: stp.pl.ceiling(scores, model=best)),
         "domains": (

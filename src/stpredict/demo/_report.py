@@ -28,6 +28,8 @@ counting noise of the measurement. <i>pearson_given_depth</i> is the correlation
 regressed out: what is predicted beyond the density of the tissue and the efficiency of the capture. <i>mean</i>,
 <i>ridge</i>, <i>ridge (smoothed)</i> and <i>ridge (permuted labels)</i> are the baselines: a model that does not beat
 them has learned nothing beyond them.</p>
+<p>Genes that are shown were ranked without the patient shown: the best of many genes on a section are partly the luckiest
+ones there, and without correlations given depth many of them are maps of depth.</p>
 """
 
 

@@ -13,7 +13,7 @@ from stpredict.io._placement import COARSEST, element_matrix, is_full_resolution
 from stpredict.io._section_image import SectionImage
 from stpredict.slots._container import is_spatialdata
 from stpredict.slots._keys import storable
-from stpredict.slots._sections import section_entry
+from stpredict.slots._sections import microns_per_pixel, section_entry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -106,21 +106,3 @@ def thumbnail_of(element: Any, sample: str) -> np.ndarray:
     canvas = np.full((max(top, 0) + band.shape[0], max(left, 0) + band.shape[1], 3), 255, dtype=np.uint8)
     canvas[max(top, 0) :, max(left, 0) :] = band
     return canvas
-
-
-def microns_per_pixel(adata: AnnData, sample: str, given: float | Mapping[str, float] | None = None) -> float:
-    """µm per full-resolution pixel of a section: given, or read from its scale factors; an error when unknown."""
-    from stpredict.core._validate import check_positive
-
-    if isinstance(given, Mapping):
-        given = given.get(sample)
-    value = given
-    if value is None:
-        value = section_entry(adata, sample).get("scalefactors", {}).get("microns_per_pixel")
-    if value is None:
-        raise ValueError(
-            f"expected the µm per pixel of section {sample!r}; found none in "
-            f"uns['spatial'][{sample!r}]['scalefactors']; pass `microns_per_pixel=`, or read the data with stp.io, "
-            "which derives it from the lattice"
-        )
-    return check_positive(float(value), f"microns_per_pixel of section {sample!r}")

@@ -1,12 +1,15 @@
 """Plots of what the tools wrote."""
 
 from stpredict.pl._attribution import attribution
+from stpredict.pl._blocks import blocks
 from stpredict.pl._ceiling import ceiling
 from stpredict.pl._domains import domains
 from stpredict.pl._features import features
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
 from stpredict.pl._maps import maps
+from stpredict.pl._predictability import predictability
+from stpredict.pl._rank_genes import rank_genes
 from stpredict.pl._scores import scores
 from stpredict.pl._slide import slide
 from stpredict.pl._spatially_variable import spatially_variable
@@ -15,12 +18,15 @@ from stpredict.pl._well_predicted import well_predicted
 
 __all__ = [
     "attribution",
+    "blocks",
     "ceiling",
     "domains",
     "features",
     "genes",
     "history",
     "maps",
+    "predictability",
+    "rank_genes",
     "scores",
     "slide",
     "spatially_variable",

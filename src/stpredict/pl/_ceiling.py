@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict.pl._style import BLUE, GRAY, INK, check_scores, gene_means, is_baseline, one_panel, style
+from stpredict.pl._style import BLUE, GRAY, INK, one_panel, style
 from stpredict.slots._marks import joint_mark, mark_words
+from stpredict.slots._score_tables import check_scores, gene_means, model_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
             f"expected a column 'ceiling'; found {list(scores.columns)}; run stp.tl.evaluate(adata, ceiling=True) on "
             "data with layers['counts']"
         )
-    name = _model(scores, model)
+    name = model_of(scores, model)
     table = scores[scores["model"].astype(str) == name]
     complete = table.dropna(subset=["pearson", "ceiling"])
     if not len(complete):
@@ -100,21 +101,11 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
         ratio = f"mean r / mean ceiling = {r.mean():.2f} / {top.mean():.2f}"
         undefined = f"\n{n_missing} of {n_missing + len(r)} genes undefined" if n_missing else ""
         ax.set_title(f"{name}{f' ({leaky})' if leaky else ''}\n{ratio}{undefined}", loc="left")
-        _label(ax, top.to_numpy(), r.to_numpy(), [str(gene) for gene in r.index])
+        label_best(ax, top.to_numpy(), r.to_numpy(), [str(gene) for gene in r.index])
     return ax
 
 
-def _model(scores: pd.DataFrame, model: str | None) -> str:
-    means = scores.groupby(scores["model"].astype(str), sort=False)["pearson"].mean()
-    if model is not None:
-        if model not in means.index:
-            raise KeyError(f"expected a model among {sorted(means.index)}; found {model!r}")
-        return model
-    candidates = [name for name in means.index if not is_baseline(name)] or list(means.index)
-    return str(means[candidates].fillna(-np.inf).idxmax())
-
-
-def _label(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
+def label_best(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
     """Name the best genes in a column at the left, above the cloud, each with a line to its point."""
     best = np.argsort(-y, kind="stable")[:_N_LABELED]
     best = best[np.argsort(y[best], kind="stable")]

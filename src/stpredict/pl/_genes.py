@@ -26,6 +26,7 @@ from stpredict.slots._expression import measured_matrix, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._score_tables import picked_on
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,8 @@ def genes(
     data
         AnnData or SpatialData with a prediction.
     genes
-        Genes of the prediction, one row of panels each.
+        Genes of the prediction, one row of panels each. Those of :func:`stpredict.get.top_genes` that were ranked on the
+        patient who is drawn are marked "picked here": they look better than they are.
     key
         Slot of the prediction in `obsm`.
     sample
@@ -127,6 +129,9 @@ def genes(
     sections = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
     one = len(sections) == 1 and (sample is None or isinstance(sample, str))
     parts = [_part(adata, frame, section, names, key, layer) for section in sections]
+    for part in parts:
+        if Key.PATIENT in adata.obs and picked_on(genes, adata.obs[Key.PATIENT].iloc[part.section.rows[:1]]):
+            part.leaky = ", ".join(filter(None, (part.leaky, "picked here")))
     measured_anywhere = np.concatenate([part.measured for part in parts])
     panels = _columns(columns, sections, measured_anywhere)
     limit = _symmetric_limit(np.concatenate([part.error for part in parts]))
@@ -164,7 +169,7 @@ class _Part:
     measured: np.ndarray
     predicted: np.ndarray
     error: np.ndarray
-    leaky: str
+    leaky: str  # and whether the genes were picked here
     missing: str  # what is said of a gene without a prediction
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_unique
-from stpredict.pl._style import BLUE, GRAY, INK, ORANGE, check_scores, gene_means, is_baseline, one_panel, style
+from stpredict.pl._style import BLUE, GRAY, INK, ORANGE, one_panel, style
 from stpredict.slots._marks import mark_words, table_mark
+from stpredict.slots._score_tables import LOWER_IS_BETTER, check_scores, gene_means, is_baseline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,6 @@ _LABELS = {
     "emd": "earth mover's distance per gene",
 }
 _WITH_ZERO = {"pearson", "spearman", "ssim"}
-_LOWER_IS_BETTER = {"rmse", "rmse_iqr", "emd"}
 _WITH_CEILING = {"pearson"}
 
 
@@ -93,7 +93,7 @@ def scores(
         str(name): part.droplevel(0) for name, part in gene_means(table, metric, [by]).groupby(level=0, sort=False)
     }
     plain = _baselines(list(values), by, baselines)
-    shown = _order(values, plain, order, by, -1 if metric in _LOWER_IS_BETTER else 1)
+    shown = _order(values, plain, order, by, -1 if metric in LOWER_IS_BETTER else 1)
     marks = {n: mark_words(table_mark(part)) for n, part in table.groupby(by)}
     top = _ceiling(table[table[by].isin(shown)]) if ceiling and metric in _WITH_CEILING else np.array([])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -329,33 +329,3 @@ def category_legend(
         handles=handles, title=title, ncols=many, handletextpad=0.2, borderaxespad=0.3, alignment="left", **where
     )
     legend.get_title().set_fontsize(8)
-
-
-def gene_means(scores: Any, column: str, by: Sequence[str]) -> Any:
-    """Mean of a column of a score table per gene: over sections within a patient, then over patients.
-
-    Returns a Series indexed by `by` and gene; NaN where no section has a value.
-    """
-    per_patient = scores.groupby([*by, "gene", "patient"], sort=False, observed=True)[column].mean()
-    return per_patient.groupby(level=[*by, "gene"], sort=False, observed=True).mean()
-
-
-def check_scores(scores: Any, columns: Sequence[str]) -> None:
-    """Raise unless `scores` is a table of scores with these columns and at least one row."""
-    import pandas as pd
-
-    if not isinstance(scores, pd.DataFrame):
-        raise TypeError(f"expected the table of stp.tl.evaluate; found {type(scores).__name__}")
-    missing = [name for name in columns if name not in scores]
-    if missing:
-        raise KeyError(
-            f"expected the columns {sorted(columns)}; missing {missing}; pass the table of stp.tl.evaluate or "
-            "stp.tl.cross_validate"
-        )
-    if not len(scores):
-        raise ValueError("expected at least one row of scores; found none")
-
-
-def is_baseline(label: str) -> bool:
-    """Whether a label of a score table names a line that every model should beat."""
-    return label in {"mean", "color"} or label.endswith(("(smoothed)", "(permuted labels)"))

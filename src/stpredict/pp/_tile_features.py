@@ -237,7 +237,7 @@ def _table(
             obs[name] = frame[name].to_numpy()
     table = AnnData(features, obs=obs, obsm={Key.SPATIAL: center})
     picture, factor = slide_thumbnail(reader, mpp, mpp, max_side=THUMBNAIL_PX)
-    if (np.ptp(picture, axis=2) == 0).all():
+    if (picture[..., :1] == picture).all():
         warnings.warn(f"slide {sample!r}: {GRAY}", stacklevel=4)
     table.uns["spatial"] = {
         escaped(sample): {

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 #: In tables, in place of True and False; among the patients of a model, where nobody wrote down who they are.
 UNKNOWN = "unknown"
+#: In tables, where the model saw other spots of the same section, behind a buffer: no leak, and nothing about other people.
+WITHIN = "within section"
+MARK_CODES = {WITHIN: 2, UNKNOWN: -1}
+_WORST_FIRST = (1, -1, 2)
 Mark: TypeAlias = "bool | str"
 
 
 def leak_marks(adata: AnnData, key: str, patient_key: str = Key.PATIENT) -> np.ndarray:
     """Marks (n_obs,) of a prediction: 1 where its model saw the patient, 0 where it did not, -1 where that is unknown.
+
+    2 where the split was within a section, see :func:`stpredict.cohorts.spatial_blocks`.
 
     The column `obs["{key}_leaky"]` counts, with the patients that the record of the prediction names; where the column is
     lost, the record alone. A prediction with neither, as one that was copied to another slot, is of unknown origin, and so
@@ -82,13 +88,10 @@ def read_marks(adata: AnnData, name: str) -> np.ndarray:
     if name not in adata.obs:
         return np.full(adata.n_obs, -1)
     values = adata.obs[name]
-    values = values.astype(object).where(_not_unknown(values), None)
+    words = values.astype(str).str.strip().str.casefold()
+    values = values.astype(object).where(~words.isin(MARK_CODES), None)
     yes, at_least = (read_bool(values, f"obs[{name!r}]", gaps=gap) for gap in (False, True))
-    return np.where(yes, 1, np.where(at_least, -1, 0))
-
-
-def _not_unknown(values: pd.Series) -> pd.Series:
-    return values.astype(str).str.strip().str.casefold() != UNKNOWN
+    return np.select([yes, (words == WITHIN).to_numpy(), at_least], [1, MARK_CODES[WITHIN], -1], 0)
 
 
 def mark_column(saw: np.ndarray, seen: Iterable[str]) -> Any:
@@ -101,25 +104,26 @@ def written_marks(marks: np.ndarray) -> Any:
     """Marks (n_obs,) as they are written to `obs`: booleans, or text where one is unknown."""
     import pandas as pd
 
-    if (marks >= 0).all():
+    if np.isin(marks, (0, 1)).all():
         return marks == 1
-    return pd.Categorical(np.select([marks == 1, marks == 0], ["True", "False"], UNKNOWN))
+    names = np.select([marks == 1, marks == 0, marks == MARK_CODES[WITHIN]], ["True", "False", WITHIN], UNKNOWN)
+    return pd.Categorical(names)
 
 
 def worst_marks(*marks: Any) -> np.ndarray:
-    """Marks (n,) of what has several (n,) or scalar ones: a leak where one is, else unknown where one is."""
+    """Marks (n,) of what has several (n,) or scalar ones: a leak where one is, else unknown, else within a section."""
     every = np.stack(np.broadcast_arrays(*(np.asarray(mark, dtype=np.int64) for mark in marks)))
-    return np.where((every == 1).any(axis=0), 1, np.where((every == -1).any(axis=0), -1, 0))
+    return np.select([(every == mark).any(axis=0) for mark in _WORST_FIRST], _WORST_FIRST, 0)
 
 
 def group_marks(marks: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
     """Marks (n_groups,) of what each group of marks is together, see :func:`joint_mark`."""
-    leaky, unknown = (np.bincount(group, weights=marks == mark, minlength=n_groups) > 0 for mark in (1, -1))
-    return np.where(leaky, 1, np.where(unknown, -1, 0))
+    found = [np.bincount(group, weights=marks == mark, minlength=n_groups) > 0 for mark in _WORST_FIRST]
+    return np.select(found, _WORST_FIRST, 0)
 
 
 def joint_mark(marks: Any) -> Mark:
-    """What several marks are together: True where one is, else `"unknown"` where one is, else False.
+    """What several marks are together: True where one is, else `"unknown"`, else `"within section"`, else False.
 
     They are those of :func:`leak_marks`, or a column of a table, which may have come from a text file.
     """
@@ -127,7 +131,10 @@ def joint_mark(marks: Any) -> Mark:
     words = {str(value).strip().casefold() for value in values}
     if words & {"true", "1", "1.0"}:
         return True
-    return UNKNOWN if words - {"false", "0", "0.0"} else False
+    within = {WITHIN, "2", "2.0"}
+    if words - {"false", "0", "0.0"} - within:
+        return UNKNOWN
+    return WITHIN if words & within else False
 
 
 def table_mark(table: pd.DataFrame) -> Mark:
@@ -136,5 +143,5 @@ def table_mark(table: pd.DataFrame) -> Mark:
 
 
 def mark_words(mark: Mark) -> str:
-    """What a title says of a mark; nothing where there is no leak."""
-    return "leaky" if mark is True else "leak unknown" if mark == UNKNOWN else ""
+    """What a title says of a mark; nothing where the model saw other patients only."""
+    return "leaky" if mark is True else {UNKNOWN: "leak unknown", WITHIN: WITHIN}.get(str(mark), "")

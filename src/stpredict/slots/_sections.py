@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from stpredict.core._validate import check_positive
 from stpredict.slots._keys import Key, escaped
 
 if TYPE_CHECKING:
@@ -39,6 +40,22 @@ def section_entry(adata: AnnData, sample: str) -> Mapping[str, Any]:
                 "or correct it"
             ) from None
     return entry
+
+
+def microns_per_pixel(adata: AnnData, sample: str, given: float | Mapping[str, float] | None = None) -> float:
+    """µm per full-resolution pixel of a section: given, or read from its scale factors; an error when unknown."""
+    if isinstance(given, Mapping):
+        given = given.get(sample)
+    value = given
+    if value is None:
+        value = section_entry(adata, sample).get("scalefactors", {}).get("microns_per_pixel")
+    if value is None:
+        raise ValueError(
+            f"expected the µm per pixel of section {sample!r}; found none in "
+            f"uns['spatial'][{sample!r}]['scalefactors']; pass `microns_per_pixel=`, or read the data with stp.io, "
+            "which derives it from the lattice"
+        )
+    return check_positive(float(value), f"microns_per_pixel of section {sample!r}")
 
 
 def kept_sections(uns: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

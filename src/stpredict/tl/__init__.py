@@ -3,6 +3,7 @@
 from stpredict.tl.biology._cnv import cnv
 from stpredict.tl.biology._domains import domains
 from stpredict.tl.explain._attribution import attribution
+from stpredict.tl.explain._predictability import predictability
 from stpredict.tl.judge._cluster_agreement import cluster_agreement
 from stpredict.tl.judge._compare_to_st import compare_to_st
 from stpredict.tl.judge._conformal import conformal
@@ -45,6 +46,7 @@ __all__ = [
     "noise_ceiling",
     "predict",
     "predict_outcome",
+    "predictability",
     "pseudobulk",
     "pseudobulk_agreement",
     "retrieval_bank",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from stpredict.core._device import seed_torch
 from stpredict.core._optional import mend_torchvision
 from stpredict.core._progress import epochs_bar
 from stpredict.core._turns import tidy_folder, turn
@@ -254,7 +255,7 @@ def _run_stages(
     """
     from stpredict.training._loop import run_epochs
 
-    torch.manual_seed(seed)
+    seed_torch(seed)
     if load_weights:
         network.load_initial_weights()
     network.prepare(summarize(train.only_labeled(), network.needs))
@@ -269,7 +270,7 @@ def _run_stages(
         if stage.labeled:
             rows, held_out = train.only_labeled(), None if validation is None else validation.only_labeled()
         if number:  # what a stage draws must not depend on where the one before has stopped
-            torch.manual_seed(seed + number)
+            seed_torch(seed + number)
         history, n_epochs = run_epochs(
             network, rows, held_out, settings,
             stage=stage, device=device, seed=seed,
@@ -334,7 +335,7 @@ def untrained(model: str, data: ArraySet, *, hyperparameters: Hyperparameters, s
     data = data.only_labeled()
     network = _network(model, data, hyperparameters, seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_torch(seed)
         for name, module in network.named_modules():
             if name.split(".")[0] == "head" and isinstance(module, torch.nn.Linear):
                 module.reset_parameters()

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from stpredict.core._device import seed_torch
 from stpredict.core._progress import Epoch, tell
 from stpredict.models import Batch, Prediction, Predictor, Stage
 from stpredict.training._checkpoints import CheckpointFile, LastCheckpoint
@@ -78,7 +79,7 @@ class _Module(pl.LightningModule):
         if prediction is not None:
             return self.network.loss(prediction, batch)["total"]
         with torch.random.fork_rng(devices=[batch.section.device] if batch.section.is_cuda else []):
-            torch.manual_seed(self.seed * 100_003 + number)
+            seed_torch(self.seed * 100_003 + number)
             return self.network.step(batch, self.stage)["total"]
 
     def on_validation_epoch_end(self) -> None:
@@ -146,7 +147,7 @@ class _EpochSeed(pl.Callback):
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
         self.loader.epoch = trainer.current_epoch
-        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
+        seed_torch(self.seed * 100_003 + trainer.current_epoch)
 
 
 class _Keeper(pl.Callback):

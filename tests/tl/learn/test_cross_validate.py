@@ -150,7 +150,7 @@ BAD = {
     "empty_test": (None, {"splitter": [Fold("x", A.train, A.test & False)]}, ValueError, r"test observations.*'x'"),
     "few_rows": (None, {"splitter": [Fold("x", np.arange(72) < 2, PATIENT == "p1")]}, ValueError,
                  r"at least 3 measured training observations in fold 'x'; found 2"),
-    "no_splitter": (None, {"splitter": "spot"}, TypeError, r"'patient', 'section', a number"),
+    "no_splitter": (None, {"splitter": "spot"}, TypeError, r"'patient', 'section', 'blocks', a number"),
     "too_many_folds": (None, {"splitter": 4}, ValueError, r"one per patient \(3\); found n_folds=4"),
     "no_models": (None, {"models": []}, ValueError, r"at least one model.*list_models"),
     "unknown_model": (None, {"models": ["net"]}, KeyError, r"mean, mlp.*'net'"),
@@ -192,8 +192,12 @@ def test_selection_reads_the_sections_and_the_layer_of_the_fit(toy):
 
 def test_the_error_of_one_section_names_what_works(toy) -> None:
     one = toy[toy.obs["sample"] == "s0"].copy()
-    with pytest.raises(ValueError, match=r"Fold\('left', left, ~left\).*allow_leakage=True"):
+    with pytest.raises(
+        ValueError, match=r"found p0; .*splitter='blocks' \(stp.cohorts.spatial_blocks\).*within section"
+    ):
         stp.tl.cross_validate(one, ["ridge"])
+    scores = stp.tl.cross_validate(one, ["ridge"], stp.cohorts.spatial_blocks(one, 2, 100), ceiling=False)
+    assert set(scores["leaky"]) == {"within section"}
     left = one.obsm["spatial"][:, 0] < 150
     splitter = [stp.cohorts.Fold("left", left, ~left)]
     scores = stp.tl.cross_validate(one, ["ridge"], splitter=splitter, allow_leakage=True, ceiling=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from stpredict.core._device import seed_torch
 from stpredict.core._registry import Registry
 from stpredict.models.base._inputs import check_needs
 from stpredict.models.base._predictor import Predictor
@@ -255,5 +256,5 @@ def build(
     if seed is None:
         return info.cls(config, shape)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_torch(seed)
         return info.cls(config, shape)

@@ -22,7 +22,7 @@ from stpredict.slots._expression import (
     to_dense,
 )
 from stpredict.slots._keys import Key
-from stpredict.slots._marks import joint_mark
+from stpredict.slots._marks import joint_mark, leak_marks
 from stpredict.slots._people import one_name
 from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
@@ -31,6 +31,7 @@ from stpredict.slots._rows import unit_of
 from stpredict.slots._scale import RATE, measured_in, origin_of
 from stpredict.tl.judge._depth_free import DEPTH_FREE, Counted, on_scale, residual_theta, scale_of_truth
 from stpredict.tl.judge._lines import Line, lines_of, smoothed
+from stpredict.tl.judge._parts import scored_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +119,9 @@ def evaluate(
     -------
     Table with one row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling` (on the
     scale of `pearson`), `residual_ceiling`, `deviance_ceiling`,
-    `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that);
+    `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that,
+    `"within section"` where it saw the rest of the section, behind a buffer: then every block that was held out has rows of
+    its own, and a column `block` names it);
     with `layer` a column `layer`, and with `genes` a column `chosen_genes` (`"12 of 50"`), so that a truth of one's own and
     genes picked afterwards stay visible, here and in :func:`stpredict.tl.summarize`.
     Nothing is written to `data`.
@@ -195,12 +198,13 @@ def evaluate(
     with_ceiling = ceiling and Key.COUNTS in adata.layers and layer is None
     free, theta = [name for name in metrics if name in DEPTH_FREE], residual_theta(adata)
     tables, off_lattice = [], []
-    for name in np.unique(sample):
-        rows = np.flatnonzero((sample == name) & tissue & measured)
+    parts = scored_parts(adata, {key: leak_marks(adata, key, patient_key) for key in keys}, sample)
+    for part in parts:
+        name, rows = part.sample, np.flatnonzero(part.rows & tissue & measured)
         if not len(rows):
             continue  # an unmeasured section
         if "ssim" in metrics and _lattice_positions(adata, rows) is None:
-            off_lattice.append(str(name))
+            off_lattice.append(part.block or name)
         patient = str(people[rows[0]])
         if as_rates:
             truth = measured_in(adata, scored_genes, truth_unit, rows)
@@ -234,6 +238,8 @@ def evaluate(
                 table.insert(0, column, value)
             for ceiling_name, values in top.items():
                 table[ceiling_name] = values[at]
+            if any(each.block for each in parts):
+                table["block"] = part.block
             table["n_obs"] = len(scored_rows)
             table["leaky"] = joint_mark(line.leaky[scored_rows])
             tables.append(table)

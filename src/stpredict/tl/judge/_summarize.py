@@ -25,7 +25,7 @@ STRATA = ("above .8", ".6 to .8", ".4 to .6", "below .4", "unknown")
 def summarize(
     scores: pd.DataFrame, *, by: Sequence[str] = ("model",), level: float = 0.95, n_boot: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Average the scores of :func:`stpredict.tl.evaluate` over genes, then over sections, then over patients.
+    """Average the scores of :func:`stpredict.tl.evaluate` over genes, then over sections (or blocks), then over patients.
 
     Parameters
     ----------
@@ -47,15 +47,15 @@ def summarize(
     Table with one row per group, sorted by correlation; print shows the columns that matter most. It has the columns
 
     - `by`, and `pearson`, the mean correlation, with the bounds `low` and `high` of its interval, over `interval_over`:
-      `"patients"`, `"sections"` where there is one patient, or `"none"` for slides, which are compared across patients
-      and have no interval;
+      `"patients"`, `"sections"` where there is one patient, `"blocks"` where blocks of the sections of one patient were held
+      out, or `"none"` for slides, which are compared across patients and have no interval;
     - `ceiling`, the mean noise ceiling, and `r_over_ceiling`, the mean correlation over the mean noise ceiling of the
       same genes, where the table has the ceiling;
     - the means of the other metrics in the table, of `residual_ceiling` and of `deviance_ceiling`;
     - `n_undefined_deviance`, the number of scores whose deviance explained is undefined and left out, where the table has it;
     - `n_scores`, and `n_undefined`, the number of them whose correlation is undefined and left out;
-    - `n_genes`, `n_sections`, `n_patients`, and `leaky` (`True` where one row is, else `"unknown"` where one row is, and
-      without that column).
+    - `n_genes`, `n_sections`, `n_patients`, with blocks `n_blocks`, and `leaky` (`True` where one row is, else `"unknown"` where
+      one row is, and without that column, else `"within section"` where one row is).
 
     Raises
     ------
@@ -106,10 +106,15 @@ def summarize(
     rows = []
     for name, table in scores.groupby(by, sort=False, observed=True):
         defined = table["pearson"].notna()
-        groups = table.groupby(["patient", "sample"])
+        blocks = "block" in table and bool(table["block"].fillna("").astype(bool).any())
+        units = ["patient", "sample", "block"] if blocks else ["patient", "sample"]
+        if blocks:  # beside whole sections of other predictions
+            table = table.assign(block=table["block"].fillna(""))
+        groups = table.groupby(units)
         r = groups["pearson"].mean()
         patients = r.index.get_level_values("patient").to_numpy()
         single = len(set(patients)) == 1
+        over = "blocks" if blocks else "sections"
         keep = r.notna().to_numpy()
         pooled = set(patients) == {POOLED}  # a score across patients: one number per gene, nothing to draw from
         interval: tuple[Any, Any, Any] = (r.mean(), np.nan, np.nan)
@@ -122,7 +127,7 @@ def summarize(
         if "ceiling" in table:
             complete = table[defined & table["ceiling"].notna()]
             row["ceiling"] = top = pooled_ceiling(complete)
-            reached = complete.groupby(["patient", "sample"])["pearson"].mean().groupby("patient").mean().mean()
+            reached = complete.groupby(units)["pearson"].mean().groupby("patient").mean().mean()
             row["r_over_ceiling"] = reached / top if top > 0 else np.nan
         per_section = groups[values].mean()
         means = per_section.groupby("patient").mean().mean()
@@ -134,8 +139,9 @@ def summarize(
             "n_scores": len(table),
             "n_genes": table["gene"].nunique(),
             "n_sections": table["sample"].nunique(),
+            **({"n_blocks": len(r)} if blocks else {}),
             "n_patients": int(table["n_obs"].max()) if pooled else table["patient"].nunique(),
-            "interval_over": "none" if pooled else "sections" if single else "patients",
+            "interval_over": "none" if pooled else over if single else "patients",
             "leaky": table_mark(table),
         }
         row |= {
@@ -143,14 +149,17 @@ def summarize(
         }
         rows.append(row)
     found = pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)
-    return compact(found, [*by, *_SHOWN])
+    # An interval over anything but patients must be seen to be one.
+    beside = [] if set(found["interval_over"]) <= {"patients"} else ["interval_over"]
+    return compact(found, [*by, *_SHOWN, *beside])
 
 
 def strata(scores: pd.DataFrame) -> pd.Categorical:
     """Stratum of the noise ceiling of the gene of each row; one for a gene, whatever the model and the section."""
     import pandas as pd
 
-    once = scores.drop_duplicates(["sample", "patient", "gene"])
+    units = ["sample", "patient", "gene", *(["block"] if "block" in scores else [])]
+    once = scores.drop_duplicates(units)
     reliability = once["ceiling"] * once["ceiling"].abs()
     per_gene = reliability.groupby([once["gene"], once["patient"]]).mean().groupby("gene").mean()
     reached = per_gene.to_numpy(dtype=np.float64)

@@ -16,6 +16,7 @@ from stpredict.slots._marks import sections_record
 from stpredict.tl.judge._evaluate import DEFAULT_METRICS, KNOWN_METRICS, evaluate
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._survival import survival
+from stpredict.tl.learn._blocks import checked_within
 from stpredict.tl.learn._folds import Splitter, check_folds, make_folds, run_folds
 from stpredict.tl.learn._out_of_fold import write_out_of_fold
 from stpredict.tl.learn._task import OWN_COMPARATORS, Task, comparator, make_task
@@ -73,7 +74,9 @@ def cross_validate(
         `"model"` and any of `"features"`, `"hyperparameters"`, `"training"`.
     splitter
         `"patient"` (leave one patient out), a number of folds (patients grouped), `"section"` (leave one section out;
-        leaky, needs `allow_leakage=True`), folds, or a function from AnnData to folds.
+        leaky, needs `allow_leakage=True`), `"blocks"` (blocks of each section behind a buffer wider than the fields of view
+        of all models, see :func:`stpredict.cohorts.spatial_blocks`; every score says `"within section"`), folds, or a
+        function from AnnData to folds.
     features, target, image
         Features, target and images as in :func:`stpredict.tl.fit`; a selection of genes runs inside each fold.
     metrics, ceiling
@@ -151,7 +154,8 @@ def cross_validate(
     names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED))
     given = _models(models)
     tasks = _tasks(adata, given, features, names, reader)
-    folds = make_folds(adata, splitter, seed, keys)
+    folds = make_folds(adata, splitter, seed, keys, tasks)
+    folds = checked_within(adata, folds, tasks, keys, allow_leakage=allow_leakage)
     check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
     results = run_folds(
         data, adata, tasks, folds, request, keys,

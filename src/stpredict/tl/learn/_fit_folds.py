@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from stpredict.slots._marks import sections_record
 from stpredict.slots._people import one_name
 from stpredict.slots._prediction import write_prediction
 from stpredict.slots._provenance import genes_digest, write_record
+from stpredict.tl.learn._blocks import checked_within
 from stpredict.tl.learn._fit import check_path, keep
-from stpredict.tl.learn._folds import run_folds
+from stpredict.tl.learn._folds import Splitter, check_folds, make_folds, run_folds
 from stpredict.tl.learn._out_of_fold import tables, write_out_of_fold
 from stpredict.tl.learn._task import Task, comparator, make_task
 from stpredict.tl.learn.inputs._slots import split_features
@@ -38,6 +40,7 @@ def fit_folds(
     model: str | FittedModel | Path = "sequoia",
     n_folds: int = 5,
     *,
+    splitter: Splitter | None = None,
     features: str | Sequence[str] | Mapping[str, Any] | None = None,
     target: Any = None,
     image: Any = None,
@@ -70,6 +73,8 @@ def fit_folds(
         Registered name, see :func:`stpredict.models.list_models`, or a fitted model to start from.
     n_folds
         Number of folds; the patients are spread over them at random.
+    splitter
+        Another split, as in :func:`stpredict.tl.cross_validate`; `n_folds` is not read then.
     features, target, image, hyperparameters, training
         Inputs, target and settings as in :func:`stpredict.tl.fit`. A selection of genes runs inside each fold.
     baselines
@@ -131,16 +136,22 @@ def fit_folds(
         "features": slot, "scaling": scaling, "hyperparameters": hyperparameters, "training": training,
     }  # fmt: skip
     main = make_task(adata, model, reader, **options)
-    kept = np.flatnonzero(usable)
-    splits = grouped_k_fold(adata[usable], n_folds, seed=seed, sample_key=sample_key, patient_key=patient_key)
-    for number in range(len(splits)):
-        check_path(None if path is None else Path(path) / f"fold{number}")
-    patient = one_name(adata.obs[patient_key])
-    folds = [_widened(split, kept, patient) for split in splits]
     tasks: dict[str, Task] = {"": main}
     for name in chosen_baselines(baselines if reader.closed_form else False, _BASELINES):
         if made := comparator(adata, name, main, features=slot):
             tasks[name] = made
+    if splitter is None:
+        kept = np.flatnonzero(usable)
+        splits = grouped_k_fold(adata[usable], n_folds, seed=seed, sample_key=sample_key, patient_key=patient_key)
+        patient = one_name(adata.obs[patient_key])
+        folds = [_widened(split, kept, patient) for split in splits]
+    else:
+        folds = make_folds(adata, splitter, seed, keys, tasks)
+        folds = checked_within(adata, folds, tasks, keys, allow_leakage=allow_leakage)
+        check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
+        folds = [replace(fold, test=fold.test & usable) for fold in folds if (fold.test & usable).any()]
+    for number in range(len(folds)):
+        check_path(None if path is None else Path(path) / f"fold{number}")
     results = run_folds(
         data, adata, tasks, folds, request, keys,
         image=image, keep_models=True, allow_leakage=allow_leakage, n_jobs=n_jobs, threads=threads,
@@ -160,7 +171,8 @@ def fit_folds(
     record = {
         "model": main.info.name,
         "n_models": len(models),
-        "n_folds": n_folds,
+        "n_folds": len(folds),
+        "folds": [fold.name for fold in folds],
         **sections_record(adata, sample_key),
         "panel_digest": genes_digest(models[0].panel),
         "seed": seed,

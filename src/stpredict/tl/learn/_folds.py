@@ -12,6 +12,7 @@ from stpredict.cohorts import Fold, assert_disjoint, grouped_k_fold, leave_one_p
 from stpredict.core._validate import few
 from stpredict.slots._content import recognize, remember, some_sections
 from stpredict.slots._rows import rows_of
+from stpredict.tl.learn._blocks import block_folds, panel_seen, seen_before, sides_of
 from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.learn._fit import with_target
 from stpredict.tl.learn._range import check_range
@@ -50,7 +51,8 @@ class FoldResult:
     target
         Target of the fold: its panel may be its own.
     seen
-        Patients that the model was trained on, its panel selected on, or its starting weights trained on.
+        Patients that the model was trained on, its panel selected on, or its starting weights trained on; without those
+        of its training rows where the fold is within a section.
     recognized
         Sections of the test side whose spots the model was trained on, under other names.
     model
@@ -127,7 +129,11 @@ def run_folds(
     usable = reader.usable(adata, request)
     for fold in folds:
         check_enough(fold.train & usable, f"measured training observations in fold {fold.name!r}")
-    goals = [reader.resolve(adata, request, fold.train & usable, keys, allow_leakage=allow_leakage) for fold in folds]
+    goals = []
+    for fold in folds:
+        target, strangers = reader.resolve(adata, request, fold.train & usable, keys, allow_leakage=allow_leakage)
+        seen_too = panel_seen(adata, request, fold, keys, allow_leakage=allow_leakage)
+        goals.append((target, sorted({*strangers, *seen_too})))
     everyone = np.logical_or.reduce([fold.train | fold.test for fold in folds])
     rows = rows_of(adata, everyone, sample_key=keys.sample, patient_key=keys.patient)
     rows = replace(rows, measured=usable[rows.index])
@@ -138,7 +144,9 @@ def run_folds(
     copied = copied_sections(adata, rows, folds, content)
     if not allow_leakage:
         check_copies(folds, copied)
-    collected = _collect_all(data, adata, tasks, rows, image, keys, progress)
+    raw = any(fold.within for fold in folds)  # what is standardized within a section depends on the fold
+    bare = {label: replace(task, scaling="global") for label, task in tasks.items()} if raw else tasks
+    collected = _collect_all(data, adata, bare, rows, image, keys, progress)
 
     def jobs() -> Iterator[Job]:
         """Arrays of one fit at a time: all of them at once would be folds × tasks copies."""
@@ -148,18 +156,23 @@ def run_folds(
                 train_rows = fold.train[rows.index] & (rows.measured | _reads_unmeasured(task))
                 own = rows.take(train_rows)
                 values = reader.read(adata, request, target, own, keys)
-                facts = _facts(own, seed, strangers, allow_leakage, content)
-                train = collected[label].take(train_rows)
+                known = content
+                if fold.within:  # digests, too, are those of the training side
+                    known = remember(adata, own.index, own.sample, panel=target.names, slots=slots)
+                facts = _facts(own, seed, strangers, allow_leakage, known)
+                train, test = sides_of(collected[label], fold, task, rows, train_rows, test_rows, raw=raw)
                 train = _with_genes(train, task, data, adata, own, target, keys)
                 train = with_target(train, target, values, own.measured)
-                test = collected[label].take(test_rows)
                 train.patient = patient_codes(own.patient, facts.patients)
-                test.patient = patient_codes(rows.patient[test_rows], facts.patients)
+                patients = (
+                    [] if fold.within else facts.patients
+                )  # the block is to be predicted as if of another patient
+                test.patient = patient_codes(rows.patient[test_rows], patients)
                 yield (
                     _fit_and_predict,
                     {
                         "task": task, "train": train, "test": test, "target": target, "facts": facts, "seed": seed,
-                        "keep_model": keep_models,
+                        "keep_model": keep_models, "within": fold.within,
                     },
                 )  # fmt: skip
 
@@ -279,6 +292,7 @@ def _fit_and_predict(
     *,
     seed: int,
     keep_model: bool,
+    within: bool,
     device: torch.device,
 ) -> tuple[list[str], FittedModel | None, Predicted]:
     """Fit one task on one fold and predict its test side; the same in any process."""
@@ -289,21 +303,26 @@ def _fit_and_predict(
     predicted.mean = target.link(predicted.mean, model.training)
     predicted.std = None if predicted.std is None else target.spread(predicted.std)
     check_range(predicted.mean, model)
-    return model.training.patients_seen, model if keep_model else None, predicted
+    seen = seen_before(model.training) if within else model.training.patients_seen
+    return seen, model if keep_model else None, predicted
 
 
-def make_folds(adata: AnnData, splitter: Splitter, seed: int, keys: Keys) -> list[Fold]:
-    """Folds of a splitter: `"patient"`, `"section"`, a number of groups of patients, folds, or a function."""
+def make_folds(adata: AnnData, splitter: Splitter, seed: int, keys: Keys, tasks: Mapping[str, Task]) -> list[Fold]:
+    """Folds of a splitter: `"patient"`, `"section"`, `"blocks"`, a number of groups of patients, folds, or a function."""
     columns = {"sample_key": keys.sample, "patient_key": keys.patient}
     if splitter == "patient":
         return leave_one_patient_out(adata, **columns)
     if splitter == "section":
         return leave_one_section_out(adata, **columns)
+    if isinstance(splitter, str) and splitter == "blocks":
+        return block_folds(adata, tasks, keys)
     if isinstance(splitter, int):
         return grouped_k_fold(adata, splitter, seed=seed, **columns)
     folds: list[Any] = list(splitter(adata)) if callable(splitter) else list(splitter)
     if not folds or not all(isinstance(fold, Fold) for fold in folds):
-        raise TypeError("expected `splitter` to be 'patient', 'section', a number, or stp.cohorts.Fold objects")
+        raise TypeError(
+            "expected `splitter` to be 'patient', 'section', 'blocks', a number, or stp.cohorts.Fold objects"
+        )
     return folds
 
 
@@ -318,7 +337,7 @@ def check_folds(adata: AnnData, folds: Sequence[Fold], patient_key: str, *, allo
                 )
         if not fold.test.any():
             raise ValueError(f"expected test observations in fold {fold.name!r}; found none")
-        if not allow_leakage:
+        if not allow_leakage and not fold.within:
             assert_disjoint(adata, fold.train, fold.test, patient_key=patient_key)
         both = int((fold.train & fold.test).sum())
         if both:

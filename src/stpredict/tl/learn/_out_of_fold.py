@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.slots._keys import Key
-from stpredict.slots._marks import UNKNOWN, mark_column
+from stpredict.slots._marks import MARK_CODES, UNKNOWN, WITHIN, written_marks
 from stpredict.slots._people import among, one_name
 from stpredict.slots._prediction import write_predictions
 from stpredict.tl.learn._folds import FoldResult
@@ -53,8 +53,7 @@ def write_out_of_fold(
     write_predictions(adata, key, written, {**record, **unit_record(trained, list(frame.columns))}, names=slots.names)
     for name, values in columns.items():
         adata.obs[name] = _as_category(values) if values.dtype == object else values
-    unknown = any(UNKNOWN in result.seen for result in results)
-    adata.obs[Key.leaky(key)] = mark_column(leaks(adata, results, folds, keys), [UNKNOWN if unknown else key])
+    adata.obs[Key.leaky(key)] = written_marks(marks_of(adata, results, folds, keys))
     adata.obs[Key.fold(key)] = fold_numbers(adata, folds)
 
 
@@ -78,17 +77,24 @@ def tables(adata: AnnData, results: Sequence[FoldResult], which: str) -> pd.Data
     return pd.DataFrame(values, index=adata.obs_names, columns=outputs)
 
 
-def leaks(adata: AnnData, results: Sequence[FoldResult], folds: Sequence[Fold], keys: Keys) -> np.ndarray:
-    """Mask (n_obs,) of observations whose patient the model, its panel or its starting weights have seen."""
+def marks_of(adata: AnnData, results: Sequence[FoldResult], folds: Sequence[Fold], keys: Keys) -> np.ndarray:
+    """Marks (n_obs,), see :func:`leak_marks`: a leak where the model, its panel or its starting weights have seen the patient.
+
+    The training rows of a fold within a section are no leak; that they are of the patient is what its mark says.
+    """
     leaky = np.zeros(adata.n_obs, dtype=bool)
+    within = np.zeros(adata.n_obs, dtype=bool)
     patient, sample = one_name(adata.obs[keys.patient]), adata.obs[keys.sample].astype(str).to_numpy()
     for result in results:
         seen = [name for name in result.seen if name != UNKNOWN]
         # Said of the patients themselves: folds made by hand need not say it of themselves.
         fold = folds[result.number]
         again = np.unique(patient[fold.test & np.isin(sample, result.recognized)])
-        leaky |= fold.test & among(patient, [*np.unique(patient[fold.train]), *seen, *again])
-    return leaky
+        trained = patient[:0] if fold.within else np.unique(patient[fold.train])
+        leaky |= fold.test & among(patient, [*trained, *seen, *again])
+        within |= fold.test & fold.within
+    unknown = any(UNKNOWN in result.seen for result in results)
+    return np.select([leaky, np.full(len(leaky), unknown), within], [1, MARK_CODES[UNKNOWN], MARK_CODES[WITHIN]], 0)
 
 
 def fold_numbers(adata: AnnData, folds: Sequence[Fold]) -> np.ndarray:

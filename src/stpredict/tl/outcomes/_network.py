@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._device import seed_torch
 from stpredict.core._optional import mend_torchvision
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def fit_network(
     def run(
         part: ArraySet, validation: ArraySet | None = None, n_epochs: int | None = None
     ) -> tuple[Predictor, pd.DataFrame, int]:
-        torch.manual_seed(seed)
+        seed_torch(seed)
         network = build(NETWORK, 1, widths, hyperparameters=options | dict(sizes))
         network.prepare(summarize(part, network.needs))
         history, behind = run_epochs(
