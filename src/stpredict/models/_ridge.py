@@ -34,7 +34,7 @@ class RidgeConfig:
     center
         `"global"`: one intercept. `"section"`: features and targets are centered within each training section, so that
         differences between sections (staining, depth) do not enter the weights; predictions are centered on the
-        training mean.
+        training mean. Counts are relative to their section in either case.
     rank
         Rank of the map from features to genes; `None` for full rank.
     """
@@ -122,21 +122,18 @@ class Ridge(Predictor):
         assert batch.target is not None
         assert batch.kind is not None
         counts, depth, theta = batch.kind.parts(batch.target.double())  # type: ignore[attr-defined]
-        section = batch.section if self.config.center == "section" else torch.zeros_like(batch.section)
         centered = len(batch.section.unique()) > 1 or len(batch.patient.unique()) == 1
 
         def level(values: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
             code = batch.section[rows] if centered else torch.zeros_like(batch.section[rows])
             return values - section_mean(weight * values, code) / section_mean(weight, code).clamp_min(1e-12)
 
-        total, deep = section_mean(counts, section), section_mean(depth, section)
-        offset = total.clamp_min(0.5 / len(counts)) / deep
+        overall = counts.sum(dim=0).clamp_min(0.5) / depth.sum(dim=0).clamp_min(1)
         fit = fit_counts(
-            batch["features"].double(), counts, depth[:, 0], theta, offset, inner_groups(batch), level,
+            batch["features"].double(), counts, depth, theta, overall, inner_groups(batch), level,
             alphas=[self.config.alpha] if self.config.alpha is not None else list(self.config.alphas),
             n_components=self.config.n_components,
         )  # fmt: skip
-        overall = counts.sum(dim=0).clamp_min(0.5) / depth.sum()
         self.feature_mean.copy_(fit.feature_mean)
         self.weight.copy_(fit.weight)
         self.target_mean.copy_(overall.log() + fit.log_rate)

@@ -131,8 +131,8 @@ def normalize(
     >>> adata = ad.AnnData(np.array([[1.0, 3.0], [2.0, 2.0]], dtype=np.float32))
     >>> normalize(adata)
     >>> adata.X.round(2)
-    array([[-0.29,  0.22],
-           [ 0.29, -0.22]], dtype=float32)
+    array([[-0.41,  0.31],
+           [ 0.41, -0.31]], dtype=float32)
     >>> normalize(adata, method="log1p", target_sum=4)
     >>> adata.X.round(3)
     array([[0.693, 1.386],

@@ -45,7 +45,8 @@ class Counts:
     """Counts of genes, (n_obs, n_genes) in `layers["counts"]`, with the depth of each observation as offset.
 
     A model learns log rates by the likelihood of the counts; what users get are rates per count, the expected share of a
-    gene in the counts of an observation. The depth is `obs["depth"]` (:func:`stpredict.pp.normalize` writes it) or else
+    gene in the counts of an observation. Rates are learned relative to the proportions of each section, so that what tells
+    sections apart is no part of the map; their level is that of the training. The depth is `obs["depth"]` (:func:`stpredict.pp.normalize` writes it) or else
     the total of `layers["counts"]`: a deep spot counts for more than a shallow one, and depth itself is never predicted.
 
     Attributes

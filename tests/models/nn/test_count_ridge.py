@@ -24,11 +24,11 @@ def data() -> dict[str, torch.Tensor]:
 
 def fitted(data: dict, theta: float, alphas: tuple[float, ...], n_groups: int = 1, genes: slice = slice(None)):
     counts = data["counts"][:, genes]
-    offset = (counts.sum(dim=0) / data["depth"].sum())[None]
+    offset = counts.sum(dim=0) / data["depth"].sum()
     groups = torch.arange(len(counts)) % n_groups
     level = lambda values, weight, rows: values - (weight * values).sum(0) / weight.sum(0)
     return fit_counts(
-        data["features"], counts, data["depth"], torch.full(offset.shape[1:], theta, dtype=torch.float64), offset, groups,
+        data["features"], counts, data["depth"][:, None].expand_as(counts), torch.full_like(offset, theta), offset, groups,
         level, alphas=alphas, n_components=99,
     ), offset  # fmt: skip
 

@@ -58,7 +58,7 @@ class Batch:
     inputs
         Tensors by the names of :data:`stpredict.models.INPUTS`.
     target
-        Values measured: (n, n_genes) expression, (n, n_genes + 1) counts and depth, (n,) int64 classes (-1: not known), or (n, 2) follow-up time and
+        Values measured: (n, n_genes) expression, (n, 2 n_genes) counts and depths, (n,) int64 classes (-1: not known), or (n, 2) follow-up time and
         event; `None` at prediction.
     kind
         Kind of the target; expression when `None`.

@@ -19,7 +19,7 @@ def count_deviance(counts: Tensor, log_rate: Tensor, depth: Tensor, theta: Tenso
     log_rate
         (n, n_genes) logarithm of the rate per count, :math:`\eta`.
     depth
-        (n, 1) total counts, :math:`n`; what has a depth of 0 adds nothing.
+        (n, 1) or (n, n_genes) depth, :math:`n`; what has a depth of 0 adds nothing.
     theta
         (n_genes,) inverse dispersion of the negative binomial distribution; infinity for Poisson.
 

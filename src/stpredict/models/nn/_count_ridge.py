@@ -68,11 +68,11 @@ def fit_counts(
 ) -> CountFit:
     r"""Maximize the penalized likelihood of counts whose log rate is linear in principal components of the features.
 
-    With :math:`\mu_{ig} = n_i q_{ig} e^{b_g + f_i \beta_g}`, :math:`q` the offset, the gradient of the likelihood is
+    With :math:`\mu_{ig} = n_{ig} p_g e^{b_g + f_i \beta_g}`, :math:`p` the offset, the gradient of the likelihood is
     :math:`\sum_i f_i r_{ig}`, :math:`r = (x - \mu) / (1 + \mu / \theta)`, and its curvature is
     :math:`\sum_i w_{ig} f_i f_i^\top`, :math:`w = \mu / (1 + \mu / \theta)`. At a constant proportion the weights of the
     observations are nearly the same for every gene but for a factor, the information :math:`I_g = \sum_i w_{ig}` (exactly
-    for Poisson: :math:`w = n_i p_g`). One eigendecomposition under these weights, with variances :math:`\lambda`,
+    for Poisson and one depth: :math:`w = n_i p_g`). One eigendecomposition under these weights, with variances :math:`\lambda`,
     therefore serves all genes, and a step of Fisher's scoring is a product of matrices,
 
     .. math:: \beta_g \leftarrow \beta_g + t \, \frac{\sum_i f_i r_{ig} - \alpha \bar I \beta_g}
@@ -88,11 +88,11 @@ def fit_counts(
     features
         (n, d).
     counts, depth
-        (n, n_genes) counts, and (n,) total counts.
+        (n, n_genes) counts, and the depth behind each.
     theta
         (n_genes,) inverse dispersion; infinity for Poisson.
     offset
-        (n, n_genes) or (1, n_genes) proportions that the log rates are relative to.
+        (n_genes,) proportions that the log rates are relative to.
     groups
         (n,) groups of the inner cross-validation; one group leaves the middle one of the penalties.
     level
@@ -114,10 +114,9 @@ def fit_counts(
             held = groups == group
             rows = (features, counts, depth, shape, groups)
             inside, outside = ([each[side] for each in rows] for side in (~held, held))
-            offsets = [offset if len(offset) == 1 else offset[side] for side in (~held, held)]
             basis = _basis(inside[0], inside[3], n_components)
-            slopes = _first_step(basis, inside, offsets[0], theta, alphas)
-            part, nothing = _held_out(basis, slopes, outside, offsets[1], theta, level, held)
+            slopes = _first_step(basis, inside, offset, theta, alphas)
+            part, nothing = _held_out(basis, slopes, outside, offset, theta, level, held)
             error += part
             null += nothing
         best = int((error / null.clamp_min(1e-12)).mean(dim=1).argmin())
@@ -127,7 +126,7 @@ def fit_counts(
     width = max(1, _BLOCK // max(len(features), 1))
     middle = information.sum(dim=0).median()
     parts = [
-        _solve(scores, counts[:, genes], depth, theta[genes], offset[:, genes], basis.variance, alpha * middle)
+        _solve(scores, counts[:, genes], depth[:, genes], theta[genes], offset[genes], basis.variance, alpha * middle)
         for genes in (slice(start, start + width) for start in range(0, counts.shape[1], width))
     ]
     intercept, slope = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
@@ -136,7 +135,7 @@ def fit_counts(
 
 def _weights(depth: Tensor, offset: Tensor, theta: Tensor) -> Tensor:
     """Information (n, n_genes) of each count about its log rate at constant proportions."""
-    mean = depth[:, None] * offset
+    mean = depth * offset
     return mean / (1 + mean / theta)
 
 
@@ -158,7 +157,7 @@ def _first_step(basis: Basis, rows: Sequence[Tensor], offset: Tensor, theta: Ten
     features, counts, depth = rows[:3]
     weight = _weights(depth, offset, theta)
     information = weight.sum(dim=0)
-    response = (counts - depth[:, None] * offset) / (1 + depth[:, None] * offset / theta)
+    response = (counts - depth * offset) / (1 + depth * offset / theta)
     response = response - weight * (response.sum(dim=0) / information.clamp_min(1e-12))
     cross = basis.turn.T @ ((features - basis.mean).T @ response)
     penalty = torch.tensor(alphas, dtype=cross.dtype, device=cross.device)[:, None, None] * information.median()
@@ -177,7 +176,7 @@ def _held_out(
     """Weighted squared error (n_alphas, n_genes) of the working response, and that of a constant (n_genes,)."""
     features, counts, depth = rows[:3]
     weight = _weights(depth, offset, theta)
-    expected = depth[:, None] * offset
+    expected = depth * offset
     response = torch.where(expected > 0, counts / expected.clamp_min(1e-12) - 1, torch.zeros_like(counts))
     response = level(response, weight, held)
     scores = (features - basis.mean) @ basis.turn
@@ -193,17 +192,16 @@ def _solve(
     information = _weights(depth, offset, theta).sum(dim=0).clamp_min(1e-12)
     curvature = (information * variance[:, None] + penalty).clamp_min(1e-12)
     intercept, slope = torch.zeros_like(information), torch.zeros_like(curvature)
-    depths = depth[:, None]
 
     def at(b: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         eta = log_offset + b + scores @ beta
-        lost = count_deviance(counts, eta, depths, theta).sum(dim=0) / 2 + penalty * beta.square().sum(dim=0) / 2
+        lost = count_deviance(counts, eta, depth, theta).sum(dim=0) / 2 + penalty * beta.square().sum(dim=0) / 2
         return eta, lost
 
     eta, lost = at(intercept, slope)
     step = torch.ones_like(information)
     for _ in range(_STEPS):
-        mean = depths * eta.exp()
+        mean = depth * eta.exp()
         response = (counts - mean) / (1 + mean / theta)
         move_b = response.sum(dim=0) / information
         move = (scores.T @ response - penalty * slope) / curvature

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict.metrics import pearson_residuals
 from stpredict.training.targets._expression import mean_correlation
 from stpredict.training.targets._target import Target
 
@@ -21,11 +20,15 @@ if TYPE_CHECKING:
 Family = Literal["negative_binomial", "poisson"]
 _SPREAD = (0.1, 1.0)  # of log rates, in which networks predict
 _LARGEST = 1.0  # rate
+_THETA = 100.0  # of the residuals by which an epoch may be chosen
 
 
 @dataclass(frozen=True)
 class CountsTarget(Target):
-    """Counts of a panel of genes and the depth behind them, (n, n_genes + 1) float32; the output is the log rate per count.
+    """Counts of a panel of genes and the depth behind them, (n, 2 n_genes) float32; the output is the log rate per count.
+
+    The depth of a gene is the total of the observation, times the proportion of the gene in its section over that in
+    training: rates are relative to the section, so that what tells sections apart is no part of the map.
 
     Attributes
     ----------
@@ -62,9 +65,8 @@ class CountsTarget(Target):
 
     def start(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log of the proportions, and the standard deviation of log rates, between 0.1 and 1, that the counts show."""
-        counts, depth = values[:, :-1].astype(np.float64), values[:, -1:].astype(np.float64)
-        total = max(float(depth.sum()), 1.0)
-        rate = np.maximum(counts.sum(axis=0), 0.5) / total
+        counts, depth = np.split(values.astype(np.float64), 2, axis=1)
+        rate = np.maximum(counts.sum(axis=0), 0.5) / np.maximum(depth.sum(axis=0), 1.0)
         variation = relative_variance(counts, depth, rate)
         return np.log(rate), np.clip(np.sqrt(np.log1p(np.maximum(variation, 0))), *_SPREAD)
 
@@ -76,11 +78,12 @@ class CountsTarget(Target):
         return count_deviance(counts, prediction.mean.float(), depth, theta).mean() / 2
 
     def parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Counts (n, n_genes), depth (n, 1) and inverse dispersion (n_genes,) of a batch."""
+        """Counts and depths (n, n_genes), and inverse dispersion (n_genes,), of a batch."""
         import torch
 
         theta = torch.tensor(self.theta or [torch.inf] * len(self.genes), dtype=values.dtype, device=values.device)
-        return values[:, :-1], values[:, -1:], theta
+        counts, depth = values.chunk(2, dim=1)
+        return counts, depth, theta
 
     def as_expression(self, values: Tensor) -> Tensor:
         r"""Log rates of each observation by itself, for networks that look up what was measured in others.
@@ -95,10 +98,9 @@ class CountsTarget(Target):
 
     def validate(self, mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
         """Mean over sections and genes of the correlation of rates with Pearson residuals; -1 where none is defined."""
-        residuals = np.empty((len(values), values.shape[1] - 1), dtype=np.float32)
-        for code in np.unique(section):
-            rows = section == code
-            residuals[rows] = pearson_residuals(values[rows, :-1], values[rows, -1])
+        counts, depth = np.split(values.astype(np.float64), 2, axis=1)
+        expected = np.maximum(depth * np.array(self.rates), 1e-12)
+        residuals = (counts - expected) / np.sqrt(expected + expected**2 / _THETA)
         return mean_correlation(np.exp(np.minimum(mean, 0)), residuals, section)
 
     def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:

@@ -63,11 +63,20 @@ class CountsSlots(TargetSlots):
         return measured if depth is None else measured & (np.nan_to_num(depth) > 0)
 
     def read(self, adata: AnnData, request: Counts, target: Target, rows: Rows, keys: Keys) -> np.ndarray:
-        """Counts and, last, the depth (n, n_genes + 1) float32; NaN where nothing was measured."""
-        values = np.full((len(rows), len(target.names) + 1), np.nan, dtype=np.float32)
+        """Counts and the depth behind each (n, 2 n_genes) float32; NaN where nothing was measured.
+
+        The level of a section is that of the rows that are read: no other row of it has a part in the target.
+        """
+        values = np.full((len(rows), 2 * len(target.names)), np.nan, dtype=np.float32)
         counts, depth = panel_counts_of(adata, target.names, rows.index[rows.measured])
         check_counts(counts, "counts of the training observations")
-        values[rows.measured] = np.column_stack([counts, depth])
+        overall = np.maximum(np.array(target.rates), 0.5 / max(float(depth.sum()), 1.0))  # type: ignore[attr-defined]
+        depths = np.empty(counts.shape, dtype=np.float32)
+        for code in np.unique(rows.section[rows.measured]):
+            here = rows.section[rows.measured] == code
+            own = np.maximum(counts[here].sum(axis=0, dtype=np.float64), 0.5) / depth[here].sum()
+            depths[here] = depth[here][:, None] * (own / overall)
+        values[rows.measured] = np.concatenate([counts, depths], axis=1)
         return values
 
     def key(self, target: Target) -> str:
