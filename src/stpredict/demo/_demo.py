@@ -72,9 +72,11 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     # What can be learned at all, before anything is trained.
     learnable = stp.tl.predictability(adata, _CONTEXT)
 
-    # Genes, scalers, penalties and epochs are chosen inside each fold; no patient is on both sides of one.
+    # Genes, scalers, penalties and epochs are chosen inside each fold; no patient is on both sides of one. With one patient
+    # blocks of each section are held out, and every table says so.
+    splitter = "patient" if adata.obs["patient"].nunique() > 1 else "blocks"
     scores = stp.tl.cross_validate(
-        adata, _MODELS, features="color-texture", target={"panel": _PANEL}, n_jobs=n_jobs, seed=seed
+        adata, _MODELS, splitter, features="color-texture", target={"panel": _PANEL}, n_jobs=n_jobs, seed=seed
     )
     summary = stp.tl.summarize(scores, seed=seed)
     best = next(model for model in summary["model"] if model in {*_MODELS, "ridge"})
@@ -106,7 +108,7 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
         "Genes": f"{scores['gene'].nunique()} in all, selected by Moran's I inside each fold",
         "Learnable": f"{int((learnable['q'] < 0.05).sum())} of {len(learnable)} genes at a false-discovery rate of 0.05, "
         "before training",
-        "Split": "leave one patient out",
+        "Split": "leave one patient out" if splitter == "patient" else "blocks of each section: within section",
         "Interval": f"95 % bootstrap over {summary['interval_over'].iloc[0]}",
     }
     path = write_report(out / "report.html", facts, report_table, figures)
@@ -168,11 +170,15 @@ def _ranked(
         )  # fmt: skip
         genes = stp.get.top_genes(ranking[ranking["gene"].isin(predicted)], _N_RANKED, model=model)
         return genes, "cross-validated among the other patients"
+    alone = not others.n_obs
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "there is one patient")
-        table = stp.tl.predictability(others, _CONTEXT)
+        table = stp.tl.predictability(adata if alone else others, _CONTEXT)
     genes = table.loc[table["gene"].isin(predicted), "gene"].tolist()[:_N_RANKED]
-    return genes, f"by what places that look alike share within the other patient ({table['neighbors_from'].iloc[0]})"
+    return (
+        genes,
+        f"by what places that look alike share within the {'same' if alone else 'other'} patient ({table['neighbors_from'].iloc[0]})",
+    )
 
 
 def _figures(
@@ -199,11 +205,11 @@ def _figures(
             lambda: stp.pl.predictability(learnable),
         ),
         "rank_genes": (
-            f"Genes ranked without patient {patient}, {how}, as {best} predicts them there",
-            lambda: stp.pl.rank_genes(scores, top, shown=patient, model=best),
+            f"Genes ranked {'before training' if len(patients) == 1 else f'without patient {patient}'}, {how}, as {best} predicts them there",
+            lambda: stp.pl.rank_genes(scores, top, shown=patient if len(patients) > 1 else None, model=best),
         ),
         "genes": (
-            f"The first three of them, {best}, section {section} (its patient was neither in training nor in the ranking)",
+            f"The first three of them, {best}, section {section} ({_unseen(patients)})",
             lambda: stp.pl.genes(adata, top[:3], key=key, sample=section),
         ),
         "ceiling": (f"Correlation against the noise ceiling, {best}", lambda: stp.pl.ceiling(scores, model=best)),
@@ -230,3 +236,8 @@ def _figures(
         plt.close(first.figure)
         files[caption] = path
     return files
+
+
+def _unseen(patients: list[str]) -> str:
+    """What is said of the patient of a picture."""
+    return "its patient was neither in training nor in the ranking" if len(patients) > 1 else "within section"

@@ -20,16 +20,19 @@ thead th{border-bottom:2px solid #9aa5b1} dl{display:grid;grid-template-columns:
 dd{margin:0} figure{margin:2rem 0} figcaption{color:#616e7c;margin-bottom:.4rem} img{max-width:100%} .wide{overflow-x:auto}
 """
 _READING = """
-<p>Every prediction comes from a model that saw no section of that patient. Correlations are taken per gene over the
-spots of one section, then averaged over genes, sections and patients, with a bootstrap interval. Those that are undefined (a
+<p>Every prediction comes from a model that saw no section of that patient, or, where <i>leaky</i> says <i>within
+section</i>, only other parts of the same section, behind a buffer. Correlations are taken per gene over the
+spots of one section (or block), then averaged over genes, sections and patients, with a bootstrap interval. Those that are undefined (a
 prediction without variation) are left out and counted in <i>n_undefined</i>.</p>
 <p><i>r_over_ceiling</i> divides by the noise ceiling: the correlation that a perfect model would reach given the
 counting noise of the measurement. <i>pearson_given_depth</i> is the correlation after the total counts of the spot have been
 regressed out: what is predicted beyond the density of the tissue and the efficiency of the capture. <i>mean</i>,
 <i>ridge</i>, <i>ridge (smoothed)</i> and <i>ridge (permuted labels)</i> are the baselines: a model that does not beat
-them has learned nothing beyond them.</p>
+them has learned nothing beyond them. <i>ridge (null genes)</i> was fitted to and compared with counts that were redrawn with
+constant proportions at the depths that were measured: genes without any biology. What it scores, depth alone gives.</p>
 <p>Genes that are shown were ranked without the patient shown: the best of many genes on a section are partly the luckiest
-ones there, and without correlations given depth many of them are maps of depth.</p>
+ones there, and without correlations given depth many of them are maps of depth. With one patient they were ranked before
+training.</p>
 """
 
 

@@ -8,6 +8,7 @@ from stpredict.pp._image_features import image_features
 from stpredict.pp._log_vmr import log_vmr
 from stpredict.pp._normalize import normalize
 from stpredict.pp._patches import patches
+from stpredict.pp._published_target import published_target
 from stpredict.pp._select_genes import select_genes
 from stpredict.pp._spatially_variable import spatially_variable
 from stpredict.pp._tiles import tiles
@@ -22,6 +23,7 @@ __all__ = [
     "log_vmr",
     "normalize",
     "patches",
+    "published_target",
     "select_genes",
     "spatially_variable",
     "tiles",

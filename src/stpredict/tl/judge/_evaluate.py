@@ -30,6 +30,7 @@ from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
 from stpredict.slots._scale import RATE, measured_in, origin_of
 from stpredict.tl.judge._depth_free import DEPTH_FREE, Counted, on_scale, residual_theta, scale_of_truth
+from stpredict.tl.judge._habits import add_habits, check_habits
 from stpredict.tl.judge._lines import Line, lines_of, smoothed
 from stpredict.tl.judge._parts import scored_parts
 
@@ -59,6 +60,7 @@ def evaluate(
     metrics: Sequence[str] = DEFAULT_METRICS,
     ceiling: bool = True,
     baselines: Baselines = True,
+    habits: Sequence[str] = (),
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
     seed: int = 0,
@@ -108,6 +110,12 @@ def evaluate(
         Names of the baselines to add: those that :func:`stpredict.tl.predict` wrote beside the prediction, and
         `"smoothed"`, a spatial smoother: the ridge (the first prediction where there is no ridge) averaged over its six
         nearest neighbors. All of them for `True`, none for `False`.
+    habits
+        Published habits, for a column `pearson_as_published` beside the scores: a correlation for comparison with numbers
+        that were made so, and with nothing else. `"panel"`: log1p of counts per 10,000 of the predicted genes; `"smoothed"`:
+        measured values averaged over 3 × 3 spots (:func:`stpredict.pp.published_target` writes that target to train on it as
+        well); `"ranked"`: only the 50 genes that come out best in each section; `"background"`: the empty slide counts as
+        zeros, which needs the grid of :func:`stpredict.pp.grid`.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     seed
@@ -122,6 +130,8 @@ def evaluate(
     `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that,
     `"within section"` where it saw the rest of the section, behind a buffer: then every block that was held out has rows of
     its own, and a column `block` names it);
+    with `habits` `pearson_as_published`, and `habits`, which says how (`"smoothed, panel-normalized target: for comparison
+    only"`);
     with `layer` a column `layer`, and with `genes` a column `chosen_genes` (`"12 of 50"`), so that a truth of one's own and
     genes picked afterwards stay visible, here and in :func:`stpredict.tl.summarize`.
     Nothing is written to `data`.
@@ -167,6 +177,7 @@ def evaluate(
     adata = get_table(data, table_key, *keys)
     for metric in metrics:
         check_choice(metric, KNOWN_METRICS, "metrics")
+    habits = check_habits(habits)
     frames = {name: prediction_frame(adata, name) for name in keys}
     check_patients(adata, sample_key, patient_key)
     truth_unit = scale_of_truth(adata, keys, layer)
@@ -191,6 +202,10 @@ def evaluate(
     sample = adata.obs[sample_key].astype(str).to_numpy()
     people = one_name(adata.obs[patient_key])
     if unit_of(adata) == "slide":
+        if habits:
+            raise ValueError(
+                f"expected no habits for slides, which have no map; found {', '.join(habits)}; leave them out"
+            )
         truth = to_dense(measured_matrix(adata, scored_genes, layer=layer)).astype(np.float64)
         table = _score_patients(models, truth, scored_genes, people, measured, metrics)
         return _with_choices(table, layer, genes, len(known))
@@ -236,6 +251,12 @@ def evaluate(
             table = _score(adata, scored_rows, truth[np.ix_(tested, at)], compared, metrics, seed, sample_key, extra)
             for column, value in (("gene", columns), ("patient", patient), ("sample", name), ("model", label)):
                 table.insert(0, column, value)
+            if habits:
+                section = np.flatnonzero((sample == name) & tissue & measured)
+                add_habits(
+                    table, adata, habits, section=section, rows=scored_rows, predicted=compared, panel=sorted(known),
+                    n_background=_n_background(adata, scored_rows, sample_key),
+                )  # fmt: skip
             for ceiling_name, values in top.items():
                 table[ceiling_name] = values[at]
             if any(each.block for each in parts):

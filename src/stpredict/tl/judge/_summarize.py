@@ -94,6 +94,7 @@ def summarize(
             "deviance_explained",
             "deviance_ceiling",
             "pearson_with_background",
+            "pearson_as_published",
             "spearman",
             "rmse",
             "rmse_iqr",
@@ -145,7 +146,9 @@ def summarize(
             "leaky": table_mark(table),
         }
         row |= {
-            name: ", ".join(sorted(set(table[name].astype(str)))) for name in ("layer", "chosen_genes") if name in table
+            name: ", ".join(sorted(set(table[name].astype(str))))
+            for name in ("layer", "chosen_genes", "habits")
+            if name in table
         }
         rows.append(row)
     found = pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)

@@ -14,10 +14,12 @@ from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key, distinct
 from stpredict.slots._marks import sections_record
 from stpredict.tl.judge._evaluate import DEFAULT_METRICS, KNOWN_METRICS, evaluate
+from stpredict.tl.judge._habits import check_habits
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._survival import survival
 from stpredict.tl.learn._blocks import checked_within
 from stpredict.tl.learn._folds import Splitter, check_folds, make_folds, run_folds
+from stpredict.tl.learn._null_genes import NULL, has_null_genes, null_scores
 from stpredict.tl.learn._out_of_fold import write_out_of_fold
 from stpredict.tl.learn._task import OWN_COMPARATORS, Task, comparator, make_task
 from stpredict.tl.learn.inputs._slots import split_features
@@ -47,6 +49,7 @@ def cross_validate(
     metrics: Sequence[str] = DEFAULT_METRICS,
     ceiling: bool = True,
     baselines: Baselines = True,
+    habits: Sequence[str] = (),
     allow_leakage: bool = False,
     n_jobs: int = 1,
     threads: int = 1,
@@ -79,11 +82,14 @@ def cross_validate(
         function from AnnData to folds.
     features, target, image
         Features, target and images as in :func:`stpredict.tl.fit`; a selection of genes runs inside each fold.
-    metrics, ceiling
-        Scores as in :func:`stpredict.tl.evaluate`, for expression.
+    metrics, ceiling, habits
+        Scores as in :func:`stpredict.tl.evaluate`, for expression. What `habits` add is for comparison with published
+        numbers only.
     baselines
         Names of the comparators, which are tasks like any other: closed-form models (`"mean"`, `"ridge"`), the ridge on
-        shuffled labels (`"ridge (permuted labels)"`; these three for `True`), and, for each model in `models`,
+        shuffled labels (`"ridge (permuted labels)"`), the ridge fitted to and compared with counts that were redrawn with
+        constant proportions at the real depths (`"ridge (null genes)"`, of expression that was normalized from counts: what
+        depth alone gives under this target and score; these four for `True`), and, for each model in `models`,
         `"untrained"` and `"permuted"`. With any of them, smoothed predictions are scored as well. None for `False`, and
         for classes and follow-up.
     sample_key, patient_key
@@ -111,7 +117,7 @@ def cross_validate(
     :func:`stpredict.tl.segmentation`, for follow-up that of :func:`stpredict.tl.survival`, with a column `model`. Its
     `attrs["keys"]` say which slot is of which label.
 
-    Writes, for each label (what no store accepts in a key becomes `_`: `"ridge (permuted labels)"` is
+    Writes, for each label but the null genes, which are not those of the object (what no store accepts in a key becomes `_`: `"ridge (permuted labels)"` is
     `"ridge_permuted_labels"` there), `obsm["{key_added}_{label}"]` (out-of-fold predictions, float32 (n_obs, n_genes);
     `NaN` where no fold tested or a gene was not selected), `obsm["{key_added}_{label}_std"]` (standard deviations, where
     the model gives them; none of comparators), `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1
@@ -141,6 +147,8 @@ def cross_validate(
     >>> scores = stp.tl.cross_validate(adata, ["ridge"])
     >>> table = stp.tl.summarize(scores)
     """
+    import pandas as pd
+
     from stpredict.core._device import resolve_device
 
     check_key(key_added)
@@ -149,11 +157,13 @@ def cross_validate(
     check_patients(adata, sample_key, patient_key)
     for metric in metrics:
         check_choice(metric, KNOWN_METRICS, "metrics")
+    habits = check_habits(habits)
     request = parse_target(adata, target)
     reader = slots_for(request)
-    names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED))
+    names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED, NULL))
     given = _models(models)
-    tasks = _tasks(adata, given, features, names, reader)
+    tasks = _tasks(adata, given, features, [name for name in names if name != NULL], reader)
+    null = _null_task(adata, tasks, features, reader) if NULL in names and has_null_genes(adata, request) else None
     folds = make_folds(adata, splitter, seed, keys, tasks)
     folds = checked_within(adata, folds, tasks, keys, allow_leakage=allow_leakage)
     check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
@@ -183,8 +193,16 @@ def cross_validate(
     if reader.kind in ("expression", "counts"):
         table = evaluate(
             data, list(slots.values()), layer=request.layer, metrics=metrics, ceiling=ceiling, baselines=bool(names),  # type: ignore[union-attr]
-            sample_key=sample_key, **where,
+            habits=habits, sample_key=sample_key, **where,
         )  # fmt: skip
+        if null is not None:
+            own = [result for result in results if result.label == next(iter(tasks))]
+            scoring = {"metrics": metrics, "ceiling": ceiling, "habits": habits, "sample_key": sample_key, **where}
+            leaky = adata.obs[Key.leaky(next(iter(slots.values())))]
+            beside = null_scores(
+                adata, null, folds, own, leaky, keys, device=resolve_device(device), seed=seed, scoring=scoring
+            )
+            table = pd.concat([table, beside], ignore_index=True)
     else:
         table = _judge(data, slots, request, sample_key, where)
     table.attrs["keys"] = slots
@@ -263,3 +281,12 @@ def _comparators(
                 )
             found[name] = replace(made, variant="permuted") if name == PERMUTED else made
     return found
+
+
+def _null_task(adata: AnnData, tasks: Mapping[str, Task], features: Any, reader: TargetSlots) -> Task | None:
+    """The ridge of the null genes, where there are features for it to read."""
+    if "ridge" in tasks and tasks["ridge"].info.name == "ridge":
+        return tasks["ridge"]
+    slot, scaling = split_features(features)
+    reads = any(task.slots for task in tasks.values()) or slot is not None
+    return make_task(adata, "ridge", reader, features=slot, scaling=scaling) if reads else None
