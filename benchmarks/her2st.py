@@ -173,7 +173,7 @@ def neighbors_mean(adata: AnnData, n_neighbors: int = 8) -> np.ndarray:
 
 def validate(adata: AnnData, panel: list[str], label: str, spec: dict, size_factors: str, seed: int) -> pd.DataFrame:
     """Scores of one model in all three tests: one row per direction, section and gene."""
-    stp.pp.normalize(adata, size_factors=size_factors, panel=panel if size_factors == "panel" else None)
+    stp.pp.normalize(adata, method="log1p", size_factors=size_factors, panel=panel if size_factors == "panel" else None)
     inside = adata[adata.obs["patient"] == "C"].copy()
     options = {
         "target": panel, "metrics": ["pearson", "pearson_given_depth"], "baselines": False, "seed": seed, "progress": False,
@@ -201,7 +201,7 @@ def cost(adata: AnnData, panel: list[str], spec: dict) -> dict[str, float]:
     """
     import lightning.pytorch  # noqa: F401  before anything is measured
 
-    stp.pp.normalize(adata)
+    stp.pp.normalize(adata, method="log1p")
     train = adata.obs["sample"].isin(["C2", "C3", "C4"]).to_numpy()
     options = {name: spec[name] for name in ("features", "hyperparameters") if name in spec}
     if spec["model"] in RETRIEVAL:
@@ -290,7 +290,9 @@ def depth_of_the_spot(adata: AnnData, panel: list[str]) -> pd.DataFrame:
     """Correlation of the measured genes with the logarithm of the spot's counts, per convention and section."""
     rows = {}
     for size_factors in ("panel", "all"):
-        stp.pp.normalize(adata, size_factors=size_factors, panel=panel if size_factors == "panel" else None)
+        stp.pp.normalize(
+            adata, method="log1p", size_factors=size_factors, panel=panel if size_factors == "panel" else None
+        )
         counts = adata[:, panel].layers["counts"] if size_factors == "panel" else adata.layers["counts"]
         depth = np.asarray(counts.sum(axis=1)).ravel()
         row: dict[str, str] = {}

@@ -45,9 +45,9 @@ def prepared(section: AnnData, kind: str, panel: list[str]) -> tuple[AnnData, li
     if kind == PANEL:
         some = np.asarray(section.layers["counts"][:, section.var_names.get_indexer(panel)].sum(axis=1)).ravel() > 0
         section = section[some].copy()
-        stp.pp.normalize(section, size_factors="panel", panel=panel)
+        stp.pp.normalize(section, method="log1p", size_factors="panel", panel=panel)
         return section, panel
-    stp.pp.normalize(section)
+    stp.pp.normalize(section, method="log1p")
     genes = section.var_names[np.asarray((section.layers["counts"] > 0).sum(axis=0)).ravel() > 0]
     section = section[:, genes].copy()
     if kind == VARIABLE:

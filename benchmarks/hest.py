@@ -175,8 +175,6 @@ def main() -> None:
     parser.add_argument("--device", help="cuda, cpu, …")
     parser.add_argument("--out", type=Path, help="folder for the scores of every gene")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.getLogger("stpredict").setLevel(logging.ERROR)
     stp.settings.progress = sys.stderr.isatty()
     table = pd.concat([run(task, options) for task in tasks_of(options.data, options.tasks)], ignore_index=True)
     print(table.round(4).to_string(index=False))
@@ -186,4 +184,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    logging.getLogger("stpredict").setLevel(logging.ERROR)
     main()

@@ -55,7 +55,7 @@ def add_targets(adata: AnnData, panel: list[str]) -> None:
     """Normalize the counts, and write each published target into a layer."""
     stp.pp.normalize(adata, method="pearson_residuals")
     adata.layers["residuals"] = adata.X.copy()
-    stp.pp.normalize(adata)
+    stp.pp.normalize(adata, method="log1p")
     adata.layers["log1p"] = adata.X.copy()
     for name, habits in LAYERS.items():
         stp.pp.published_target(adata, habits, panel=panel, key_added=name)

@@ -58,7 +58,11 @@ def read(data: Path) -> AnnData:
 
 def validate(adata: AnnData, panel: list[str], encoder: str, normalization: dict) -> dict[str, float]:
     """Mean r of the ridge in all three tests."""
-    stp.pp.normalize(adata, **normalization, panel=panel if normalization.get("size_factors") == "panel" else None)
+    stp.pp.normalize(
+        adata,
+        **({"method": "log1p"} | normalization),
+        panel=panel if normalization.get("size_factors") == "panel" else None,
+    )
     spec = {"ridge": {"model": "ridge", "features": {"slot": f"{encoder}-{WIDE}", "scaling": "section"}}}
     inside = adata[adata.obs["patient"] == "C"].copy()
     tables = {

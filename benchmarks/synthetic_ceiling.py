@@ -22,7 +22,7 @@ def main() -> None:
                 adata = stp.datasets.synthetic_cohort(
                     2, 2, n_genes, seed, n_spots=200, counts_per_spot=counts_per_spot, microns_per_pixel=4.0
                 )
-                stp.pp.normalize(adata)
+                stp.pp.normalize(adata, method="log1p")
                 expected = np.asarray(adata.layers["expected"])
                 share = expected / expected.sum(axis=1, keepdims=True)
                 adata.obsm["predicted"] = pd.DataFrame(np.log1p(share * 1e4), adata.obs_names, adata.var_names)

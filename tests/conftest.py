@@ -51,7 +51,7 @@ def _cohort() -> ad.AnnData:
         3, 2, 16, n_spots=49, microns_per_pixel=4.0, counts_per_spot=3000, stain_shift=0.05
     )
     stp.pp.image_features(adata)
-    stp.pp.normalize(adata)
+    stp.pp.normalize(adata, method="log1p")
     return adata
 
 
@@ -86,7 +86,7 @@ def toy() -> ad.AnnData:
     adata.uns["stpredict"] = {
         "X_toy": {"encoder": "toy", "tile_um": 100.0, "microns_per_pixel": {f"s{i}": 0.5 for i in range(6)}}
     }
-    stp.pp.normalize(adata)
+    stp.pp.normalize(adata, method="log1p")
     return adata
 
 

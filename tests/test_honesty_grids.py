@@ -24,7 +24,7 @@ def cohort() -> ad.AnnData:
         stain_shift=0.05, batch=0.05, dispersion=0.05,
     )  # fmt: skip
     stp.pp.image_features(adata)
-    stp.pp.normalize(adata)
+    stp.pp.normalize(adata, method="log1p")
     stp.pp.grid(adata)
     return adata
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -44,6 +44,7 @@ def predicted(
     key: str = Key.PREDICTED,
     *,
     layer: str | None = None,
+    scale: Literal["rate", "log1p", "residuals", "normalized"] | None = None,
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> AnnData:
@@ -56,7 +57,13 @@ def predicted(
     key
         Slot of the prediction in `obsm`; also of one that lies beside it, such as `"predicted_baseline_ridge"`.
     layer
-        Layer with the measured values; `X` by default.
+        Layer with the measured values; by default `X`, or what `layers["counts"]` says in the unit of the prediction where
+        that is not the unit of `X`, as of a model of counts.
+    scale
+        Unit to put prediction and measurement in, for models of counts, log1p values and residuals: `"rate"` per count,
+        `"log1p"` of counts per 10,000, `"residuals"`, or `"normalized"`, the unit of `X`. A mean log1p value or residual
+        belongs to one rate at given depths; those, and the proportions of residuals, are those of each section where it
+        has counts, and those of the training where not. As it was predicted when `None`.
     sample_key
         Column of `obs` that names the section.
     table_key
@@ -66,10 +73,11 @@ def predicted(
     -------
     A new AnnData (n_obs, n_genes), of which `.to_df()` is the DataFrame, with
 
-    - `X`: the prediction, in the unit of the training target,
-    - `layers["measured"]`: the measured values (`X` of `data`, or `layer`), NaN for genes that were not measured; left
+    - `X`: the prediction, in the unit of the training target (rates per count for a model of counts), or in that of `scale`,
+    - `layers["measured"]`: the measured values (see `layer`), NaN for genes that were not measured; left
       out when none was,
-    - `layers["std"]`, `layers["lower"]`, `layers["upper"]`: from `obsm["{key}_std"]` and so on, where these exist,
+    - `layers["std"]`, `layers["lower"]`, `layers["upper"]`: from `obsm["{key}_std"]` and so on, where these exist and no
+      `scale` is asked for,
     - `var["measured"]`: whether the gene is among the variables of `data`,
     - `obs`, `obsm["spatial"]` and the provenance in `uns["stpredict"]`, as in `data`; in `uns["spatial"]` the sections
       that are there.
@@ -81,7 +89,8 @@ def predicted(
     TypeError
         When `data` is neither AnnData nor SpatialData.
     ValueError
-        When the genes of the slot are not known, or not those of all rows, as after joining objects in other ways than
+        When a `scale` is asked for and the prediction cannot be put on it: its unit is not known, or a section has no counts
+        and the training's are not recorded. When the genes of the slot are not known, or not those of all rows, as after joining objects in other ways than
         :func:`stpredict.concat`; or when a gene name occurs twice.
 
     Examples
@@ -92,7 +101,7 @@ def predicted(
     >>> stp.get.predicted(adata).layers["measured"].tolist()
     [[1.0], [1.0]]
     """
-    return predicted_table(get_table(data, table_key, key), key, layer=layer, sample_key=sample_key)
+    return predicted_table(get_table(data, table_key, key), key, layer=layer, sample_key=sample_key, scale=scale)
 
 
 def to_grid(

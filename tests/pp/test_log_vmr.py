@@ -20,7 +20,7 @@ def adata() -> ad.AnnData:
     counts[:, 0] = 0
     obs = pd.DataFrame({"sample": np.repeat(["A", "B"], [50, 40])}, index=[f"o{i}" for i in range(90)])
     adata = ad.AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(30)]))
-    stp.pp.normalize(adata)
+    stp.pp.normalize(adata, method="log1p")
     return adata
 
 
@@ -55,6 +55,15 @@ def test_dense_and_sparse_agree(adata, form, monkeypatch) -> None:
     stp.pp.log_vmr(adata, layer="other", key_added="vmr")
     np.testing.assert_allclose(adata.var["vmr"], expected.var["log_vmr"], rtol=1e-10)
     np.testing.assert_allclose(adata.varm["vmr"], expected.varm["log_vmr"], rtol=1e-10)
+
+
+def test_residuals_are_read_from_their_counts(adata) -> None:
+    expected = stp.pp.log_vmr(adata, copy=True)
+    stp.pp.normalize(adata)
+    assert adata.X.min() < 0
+    stp.pp.log_vmr(adata)
+    np.testing.assert_allclose(adata.var["log_vmr"], expected.var["log_vmr"], rtol=1e-5)
+    np.testing.assert_allclose(adata.varm["log_vmr"], expected.varm["log_vmr"], rtol=1e-5)
 
 
 def test_training_observations_only(adata) -> None:

@@ -29,7 +29,7 @@ def test_matches_scanpy() -> None:
     sc.pp.normalize_total(reference, target_sum=1e4)
     sc.pp.log1p(reference)
     original = adata.X.copy()
-    assert normalize(adata) is None
+    assert normalize(adata, method="log1p") is None
     np.testing.assert_allclose(adata.X, reference.X, rtol=1e-5)
     np.testing.assert_array_equal(adata.layers["counts"], original)
     assert adata.X.dtype == np.float32
@@ -48,8 +48,8 @@ def test_matches_scanpy() -> None:
 def test_sparse_equals_dense_and_stays_sparse(form: type) -> None:
     dense, thin = counts_table(), counts_table()
     thin.X = form(thin.X)
-    normalize(dense)
-    normalize(thin)
+    normalize(dense, method="log1p")
+    normalize(thin, method="log1p")
     assert sparse.issparse(thin.X)
     assert thin.X.dtype == np.float32
     np.testing.assert_allclose(thin.X.toarray(), dense.X, rtol=1e-6)
@@ -58,7 +58,7 @@ def test_sparse_equals_dense_and_stays_sparse(form: type) -> None:
 def test_panel_size_factors() -> None:
     adata = counts_table()
     counts = adata.X.copy()
-    normalize(adata, size_factors="panel", panel=["G1", "G4", "G5"], target_sum=100)
+    normalize(adata, size_factors="panel", panel=["G1", "G4", "G5"], method="log1p", target_sum=100)
     totals = counts[:, [1, 4, 5]].sum(axis=1, keepdims=True)
     expected = np.log1p(np.divide(counts * 100, totals, out=np.zeros_like(counts), where=totals > 0))
     np.testing.assert_allclose(adata.X, expected, rtol=1e-5)
@@ -67,22 +67,22 @@ def test_panel_size_factors() -> None:
 
 def test_repeating_starts_from_the_counts() -> None:
     adata = counts_table()
-    normalize(adata)
+    normalize(adata, method="log1p")
     once = adata.X.copy()
-    normalize(adata, target_sum=10)
+    normalize(adata, method="log1p", target_sum=10)
     assert not np.allclose(adata.X, once)
-    normalize(adata)
+    normalize(adata, method="log1p")
     np.testing.assert_array_equal(adata.X, once)
 
 
 def test_copy_leaves_the_original() -> None:
     adata = counts_table()
     before = adata.X.copy()
-    changed = normalize(adata, copy=True)
+    changed = normalize(adata, method="log1p", copy=True)
     np.testing.assert_array_equal(adata.X, before)
     assert "counts" not in adata.layers
     assert not adata.uns
-    normalize(adata)
+    normalize(adata, method="log1p")
     np.testing.assert_array_equal(changed.X, adata.X)
 
 
@@ -90,7 +90,7 @@ def test_empty_observations_are_zero_and_warned_about() -> None:
     adata = counts_table()
     adata.X[3] = 0
     with pytest.warns(UserWarning, match="1 of 12 observations have no counts"):
-        normalize(adata)
+        normalize(adata, method="log1p")
     assert (adata.X[3] == 0).all()
     assert read_record(adata, "normalize")["n_empty"] == 1
 
@@ -102,7 +102,7 @@ def test_unmeasured_observations_stay_as_they_are() -> None:
     adata.obs["measured"] = ~np.isin(np.arange(12), [2, 5])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        normalize(adata)
+        normalize(adata, method="log1p")
     assert np.isnan(adata.X[2]).all()
     assert (adata.X[5] == 0).all()
     assert np.isfinite(np.delete(adata.X, 2, axis=0)).all()
@@ -118,7 +118,7 @@ def test_unmeasured_observations_stay_as_they_are() -> None:
         (lambda x: x, {"size_factors": "panel", "panel": ["G1", "other"]}, KeyError, "other"),
         (lambda x: x, {"panel": ["G1"]}, ValueError, "size_factors='panel'"),
         (lambda x: x, {"size_factors": "none"}, ValueError, "size_factors"),
-        (lambda x: x, {"target_sum": 0}, ValueError, "target_sum"),
+        (lambda x: x, {"method": "log1p", "target_sum": 0}, ValueError, "target_sum"),
         (lambda x: x, {"layer": "raw"}, KeyError, "raw"),
     ],
 )
@@ -143,8 +143,8 @@ def test_properties_of_normalized_values(counts, target_sum, times):
         adata = ad.AnnData(values.astype(np.float32))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # spots without counts are counted, and warned about
-            normalize(adata, target_sum=target_sum)
-            normalize(adata, target_sum=target_sum)  # starts from the counts again
+            normalize(adata, method="log1p", target_sum=target_sum)
+            normalize(adata, method="log1p", target_sum=target_sum)  # starts from the counts again
         return np.asarray(adata.X.toarray() if sparse.issparse(adata.X) else adata.X)
 
     values = normalized(counts)
@@ -213,7 +213,9 @@ def test_bulk_that_cannot_be(change: object, message: str, frozen: object) -> No
     assert frozen(adata) == before
 
 
-@pytest.mark.parametrize("option", [{"size_factors": "panel", "panel": ["G1"]}, {"panel": ["G1"]}, {"target_sum": 1e6}])
+@pytest.mark.parametrize(
+    "option", [{"size_factors": "panel", "panel": ["G1"]}, {"panel": ["G1"]}, {"target_sum": 1e6}, {"method": "log1p"}]
+)
 def test_options_without_sense_for_bulk(option: dict) -> None:
     with pytest.raises(ValueError, match="with unit='tpm', which is scaled already"):
         normalize(bulk_table(), unit="tpm", **option)
@@ -240,7 +242,7 @@ def test_a_model_of_bulk_expression_refuses_counts() -> None:
 
     bulk, counts = bulk_table(), counts_table()
     normalize(bulk, unit="fpkm-uq")
-    normalize(counts)
+    normalize(counts, method="log1p")
     fitted = ExpressionTarget(tuple(bulk.var_names), read_record(bulk, "normalize"))
     slots_of("expression").check(bulk, fitted)
     with pytest.raises(ValueError, match="'method': 'log2p1'.*'method': 'log1p'"):
@@ -291,7 +293,7 @@ def test_residuals_are_of_each_section_by_itself(thin: bool) -> None:
 def test_median_of_the_section() -> None:
     adata = sections_table()
     counts = adata.X.copy()
-    normalize(adata, target_sum="median")
+    normalize(adata, method="log1p", target_sum="median")
     depth = counts.sum(axis=1)
     medians = [np.median(depth[:10]), np.median(depth[10:20]), np.median(depth[np.setdiff1d(np.arange(20, 28), [21])])]
     expected = np.log1p(counts / depth[:, None] * np.repeat(medians, 10)[:, None])
@@ -301,7 +303,7 @@ def test_median_of_the_section() -> None:
     assert record["section_sums"] == dict(zip(["a", "b", "c/1"], map(float, medians), strict=True))
     one = sections_table()
     del one.obs["sample"]
-    normalize(one, target_sum="median")
+    normalize(one, method="log1p", target_sum="median")
     assert list(read_record(one, "normalize")["section_sums"]) == [""]
 
 
@@ -309,11 +311,11 @@ def test_median_of_the_section() -> None:
     ("options", "match"),
     [
         ({"method": "sqrt"}, "method"),
-        ({"method": "pearson_residuals", "target_sum": "median"}, "no target_sum with method='pearson_residuals'"),
-        ({"theta": 10}, "no theta with method='log1p'"),
+        ({"target_sum": "median"}, "expected method='log1p' with target_sum='median'"),
+        ({"method": "log1p", "theta": 10}, "no theta with method='log1p'"),
         ({"method": "pearson_residuals", "theta": 0}, "theta"),
         ({"method": "pearson_residuals", "clip": -1}, "clip"),
-        ({"target_sum": "mean"}, "target_sum"),
+        ({"method": "log1p", "target_sum": "mean"}, "target_sum"),
     ],
 )
 def test_options_that_do_not_go_together(options: dict, match: str) -> None:

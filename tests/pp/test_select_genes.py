@@ -114,6 +114,24 @@ def test_spatial_hvg(adata) -> None:
     assert read_record(adata, "selected")["dropped"]["spatial_hvg"] == 27 - 12
 
 
+def test_of_residuals_the_counts_say_how_much_there_is(adata) -> None:
+    """Residuals are 0 on average and nowhere 0: abundance and detection are those of the counts, variance is their own."""
+    import stpredict as stp
+
+    adata.X = np.expm1(adata.X).round()
+    adata.X[:, adata.var_names.get_loc("N3")] += 30
+    stp.pp.normalize(adata)
+    assert adata.X.min() < 0
+    select_genes(adata, "mean", train="train", n_genes=1)
+    assert panel(adata) == ["N3"]
+    assert read_record(adata, "selected")["dropped"]["min_fraction"] == 1  # RARE, which section B has not
+    select_genes(adata, "spatial_hvg", train="train", n_genes=2)
+    variance = adata.X[:100].var(axis=0) + adata.X[100:200].var(axis=0)
+    allowed = [gene for gene in adata.var_names if gene[0] in "SNT"]
+    most = sorted(allowed, key=lambda gene: -variance[adata.var_names.get_loc(gene)])[:4]
+    assert set(panel(adata)) < set(most)
+
+
 def test_given_list(adata) -> None:
     select_genes(adata, ["N3", "MT-CO1"], train="train")
     assert set(panel(adata)) == {"N3", "MT-CO1"}

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not HER2ST.exists() or not TERMS.exists(), reaso
 @pytest.fixture(scope="module")
 def sections() -> ad.AnnData:
     adata = stp.io.read_her2st(HER2ST, sections=["E1", "G2"])
-    stp.pp.normalize(adata)
+    stp.pp.normalize(adata, method="log1p")
     return adata
 
 

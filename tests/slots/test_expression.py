@@ -34,7 +34,7 @@ CHANGED = {
 @pytest.fixture(params=["log1p", "median", "pearson_residuals"])
 def normalized(toy, request):
     """The toy object, normalized in each way."""
-    options = {"target_sum": "median"} if request.param == "median" else {"method": request.param}
+    options = {"method": "log1p", "target_sum": "median"} if request.param == "median" else {"method": request.param}
     stp.pp.normalize(toy, **options)
     return toy
 

@@ -150,7 +150,7 @@ def test_a_selection_that_lost_its_record_is_refused(toy: ad.AnnData, how: str, 
     assert set(scores["leaky"]) == {"unknown"}
 
 
-@pytest.mark.parametrize("lost", ["target_sum", "size_factors", "method"])
+@pytest.mark.parametrize("lost", ["theta", "size_factors", "method"])
 def test_half_a_normalization_is_refused(predicted: ad.AnnData, lost: str) -> None:
     del predicted.uns["stpredict"]["normalize"][lost]
     for call in (

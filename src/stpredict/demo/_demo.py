@@ -44,6 +44,7 @@ _SHOWN = (
     "high",
     "r_over_ceiling",
     "pearson_given_depth",
+    "deviance_explained",
     "spearman",
     "rmse_iqr",
     "ssim",

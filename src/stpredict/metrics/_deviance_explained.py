@@ -36,7 +36,7 @@ def deviance_explained(
         Inverse dispersion of the negative binomial distribution; infinity for Poisson.
     level
         Whether to bring the rates of each gene to its proportion over all observations, as the constant is, so that the
-        map alone counts and not the difference between patients. No rate is then more than 20 times lower or higher than
+        map alone counts and not the difference between patients. No rate is then more than 10 times lower or higher than
         that proportion.
 
     Returns

@@ -7,7 +7,7 @@ import numpy as np
 from stpredict.metrics._noise_ceiling import expected_log1p
 
 #: A rate may be so many times lower or higher than the proportion of its gene in the section.
-LARGEST_RATIO = 20.0
+LARGEST_RATIO = 10.0
 _N_RATES, _N_DEPTHS = 160, 16
 
 
@@ -69,9 +69,9 @@ def residual_gain(proportions: np.ndarray, depth: np.ndarray, theta: float) -> n
 def rates_of_residuals(
     values: np.ndarray, proportions: np.ndarray, depth: np.ndarray, theta: float = 100.0
 ) -> np.ndarray:
-    """Rates (n, G) of mean residuals at the depths of a section; 0 where they would be below it."""
+    """Rates (n, G) of mean residuals at the depths of a section, in proportion: below 0 for residuals that no rate has."""
     gain = residual_gain(proportions, depth, theta)
-    return proportions * np.maximum(1 + values / np.where(gain > 0, gain, np.inf), 0)
+    return proportions * (1 + values / np.where(gain > 0, gain, np.inf))
 
 
 def residuals_of_rates(
@@ -85,7 +85,7 @@ def residuals_of_rates(
 def leveled(rates: np.ndarray, proportions: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """Rates (n, G) brought to the proportions of a section, whose map alone is then theirs.
 
-    The mean over all counts becomes the proportion of the gene; no rate is then more than 20 times lower or higher.
+    The mean over all counts becomes the proportion of the gene; no rate is then more than 10 times lower or higher.
     """
     weight = np.asarray(depth, dtype=np.float64) / max(float(np.sum(depth)), 1e-300)
 

@@ -14,6 +14,7 @@ from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
+from stpredict.models.nn._count_ridge import fit_counts
 
 _MAX_GROUPS = 10
 
@@ -33,7 +34,7 @@ class RidgeConfig:
     center
         `"global"`: one intercept. `"section"`: features and targets are centered within each training section, so that
         differences between sections (staining, depth) do not enter the weights; predictions are centered on the
-        training mean.
+        training mean. Counts are relative to their section in either case.
     rank
         Rank of the map from features to genes; `None` for full rank.
     kinds
@@ -89,6 +90,9 @@ class Ridge(Predictor):
     def finish(self, batches: Iterable[Batch]) -> None:
         """Solve for the weights on the whole training set."""
         (batch,) = batches
+        if batch.measured("counts") is not None:
+            self._finish_counts(batch)
+            return
         measured = batch.outputs()
         if measured is None:
             raise ValueError(
@@ -120,6 +124,31 @@ class Ridge(Predictor):
             self.target_mean.add_(linked)
         self.residual_std.copy_(residual.clamp_min(1e-6))
         self.alpha.fill_(alphas[best])
+
+    def _finish_counts(self, batch: Batch) -> None:
+        """Fit log rates by the likelihood of counts; see :func:`stpredict.models.nn._count_ridge.fit_counts`."""
+        if self.config.rank is not None:
+            raise ValueError(f"expected rank=None for counts; found {self.config.rank}; fit log1p values or residuals")
+        assert batch.target is not None
+        assert batch.kind is not None
+        counts, depth, theta = batch.kind.parts(batch.target.double())  # type: ignore[attr-defined]
+        centered = len(batch.section.unique()) > 1 or len(batch.patient.unique()) == 1
+
+        def level(values: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+            code = batch.section[rows] if centered else torch.zeros_like(batch.section[rows])
+            return values - section_mean(weight * values, code) / section_mean(weight, code).clamp_min(1e-12)
+
+        overall = counts.sum(dim=0).clamp_min(0.5) / depth.sum(dim=0).clamp_min(1)
+        fit = fit_counts(
+            batch["features"].double(), counts, depth, theta, overall, inner_groups(batch), level,
+            alphas=[self.config.alpha] if self.config.alpha is not None else list(self.config.alphas),
+            n_components=self.config.n_components,
+        )  # fmt: skip
+        self.feature_mean.copy_(fit.feature_mean)
+        self.weight.copy_(fit.weight)
+        self.target_mean.copy_(overall.log() + fit.log_rate)
+        self.residual_std.copy_(self.target_std)
+        self.alpha.fill_(fit.alpha)
 
 
 def inner_groups(batch: Batch) -> Tensor:

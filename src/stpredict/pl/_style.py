@@ -93,6 +93,9 @@ def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
     return ax
 
 
+_LABELS = {"pearson_residuals": "Pearson residual", "rate": "rate per count"}
+
+
 def value_label(adata: AnnData, layer: str | None, key: str = Key.PREDICTED, name: str | None = None) -> str:
     """Unit of the measured and predicted values, for a colorbar: that of the table, or that of the prediction.
 
@@ -108,13 +111,18 @@ def value_label(adata: AnnData, layer: str | None, key: str = Key.PREDICTED, nam
         found = {units[name]} if name is not None else set(units.values())
         plain = "fraction" if own.get("link") == "softmax" else "value"
         return (found.pop() if len(found) == 1 else "own units") or plain
-    record = read_record(adata, "normalize") or own.get("unit")
+    unit = own.get("unit") or {}
+    record = unit if unit.get("method") == "rate" else read_record(adata, "normalize") or unit or None
     if record is not None and record.get("method") == "layer":
         return str(record["layer"])
     if record is not None and record.get("method") == "log2p1":
         return f"log2({record['unit'].upper()} + 1)"
+    if record is not None and record.get("method") in _LABELS:
+        return _LABELS[record["method"]]
     if record is None or record.get("method") != "log1p":
         return "expression (log1p)" if "log1p" in adata.uns else "expression"
+    if record["target_sum"] == "median":
+        return "log1p counts per median depth"
     return f"log1p counts per {record['target_sum']:,.0f}".replace(",", "\u202f")
 
 

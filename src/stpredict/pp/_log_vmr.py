@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.metrics._log_normalize import log_normalize
 from stpredict.slots._checks import as_mask, check_obs
 from stpredict.slots._container import begin
+from stpredict.slots._depth import depth_of
 from stpredict.slots._expression import matrix_of, usable_rows
 from stpredict.slots._keys import Key, check_key, escaped
 from stpredict.slots._provenance import read_record, write_record
@@ -45,7 +47,8 @@ def log_vmr(
     data
         AnnData, or SpatialData whose table is used, with the `X` of :func:`stpredict.pp.normalize`.
     layer
-        Layer with log-normalized values, log(1 + x), to read instead of `X`.
+        Layer with log-normalized values, log(1 + x), to read instead of `X`. Where `X` holds Pearson residuals, log1p of the
+        counts per 10,000 is read.
     train
         Observations to use, a boolean array (n_obs,) or a column of `obs`; all measured ones when `None`.
     sample_key
@@ -93,7 +96,7 @@ def log_vmr(
     key = key_added or _KEY
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
     rows = np.flatnonzero(usable_rows(adata, as_mask(adata, train), layer))
-    values = matrix_of(adata, layer)[rows]
+    values = _logarithms(adata, layer)[rows]
     _check_logarithms(adata, values, layer)
     codes, sections = pd.factorize(adata.obs[sample_key].astype(str).to_numpy()[rows])
     within = grouped_log_vmr(values, codes, len(sections))
@@ -102,6 +105,16 @@ def log_vmr(
     adata.varm[key] = pd.DataFrame(within.T, index=adata.var_names, columns=[escaped(name) for name in sections])
     write_record(adata, key, {"layer": layer, "sections": list(sections)})
     return container if copy else None
+
+
+def _logarithms(adata: AnnData, layer: str | None) -> Any:
+    """`X` or a layer; where `X` holds residuals, log1p of their counts per 10,000."""
+    record = read_record(adata, "normalize") or {}
+    if layer is None and record.get("method") == "pearson_residuals" and Key.COUNTS in adata.layers:
+        depth = depth_of(adata)
+        assert depth is not None  # there are counts
+        return log_normalize(adata.layers[Key.COUNTS], depth)
+    return matrix_of(adata, layer)
 
 
 def grouped_log_vmr(values: Any, group: np.ndarray, n_groups: int) -> np.ndarray:
@@ -145,7 +158,7 @@ def _moments(values: Any, group: np.ndarray, n_groups: int) -> tuple[np.ndarray,
 def _check_logarithms(adata: AnnData, values: Any, layer: str | None) -> None:
     record = read_record(adata, "normalize") or {}
     method = record.get("method", "log1p")
-    if layer is None and method != "log1p":
+    if layer is None and method not in ("log1p", "pearson_residuals"):
         raise ValueError(
             f"expected X normalized as log(1 + x) of counts; found {method!r} in uns['stpredict']['normalize']; pass a layer "
             "with such values as `layer=`"

@@ -20,7 +20,14 @@ from stpredict.slots._provenance import read_record, write_record
 
 _TARGET_SUM = 1e4
 _THETA = 100.0
-_DEFAULTS = {"size_factors": "all", "panel": None, "target_sum": _TARGET_SUM, "theta": _THETA, "clip": None}
+_DEFAULTS = {
+    "method": "pearson_residuals",
+    "size_factors": "all",
+    "panel": None,
+    "target_sum": _TARGET_SUM,
+    "theta": _THETA,
+    "clip": None,
+}
 _BULK = ("fpkm-uq", "tpm")
 _LOG_RANGE = 30.0  # log2 of the largest values, some 10^7, is 23; on the linear scale one abundant gene exceeds it
 
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
 def normalize(
     data: Container,
     *,
-    method: Literal["log1p", "pearson_residuals"] = "log1p",
+    method: Literal["pearson_residuals", "log1p"] = "pearson_residuals",
     unit: Literal["counts", "fpkm-uq", "tpm"] = "counts",
     size_factors: Literal["all", "panel"] = "all",
     panel: Sequence[str] | None = None,
@@ -60,9 +67,10 @@ def normalize(
     data
         AnnData, or SpatialData whose table is used, with raw counts, or bulk expression on a linear scale.
     method
-        `"log1p"`: every observation is scaled to the same total, `target_sum`. `"pearson_residuals"`: deviations from the
-        proportion that a gene has in its section, in units of the counting noise; float32 and dense, 4 bytes for each
-        observation and gene, so leave genes out before (:func:`stpredict.pp.filter_genes`) where that is too much.
+        `"pearson_residuals"`: deviations from the proportion that a gene has in its section, in units of the counting noise;
+        float32 and dense, 4 bytes for each observation and gene: where that is too much, leave genes out before
+        (:func:`stpredict.pp.filter_genes`), and the depth is that of the genes that stay. `"log1p"`: every observation is
+        scaled to the same total, `target_sum`; values are at least 0, and sparse when the counts are.
     unit
         Unit of the input: `"counts"`; or `"fpkm-uq"` or `"tpm"` for bulk expression, of which log2(x + 1) is taken as
         by SEQUOIA :cite:p:`pizurica2024`, and with which the options of scaling must be left out.
@@ -121,7 +129,11 @@ def normalize(
     >>> import anndata as ad, numpy as np
     >>> from stpredict.pp._normalize import normalize
     >>> adata = ad.AnnData(np.array([[1.0, 3.0], [2.0, 2.0]], dtype=np.float32))
-    >>> normalize(adata, target_sum=4)
+    >>> normalize(adata)
+    >>> adata.X.round(2)
+    array([[-0.41,  0.31],
+           [ 0.41, -0.31]], dtype=float32)
+    >>> normalize(adata, method="log1p", target_sum=4)
     >>> adata.X.round(3)
     array([[0.693, 1.386],
            [1.099, 1.099]], dtype=float32)
@@ -132,9 +144,13 @@ def normalize(
     check_choice(unit, ("counts", *_BULK), "unit")
     check_choice(method, ("log1p", "pearson_residuals"), "method")
     panel = None if panel is None else list(panel)
-    options = dict(zip(_DEFAULTS, (size_factors, panel, target_sum, theta, clip), strict=True))
+    options = dict(zip(_DEFAULTS, (method, size_factors, panel, target_sum, theta, clip), strict=True))
     senseless = _DEFAULTS if unit != "counts" else ("theta", "clip") if method == "log1p" else ("target_sum",)
     given = {name: options[name] for name in senseless if options[name] != _DEFAULTS[name]}
+    if given and unit == "counts" and method == "pearson_residuals":
+        raise ValueError(
+            f"expected method='log1p' with target_sum={target_sum!r}; found method={method!r}, which has none"
+        )
     if unit != "counts":
         if given:
             raise ValueError(

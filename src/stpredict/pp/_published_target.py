@@ -78,7 +78,7 @@ def published_target(
     --------
     >>> import stpredict as stp
     >>> adata = stp.datasets.synthetic_cohort(n_patients=1, n_sections=1, n_genes=5, n_spots=30)
-    >>> stp.pp.normalize(adata)
+    >>> stp.pp.normalize(adata, method="log1p")
     >>> stp.pp.published_target(adata, ["smoothed"])
     >>> bool(adata.layers["published"].std() < adata.X.toarray().std())
     True

@@ -13,9 +13,9 @@ from stpredict.core._validate import check_choice, check_unique
 from stpredict.pp._spatially_variable import section_morans_i, write_moran
 from stpredict.slots._checks import as_mask, check_genes, check_obs
 from stpredict.slots._container import begin
-from stpredict.slots._expression import matrix_of, usable_rows
+from stpredict.slots._expression import matrix_of, to_dense, usable_rows
 from stpredict.slots._keys import Key, check_key
-from stpredict.slots._provenance import genes_digest, write_record
+from stpredict.slots._provenance import genes_digest, read_record, write_record
 from stpredict.slots._selections import patients_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def select_genes(
         spatial structure in every training section, that is `p < p_value` in each and a median Moran's I above `min_i`
         :cite:p:`li2026`; with `n_genes`, the best of them by median I. `"spatial_hvg"`: the `2 * n_genes` most highly
         variable genes within sections (normalized dispersion), of which the `n_genes` with the highest median I.
-        `"mean"`: the `n_genes` with the highest mean over the training observations.
+        `"mean"`: the `n_genes` with the highest mean over the training observations. Where `X` holds residuals, their
+        variance says how variable a gene is, and the counts how much there is of it.
     n_genes
         Size of the panel. Needed by `"spatial_hvg"` and `"mean"`; fewer are taken when fewer pass the filters.
     p_value
@@ -260,9 +261,12 @@ def _select(
     if drop_mitochondrial:
         keep(~_named_like(names, _MITOCHONDRIAL), "drop_mitochondrial")
     detected = np.ones(adata.n_vars, dtype=bool)
+    residuals = layer is None and (read_record(adata, "normalize") or {}).get("method") == "pearson_residuals"
+    # Residuals are 0 on average, and none of them is 0: how much there is of a gene, and where, is said by the counts.
+    amount = adata.layers[Key.COUNTS] if residuals and Key.COUNTS in adata.layers else matrix
     for section in dict.fromkeys(samples[rows]):
         section_rows = np.flatnonzero(rows & (samples == section))
-        share = np.asarray((matrix[section_rows] != 0).sum(axis=0)).ravel() / len(section_rows)
+        share = np.asarray((amount[section_rows] != 0).sum(axis=0)).ravel() / len(section_rows)
         detected &= (share > 0) & (share >= min_fraction)
     keep(detected, "min_fraction")
     if not kept.any():
@@ -271,10 +275,11 @@ def _select(
     selection = _Selection([], dropped)
     score = np.full(adata.n_vars, -np.inf)
     if method == "mean":
-        score[kept] = np.asarray(matrix[np.flatnonzero(rows)].mean(axis=0)).ravel()[kept]
+        score[kept] = np.asarray(amount[np.flatnonzero(rows)].mean(axis=0)).ravel()[kept]
     else:
         if method == "spatial_hvg" and n_genes is not None:
-            keep(_highly_variable(matrix, rows, kept, samples, 2 * n_genes), "spatial_hvg")
+            variable = _most_residual if residuals else _highly_variable
+            keep(variable(matrix, rows, kept, samples, 2 * n_genes), "spatial_hvg")
         tested = list(names[kept])
         selection.moran_i, selection.moran_p = section_morans_i(
             adata, rows, tested, n_neighbors=n_neighbors, layer=layer, sample_key=sample_key
@@ -316,6 +321,17 @@ def _highly_variable(matrix: Any, rows: np.ndarray, kept: np.ndarray, samples: n
     )
     variable = np.zeros(len(kept), dtype=bool)
     variable[columns] = found["highly_variable"].to_numpy()
+    return variable
+
+
+def _most_residual(matrix: Any, rows: np.ndarray, kept: np.ndarray, samples: np.ndarray, n_top: int) -> np.ndarray:
+    """Mask (n_vars,) of the genes whose residuals vary most within sections :cite:p:`lause2021`."""
+    variance = np.zeros(len(kept))
+    for section in dict.fromkeys(samples[rows]):
+        variance += to_dense(matrix[rows & (samples == section)]).var(axis=0)
+    best = np.argsort(np.where(kept, -variance, np.inf), kind="stable")[: min(n_top, int(kept.sum()))]
+    variable = np.zeros(len(kept), dtype=bool)
+    variable[best] = True
     return variable
 
 

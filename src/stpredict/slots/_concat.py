@@ -88,7 +88,7 @@ def concat(
     >>> parts = {name: adata[adata.obs["patient"] == name].copy() for name in ("P1", "P2")}
     >>> joined = stp.concat(parts)
     >>> joined.uns["stpredict"]["normalize"]["method"]
-    'log1p'
+    'pearson_residuals'
     """
     import anndata
 

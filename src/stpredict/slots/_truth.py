@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,10 @@ import numpy as np
 from stpredict.core._validate import few
 from stpredict.slots._checks import check_genes
 from stpredict.slots._expression import matrix_of, measured_matrix, measured_rows, read_normalization, to_dense
+from stpredict.slots._keys import Key
 from stpredict.slots._prediction import SOURCE
 from stpredict.slots._provenance import read_record
+from stpredict.slots._scale import RATE, measured_in, scale_of_truth
 from stpredict.slots._values import OBS, read_values, value_names
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class Truth:
         Where values of observations stand; `None` for expression.
     names
         What was measured.
+    unit
+        Unit of expression: that of `X`, of a layer, or rates of the counts.
     """
 
     adata: AnnData
@@ -43,6 +47,7 @@ class Truth:
     slot: str | None = None
     names: Sequence[str] = ()
     _values: Any = field(default=None, repr=False)
+    unit: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_expression(self) -> bool:
@@ -53,7 +58,10 @@ class Truth:
     def measured(self) -> np.ndarray:
         """Mask (n_obs,) of the observations with a measurement."""
         if self.slot is None:
-            return measured_rows(self.adata, matrix_of(self.adata, self.layer))
+            counted = self.unit.get("method") == RATE
+            return measured_rows(
+                self.adata, self.adata.layers[Key.COUNTS] if counted else matrix_of(self.adata, self.layer)
+            )
         return np.isfinite(self._values.to_numpy()).all(axis=1)
 
     @property
@@ -65,6 +73,8 @@ class Truth:
 
     def read(self, names: Sequence[str], rows: Any = None) -> np.ndarray:
         """Measured values (n, len(names)) float64."""
+        if self.unit.get("method") == RATE:
+            return measured_in(self.adata, names, self.unit, rows)
         if self.slot is None:
             return to_dense(measured_matrix(self.adata, names, rows, self.layer)).astype(np.float64)
         values = self._values[list(names)].to_numpy()
@@ -100,8 +110,10 @@ def truth_of(adata: AnnData, keys: str | Sequence[str], layer: str | None = None
         raise ValueError(f"expected predictions of one target; found {told}; score them in calls of their own")
     slot = next(iter(slots.values()), None)
     if slot is None:
-        read_normalization(adata, layer)
-        return Truth(adata, layer, None, list(adata.var_names))
+        unit = scale_of_truth(adata, keys, layer)
+        if unit.get("method") != RATE:
+            read_normalization(adata, layer)
+        return Truth(adata, layer, None, list(adata.var_names), unit=unit)
     if layer is not None:
         raise ValueError(_no_layer(str(slot), layer))
     names = list(

@@ -43,6 +43,47 @@ class Expression:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Counts of genes, (n_obs, n_genes) in `layers["counts"]`, with the depth of each observation as offset.
+
+    A model learns log rates by the likelihood of the counts; what users get are rates per count, the expected share of a
+    gene in the counts of an observation. Rates are learned relative to the proportions of each section, so that what tells
+    sections apart is no part of the map; their level is that of the training. The depth is `obs["depth"]` (:func:`stpredict.pp.normalize` writes it) or else
+    the total of `layers["counts"]`: a deep spot counts for more than a shallow one, and depth itself is never predicted.
+
+    Attributes
+    ----------
+    panel, always
+        Genes to predict, as in :class:`stpredict.targets.Expression`; a selection that runs on the training observations
+        reads `X`, which must be normalized for it.
+    family
+        `"poisson"`, or `"negative_binomial"` with a dispersion per gene from the training observations. Rates that are right
+        on average have the highest Poisson likelihood whatever the variance of the counts is; the second listens less to
+        genes of many counts.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> stp.targets.Counts(panel=["ERBB2", "GNAS"]).family
+    'poisson'
+    """
+
+    panel: Panel = None
+    family: Literal["poisson", "negative_binomial"] = "poisson"
+    always: Sequence[str] = ()
+
+    @property
+    def selection(self) -> Expression:
+        """The panel, as it is asked for of expression."""
+        return Expression(self.panel, None, self.always)
+
+    @property
+    def layer(self) -> None:
+        """No layer of values: `X` is not read."""
+        return
+
+
+@dataclass(frozen=True)
 class Classes:
     """Classes of observations: a boolean or categorical column of `obs`, (n_obs,).
 

@@ -22,7 +22,7 @@ from stpredict.training._digests import (
     write_config,
 )
 from stpredict.training._facts import TrainingFacts
-from stpredict.training.targets import ExpressionTarget, Target, target_from_dict
+from stpredict.training.targets import CountsTarget, ExpressionTarget, Target, target_from_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,11 +78,11 @@ class FittedModel:
     @property
     def normalization(self) -> dict[str, Any]:
         """How the training target was normalized; empty where it is not expression."""
-        return dict(self.target.normalization) if isinstance(self.target, ExpressionTarget) else {}
+        return dict(getattr(self.target, "normalization", {}))
 
     def __repr__(self) -> str:
         people = self.training.patients
-        what = "gene" if isinstance(self.target, ExpressionTarget) else "output"
+        what = "gene" if isinstance(self.target, ExpressionTarget | CountsTarget) else "output"
         return (
             f"FittedModel({self.model!r}, {len(self.panel)} {what}{'s' if len(self.panel) != 1 else ''}, trained on "
             f"{self.training.n_obs} observations of {len(people)} patient{'s' if len(people) != 1 else ''})"

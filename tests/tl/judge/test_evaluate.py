@@ -22,8 +22,10 @@ def scored(toy):
 
 def test_columns_and_values(scored) -> None:
     table = stp.tl.evaluate(scored)
-    metrics = ["pearson", "pearson_given_depth", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd"]
-    expected = ["model", "sample", "patient", "gene", *metrics, "ceiling", "n_obs", "leaky"]
+    metrics = ["pearson", "pearson_given_depth", "pearson_residual", "deviance_explained"]
+    metrics += ["spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd"]
+    ceilings = ["ceiling", "residual_ceiling", "deviance_ceiling"]
+    expected = ["model", "sample", "patient", "gene", *metrics, *ceilings, "n_obs", "leaky"]
     assert list(table.columns) == expected
     assert set(table["model"]) == {"ridge", "mean", "ridge (smoothed)"}
     assert len(table) == 3 * 6 * 6
@@ -177,8 +179,13 @@ def test_correlation_given_depth_takes_the_counts_behind_the_size_factors(toy, s
 
 def test_correlation_given_depth_is_undefined_without_counts(toy):
     toy.obsm["predicted"] = pd.DataFrame(np.random.default_rng(0).normal(size=(72, 2)), toy.obs_names, ["G0", "G1"])
-    del toy.layers["counts"]
-    scores = stp.tl.evaluate(toy, metrics=["pearson", "pearson_given_depth"], baselines=False)
+    metrics = ["pearson", "pearson_given_depth"]
+    known = stp.tl.evaluate(toy, metrics=metrics, baselines=False)["pearson_given_depth"]
+    del toy.layers["counts"]  # the depth of every spot is still there
+    scores = stp.tl.evaluate(toy, metrics=metrics, baselines=False)
+    np.testing.assert_array_equal(scores["pearson_given_depth"], known)
+    del toy.obs["depth"]
+    scores = stp.tl.evaluate(toy, metrics=metrics, baselines=False)
     assert scores["pearson_given_depth"].isna().all()
     assert scores["pearson"].notna().all()
 

@@ -22,7 +22,7 @@ def adata() -> ad.AnnData:
 
 
 def test_each_section_with_the_normalization_of_the_data(adata) -> None:
-    normalize(adata, target_sum=500)
+    normalize(adata, method="log1p", target_sum=500)
     assert noise_ceiling(adata, seed=3, n_repeats=4) is None
     table = adata.varm["noise_ceiling"]
     counts = adata.layers["counts"]
@@ -36,7 +36,7 @@ def test_each_section_with_the_normalization_of_the_data(adata) -> None:
 
 def test_panel_size_factors(adata) -> None:
     genes = ["G14", "G2", "G5"]
-    normalize(adata, size_factors="panel", panel=genes)
+    normalize(adata, method="log1p", size_factors="panel", panel=genes)
     noise_ceiling(adata, genes=genes)
     table = adata.varm["noise_ceiling"]
     at = adata.var_names.get_indexer(genes)
@@ -49,7 +49,7 @@ def test_sections_without_counts_are_skipped(adata) -> None:
     dense = adata.to_df().to_numpy()
     dense[50:] = np.nan
     adata.X = dense
-    normalize(adata)
+    normalize(adata, method="log1p")
     noise_ceiling(adata)
     assert list(adata.varm["noise_ceiling"].columns) == ["B"]
     assert np.isnan(section_ceiling(adata, np.arange(50, 90), ["G1", "G2"])).all()
@@ -57,7 +57,7 @@ def test_sections_without_counts_are_skipped(adata) -> None:
 
 def test_rows_as_mask_or_indices(adata) -> None:
     assert np.isnan(section_ceiling(adata, np.arange(5), ["G1"])).all()
-    normalize(adata)
+    normalize(adata, method="log1p")
     mask = (adata.obs["sample"] == "A").to_numpy()
     by_mask = section_ceiling(adata, mask, ["G14", "G3"])
     np.testing.assert_array_equal(by_mask, section_ceiling(adata, np.flatnonzero(mask), ["G14", "G3"]))
@@ -65,7 +65,7 @@ def test_rows_as_mask_or_indices(adata) -> None:
 
 
 def test_copy_and_key(adata) -> None:
-    normalize(adata)
+    normalize(adata, method="log1p")
     changed = noise_ceiling(adata, copy=True, key_added="top")
     assert "top" in changed.varm
     assert not adata.varm
@@ -76,7 +76,7 @@ def test_copy_and_key(adata) -> None:
 def test_errors_leave_the_object(adata) -> None:
     with pytest.raises(KeyError, match="stp.pp.normalize"):
         noise_ceiling(adata)
-    normalize(adata)
+    normalize(adata, method="log1p")
     with pytest.raises(KeyError, match="none"):
         noise_ceiling(adata, genes=["none"])
     with pytest.raises(KeyError, match="slide"):

@@ -46,6 +46,8 @@ def section(_section: ad.AnnData) -> ad.AnnData:
 
 
 def targets_missing(adata: ad.AnnData, outside: np.ndarray, fold: Fold) -> None:
+    outside = outside.copy()
+    outside[np.flatnonzero(fold.test)[0]] = False  # a fold without anything to be tested on is no fold
     adata.X[outside] = np.nan
     adata.layers["counts"] = adata.layers["counts"].astype(np.float32)
     adata.layers["counts"][outside] = np.nan

@@ -47,7 +47,7 @@ def mean_r(scores: pd.DataFrame, label: str) -> float:
 
 
 def test_depth_alone_scores_under_log1p_and_not_under_residuals(dense: ad.AnnData) -> None:
-    stp.pp.normalize(dense)
+    stp.pp.normalize(dense, method="log1p")
     log1p = stp.tl.cross_validate(dense, ["ridge"], **OPTIONS)
     stp.pp.normalize(dense, method="pearson_residuals")
     residuals = stp.tl.cross_validate(dense, ["ridge"], **OPTIONS)
@@ -58,7 +58,7 @@ def test_depth_alone_scores_under_log1p_and_not_under_residuals(dense: ad.AnnDat
 
 
 def test_a_line_of_the_table_and_nothing_else(dense: ad.AnnData) -> None:
-    stp.pp.normalize(dense)
+    stp.pp.normalize(dense, method="log1p")
     before = dense.X.copy(), dense.layers["counts"].copy()
     panel = {"panel": {"method": "mean", "n_genes": 12}}
     quick = {"mlp": {"model": "mlp", "training": {"max_epochs": 1}}}
@@ -82,7 +82,7 @@ def test_left_out_without_counts_or_features(dense: ad.AnnData) -> None:
     dense.layers["mine"] = np.log1p(dense.X)
     target = stp.targets.Expression(layer="mine")
     assert NULL not in set(stp.tl.cross_validate(dense, ["ridge"], target=target, **OPTIONS)["model"])
-    stp.pp.normalize(dense)
+    stp.pp.normalize(dense, method="log1p")
     del dense.obsm["X_toy"], dense.uns["stpredict"]["X_toy"]
     assert set(stp.tl.cross_validate(dense, ["mean"], **OPTIONS)["model"]) == {"mean"}
 
@@ -93,7 +93,7 @@ def test_depth_of_genes_that_were_left_out_counts(dense: ad.AnnData, sparse: boo
 
     if sparse:
         dense.X = csr_matrix(dense.X)
-    stp.pp.normalize(dense)
+    stp.pp.normalize(dense, method="log1p")
     depth = total_counts(dense.layers["counts"])
     few = dense[:, ["G3", "G0"]].copy()
     null = null_cohort(few, ["G0", "G3"], ["X_toy"], Keys(), 0)
@@ -106,7 +106,7 @@ def test_depth_of_genes_that_were_left_out_counts(dense: ad.AnnData, sparse: boo
 
 def test_unmeasured_spots_stay_unmeasured(dense: ad.AnnData) -> None:
     dense.X[:7] = np.nan
-    stp.pp.normalize(dense)
+    stp.pp.normalize(dense, method="log1p")
     null = null_cohort(dense, list(dense.var_names), ["X_toy"], Keys(), 0)
     assert null.obs["measured"].tolist() == [False] * 7 + [True] * 353
     scores = stp.tl.cross_validate(dense, ["ridge"], **OPTIONS)
@@ -115,7 +115,7 @@ def test_unmeasured_spots_stay_unmeasured(dense: ad.AnnData) -> None:
 
 def test_marks_are_those_of_the_folds(dense: ad.AnnData) -> None:
     dense.obs["patient"] = "p"
-    stp.pp.normalize(dense)
+    stp.pp.normalize(dense, method="log1p")
     scores = stp.tl.cross_validate(dense, ["ridge"], "section", allow_leakage=True, **OPTIONS)
     assert set(scores.loc[scores["model"] == NULL, "leaky"]) == {True}
     dense.uns["spatial"] = {name: {"scalefactors": {"microns_per_pixel": 1.0}} for name in ("s0", "s1", "s2")}

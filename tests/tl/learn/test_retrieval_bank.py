@@ -124,7 +124,7 @@ def other_panel(adata: Any) -> Any:
 
 
 def other_normalization(adata: Any) -> Any:
-    stp.pp.normalize(adata, target_sum=1234)
+    stp.pp.normalize(adata, method="log1p", target_sum=1234)
     return adata
 
 

@@ -71,8 +71,8 @@ class Batch:
     inputs
         Tensors by the names of :data:`stpredict.models.INPUTS`.
     target
-        Values measured: (n, n_genes) expression, (n, n_values) values, (n,) int64 classes (-1: not known), or (n, 2)
-        follow-up time and event; `None` at prediction.
+        Values measured: (n, n_genes) expression, (n, 2 n_genes) counts and depths, (n, n_values) values, (n,) int64 classes
+        (-1: not known), or (n, 2) follow-up time and event; `None` at prediction.
     kind
         Kind of the target; expression when `None`.
     labeled
@@ -102,7 +102,7 @@ class Batch:
         return self.inputs[name]
 
     def measured(self, kind: str = "expression") -> Tensor | None:
-        """Target where it is of this kind (`"expression"`, `"values"`, `"classes"`, `"follow_up"`), else `None`."""
+        """Target where it is of this kind (`"expression"`, `"counts"`, `"values"`, `"classes"`, …), else `None`."""
         return self.target if kind == ("expression" if self.kind is None else self.kind.kind) else None
 
     def outputs(self) -> Tensor | None:

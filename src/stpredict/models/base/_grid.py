@@ -184,6 +184,10 @@ class GridPredictor(Predictor):
         background = prediction.extras.get("background")
         if background is None:
             return parts
+        if batch.measured("counts") is not None:
+            raise ValueError(
+                "expected loss_area='tissue' for counts, which have no rate where there is no tissue; found 'all'"
+            )
         label = batch.measured("classes")
         if label is None and batch.kind is not None and not batch.kind.linear:
             raise ValueError(

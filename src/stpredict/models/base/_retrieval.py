@@ -127,7 +127,7 @@ class RetrievalPredictor(Predictor):
 
     def forward(self, batch: Batch) -> Prediction:
         """Look a batch up in the bank; embed it on both sides where it holds a target."""
-        expression = batch.measured()
+        expression = batch.outputs()
         if self.training and expression is None:
             raise ValueError(
                 f"expected expression to train on; found none: {type(self).__name__} predicts the expression of "
@@ -173,7 +173,7 @@ class RetrievalPredictor(Predictor):
         """Fill the bank with the training spots."""
         parts = []
         for batch in batches:
-            expression = batch.measured()
+            expression = batch.outputs()
             assert expression is not None  # `forward` has refused anything else
             parts.append((self.embed_spots(batch, expression), expression, batch.patient, batch.section))
         keys, values, patient, section = (torch.cat(tensors) for tensors in zip(*parts, strict=True))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.core._validate import check_choice, few
-from stpredict.slots._baselines import Baselines, chosen_baselines
+from stpredict.slots._baselines import Baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
+from stpredict.slots._depth import depth_of
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks
@@ -20,8 +21,11 @@ from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
+from stpredict.slots._scale import origin_of
 from stpredict.slots._truth import Truth, truth_of
+from stpredict.tl.judge._depth_free import DEPTH_FREE, Counted, on_scale, residual_theta
 from stpredict.tl.judge._habits import add_habits, check_habits
+from stpredict.tl.judge._lines import Line, lines_of, smoothed
 from stpredict.tl.judge._parts import scored_parts
 
 if TYPE_CHECKING:
@@ -30,15 +34,15 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
-DEFAULT_METRICS = ("pearson", "pearson_given_depth", "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd")
+DEFAULT_METRICS = (
+    "pearson", "pearson_given_depth", *DEPTH_FREE, "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd",
+)  # fmt: skip
 _WITH_BACKGROUND = "pearson_with_background"  # only where it is asked for
 KNOWN_METRICS = (*DEFAULT_METRICS, _WITH_BACKGROUND)
 _GRID_MULTIPLE = 16  # published grids are padded to it: 78 × 64 to 80 × 64
 _PATIENT_METRICS = ("pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio")
-_SMOOTHING_NEIGHBORS = 6
 _DIRECTIONS = 12  # of the earth mover's distance: evenly spaced, within 1 % of any larger number
 POOLED = "all"  # stands for sample and patient where patients are compared with each other
-SMOOTHED = "smoothed"
 
 
 def evaluate(
@@ -57,6 +61,9 @@ def evaluate(
     table_key: str = Key.TABLE,
 ) -> pd.DataFrame:
     """Score predictions per gene and section.
+
+    Three scores leave depth out: `pearson_residual`, `deviance_explained` and `pearson_given_depth`. Read these first: genes
+    without any biology reach correlations with log1p values as high as many systems that were published, by depth alone.
 
     Scores are taken over in-tissue observations within one section, so that differences between slides do not raise a
     score. A correlation that is undefined (a constant gene, a section with one spot) stays `NaN`;
@@ -79,7 +86,10 @@ def evaluate(
         Layer with the measured target instead of `X`.
     metrics
         Scores to compute, among `"pearson"`, `"pearson_given_depth"` (after regressing the logarithm of the spot's
-        total counts out of both sides: what is predicted beyond depth; needs `layers["counts"]`), `"spearman"`,
+        total counts out of both sides: what is predicted beyond depth; needs `layers["counts"]`), `"pearson_residual"`
+        (correlation of the predicted rate with the Pearson residuals of the counts), `"deviance_explained"` (share of the
+        Poisson deviance of the counts that the predicted rates explain beyond the constant proportion of the section,
+        with the depth as offset, see :func:`stpredict.metrics.deviance_explained`), `"spearman"`,
         `"rmse"`, `"rmse_iqr"` (RMSE over the interquartile range of the truth), `"variance_ratio"` (predicted over
         measured), `"ssim"` (structural similarity :cite:p:`wang2004` of the maps on the array, over tissue; `NaN` in
         sections without a lattice in `obs["array_row"]` and `obs["array_col"]`) and `"emd"` (earth mover's distance of
@@ -89,7 +99,8 @@ def evaluate(
         sides are rounded up to multiples of 16 as published, and is `NaN` without.
     ceiling
         Whether to add the noise ceiling of each gene and section, the correlation that a perfect model would reach
-        given the counting noise; needs `layers["counts"]`. `NaN` for values, whose noise nobody knows.
+        given the counting noise, and those of the other two scales (`residual_ceiling`, `deviance_ceiling`); needs
+        `layers["counts"]`. `NaN` for values, whose noise nobody knows.
     baselines
         Names of the baselines to add: those that :func:`stpredict.tl.predict` wrote beside the prediction, and
         `"smoothed"`, a spatial smoother: the ridge (the first prediction where there is no ridge) averaged over its six
@@ -109,7 +120,8 @@ def evaluate(
 
     Returns
     -------
-    Table with one row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling`,
+    Table with one row per model, section and gene: `model`, `sample`, `patient`, `gene`, the metrics, `ceiling` (on the
+    scale of `pearson`), `residual_ceiling`, `deviance_ceiling`,
     `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that,
     `"within section"` where it saw the rest of the section, behind a buffer: then every block that was held out has rows of
     its own, and a column `block` names it);
@@ -119,6 +131,15 @@ def evaluate(
     `chosen_genes` (`"12 of 50"`), so that a truth of one's own and genes picked afterwards stay visible, here and in
     :func:`stpredict.tl.summarize`.
     Nothing is written to `data`.
+
+    Notes
+    -----
+    For `pearson_residual` and `deviance_explained` every prediction becomes a rate per count, whatever was predicted: a
+    mean log1p value and a mean residual each belong to one rate at the depths that the model was trained on.
+    The level of each gene is then that of the section, as it is for the constant proportion that the score compares
+    with, and no rate is more than 10 times lower or higher than it. Predictions of other units (a layer of one's own,
+    values that scanpy normalized) have `NaN` there. Rates, of a model of counts, are put on the scale of `X` for the
+    other scores.
 
     Raises
     ------
@@ -161,8 +182,8 @@ def evaluate(
             f"expected no habits for values, which have no counts; found {', '.join(habits)}; leave them out"
         )
     measured = target.measured
-    models = _models(adata, frames, baselines, patient_key)
-    known = {gene for frame, *_ in models.values() for gene in frame.columns} & set(target.names)
+    models = lines_of(adata, frames, baselines, patient_key)
+    known = {gene for line in models.values() for gene in line.frame.columns} & set(target.names)
     scored_genes = sorted(known)
     if genes is not None:
         target.check(genes)
@@ -186,6 +207,7 @@ def evaluate(
         return _with_choices(table, target, genes, len(known))
     tissue, place = in_tissue(adata), pd.Index(scored_genes)
     with_ceiling = ceiling and Key.COUNTS in adata.layers and layer is None and target.is_expression
+    free, theta = [name for name in metrics if name in DEPTH_FREE], residual_theta(adata)
     tables, off_lattice = [], []
     parts = scored_parts(adata, {key: leak_marks(adata, key, patient_key) for key in keys}, sample)
     for part in parts:
@@ -196,12 +218,15 @@ def evaluate(
             off_lattice.append(part.block or name)
         patient = str(people[rows[0]])
         truth = target.read(scored_genes, rows)
-        top = _ceilings(adata, rows, scored_genes, seed) if with_ceiling else None
-        if ceiling and not target.is_expression:
-            top = np.full(len(scored_genes), np.nan)  # nobody knows the noise of values
-        for label, (frame, leaky, smooth) in models.items():
-            columns = [gene for gene in scored_genes if gene in frame.columns]
-            predicted = frame.iloc[rows][columns].to_numpy(dtype=np.float64)
+        counted = Counted(adata, rows, scored_genes, str(name), of_genes=target.is_expression)
+        top = {}
+        if with_ceiling:
+            top = {"ceiling": _ceilings(adata, rows, scored_genes, seed)} | counted.ceilings(free, theta)
+        elif ceiling and not target.is_expression:
+            top = {"ceiling": np.full(len(scored_genes), np.nan)}  # nobody knows the noise of values
+        for label, line in models.items():
+            columns = [gene for gene in scored_genes if gene in line.frame.columns]
+            predicted = line.frame.iloc[rows][columns].to_numpy(dtype=np.float64)
             # Folds may test part of a section; a panel selected per fold leaves the genes of other folds empty.
             tested = ~np.isnan(predicted).all(axis=1)
             predicted, scored_rows = predicted[tested], rows[tested]
@@ -209,24 +234,30 @@ def evaluate(
             if not len(scored_rows) or not filled.any():
                 continue
             columns, predicted = [c for c, f in zip(columns, filled, strict=True) if f], predicted[:, filled]
-            if smooth:
-                predicted = _smoothed(adata, scored_rows, predicted)
+            if line.smooth:
+                predicted = smoothed(adata, scored_rows, predicted)
             at = place.get_indexer(pd.Index(columns))
-            table = _score(adata, scored_rows, truth[np.ix_(tested, at)], predicted, metrics, seed, sample_key)
+            whole = tested.all() and len(at) == len(scored_genes) and (at == np.arange(len(at))).all()
+            own = counted if whole else Counted(adata, scored_rows, columns, str(name), of_genes=target.is_expression)
+            compared = on_scale(predicted, line.unit, target.unit, own.scale)
+            extra = {}
+            if free:
+                extra = own.scores(own.rates(predicted, line.unit, origin_of(adata, line.key, columns)), free, theta)
+            table = _score(adata, scored_rows, truth[np.ix_(tested, at)], compared, metrics, seed, sample_key, extra)
             for column, value in (("gene", columns), ("patient", patient), ("sample", name), ("model", label)):
                 table.insert(0, column, value)
             if habits:
                 section = np.flatnonzero((sample == name) & tissue & measured)
                 add_habits(
-                    table, adata, habits, section=section, rows=scored_rows, predicted=predicted, panel=sorted(known),
+                    table, adata, habits, section=section, rows=scored_rows, predicted=compared, panel=sorted(known),
                     n_background=_n_background(adata, scored_rows, sample_key),
                 )  # fmt: skip
-            if top is not None:
-                table["ceiling"] = top[at]
+            for ceiling_name, values in top.items():
+                table[ceiling_name] = values[at]
             if any(each.block for each in parts):
                 table["block"] = part.block
             table["n_obs"] = len(scored_rows)
-            table["leaky"] = joint_mark(leaky[scored_rows])
+            table["leaky"] = joint_mark(line.leaky[scored_rows])
             tables.append(table)
     if not tables:
         raise KeyError("expected measured expression of at least one predicted section; found none")
@@ -251,7 +282,7 @@ def _with_choices(table: pd.DataFrame, target: Truth, genes: Sequence[str] | Non
 
 
 def _score_patients(
-    models: dict[str, tuple[pd.DataFrame, np.ndarray, bool]],
+    models: dict[str, Line],
     truth: np.ndarray,
     genes: Sequence[str],
     patient: np.ndarray,
@@ -264,64 +295,27 @@ def _score_patients(
     from stpredict import metrics as m
 
     tables = []
-    for label, (frame, leaky, smooth) in models.items():
-        columns = [gene for gene in genes if gene in frame.columns]
-        predicted = frame[columns].to_numpy(dtype=np.float64)
+    for label, line in models.items():
+        columns = [gene for gene in genes if gene in line.frame.columns]
+        predicted = line.frame[columns].to_numpy(dtype=np.float64)
         rows = measured & ~np.isnan(predicted).all(axis=1)
-        if smooth or not rows.any():
+        if line.smooth or not rows.any():
             continue
         at = pd.Index(genes).get_indexer(pd.Index(columns))
         people = patient[rows]
         y, p = (pd.DataFrame(v[rows]).groupby(people).mean().to_numpy() for v in (truth[:, at], predicted))
         scores = {name: getattr(m, name)(y, p) for name in metrics if name in _PATIENT_METRICS}
         head = {"model": label, "sample": POOLED, "patient": POOLED, "gene": columns}
-        tables.append(pd.DataFrame(head | scores | {"n_obs": len(y), "leaky": joint_mark(leaky[rows])}))
+        tables.append(pd.DataFrame(head | scores | {"n_obs": len(y), "leaky": joint_mark(line.leaky[rows])}))
     if not tables:
         raise KeyError("expected measured expression of at least one predicted slide; found none")
     return pd.concat(tables, ignore_index=True)
-
-
-def _models(
-    adata: AnnData, frames: dict[str, pd.DataFrame], baselines: Baselines, patient_key: str
-) -> dict[str, tuple[pd.DataFrame, np.ndarray, bool]]:
-    """Label, prediction, leak flags and whether to smooth, of every line of the table."""
-    models: dict[str, tuple[pd.DataFrame, np.ndarray, bool]] = {}
-    flags = {key: leak_marks(adata, key, patient_key) for key in frames}
-    for key in frames:
-        record = read_record(adata, key) or {}
-        label = record.get("label") or record.get("model") or key
-        # Two predictions of one model are distinguished by their slots.
-        models[key if label in models else label] = (frames[key], flags[key], False)
-    for key in frames:
-        prefix = Key.baseline(key, "")
-        there = [slot.removeprefix(prefix) for slot in adata.obsm if slot.startswith(prefix)]
-        for name in chosen_baselines(baselines, there):
-            if name in there:
-                models.setdefault(name, (prediction_frame(adata, prefix + name), flags[key], False))
-    if baselines is True or SMOOTHED in chosen_baselines(baselines, ()):
-        label = "ridge" if "ridge" in models else next(iter(models))
-        if label != "mean":
-            models[f"{label} ({SMOOTHED})"] = (*models[label][:2], True)
-    return models
 
 
 def _ceilings(adata: AnnData, rows: np.ndarray, genes: Sequence[str], seed: int) -> np.ndarray:
     from stpredict.tl.judge._noise_ceiling import section_ceiling
 
     return section_ceiling(adata, rows, genes, seed=seed)
-
-
-def _smoothed(adata: AnnData, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Mean of each observation and its nearest neighbors."""
-    if len(rows) < 3:
-        return predicted
-    from scipy import sparse
-
-    from stpredict.pp._spatial_graph import spatial_weights
-
-    xy = positions_of(adata)[rows]
-    weights = spatial_weights(xy, n_neighbors=_SMOOTHING_NEIGHBORS) + sparse.eye_array(len(rows), format="csr")
-    return (weights @ predicted) / np.asarray(weights.sum(axis=1)).reshape(-1, 1)
 
 
 def _score(
@@ -332,6 +326,7 @@ def _score(
     metrics: Sequence[str],
     seed: int,
     sample_key: str,
+    extra: dict[str, np.ndarray],
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -340,7 +335,9 @@ def _score(
     columns: dict[str, np.ndarray] = {}
     undefined = np.full(truth.shape[1], np.nan)
     for metric in metrics:
-        if metric == "pearson_given_depth":
+        if metric in extra:
+            columns[metric] = extra[metric]
+        elif metric == "pearson_given_depth":
             depth = _log_depth(adata, rows)
             columns[metric] = undefined if depth is None else m.partial_pearson(truth, predicted, depth)
         elif metric == "ssim":
@@ -386,10 +383,5 @@ def _n_background(adata: AnnData, rows: np.ndarray, sample_key: str) -> int | No
 
 def _log_depth(adata: AnnData, rows: np.ndarray) -> np.ndarray | None:
     """Logarithm of the counts (n,) behind each size factor; `None` where there are no counts."""
-    if Key.COUNTS not in adata.layers or not adata.n_vars:
-        return None
-    counts = adata.layers[Key.COUNTS][rows]
-    panel = (read_record(adata, "normalize") or {}).get("panel")
-    if panel:
-        counts = counts[:, adata.var_names.get_indexer(panel)]
-    return np.log1p(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())
+    depth = depth_of(adata)
+    return None if depth is None else np.log1p(depth[rows])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._validate import check_counts
 from stpredict.metrics._noise_ceiling import noise_ceiling as ceiling_of
+from stpredict.metrics._residual_ceiling import residual_ceiling
 from stpredict.slots._checks import check_genes, check_layer, check_obs
 from stpredict.slots._container import begin
-from stpredict.slots._expression import measured_rows
+from stpredict.slots._depth import depth_of
+from stpredict.slots._expression import measured_rows, to_dense
 from stpredict.slots._keys import Key, check_key, escaped
 from stpredict.slots._provenance import read_record, write_record
 
@@ -35,7 +37,7 @@ def noise_ceiling(
 ) -> Container | None:
     """Estimate, per gene and section, the correlation that a perfect model would reach given the counting noise.
 
-    Two halves of the counts, split at random and normalized as the data were, show how much of the variance of a gene
+    Of residuals it follows from the counts, see :func:`stpredict.metrics.residual_ceiling`. Of log1p values two halves of the counts, split at random and normalized as the data were, show how much of the variance of a gene
     over a section is signal :cite:p:`spearman1910,neufeld2024`. See :func:`stpredict.metrics.noise_ceiling` for the
     method and its limits.
 
@@ -66,7 +68,7 @@ def noise_ceiling(
 
     - `varm[key_added]`: table genes × sections, between -1 and 1; genes without signal scatter around 0. NaN for
       genes not asked for and for genes seen in fewer than 3 observations. Sections without counts have no column.
-    - `uns["stpredict"][key_added]`: `size_factors`, `target_sum`, `n_repeats`, `seed`, `layer`, `sections`, `n_genes`.
+    - `uns["stpredict"][key_added]`: `size_factors`, `target_sum` or `theta`, `n_repeats`, `seed`, `layer`, `sections`, `n_genes`.
 
     Raises
     ------
@@ -120,7 +122,9 @@ def noise_ceiling(
         )
         columns[escaped(section)] = values
     adata.varm[key] = pd.DataFrame(columns, index=adata.var_names)
-    entry = {"size_factors": normalization["size_factors"], "target_sum": normalization["target_sum"]}
+    entry: dict[str, Any] = {
+        name: normalization[name] for name in ("size_factors", "target_sum", "theta") if name in normalization
+    }
     entry |= {"n_repeats": n_repeats, "seed": seed, "layer": layer, "sections": sections, "n_genes": len(names)}
     write_record(adata, key, entry)
     return container if copy else None
@@ -141,19 +145,34 @@ def section_ceiling(
     """
     normalization = read_record(adata, "normalize")
     nothing = np.full(len(genes), np.nan)
-    if normalization is None or normalization.get("method") != "log1p" or layer not in adata.layers:
+    method = (normalization or {}).get("method")
+    if normalization is None or method not in ("log1p", "pearson_residuals") or layer not in adata.layers:
         return nothing
     rows = np.arange(adata.n_obs)[rows]
     counts = adata.layers[layer][rows]
     measured = measured_rows(adata, adata.layers[layer])[rows]
     if not measured.any():
         return nothing
+    if method == "pearson_residuals":
+        depth = depth_of(adata)
+        assert depth is not None  # there is a record and a layer
+        at = rows[measured]
+        counts = to_dense(adata.layers[layer][at][:, adata.var_names.get_indexer(genes)])
+        return residual_ceiling(counts, depth[at], theta=float(normalization["theta"]))
     panel = normalization.get("panel") if normalization["size_factors"] == "panel" else None
     return ceiling_of(
         counts if measured.all() else counts[measured],
         genes=adata.var_names.get_indexer(genes),
         size_columns=None if panel is None else adata.var_names.get_indexer(panel),
-        target_sum=normalization["target_sum"],
+        target_sum=_target_sum(adata, normalization, rows[measured]),
         n_repeats=n_repeats,
         seed=seed,
     )
+
+
+def _target_sum(adata: AnnData, normalization: Mapping[str, Any], rows: np.ndarray) -> float:
+    """Total that some rows of a section were scaled to: about the median of their depths where that is what was asked for."""
+    if normalization["target_sum"] != "median":
+        return float(normalization["target_sum"])
+    depth = depth_of(adata)
+    return max(float(np.median(depth[rows])), 1.0) if depth is not None else 1.0

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_SHOWN = ("pearson", "low", "high", "r_over_ceiling", "pearson_given_depth", "n_undefined", "n_patients", "leaky")
+_SHOWN = (
+    "pearson", "low", "high", "r_over_ceiling", "pearson_given_depth", "pearson_residual", "deviance_explained", "n_undefined", "n_patients", "leaky",
+)  # fmt: skip
+STRATUM = "stratum"
+#: Lower bounds of the strata of the noise ceiling.
+STRATA = ("above .8", ".6 to .8", ".4 to .6", "below .4", "unknown")
 
 
 def summarize(
@@ -27,7 +32,9 @@ def summarize(
     scores
         Table of :func:`stpredict.tl.evaluate`, one row per model, section and gene.
     by
-        Columns that define the groups, each of which gets a row.
+        Columns that define the groups, each of which gets a row. `"stratum"` groups genes by their noise ceiling, pooled over
+        sections and patients: above .8, .6 to .8, .4 to .6, below .4. A low score in the last says that there is little to
+        predict, and a low one in the first that it was not predicted.
     level
         Level of the bootstrap interval :cite:p:`efron1993` of the mean correlation.
     n_boot
@@ -44,7 +51,8 @@ def summarize(
       out, or `"none"` for slides, which are compared across patients and have no interval;
     - `ceiling`, the mean noise ceiling, and `r_over_ceiling`, the mean correlation over the mean noise ceiling of the
       same genes, where the table has the ceiling;
-    - the means of the other metrics in the table;
+    - the means of the other metrics in the table, of `residual_ceiling` and of `deviance_ceiling`;
+    - `n_undefined_deviance`, the number of scores whose deviance explained is undefined and left out, where the table has it;
     - `n_scores`, and `n_undefined`, the number of them whose correlation is undefined and left out;
     - `n_genes`, `n_sections`, `n_patients`, with blocks `n_blocks`, and `leaky` (`True` where one row is, else `"unknown"` where
       one row is, and without that column, else `"within section"` where one row is).
@@ -70,6 +78,8 @@ def summarize(
     from stpredict.metrics import bootstrap_mean
 
     by = [by] if isinstance(by, str) else list(by)
+    if STRATUM in by and STRATUM not in scores and "ceiling" in scores:
+        scores = scores.assign(**{STRATUM: strata(scores)})
     expected = {"sample", "patient", "gene", "pearson", *by}
     if not expected <= set(scores.columns):
         raise KeyError(
@@ -79,6 +89,10 @@ def summarize(
         c
         for c in (
             "pearson_given_depth",
+            "pearson_residual",
+            "residual_ceiling",
+            "deviance_explained",
+            "deviance_ceiling",
             "pearson_with_background",
             "pearson_as_published",
             "spearman",
@@ -91,7 +105,7 @@ def summarize(
         if c in scores
     ]
     rows = []
-    for name, table in scores.groupby(by, sort=False):
+    for name, table in scores.groupby(by, sort=False, observed=True):
         defined = table["pearson"].notna()
         blocks = "block" in table and bool(table["block"].fillna("").astype(bool).any())
         units = ["patient", "sample", "block"] if blocks else ["patient", "sample"]
@@ -119,6 +133,8 @@ def summarize(
         per_section = groups[values].mean()
         means = per_section.groupby("patient").mean().mean()
         row |= dict(zip(values, means.to_numpy(), strict=True))
+        if "deviance_explained" in table:
+            row["n_undefined_deviance"] = int(table["deviance_explained"].isna().sum())
         row |= {
             "n_undefined": int((~defined).sum()),
             "n_scores": len(table),
@@ -139,6 +155,21 @@ def summarize(
     # An interval over anything but patients must be seen to be one.
     beside = [] if set(found["interval_over"]) <= {"patients"} else ["interval_over"]
     return compact(found, [*by, *_SHOWN, *beside])
+
+
+def strata(scores: pd.DataFrame) -> pd.Categorical:
+    """Stratum of the noise ceiling of the gene of each row; one for a gene, whatever the model and the section."""
+    import pandas as pd
+
+    units = ["sample", "patient", "gene", *(["block"] if "block" in scores else [])]
+    once = scores.drop_duplicates(units)
+    reliability = once["ceiling"] * once["ceiling"].abs()
+    per_gene = reliability.groupby([once["gene"], once["patient"]]).mean().groupby("gene").mean()
+    reached = per_gene.to_numpy(dtype=np.float64)
+    ceiling = np.sign(reached) * np.sqrt(np.abs(reached))
+    place = np.where(np.isnan(ceiling), 4, 3 - np.searchsorted(np.array([0.4, 0.6, 0.8]), np.nan_to_num(ceiling)))
+    at = pd.Index(per_gene.index).get_indexer(pd.Index(scores["gene"]))
+    return pd.Categorical(np.array(STRATA)[place[at]], categories=list(STRATA), ordered=True)
 
 
 def pooled_ceiling(scores: pd.DataFrame) -> float:

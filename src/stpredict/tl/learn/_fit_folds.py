@@ -150,6 +150,11 @@ def fit_folds(
         folds = checked_within(adata, folds, tasks, keys, allow_leakage=allow_leakage)
         check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
         folds = [replace(fold, test=fold.test & usable) for fold in folds if (fold.test & usable).any()]
+        if not folds:
+            raise ValueError(
+                "expected measured observations in the test side of a fold; found none in any; fit with stp.tl.fit, and predict "
+                "what was not measured with its model"
+            )
     for number in range(len(folds)):
         check_path(None if path is None else Path(path) / f"fold{number}")
     results = run_folds(

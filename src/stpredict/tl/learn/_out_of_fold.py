@@ -12,7 +12,7 @@ from stpredict.slots._marks import MARK_CODES, UNKNOWN, WITHIN, written_marks
 from stpredict.slots._people import among, one_name
 from stpredict.slots._prediction import write_predictions
 from stpredict.tl.learn._folds import FoldResult
-from stpredict.tl.learn.targets._base import Keys, Outputs, slots_of
+from stpredict.tl.learn.targets._base import Keys, Outputs, slots_of, unit_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,9 @@ def write_out_of_fold(
             written = {}
         for name, values in arranged.columns.items():
             columns.setdefault(name, _empty(values, adata.n_obs))[result.test] = values
-    write_predictions(adata, key, written, record, names=slots.names)
+    by_number = {result.number: result.target for result in results}
+    trained = [by_number[number] for number in range(len(folds))]
+    write_predictions(adata, key, written, {**record, **unit_record(trained, list(frame.columns))}, names=slots.names)
     for name, values in columns.items():
         adata.obs[name] = _as_category(values) if values.dtype == object else values
     adata.obs[Key.leaky(key)] = written_marks(marks_of(adata, results, folds, keys))

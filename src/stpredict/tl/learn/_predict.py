@@ -23,7 +23,7 @@ from stpredict.tl.learn._members import find_models, people_of, predict_members,
 from stpredict.tl.learn._sample_store import SampleStore
 from stpredict.tl.learn.inputs._reader import Source, readers
 from stpredict.tl.learn.inputs._slots import check_features, features_like, unlike_sizes
-from stpredict.tl.learn.targets._base import Outputs, slots_of
+from stpredict.tl.learn.targets._base import Outputs, slots_of, unit_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -220,9 +220,7 @@ def predict(
         **slots.record(target),
     }
     if target.quantities and genes is None:
-        kept = ("method", "unit", "target_sum", "layer")
-        record["unit"] = {name: first.normalization[name] for name in kept if name in first.normalization}
-        record["training_spread"] = first.training.spread
+        record |= unit_record([target], target.names) | {"training_spread": first.training.spread}
     if as_map:
         record |= {"window": window, "stride": stride, "store": None if store is None else str(store)}
     if sizes := unlike_sizes(adata, first.features):
@@ -249,7 +247,9 @@ def _check_options(
     if n_samples < 0 or int(n_samples) != n_samples:
         raise ValueError(f"expected n_samples to be a whole number of at least 0; found {n_samples!r}")
     if as_map and not slots.maps:
-        raise ValueError("expected a model of expression or of follow-up for a map; found one of classes of slides")
+        raise ValueError(
+            f"expected a model of expression or of follow-up for a map; found one of {target.kind.replace('_', '-')}"
+        )
     if store is not None and not (slots.stores and (as_map or n_samples)):
         raise ValueError(
             "expected `store=` with a map of expression (a network on bags, and the tiles of a slide), or with "

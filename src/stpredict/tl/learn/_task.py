@@ -227,7 +227,7 @@ def fit_task(
     if target.whole:  # a risk has no unit: it is told relative to the training set
         outputs = predict_arrays(result.network, arrays, device=device).mean[:, 0]
         facts = replace(facts, mean={"model": float(outputs.mean())}, median={"model": float(np.median(outputs))})
-    if target.quantities:
+    if target.quantities and target.kind != "counts":  # which come with their depths, and vary with them
         facts = replace(facts, spread=_spread(arrays))
     empty: dict[str, Any] = {"slots": {}, "scaling": task.scaling}
     return FittedModel(

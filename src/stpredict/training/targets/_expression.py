@@ -30,10 +30,15 @@ class ExpressionTarget(Target):
     normalization
         Normalization of the values: the record of `uns["stpredict"]["normalize"]`, `{"method": "layer", "layer": …}`, or
         `{"method": "scanpy"}`.
+    rates, depths
+        Proportion of each gene in the counts of the training observations, and quantiles of their depths, where these are
+        known: what a predicted value is worth follows from them.
     """
 
     genes: tuple[str, ...]
     normalization: Mapping[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
+    depths: tuple[float, ...] = ()
 
     kind = "expression"
     quantities = True
@@ -62,13 +67,14 @@ class ExpressionTarget(Target):
         return mean_correlation(mean, values, section)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the normalization."""
-        return {"kind": self.kind, "normalization": dict(self.normalization)}
+        """Return everything but the genes."""
+        counts = {"rates": list(self.rates), "depths": list(self.depths)} if self.rates else {}
+        return {"kind": self.kind, "normalization": dict(self.normalization)} | counts
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], names: list[str]) -> ExpressionTarget:
         """Rebuild from the fields and the genes."""
-        return cls(tuple(names), **fields)
+        return cls(tuple(names), **{**fields, **{name: tuple(fields.get(name, ())) for name in ("rates", "depths")}})
 
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -72,8 +72,11 @@ class Target(ABC):
         """Turn outputs (n, n_outputs) of a model into what users get."""
         return mean
 
-    def link_std(self, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-        """Turn the standard deviations of outputs (n, n_outputs) with this mean into those of what users get."""
+    def link_std(self, mean: np.ndarray, std: np.ndarray) -> np.ndarray | None:
+        """Turn the standard deviations of outputs (n, n_outputs) with this mean into those of what users get.
+
+        `None` where those of a model say nothing there.
+        """
         return std
 
     @abstractmethod

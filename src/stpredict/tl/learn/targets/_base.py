@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import Names
+from stpredict.slots._scale import unit_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,6 +124,22 @@ class TargetSlots(ABC):
     def arrange(self, key: str, outputs: Outputs) -> Outputs:
         """Turn tables of outputs into the slots and columns that users find."""
         return outputs
+
+
+def unit_record(targets: Sequence[Target], names: Sequence[str]) -> dict[str, Any]:
+    """What the record of a prediction says of its unit and of its training, or of those of its folds.
+
+    Proportions of the genes in training (n_folds, n_genes) and quantiles of the depths there (n_folds, k); NaN for genes
+    that a fold did not predict.
+    """
+    if not hasattr(targets[0], "normalization"):
+        return {}
+    found: dict[str, Any] = {"unit": unit_in(targets[0].normalization)}
+    if all(getattr(target, "rates", ()) for target in targets):
+        known = [dict(zip(target.names, target.rates, strict=True)) for target in targets]  # type: ignore[attr-defined]
+        found["training_rates"] = np.array([[rates.get(name, np.nan) for name in names] for rates in known])
+        found["training_depths"] = np.array([target.depths for target in targets])  # type: ignore[attr-defined]
+    return found
 
 
 def slots_of(kind: str) -> TargetSlots:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_finite, check_unique, few
+from stpredict.metrics._pearson_residuals import proportions_of
 from stpredict.slots._booleans import read_bool
 from stpredict.slots._checks import check_genes
+from stpredict.slots._depth import depth_of
 from stpredict.slots._expression import matrix_of, measured_rows, read_normalization
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import UNKNOWN
-from stpredict.slots._matrix import single_precision
+from stpredict.slots._matrix import numeric_matrix, single_precision
 from stpredict.slots._people import strangers
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from stpredict.training.targets import Target
 
+_QUANTILES = 16  # of depths, in the middle of equal shares
 #: Methods of :func:`stpredict.pp.select_genes` that a panel may name.
 SELECTIONS = frozenset({"moran", "spatial_hvg", "mean"})
 
@@ -51,7 +54,12 @@ class ExpressionSlots(TargetSlots):
         check_unique(adata.var_names, "var_names (adata.var_names_make_unique() does that)")
         normalization = read_normalization(adata, request.layer)
         genes = choose_panel(adata, request, train, keys, allow_leakage=allow_leakage)
-        return ExpressionTarget(tuple(genes), normalization), panel_strangers(adata, request, train, keys.patient)
+        rates: tuple[float, ...] = ()
+        depths: tuple[float, ...] = ()
+        if normalization["method"] in ("log1p", "pearson_residuals") and Key.COUNTS in adata.layers:
+            rates, depths = training_rates(*panel_counts_of(adata, genes, np.flatnonzero(train)))
+        target = ExpressionTarget(tuple(genes), normalization, rates, depths)
+        return target, panel_strangers(adata, request, train, keys.patient)
 
     def usable(self, adata: AnnData, request: Expression) -> np.ndarray:
         """Observations with a measurement."""
@@ -244,6 +252,26 @@ def check_normalization(adata: AnnData, normalization: Mapping[str, Any]) -> Non
             f"expected the normalization of the model's training data, {side(normalization)}; found {side(record)}; "
             "run stp.pp.normalize with the settings of the model"
         )
+
+
+def panel_counts_of(adata: AnnData, genes: Sequence[str], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts (n, n_genes) float32 and depth (n,) of some rows of an object with counts."""
+    depth = depth_of(adata)
+    assert depth is not None  # there are counts
+    matrix: Any = numeric_matrix(adata.layers[Key.COUNTS], f"layers[{Key.COUNTS!r}]")
+    chosen = matrix[rows][:, adata.var_names.get_indexer(list(genes))]
+    return np.asarray(single_precision(chosen, f"layers[{Key.COUNTS!r}]")), depth[rows]
+
+
+def training_rates(counts: np.ndarray, depth: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Proportion of each gene (n_genes,) in the counts of the training observations, and quantiles of their depths."""
+    quantiles = np.quantile(depth, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+    return tuple(rounded(proportions_of(counts, depth))), tuple(rounded(quantiles))
+
+
+def rounded(values: np.ndarray) -> list[float]:
+    """Numbers as a record holds them, to six digits."""
+    return [float(f"{value:.6g}") for value in values]
 
 
 def genes_of(panels: Sequence[Sequence[str]], adata: AnnData) -> list[str]:

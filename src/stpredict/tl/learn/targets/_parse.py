@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from stpredict.core._validate import few
 from stpredict.slots._values import content_of
-from stpredict.targets import Classes, Expression, FollowUp, Values
+from stpredict.targets import Classes, Counts, Expression, FollowUp, Values
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Request = Expression | Classes | FollowUp | Values
+Request = Expression | Counts | Classes | FollowUp | Values
 
 
 def parse_target(adata: AnnData, target: Any) -> Request:

@@ -1,0 +1,147 @@
+"""Counts of genes: rates per count, with the depth of each observation as offset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stpredict.training.targets._expression import mean_correlation
+from stpredict.training.targets._target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stpredict.models import Prediction
+    from stpredict.training._facts import TrainingFacts
+
+Family = Literal["negative_binomial", "poisson"]
+_SPREAD = (0.1, 1.0)  # of log rates, in which networks predict
+_LARGEST = 1.0  # rate
+_THETA = 100.0  # of the residuals by which an epoch may be chosen
+
+
+@dataclass(frozen=True)
+class CountsTarget(Target):
+    """Counts of a panel of genes and the depth behind them, (n, 2 n_genes) float32; the output is the log rate per count.
+
+    The depth of a gene is the total of the observation, times the proportion of the gene in its section over that in
+    training: rates are relative to the section, so that what tells sections apart is no part of the map.
+
+    Attributes
+    ----------
+    genes
+        The panel.
+    rates
+        Proportion of each gene in the counts of the training observations.
+    theta
+        Inverse dispersion of each gene; empty for Poisson.
+    depths
+        Quantiles of the depths of the training observations.
+    size_factors
+        Whose total the depth is: `"all"` genes, or those of a `"panel"`.
+    """
+
+    genes: tuple[str, ...]
+    rates: tuple[float, ...]
+    theta: tuple[float, ...] = ()
+    depths: tuple[float, ...] = ()
+    size_factors: str = "all"
+
+    kind = "counts"
+    quantities = True
+
+    @property
+    def names(self) -> list[str]:
+        """Genes of the panel."""
+        return list(self.genes)
+
+    @property
+    def normalization(self) -> dict[str, Any]:
+        """The unit of predictions, rates per count, and the likelihood."""
+        family = "negative_binomial" if self.theta else "poisson"
+        return {"method": "rate", "family": family, "size_factors": self.size_factors}
+
+    @property
+    def linear(self) -> bool:
+        """False: outputs are log rates."""
+        return False
+
+    def start(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log of the proportions, and the standard deviation of log rates, between 0.1 and 1, that the counts show."""
+        counts, depth = np.split(values.astype(np.float64), 2, axis=1)
+        rate = np.maximum(counts.sum(axis=0), 0.5) / np.maximum(depth.sum(axis=0), 1.0)
+        variation = relative_variance(counts, depth, rate)
+        return np.log(rate), np.clip(np.sqrt(np.log1p(np.maximum(variation, 0))), *_SPREAD)
+
+    def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
+        """Half the deviance, mean over observations and genes."""
+        from stpredict.models.nn._count_loss import count_deviance
+
+        counts, depth, theta = self.parts(values)
+        return count_deviance(counts, prediction.mean.float(), depth, theta).mean() / 2
+
+    def parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts and depths (n, n_genes), and inverse dispersion (n_genes,), of a batch."""
+        import torch
+
+        theta = torch.tensor(self.theta or [torch.inf] * len(self.genes), dtype=values.dtype, device=values.device)
+        counts, depth = values.chunk(2, dim=1)
+        return counts, depth, theta
+
+    def outputs(self, values: Tensor) -> Tensor:
+        r"""Log rates of each observation by itself, for networks that look up what was measured in others.
+
+        :math:`\log p + \log\frac{x + 1}{n p + 1}`: the log proportion where there are few counts to say otherwise.
+        """
+        import torch
+
+        counts, depth, _ = self.parts(values)
+        rate = torch.tensor(self.rates, dtype=values.dtype, device=values.device).clamp_min(1e-12)
+        return rate.log() + (counts + 1).log() - torch.log1p(depth * rate)
+
+    def validate(self, mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
+        """Mean over sections and genes of the correlation of rates with Pearson residuals; -1 where none is defined."""
+        counts, depth = np.split(values.astype(np.float64), 2, axis=1)
+        expected = np.maximum(depth * np.array(self.rates), 1e-12)
+        residuals = (counts - expected) / np.sqrt(expected + expected**2 / _THETA)
+        return mean_correlation(np.exp(np.minimum(mean, 0)), residuals, section)
+
+    def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
+        """Rates of log rates: between 0 and 1."""
+        return np.minimum(np.exp(np.minimum(mean, 0.0)), _LARGEST).astype(mean.dtype)
+
+    def link_std(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """None: a standard deviation of log rates says nothing of counts."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the genes."""
+        return {
+            "kind": self.kind,
+            "rates": list(self.rates),
+            "theta": list(self.theta),
+            "depths": list(self.depths),
+            "size_factors": self.size_factors,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], names: list[str]) -> CountsTarget:
+        """Rebuild from the fields and the genes."""
+        rates, theta = (tuple(map(float, fields[name])) for name in ("rates", "theta"))
+        if len(rates) != len(names) or (theta and len(theta) != len(names)):
+            raise TypeError(f"{len(rates)} rates and {len(theta)} dispersions for {len(names)} genes")
+        return cls(tuple(names), rates, theta, tuple(map(float, fields["depths"])), str(fields["size_factors"]))
+
+
+def relative_variance(counts: np.ndarray, depth: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Squared coefficient of variation (n_genes,) of rates beyond counting noise; below 0 where there is less than that."""
+    expected = depth * rate
+    squares = np.maximum((expected**2).sum(axis=0), 1e-300)
+    return ((counts - expected) ** 2 - counts).sum(axis=0) / squares
+
+
+def dispersions(counts: np.ndarray, depth: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Inverse dispersion (n_genes,) between 0.1 and 10,000 by the method of moments, tissue counted as dispersion."""
+    return 1 / np.clip(relative_variance(counts, depth, rate), 1e-4, 10.0)
