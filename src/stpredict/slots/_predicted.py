@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def predicted_table(
     for name, slot in beside if scale is None else ():
         if slot in adata.obsm and (extra := prediction_frame(adata, slot)).columns.equals(frame.columns):
             layers[name] = extra.to_numpy(copy=True)
-    uns = {name: adata.uns[name] for name in (Key.SPATIAL, Key.UNS) if name in adata.uns}
+    uns: dict[str, Any] = {name: adata.uns[name] for name in (Key.SPATIAL, Key.UNS) if name in adata.uns}
     # Tools that draw take every entry for a section that is there; where none is of these, they have other names.
     if sample_key in adata.obs and (there := kept_sections(uns, adata.obs[sample_key].astype(str).unique())):
         uns[Key.SPATIAL] = there
