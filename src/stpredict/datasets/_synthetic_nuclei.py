@@ -45,11 +45,8 @@ def synthetic_nuclei(
 
     Returns
     -------
-    image
-        RGB uint8 (height, width, 3).
-    nuclei
-        A row per nucleus: `x` and `y` of its center in pixels, and `kind` (`"tumor"`, `"lymphocyte"`, `"fibroblast"`
-        or `"adipocyte"`).
+    The picture, RGB uint8 (height, width, 3), and a table with a row per nucleus: `x` and `y` of its center in pixels, and
+    `kind` (`"tumor"`, `"lymphocyte"`, `"fibroblast"` or `"adipocyte"`).
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,9 +35,9 @@ def predicted_table(
     # Rates, and what is asked for on another scale, are compared with the counts.
     from_counts = (unit.get("method") == RATE or scale is not None) and layer is None
     if from_counts:
-        there = [gene for gene in genes if gene in adata.var_names] if Key.COUNTS in adata.layers else []
-        matrix = measured_in(adata, there, unit, sample_key=sample_key) if there else np.zeros((adata.n_obs, 0))
-        measured_values = pd.DataFrame(matrix, adata.obs_names, there)
+        counted = [gene for gene in genes if gene in adata.var_names] if Key.COUNTS in adata.layers else []
+        matrix = measured_in(adata, counted, unit, sample_key=sample_key) if counted else np.zeros((adata.n_obs, 0))
+        measured_values = pd.DataFrame(matrix, adata.obs_names, counted)
     else:
         measured_values = measured_values_of(adata, key, list(genes), layer)
     is_measured = genes.isin(measured_values.columns)
@@ -51,7 +51,7 @@ def predicted_table(
     for name, slot in beside if scale is None else ():
         if slot in adata.obsm and (extra := prediction_frame(adata, slot)).columns.equals(frame.columns):
             layers[name] = extra.to_numpy(copy=True)
-    uns: dict[str, Any] = {name: adata.uns[name] for name in (Key.SPATIAL, Key.UNS) if name in adata.uns}
+    uns = {name: adata.uns[name] for name in (Key.SPATIAL, Key.UNS) if name in adata.uns}
     # Tools that draw take every entry for a section that is there; where none is of these, they have other names.
     if sample_key in adata.obs and (there := kept_sections(uns, adata.obs[sample_key].astype(str).unique())):
         uns[Key.SPATIAL] = there
