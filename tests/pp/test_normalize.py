@@ -307,11 +307,20 @@ def test_median_of_the_section() -> None:
     assert list(read_record(one, "normalize")["section_sums"]) == [""]
 
 
+@pytest.mark.parametrize("target_sum", [1e4, 100, "median"])
+def test_a_total_asks_for_log1p(target_sum) -> None:
+    adata, named = sections_table(), sections_table()
+    normalize(adata, target_sum=target_sum)
+    normalize(named, method="log1p", target_sum=target_sum)
+    np.testing.assert_array_equal(adata.X, named.X)
+    assert read_record(adata, "normalize") == read_record(named, "normalize")
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"method": "sqrt"}, "method"),
-        ({"target_sum": "median"}, "expected method='log1p' with target_sum='median'"),
+        ({"method": "pearson_residuals", "target_sum": "median"}, "expected method='log1p' with target_sum='median'"),
         ({"method": "log1p", "theta": 10}, "no theta with method='log1p'"),
         ({"method": "pearson_residuals", "theta": 0}, "theta"),
         ({"method": "pearson_residuals", "clip": -1}, "clip"),

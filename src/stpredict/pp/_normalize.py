@@ -21,10 +21,10 @@ from stpredict.slots._provenance import read_record, write_record
 _TARGET_SUM = 1e4
 _THETA = 100.0
 _DEFAULTS = {
-    "method": "pearson_residuals",
+    "method": None,
     "size_factors": "all",
     "panel": None,
-    "target_sum": _TARGET_SUM,
+    "target_sum": None,
     "theta": _THETA,
     "clip": None,
 }
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 def normalize(
     data: Container,
     *,
-    method: Literal["pearson_residuals", "log1p"] = "pearson_residuals",
+    method: Literal["pearson_residuals", "log1p"] | None = None,
     unit: Literal["counts", "fpkm-uq", "tpm"] = "counts",
     size_factors: Literal["all", "panel"] = "all",
     panel: Sequence[str] | None = None,
-    target_sum: float | Literal["median"] = _TARGET_SUM,
+    target_sum: float | Literal["median"] | None = None,
     theta: float = _THETA,
     clip: float | None = None,
     layer: str | None = None,
@@ -70,7 +70,8 @@ def normalize(
         `"pearson_residuals"`: deviations from the proportion that a gene has in its section, in units of the counting noise;
         float32 and dense, 4 bytes for each observation and gene: where that is too much, leave genes out before
         (:func:`stpredict.pp.filter_genes`), and the depth is that of the genes that stay. `"log1p"`: every observation is
-        scaled to the same total, `target_sum`; values are at least 0, and sparse when the counts are.
+        scaled to the same total, `target_sum`; values are at least 0, and sparse when the counts are. `None`: log1p where
+        `target_sum` is given, residuals otherwise.
     unit
         Unit of the input: `"counts"`; or `"fpkm-uq"` or `"tpm"` for bulk expression, of which log2(x + 1) is taken as
         by SEQUOIA :cite:p:`pizurica2024`, and with which the options of scaling must be left out.
@@ -81,8 +82,8 @@ def normalize(
     panel
         Genes whose counts make the size factors, for `size_factors="panel"`. All genes are normalized either way.
     target_sum
-        Total that the counts of every observation are scaled to before log1p; `"median"`: the median depth of the
-        observations on tissue of the same section, other sections having others.
+        Total that the counts of every observation are scaled to before log1p, 10,000 when `None`; `"median"`: the median
+        depth of the observations on tissue of the same section, other sections having others.
     theta
         Inverse dispersion of residuals: counts of mean `mu` are taken to have the variance `mu + mu**2 / theta`.
     clip
@@ -142,9 +143,12 @@ def normalize(
 
     container, adata = begin(data, copy, table_key, measured=True)
     check_choice(unit, ("counts", *_BULK), "unit")
-    check_choice(method, ("log1p", "pearson_residuals"), "method")
+    if method is not None:
+        check_choice(method, ("log1p", "pearson_residuals"), "method")
     panel = None if panel is None else list(panel)
     options = dict(zip(_DEFAULTS, (method, size_factors, panel, target_sum, theta, clip), strict=True))
+    if method is None and unit == "counts":
+        method = "pearson_residuals" if target_sum is None else "log1p"
     senseless = _DEFAULTS if unit != "counts" else ("theta", "clip") if method == "log1p" else ("target_sum",)
     given = {name: options[name] for name in senseless if options[name] != _DEFAULTS[name]}
     if given and unit == "counts" and method == "pearson_residuals":
@@ -162,6 +166,7 @@ def normalize(
     if given:
         raise ValueError(f"expected no {few(given)} with method={method!r}, which has none; leave it out")
     check_choice(size_factors, ("all", "panel"), "size_factors")
+    target_sum = _TARGET_SUM if target_sum is None else target_sum
     total = None if target_sum == "median" else check_positive(target_sum, "target_sum")
     theta, clip = check_positive(theta, "theta"), None if clip is None else check_positive(clip, "clip")
     if size_factors == "panel":
