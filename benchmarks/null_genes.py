@@ -15,7 +15,7 @@ fitted to these counts and compared with them, as it is with the data, under fou
 `within C` leaves one section out (other sections of the patient stay: leaky), `C to B4` and `B4 to C` keep patients apart.
 `null` is the mean r over the null genes, sections and seeds, `data` that of the measured genes; `HGGEP` are the published
 correlations on the same sections, of measured genes. A second table gives encoders that cost nothing, on the measured genes:
-six color statistics, and a small convolutional network with random weights.
+six color statistics, and filters drawn at random.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TARGETS = {
 }
 ENCODERS = {
     "six color statistics": "color-statistics",
-    "random convolutions": "random-convolutions",
+    "random filters": "random-filters",
     "color-texture": "color-texture",
 }
 DIRECTIONS = ("within C", "C to B4", "B4 to C")

@@ -203,7 +203,10 @@ def test_the_scale_of_the_encoder_is_fixed(tissue):
 
 
 def test_random_filters_are_the_same_everywhere():
+    before = torch.random.get_rng_state()
     encoder = stp.encoders.get_encoder("random-filters", device="cpu")
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not list(encoder.network.parameters())  # nothing to train
     assert encoder.dim == 288
     first = encoder.network.first.numpy()
     np.testing.assert_allclose(np.linalg.norm(first.reshape(48, -1), axis=1), 1, rtol=1e-5)

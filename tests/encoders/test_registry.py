@@ -89,18 +89,6 @@ def test_color_statistics_are_six_numbers_by_hand():
     torch.testing.assert_close(features, wanted.float(), atol=1e-5, rtol=1e-5)
 
 
-def test_random_convolutions_do_not_depend_on_the_state_of_the_generator():
-    encoder = stp.encoders.get_encoder("random-convolutions", device="cpu")
-    before = torch.random.get_rng_state()
-    again = stp.encoders.get_encoder("random-convolutions", device="cpu")
-    assert torch.equal(before, torch.random.get_rng_state())
-    assert encoder.fingerprint == again.fingerprint
-    assert not list(encoder.network.parameters())  # nothing to train
-    features = encoder(random_tiles(8, 112))
-    assert (features.std(dim=0) > 0).float().mean() > 0.9
-    assert 0.01 < float(features.mean()) < 10  # neither vanishing nor exploding
-
-
 def test_unknown_names():
     with pytest.raises(KeyError, match="color-texture"):
         stp.encoders.get_encoder("uni3")

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import rankdata
 
 from stpredict import pl, tl
+from stpredict.pl._sections import range_text
 
 pytestmark = pytest.mark.filterwarnings("ignore:the figure shows section")
 
@@ -130,6 +131,11 @@ def test_constant_prediction(tiles):
     assert len(np.unique(squares(axes[0, 1]).get_facecolor()[:55], axis=0)) == 1
 
 
+def test_ranges_of_residuals_have_the_minus_of_the_colorbars():
+    assert range_text(-4.9, 1.38) == "−4.9 to 1.38"
+    assert range_text(-1e-7, -1e-8) == "−1e−07 to −1e−08"
+
+
 @pytest.mark.parametrize("scale", ["percentile", "value"])
 @pytest.mark.parametrize(
     ("offset", "width", "spread", "flat"),
@@ -150,7 +156,7 @@ def test_a_map_without_amplitude_is_flat_and_says_so(tiles, scale, offset, width
     ax = pl.maps(tiles, "A", measured_key=None, scale=scale)[0, 0]
     assert ("practically constant" in ax.get_title()) is flat
     assert (squares(ax).get_array() is None) is flat
-    low, high = (float(part) for part in ax.get_title().split("\n")[1].split(":")[0].split(" to "))
+    low, high = (float(part.replace("−", "-")) for part in ax.get_title().split("\n")[1].split(":")[0].split(" to "))
     own = tiles.obsm["predicted"]["A"].to_numpy()[:60]
     np.testing.assert_allclose([low, high], np.quantile(own, [0.01, 0.99]), atol=0.2 * np.ptp(own))
     assert low < high

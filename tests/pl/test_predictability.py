@@ -4,6 +4,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from stpredict import pl
 
@@ -34,6 +35,23 @@ def test_points_names_and_title(table):
     expected = f"{found.sum()} of 30 genes at a false-discovery rate of 0.05\nneighbors from other patients"
     assert ax.get_title(loc="left") == expected
     assert ax.get_xlim() == ax.get_ylim()
+
+
+def test_names_stand_inside_the_panel_and_above_the_points_that_are_not_named(table):
+    """Also where a gene that is named has a negative ceiling, and where those that are not lie under the names."""
+    rng = np.random.default_rng(1)
+    cloud = pd.DataFrame({"gene": [f"C{i}" for i in range(400)], "ceiling": rng.uniform(-0.4, 0.9, 400)})
+    cloud = cloud.assign(pearson=rng.uniform(-0.1, 0.15, 400), q=0.9, neighbors_from="other patients")
+    table = table[:29].assign(pearson=lambda t: t["pearson"] / 3, q=np.where(table["q"][:29] < 0.05, 0.01, 0.5))
+    table.loc[table["pearson"].idxmax(), "ceiling"] = -0.35
+    ax = pl.predictability(pd.concat([table, cloud], ignore_index=True))
+    ax.figure.draw_without_rendering()
+    panel = ax.get_window_extent()
+    boxes = [Text.get_window_extent(text) for text in ax.texts]
+    assert len(boxes) == 8
+    assert all(panel.x0 < box.x0 and box.y1 < panel.y1 for box in boxes)
+    points = ax.transData.transform(np.concatenate([line.get_xydata() for line in drawn(ax)]))
+    assert not any(box.contains(*point) for box in boxes for point in points)
 
 
 def test_an_object_gives_the_figure_of_its_table(table):

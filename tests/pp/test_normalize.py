@@ -95,6 +95,22 @@ def test_empty_observations_are_zero_and_warned_about() -> None:
     assert read_record(adata, "normalize")["n_empty"] == 1
 
 
+def test_large_residuals_are_announced_before_they_take_memory(monkeypatch) -> None:
+    monkeypatch.setattr("stpredict.pp._normalize._LARGE_GIB", 100 / 2**30)  # 5 × 5 values of 4 bytes
+    table = ad.AnnData(sparse.csr_matrix(np.arange(1.0, 31.0).reshape(5, 6)))
+    with warnings.catch_warnings():  # an error stops where the warning is: before anything was made
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match=r"5 observations and 6 genes.*GiB.*filter_genes.*method='log1p'"):
+            normalize(table)
+        assert "counts" not in table.layers
+        normalize(table, method="log1p", copy=True)
+        fewer = table[:, :5].copy()
+        normalize(fewer)
+    with pytest.warns(UserWarning, match="take 0.0 GiB"):
+        normalize(table)
+    assert isinstance(table.X, np.ndarray)
+
+
 def test_unmeasured_observations_stay_as_they_are() -> None:
     adata = counts_table()
     adata.X[2] = np.nan

@@ -123,6 +123,7 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
         "Data": "synthetic cohort" if data is None else str(data),
         "Sections": ", ".join(sorted(map(str, adata.obs["sample"].unique()))),
         "Patients": ", ".join(sorted(map(str, adata.obs["patient"].unique()))),
+        "Target": "Pearson residuals of the counts, within each section",
         "Genes": f"{scores['gene'].nunique()} in all, selected by Moran's I inside each fold",
         "Learnable": f"{int((learnable['q'] < 0.05).sum())} of {len(learnable)} genes at a false-discovery rate of 0.05, "
         "before training",

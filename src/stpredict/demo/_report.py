@@ -28,7 +28,8 @@ prediction without variation) are left out and counted in <i>n_undefined</i>.</p
 counting noise of the measurement. <i>pearson_given_depth</i> is the correlation after the total counts of the spot have been
 regressed out: what is predicted beyond the density of the tissue and the efficiency of the capture. <i>mean</i>,
 <i>ridge</i>, <i>ridge (smoothed)</i> and <i>ridge (permuted labels)</i> are the baselines: a model that does not beat
-them has learned nothing beyond them. <i>ridge (null genes)</i> was fitted to and compared with counts that were redrawn with
+them has learned nothing beyond them. Permuted labels score zero on average over shuffles; genes that vary together err together in
+one shuffle, and its mean can lie off zero. <i>ridge (null genes)</i> was fitted to and compared with counts that were redrawn with
 constant proportions at the depths that were measured: genes without any biology. What it scores, depth alone gives.</p>
 <p>Genes that are shown were ranked without the patient shown: the best of many genes on a section are partly the luckiest
 ones there, and without correlations given depth many of them are maps of depth. With one patient they were ranked before

@@ -1,4 +1,4 @@
-"""Encoders that every other one must beat: six color statistics, and a random network."""
+"""The encoder that every other one must beat: six color statistics."""
 
 from __future__ import annotations
 
@@ -24,11 +24,3 @@ def color_statistics() -> nn.Module:
     from stpredict.encoders._reference_networks import ColorStatistics
 
     return ColorStatistics()
-
-
-@register("random-convolutions", dim=256, tile_px=112, license="BSD-3-Clause", citation="saxe2011")
-def random_convolutions() -> nn.Module:
-    """Build a small convolutional network with random weights, the same everywhere, that was never trained."""
-    from stpredict.encoders._reference_networks import RandomConvolutions
-
-    return RandomConvolutions()

@@ -105,8 +105,11 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
     return ax
 
 
-def label_best(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
-    """Name the best genes in a column at the left, above the cloud, each with a line to its point."""
+def label_best(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str], others: np.ndarray | None = None) -> None:
+    """Name the best genes in a column at the left, above the cloud, each with a line to its point.
+
+    The cloud are the points `x`, `y` and the `others` (m, 2), which are drawn and not named.
+    """
     best = np.argsort(-y, kind="stable")[:_N_LABELED]
     best = best[np.argsort(y[best], kind="stable")]
     figure = ax.get_figure(root=True)
@@ -114,11 +117,12 @@ def label_best(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None
         return
     figure.draw_without_rendering()  # the size of the panel is known only after the layout
     scale = 72 / figure.dpi
-    everyone = ax.transData.transform(np.column_stack([x, y])) * scale
-    points = everyone[best]
+    own = np.column_stack([x, y])
+    points = ax.transData.transform(own[best]) * scale
+    everyone = ax.transData.transform(own if others is None else np.vstack([own, others])) * scale
     left, bottom, _, top = np.array(ax.get_window_extent().extents) * scale
     longest = _LETTER * _FONT * max(len(names[i]) for i in best)
-    edge = min(left + longest + _FONT, points[:, 0].min() - _FONT)
+    edge = left + longest + _FONT  # of the names, which would be on the axis otherwise
     # Above the cloud under the names, as far as there is room.
     under = everyone[everyone[:, 0] < edge + _FONT, 1]
     low = min(max(under.max(initial=bottom), bottom) + _FONT, top - _FONT - _LINE * _FONT * (len(best) - 1))
@@ -129,10 +133,11 @@ def label_best(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None
         steepness = [(points[i, 1] - height) / max(points[i, 0] - edge, 1e-6) for i in waiting]
         chosen = waiting.pop(int(np.argmax(steepness)))
         index, point = best[chosen], points[chosen]
+        start = (1, 0.5) if point[0] > edge else (0.5, 0)  # a point under the names is reached from below
         ax.annotate(
             names[index], (x[index], y[index]), xytext=(edge - point[0], height - point[1]),
             textcoords="offset points", ha="right", va="center", fontsize=_FONT, fontstyle="italic",
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": GRAY, "shrinkA": 1, "shrinkB": 2, "relpos": (1, 0.5)},
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": GRAY, "shrinkA": 1, "shrinkB": 2, "relpos": start},
         )  # fmt: skip
 
 

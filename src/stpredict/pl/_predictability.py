@@ -93,7 +93,8 @@ def predictability(
         )
         category_legend(ax, [f"q ≤ {fdr:g}", f"q > {fdr:g}"], [BLUE, LIGHT_GRAY])
         if found.any():
-            label_best(ax, x[found], y[found], [str(gene) for gene in known["gene"][found]])
+            others = np.column_stack([x, y])[~found]
+            label_best(ax, x[found], y[found], [str(gene) for gene in known["gene"][found]], others)
     return ax
 
 

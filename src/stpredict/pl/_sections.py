@@ -67,4 +67,4 @@ def range_text(low: float, high: float) -> str:
     digits = 3
     while low != high and digits < 12 and f"{low:.{digits}g}" == f"{high:.{digits}g}":
         digits += 1
-    return f"{low:.{digits}g} to {high:.{digits}g}"
+    return f"{low:.{digits}g} to {high:.{digits}g}".replace("-", "−")  # the minus of the colorbars

@@ -29,6 +29,7 @@ _DEFAULTS = {
     "clip": None,
 }
 _BULK = ("fpkm-uq", "tpm")
+_LARGE_GIB = 2.0  # of residuals, from which on a warning says what they take
 _LOG_RANGE = 30.0  # log2 of the largest values, some 10^7, is 23; on the linear scale one abundant gene exceeds it
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def normalize(
     Warns
     -----
     UserWarning
-        When observations have no counts, or bulk expression looks logarithmic already.
+        When observations have no counts, residuals take more than 2 GiB, or bulk expression looks logarithmic already.
 
     Examples
     --------
@@ -199,6 +200,7 @@ def normalize(
             values = values.tocsr()
     else:
         entry |= {"theta": theta, "clip": clip}
+        _warn_of_size(counts.shape)
         values = section_residuals(counts, depth, section, counted, theta=theta, clip=clip)
     adata.layers[Key.COUNTS] = counts
     adata.X = values
@@ -213,6 +215,18 @@ def normalize(
             stacklevel=2,
         )
     return container if copy else None
+
+
+def _warn_of_size(shape: tuple[int, int]) -> None:
+    """Say what residuals of many observations and genes take, before the memory is taken."""
+    gib = 4 * shape[0] * shape[1] / 2**30
+    if gib > _LARGE_GIB:
+        warnings.warn(
+            f"Pearson residuals of {shape[0]:,} observations and {shape[1]:,} genes are dense and take {gib:.1f} GiB; "
+            "leave genes out first with stpredict.pp.filter_genes(...), or pass method='log1p', which stays sparse",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _sections(section: np.ndarray, counted: np.ndarray) -> Iterator[np.ndarray]:
