@@ -333,13 +333,16 @@ def tabulate_depth(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
         rows = found[list(columns)].to_numpy()
         found["cell"] = [" | ".join("-" if np.isnan(value) else f"{value:.3f}" for value in row) for row in rows]
         found["model"] = pd.Categorical(found["model"], scores["model"].unique())  # in the order of the lines
-        return found.pivot(index="model", columns=["direction", *by], values="cell").fillna("not possible")
+        table = found.pivot(index="model", columns=["direction", *by], values="cell").fillna("not possible")
+        return table.rename_axis(index=None).rename_axis(columns=[None] * table.columns.nlevels)
 
     n_genes = stp.tl.summarize(scores, by=["stratum"], n_boot=1).set_index("stratum")["n_genes"]
     print("genes by the ceiling of their residuals: " + ", ".join(f"{n_genes.get(name, 0)} {name}" for name in STRATA))
     strata = cells(("pearson", "pearson_residual"), "stratum")
     return {" | ".join(DEPTH_FREE): cells(DEPTH_FREE)[list(DIRECTIONS)]} | {
-        f"{direction}, by the ceiling: pearson | pearson_residual": strata[direction][list(STRATA)]
+        f"{direction}, by the ceiling: pearson | pearson_residual": strata[direction][list(STRATA)].rename_axis(
+            columns=None
+        )
         for direction in DIRECTIONS
     }
 
