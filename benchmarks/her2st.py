@@ -1,6 +1,6 @@
 """Predict the 785 genes of the HGGEP line of work on real sections, under splits that leak and splits that do not.
 
-    python benchmarks/her2st.py --data ../shared/data/her2st [--groups main hist sections] [--quick] [--out out/her2st]
+    python benchmarks/her2st.py --data ../shared/data/her2st [--groups main hist sections depth] [--quick] [--out out/her2st]
 
 Sections B4 (one patient) and C2 to C5 (another) of the HER2-positive breast cohort. Two conventions of the size factors:
 `panel` (counts of the 785 genes only, as published) and `all` (every gene). Three tests:
@@ -13,6 +13,10 @@ noise ceiling; after the bar the mean partial correlation given the depth of the
 `depth of the spot` is no model: it correlates the measured genes with that depth, which no picture was needed for. `sd` is
 over three seeds where a model draws random numbers. `s/epoch` and `GB` are the processor seconds of an epoch and the memory
 above what was in use before, when fitting C2 to C4. Results of each part are kept in `--out` and not computed again.
+
+`--groups depth` fits one line of each model to Pearson residuals (the default of `pp.normalize`) and to log1p of all genes,
+one seed, cheap lines first, and prints scores that depth does not enter beside those that it does; with `--minutes` no line
+is begun later than that, and those that were not run are named.
 `--quick` runs one seed, one convention and three epochs, in a folder of its own: it shows that everything runs, and no more.
 """
 
@@ -23,7 +27,8 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -36,6 +41,7 @@ import stpredict as stp
 SECTIONS = ["B4", "C2", "C3", "C4", "C5"]
 PUBLISHED_ROWS = {"B4": 8, "C2": 12, "C3": 13, "C4": 14, "C5": 15}  # rows A2–A6, B1–B6, C1–C6, …
 PLAIN, WIDE, NEAR, IMAGENET = "color-texture", "context", "neighbors", "mobilenet_v2"
+FREE = ("color-statistics", "random-filters")  # encoders that cost nothing
 
 
 def per_section(slot: str | list[str]) -> dict:
@@ -136,6 +142,21 @@ SECTION_LEVEL = {
         "training": {"learning_rate": 1e-3},
     },
 }
+# A line of each model, in the order of what it costs.
+_BEST = MODELS["ridge, context, per section"]
+DEPTH = (
+    {name: MODELS[name] for name in ("mean", "ridge", "ridge, context, per section")}
+    | {"ridge to counts, context, per section": _BEST | {"target": stp.targets.Counts}}
+    | {f"ridge, {slot}, per section": {"model": "ridge", "features": per_section(slot)} for slot in FREE}
+    | {"mlp": MODELS["mlp"]}
+    | {name: SECTION_LEVEL[name] for name in ("bleep, per section", "mclstexp, per section", "histogene")}
+    | {"hist, per section": HIST["hist, per section"]}
+    | {name: SECTION_LEVEL[name] for name in ("egn", "hist2st, without ZINB", "thitogene", "hggep")}
+    | {"color": MODELS["color"]}
+)
+TARGETS = {"residuals": {"method": "pearson_residuals"}, "log1p": {"method": "log1p"}}
+STRATA = ("above .8", ".6 to .8", ".4 to .6", "below .4")
+DEPTH_FREE = ("pearson", "pearson_given_depth", "pearson_residual", "deviance_explained")
 GROUPS = {"main": MODELS, "stnet": STNET, "hist": HIST, "sections": SECTION_LEVEL, "tried": TRIED}
 BESIDE = ("mean", "ridge", "ridge, per section", "ridge, context, per section")  # in the table of every other group
 CLOSED_FORM = {"mean", "ridge"}
@@ -145,15 +166,18 @@ RETRIEVAL = {"bleep", "mclstexp", "egn"}
 DIRECTIONS = ("within C (leaky)", "C to B4", "B4 to C")
 
 
-def read(data: Path) -> tuple[AnnData, list[str]]:
-    """Sections with features, and the published panel."""
+def read(data: Path, encoders: Sequence[str] = (IMAGENET,)) -> tuple[AnnData, list[str]]:
+    """Sections with features, those of further encoders among them, and the published panel."""
     adata = stp.io.read_her2st(data, sections=SECTIONS)
     panel = (data.parent / "published" / "her2st_785_genes.txt").read_text().split()
     stp.pp.image_features(adata)
     stp.pp.image_features(adata, context=(1, 3), key_added=WIDE)
     weights = data.parent / "encoders" / "mobilenet_v2.safetensors"
-    if weights.is_file():
-        stp.pp.image_features(adata, IMAGENET, weights=str(weights))
+    for encoder in encoders:
+        if encoder != IMAGENET:
+            stp.pp.image_features(adata, encoder)
+        elif weights.is_file():
+            stp.pp.image_features(adata, IMAGENET, weights=str(weights))
     adata.obsm["X_" + NEAR] = neighbors_mean(adata)
     stp.pp.grid(adata)
     return adata, panel
@@ -171,13 +195,19 @@ def neighbors_mean(adata: AnnData, n_neighbors: int = 8) -> np.ndarray:
     return result
 
 
-def validate(adata: AnnData, panel: list[str], label: str, spec: dict, size_factors: str, seed: int) -> pd.DataFrame:
-    """Scores of one model in all three tests: one row per direction, section and gene."""
+def normalize(adata: AnnData, panel: list[str], size_factors: str) -> None:
+    """Log1p values under one of the two conventions."""
     stp.pp.normalize(adata, method="log1p", size_factors=size_factors, panel=panel if size_factors == "panel" else None)
+
+
+def validate(
+    adata: AnnData, panel: list[str], label: str, spec: dict, seed: int, metrics: Sequence[str] = DEPTH_FREE[:2]
+) -> pd.DataFrame:
+    """Scores of one model on the values of `X` in all three tests: one row per direction, section and gene."""
     inside = adata[adata.obs["patient"] == "C"].copy()
-    options = {
-        "target": panel, "metrics": ["pearson", "pearson_given_depth"], "baselines": False, "seed": seed, "progress": False,
-    }  # fmt: skip
+    target = spec.get("target", list)(panel)
+    spec = {name: value for name, value in spec.items() if name != "target"}
+    options = {"target": target, "metrics": metrics, "baselines": False, "seed": seed, "progress": False}
     within = spec
     if spec["model"] in RETRIEVAL:
         within = spec | {"hyperparameters": spec["hyperparameters"] | {"same_patient": True}}
@@ -191,7 +221,7 @@ def validate(adata: AnnData, panel: list[str], label: str, spec: dict, size_fact
             print(f"{label}, {direction}: {error}", file=sys.stderr)
             continue
         tables.append(table[table["sample"].isin(adata.obs["sample"][fold.test])].assign(direction=direction))
-    return pd.concat(tables).assign(seed=seed, size_factors=size_factors)
+    return pd.concat(tables).assign(seed=seed)
 
 
 def cost(adata: AnnData, panel: list[str], spec: dict) -> dict[str, float]:
@@ -234,33 +264,87 @@ def resident(name: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1e6
 
 
+def kept_at(out: Path, name: str) -> Path:
+    """Where the scores of a part are kept."""
+    return out / ("".join(c if c.isalnum() else "_" for c in name) + ".csv")
+
+
+def part(out: Path, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Scores of a part, and the seconds they took: read if they are in `out`, else computed and kept there."""
+    path = kept_at(out, name)
+    if not path.is_file():
+        start = perf_counter()
+        compute().assign(seconds=perf_counter() - start).to_csv(path, index=False)
+    return pd.read_csv(path)
+
+
 def run(
     adata: AnnData, panel: list[str], models: dict, data: Path, out: Path, *, seeds: int, quick: bool
 ) -> pd.DataFrame:
     """Scores of several models, both conventions, all seeds, and what a fit costs; parts that are in `out` are read."""
 
-    def part(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        path = out / ("".join(c if c.isalnum() else "_" for c in name) + ".csv")
-        if not path.is_file():
-            start = perf_counter()
-            compute().assign(seconds=perf_counter() - start).to_csv(path, index=False)
-        return pd.read_csv(path)
+    def scores(label: str, spec: dict, size_factors: str, seed: int) -> pd.DataFrame:
+        normalize(adata, panel, size_factors)
+        return validate(adata, panel, label, spec, seed).assign(size_factors=size_factors)
 
     tables = []
     for label, spec in models.items():
         if quick:
             spec = spec | {"training": spec.get("training", {}) | {"max_epochs": 3}}
-        price = part(f"cost-{label}", lambda label=label: cost_elsewhere(label, data))
+        price = part(out, f"cost-{label}", lambda label=label: cost_elsewhere(label, data))
         for size_factors in ("panel",) if quick else ("panel", "all"):
             for seed in range(1 if spec["model"] in ONE_SEED else seeds):
-                table = part(
-                    f"{label}-{size_factors}-{seed}",
-                    lambda *args, spec=spec, label=label, size_factors=size_factors, seed=seed: validate(
-                        adata, panel, label, spec, size_factors, seed
-                    ),
-                )
+                name = f"{label}-{size_factors}-{seed}"
+                table = part(out, name, partial(scores, label, spec, size_factors, seed))
                 tables.append(table.assign(**{name: price[name].iloc[0] for name in ("s/epoch", "GB")}))
     return pd.concat(tables, ignore_index=True)
+
+
+def run_depth(
+    adata: AnnData, panel: list[str], out: Path, *, quick: bool, minutes: float
+) -> tuple[pd.DataFrame, list[str]]:
+    """Scores of one line of each model under each target, one seed, and the lines that there was no time to begin."""
+
+    def scores(label: str, spec: dict, target: str) -> pd.DataFrame:
+        stp.pp.normalize(adata, **TARGETS[target])
+        return validate(adata, panel, label, spec, 0, DEPTH_FREE).assign(fitted_to=target)
+
+    tables, left, start = [], [], perf_counter()
+    for label, spec in DEPTH.items():
+        for target in TARGETS:
+            if "target" in spec and target != "residuals":  # counts are the target, whatever X holds
+                continue
+            if quick:
+                spec = spec | {"training": spec.get("training", {}) | {"max_epochs": 3}}
+            name = f"depth-{label}-{target}"
+            if not kept_at(out, name).is_file() and perf_counter() - start > 60 * minutes:
+                left.append(f"{label} ({target})")
+                continue
+            tables.append(part(out, name, partial(scores, label, spec, target)))
+    return pd.concat(tables, ignore_index=True), left
+
+
+def tabulate_depth(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Tables by title: all genes, and for each test the strata of the ceiling, which are the same genes in every line."""
+    scores = scores.assign(ceiling=scores["residual_ceiling"], model=scores["model"] + ", " + scores["fitted_to"])
+
+    def cells(columns: Sequence[str], *by: str) -> pd.DataFrame:
+        found = stp.tl.summarize(scores, by=["model", "direction", *by], n_boot=1)
+        rows = found[list(columns)].to_numpy()
+        found["cell"] = [" | ".join("-" if np.isnan(value) else f"{value:.3f}" for value in row) for row in rows]
+        found["model"] = pd.Categorical(found["model"], scores["model"].unique())  # in the order of the lines
+        table = found.pivot(index="model", columns=["direction", *by], values="cell").fillna("not possible")
+        return table.rename_axis(index=None).rename_axis(columns=[None] * table.columns.nlevels)
+
+    n_genes = stp.tl.summarize(scores, by=["stratum"], n_boot=1).set_index("stratum")["n_genes"]
+    print("genes by the ceiling of their residuals: " + ", ".join(f"{n_genes.get(name, 0)} {name}" for name in STRATA))
+    strata = cells(("pearson", "pearson_residual"), "stratum")
+    return {" | ".join(DEPTH_FREE): cells(DEPTH_FREE)[list(DIRECTIONS)]} | {
+        f"{direction}, by the ceiling: pearson | pearson_residual": strata[direction][list(STRATA)].rename_axis(
+            columns=None
+        )
+        for direction in DIRECTIONS
+    }
 
 
 def tabulate(scores: pd.DataFrame) -> pd.DataFrame:
@@ -290,9 +374,7 @@ def depth_of_the_spot(adata: AnnData, panel: list[str]) -> pd.DataFrame:
     """Correlation of the measured genes with the logarithm of the spot's counts, per convention and section."""
     rows = {}
     for size_factors in ("panel", "all"):
-        stp.pp.normalize(
-            adata, method="log1p", size_factors=size_factors, panel=panel if size_factors == "panel" else None
-        )
+        normalize(adata, panel, size_factors)
         counts = adata[:, panel].layers["counts"] if size_factors == "panel" else adata.layers["counts"]
         depth = np.asarray(counts.sum(axis=1)).ravel()
         row: dict[str, str] = {}
@@ -327,22 +409,30 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/her2st"))
     parser.add_argument("--out", type=Path, default=Path("out/her2st"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--groups", nargs="+", choices=[*GROUPS, "all"], default=["main", "tried"])
+    parser.add_argument("--groups", nargs="+", choices=[*GROUPS, "depth", "all"], default=["main", "tried"])
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no line of depth later than that")
     parser.add_argument("--quick", action="store_true", help="one seed, one convention, three epochs")
     parser.add_argument("--cost", metavar="MODEL", help="only print what a fit of this line takes")
     options = parser.parse_args()
     stp.settings.progress = sys.stderr.isatty() and not options.cost
     out = options.out / "quick" if options.quick else options.out
     out.mkdir(parents=True, exist_ok=True)
-    adata, panel = read(options.data)
+    groups = [*GROUPS, "depth"] if "all" in options.groups else options.groups
+    adata, panel = read(options.data, FREE if groups == ["depth"] else (IMAGENET, *FREE))
     if options.cost:
         print(
             json.dumps(cost(adata, panel, {k: v for group in GROUPS.values() for k, v in group.items()}[options.cost]))
         )
         return
     seeds = 1 if options.quick else options.seeds
-    groups = list(GROUPS) if "all" in options.groups else options.groups
     for group in groups:
+        if group == "depth":
+            scores, left = run_depth(adata, panel, out, quick=options.quick, minutes=options.minutes)
+            print("\ndepth")
+            for title, table in tabulate_depth(scores).items():
+                print(f"\n{title}\n{table.to_string()}")
+            print(f"\nnot run: {', '.join(left) or 'none'}")
+            continue
         beside = {} if group in ("main", "tried") else {label: MODELS[label] for label in BESIDE}
         scores = run(adata, panel, beside | GROUPS[group], options.data, out, seeds=seeds, quick=options.quick)
         print(f"\n{group}")

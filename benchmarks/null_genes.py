@@ -1,6 +1,6 @@
 """What a ridge scores on genes without biology: counts redrawn with constant proportions at the real depths.
 
-    python benchmarks/null_genes.py [--data ../shared/data/her2st] [--out out/null_genes] [--seeds 3] [--figure FILE]
+    python benchmarks/null_genes.py [--models] [--data ../shared/data/her2st] [--out out/null_genes] [--seeds 3] [--figure FILE]
 
 Sections C2 to C5 (one patient) and B4 (another) of the HER2-positive breast cohort, and the 785 genes of the HGGEP line of
 work. In each section the counts of every spot are given to genes anew, with the proportions of the section: what is left of
@@ -16,13 +16,20 @@ fitted to these counts and compared with them, as it is with the data, under fou
 `null` is the mean r over the null genes, sections and seeds, `data` that of the measured genes; `HGGEP` are the published
 correlations on the same sections, of measured genes. A second table gives encoders that cost nothing, on the measured genes:
 six color statistics, and filters drawn at random.
+
+`--models` prints another table instead: every regression model in its preset `small`, at most `--epochs` epochs, on null genes
+of the synthetic cohort and, those on features, of these sections, patients apart. Mean r, r with the Pearson residuals and
+deviance explained, fitted to Pearson residuals and to log1p values of all genes. `above .02` marks a mean residual r or
+deviance explained beyond .02 on either side, which depth should not give under residuals.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pandas as pd
@@ -46,6 +53,9 @@ ENCODERS = {
 }
 DIRECTIONS = ("within C", "C to B4", "B4 to C")
 OPTIONS = {"metrics": ["pearson"], "ceiling": False, "baselines": False, "progress": False}
+
+ON_FEATURES = ("mean", "ridge", "mlp", "hist", "egn", "bleep")  # those that are quick enough on real sections
+NULL_SCORES = ("pearson", "pearson_residual", "deviance_explained")
 
 
 def read(data: Path) -> AnnData:
@@ -106,6 +116,63 @@ def rows_of(adata: AnnData, panel: list[str], seeds: int, out: Path) -> tuple[pd
     return pd.concat(nulls), pd.concat(data)
 
 
+def null_scores(
+    null: AnnData, genes: list[str], model: str, target: str, features: dict | str, epochs: int
+) -> pd.Series:
+    """Mean scores of one model on null genes, patients apart, and over how many patients."""
+    stp.pp.normalize(null, **({"method": "log1p"} | TARGETS[target]))
+    network = model not in ("mean", "ridge")
+    spec = {"model": model, "features": features} | (
+        {"hyperparameters": "small", "training": {"max_epochs": epochs}} if network else {}
+    )
+    tables = []
+    for fold in stp.cohorts.leave_one_patient_out(null):
+        try:
+            table = stp.tl.cross_validate(
+                null, {model: spec}, [fold], target=genes, **OPTIONS | {"metrics": NULL_SCORES}
+            )
+        except ValueError as error:  # what looks up sections of other patients has none where only one is trained on
+            print(f"{model}, fold {fold.name}: {error}", file=sys.stderr)
+            continue
+        tables.append(table[table["sample"].isin(null.obs["sample"][fold.test])])
+    found = stp.tl.summarize(pd.concat(tables), n_boot=1).iloc[0]
+    return found[[*NULL_SCORES, "n_patients"]].astype(float)
+
+
+def every_model(
+    adata: AnnData, panel: list[str], epochs: int, minutes: float, out: Path
+) -> tuple[pd.DataFrame, list[str]]:
+    """Scores of all models on null genes of simulated and of real sections, and the lines there was no time to begin."""
+    listed = stp.models.list_models()
+    names = [name for name in listed.index if "tokens" not in listed.loc[name, "needs"]]
+    names = sorted(set(names) - set(ON_FEATURES), key=lambda name: (name == "stnet", name))  # the dearest one last
+    made = redrawn(stp.datasets.synthetic_cohort(), 0)
+    stp.pp.image_features(made)
+    stp.pp.grid(made)
+    stp.pp.grid(adata)
+    real = redrawn(adata, 0)
+    wide = {"slot": f"color-texture-{WIDE}", "scaling": "section"}
+    parts = [("synthetic cohort", made, list(made.var_names), name, "color-texture") for name in ON_FEATURES]
+    parts += [("her2st", real, panel, name, wide) for name in ON_FEATURES]
+    parts += [("synthetic cohort", made, list(made.var_names), name, "color-texture") for name in names]
+    rows, left, start = {}, [], perf_counter()
+    for data, null, genes, name, features in parts:
+        for target in ("Pearson residuals", "log1p, all genes"):
+            path = out / f"model-{data}-{name}-{target}-{epochs}.csv"
+            if not path.is_file() and perf_counter() - start > 60 * minutes:
+                left.append(f"{name} ({data}, {target})")
+                continue
+            if not path.is_file():
+                null_scores(null, genes, name, target, features, epochs).to_csv(path)
+            rows[data, name, target] = pd.read_csv(path, index_col=0).iloc[:, 0]
+    table = pd.DataFrame(rows).T.sort_index(level=0, ascending=False, sort_remaining=False)
+    table = table.rename_axis(["null genes of", "model", "fitted to"])
+    table["above .02"] = np.where(
+        table[["pearson_residual", "deviance_explained"]].abs().gt(0.02).any(axis=1), "yes", ""
+    )
+    return table.astype({"n_patients": int}), left
+
+
 def shown(table: pd.DataFrame, value: str, by: list[str]) -> pd.DataFrame:
     """Mean over seeds: one row per group, one column per test."""
     means = table.rename_axis("test").reset_index().groupby([*by, "test"], sort=False)[value].mean()
@@ -146,10 +213,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--figure", type=Path, help="draw the first table into this file")
     parser.add_argument("--genes", type=int, help="the first so many of the panel, to see that everything runs")
+    parser.add_argument("--models", action="store_true", help="every regression model on null genes, and nothing else")
+    parser.add_argument("--epochs", type=int, default=10, help="of the networks of --models")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no line of --models later than that")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     stp.settings.progress = False
     panel = (args.data.parent / "published" / "her2st_785_genes.txt").read_text().split()[: args.genes]
+    if args.models:
+        table, left = every_model(read(args.data), panel, args.epochs, args.minutes, args.out)
+        print(f"null genes, at most {args.epochs} epochs, patients apart\n{table.round(4).to_string()}")
+        print(f"not run: {', '.join(left) or 'none'}")
+        return
     nulls, data = rows_of(read(args.data), panel, args.seeds, args.out)
     ridge = shown(data[data["encoder"] == "color-texture"], "data", ["target"])
     both = pd.concat({"null genes": shown(nulls, "null", ["target"]), "data": ridge}, axis=1)
