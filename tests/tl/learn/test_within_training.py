@@ -32,6 +32,32 @@ def test_no_count_of_other_spots_has_a_part(toy, way: str, thin: bool) -> None:
     np.testing.assert_array_equal(weights(toy, train), weights(changed, train))
 
 
+@pytest.mark.parametrize("method", ["spatial_hvg", "mean"])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_count_of_other_spots_has_a_part_in_the_selection(toy, way: str, method: str, monkeypatch) -> None:
+    """Genes are selected on the same values, bit for bit, whatever the spots that are left out measured."""
+    from stpredict.pp import _select_genes
+
+    train = (np.arange(72) % 12 < 7) & (toy.obs["patient"] != "p2").to_numpy()
+    changed = toy.copy()
+    changed.layers["counts"][~train] = 3 * changed.layers["counts"][~train][:, ::-1] + 1
+    seen, select = [], _select_genes.select_panel
+
+    def spy(adata, method, rows, **options):
+        seen.append(np.asarray(adata.X)[rows])
+        return select(adata, method, rows, **options)
+
+    monkeypatch.setattr(_select_genes, "select_panel", spy)
+    panel = {"method": method, "n_genes": 3}
+    models = []
+    for adata in (toy, changed):
+        stp.pp.normalize(adata, **WAYS[way])
+        models.append(stp.tl.fit(adata, "ridge", train, target={"panel": panel}, baselines=False))
+    np.testing.assert_array_equal(*seen)
+    assert models[0].panel == models[1].panel
+    np.testing.assert_array_equal(*(model.network.weight.numpy() for model in models))
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_whole_sections_are_those_of_x(toy, way: str) -> None:
     stp.pp.normalize(toy, **WAYS[way])

@@ -23,7 +23,7 @@ from stpredict.slots._selections import cut_to, taken_from
 from stpredict.targets import Expression
 from stpredict.targets._requests import Panel
 from stpredict.tl.learn.targets._base import Keys, TargetSlots
-from stpredict.tl.learn.targets._within import within_training
+from stpredict.tl.learn.targets._within import training_part, within_training
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -101,7 +101,9 @@ def choose_panel(
 
         chosen = dict(panel) if isinstance(panel, Mapping) else {"method": panel}
         options: dict[str, Any] = {"layer": request.layer, "sample_key": keys.sample} | chosen
-        genes = select_panel(adata, options.pop("method", "moran"), train, **options)
+        unit = {} if options["layer"] is not None else read_record(adata, "normalize") or {}
+        source, rows = training_part(adata, train, unit, keys.sample)
+        genes = select_panel(source, options.pop("method", "moran"), rows, **options)
     elif panel is not None and not isinstance(panel, str):
         genes = [str(gene) for gene in panel]
     else:

@@ -25,8 +25,7 @@ def within_training(
     Proportions of genes and median depths are those of the training rows there. Where whole sections are trained on, the
     values are those of `X`, and are returned as they are.
     """
-    residuals = normalization.get("method") == "pearson_residuals"
-    if not (residuals or normalization.get("target_sum") == "median") or Key.COUNTS not in adata.layers:
+    if not follows_section(adata, normalization):
         return values
     depth = depth_of(adata)
     assert depth is not None  # there are counts
@@ -40,16 +39,46 @@ def within_training(
     if not len(again):
         return values
     at = rows.index[again]
-    part = counts[at][:, genes]
-    if residuals:
-        settings = {name: normalization.get(name) for name in ("theta", "clip")}
-        found: Any = section_residuals(part, depth[at], section[at], counted[at], **settings)  # type: ignore[arg-type]
-    else:
-        codes, place = np.unique(section[at], return_inverse=True)
-        medians = [depth[at][(section[at] == code) & counted[at]] for code in codes]
-        sums = np.array([np.median(depths) if len(depths) else 1.0 for depths in medians])[place]
-        found = log_normalize(part, depth[at], sums)
-        found = found.toarray() if hasattr(found, "toarray") else found
+    found = _values(counts[at][:, genes], depth[at], section[at], counted[at], normalization)
     values = values.copy()
-    values[again] = found
+    values[again] = found.toarray() if hasattr(found, "toarray") else found
     return values
+
+
+def training_part(
+    adata: AnnData, train: np.ndarray, normalization: Mapping[str, Any], sample_key: str
+) -> tuple[AnnData, np.ndarray]:
+    """The object and the training rows (n_obs,) in it that genes are selected on.
+
+    Where only a part of a section is trained on, a new object of the training rows, with values of their own.
+    """
+    if not follows_section(adata, normalization):
+        return adata, train
+    depth, (_, section) = depth_of(adata), section_codes(adata, sample_key)
+    counts = numeric_matrix(adata.layers[Key.COUNTS], f"layers[{Key.COUNTS!r}]")
+    assert depth is not None  # there are counts
+    counted = counted_rows(adata, counts, depth)
+    if not np.isin(section[counted & ~train], section[train]).any():
+        return adata, train
+    part = adata[train].copy()
+    part.X = _values(part.layers[Key.COUNTS], depth[train], section[train], counted[train], normalization)
+    return part, np.ones(part.n_obs, dtype=bool)
+
+
+def follows_section(adata: AnnData, normalization: Mapping[str, Any]) -> bool:
+    """Whether the unit of the values follows from what else was measured in the section."""
+    of_section = normalization.get("method") == "pearson_residuals" or normalization.get("target_sum") == "median"
+    return of_section and Key.COUNTS in adata.layers
+
+
+def _values(
+    counts: Any, depth: np.ndarray, section: np.ndarray, counted: np.ndarray, normalization: Mapping[str, Any]
+) -> Any:
+    """Values (n, n_genes) of some rows by themselves."""
+    if normalization["method"] == "pearson_residuals":
+        settings = {name: normalization.get(name) for name in ("theta", "clip")}
+        return section_residuals(counts, depth, section, counted, **settings)  # type: ignore[arg-type]
+    codes, place = np.unique(section, return_inverse=True)
+    medians = [depth[(section == code) & counted] for code in codes]
+    sums = np.array([np.median(depths) if len(depths) else 1.0 for depths in medians])[place]
+    return log_normalize(counts, depth, sums)
