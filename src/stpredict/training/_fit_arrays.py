@@ -17,7 +17,7 @@ from stpredict.core._device import seed_torch
 from stpredict.core._optional import mend_torchvision
 from stpredict.core._progress import epochs_bar
 from stpredict.core._turns import tidy_folder, turn
-from stpredict.models import Panel, Predictor, build, get_model
+from stpredict.models import Batch, Panel, Predictor, build, get_model
 from stpredict.models.base._registry import Hyperparameters
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, row_groups, summarize
@@ -206,10 +206,14 @@ def fit_arrays(
         }  # fmt: skip
         with epochs_bar(f"fit {model}", show=progress):
             histories, epochs = _run_stages(network, data.take(~held_out), validation, config, "inner", **where)
+            if validation is not None:
+                parts = (part.only_labeled() for part in (data.take(~held_out), validation))
+                show_rows(network, "calibrate", *parts, device=device)
             if config.refit and validation is not None:
-                network = fresh()
+                inner, network = network, fresh()
                 histories += _run_stages(network, data, None, config, "refit", epochs=epochs, **where)[0]
-        show_rows(network, "finish", data.only_labeled(), device)
+                network.take_calibration(inner)
+        show_rows(network, "finish", data.only_labeled(), device=device)
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, epochs[-1])
 
 
@@ -259,7 +263,7 @@ def _run_stages(
     if load_weights:
         network.load_initial_weights()
     network.prepare(summarize(train.only_labeled(), network.needs))
-    show_rows(network, "remember", train.only_labeled(), device)
+    show_rows(network, "remember", train.only_labeled(), device=device)
     histories, found = [], []
     several = len(network.stages) > 1
     for number, stage in enumerate(network.stages):
@@ -283,15 +287,21 @@ def _run_stages(
     return histories, found
 
 
-def show_rows(network: Predictor, step: Literal["remember", "finish"], data: ArraySet, device: torch.device) -> None:
-    """Let a network look at training rows in a step that it defines: before the gradient steps, or after them."""
+def show_rows(
+    network: Predictor, step: Literal["remember", "calibrate", "finish"], *sets: ArraySet, device: torch.device
+) -> None:
+    """Let a network look at rows in a step that it defines: before the gradient steps, or after them."""
     if getattr(type(network), step) is getattr(Predictor, step):
         return
     mode = network.training
     network.eval().to(device)
+
+    def batches(data: ArraySet) -> Iterator[Batch]:
+        for index in prediction_groups(network, data):
+            yield data.batch(index, network.needs).to(device)
+
     with torch.no_grad():
-        groups = prediction_groups(network, data)
-        getattr(network, step)(data.batch(index, network.needs).to(device) for index in groups)
+        getattr(network, step)(*map(batches, sets))
     network.train(mode).to("cpu")
 
 
@@ -340,8 +350,8 @@ def untrained(model: str, data: ArraySet, *, hyperparameters: Hyperparameters, s
             if name.split(".")[0] == "head" and isinstance(module, torch.nn.Linear):
                 module.reset_parameters()
     network.prepare(summarize(data, network.needs))
-    show_rows(network, "remember", data, torch.device("cpu"))
-    show_rows(network, "finish", data, torch.device("cpu"))
+    show_rows(network, "remember", data, device=torch.device("cpu"))
+    show_rows(network, "finish", data, device=torch.device("cpu"))
     return Fit(network.eval(), pd.DataFrame(), "none", 0)
 
 

@@ -83,6 +83,8 @@ class Predictor(nn.Module):
     monitors: ClassVar[tuple[str, ...]] = ("loss", "correlation", "loss_then_correlation")
     #: Beginnings of the names of tensors that depend on the genes or the training set: not what another fit starts from.
     own_tensors: ClassVar[tuple[str, ...]] = HEAD
+    #: Beginnings of the names of tensors that `calibrate` fills, which the network that is trained on all rows takes over.
+    calibrated: ClassVar[tuple[str, ...]] = ()
 
     target_mean: Tensor
     target_std: Tensor
@@ -184,6 +186,18 @@ class Predictor(nn.Module):
 
     def finish(self, batches: Iterable[Batch]) -> None:
         """Take the training set once after (or instead of) the gradient steps; networks in closed form get one batch."""
+
+    def calibrate(self, batches: Iterable[Batch], held_out: Iterable[Batch]) -> None:
+        """Take the rows of the inner training and those of the inner validation once, after the training."""
+
+    def take_calibration(self, other: Predictor) -> None:
+        """Take over what another network of the same kind and genes has learned from its inner validation."""
+        state = {name: tensor for name, tensor in other.state_dict().items() if name.startswith(self.calibrated)}
+        self.load_state_dict(state, strict=False)
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values about the training to be recorded with the model."""
+        return {}
 
     def make_room(self, state: Mapping[str, Tensor]) -> None:
         """Size buffers whose length is that of the training set like those of a saved state, before it is loaded."""

@@ -165,7 +165,7 @@ def retrieval_bank(
     renewed = deepcopy(network)
     if same_patient is not None:
         renewed.config = replace(renewed.config, same_patient=same_patient)
-    show_rows(renewed, "finish", arrays, resolve_device(device))
+    show_rows(renewed, "finish", arrays, device=resolve_device(device))
     facts = replace(
         fitted.training,
         patients=rows.patients,

@@ -217,7 +217,7 @@ def fit_task(
         )
     settings = {name: value for name, value in task.config.to_dict().items() if name != "device"}
     facts = replace(facts, settings=settings, validated_on=result.validated_on, n_epochs=result.n_epochs)
-    facts = replace(facts, feature_patients=task.feature_patients)
+    facts = replace(facts, feature_patients=task.feature_patients, extra={**facts.extra, **result.network.facts()})
     if task.init is not None and task.variant != "untrained":
         before = task.init.training
         facts = replace(facts, pretraining_patients=before.patients_seen, content=[*facts.content, *before.content])
