@@ -49,7 +49,8 @@ def retrieval_bank(
     """Replace the spots that a fitted retrieval model looks up by those of other measured sections.
 
     The weights stay as they are. Predictions then are averages of the given spots: of another cohort, another protocol, or
-    more patients than the model was trained on.
+    more patients than the model was trained on. They are pulled towards the mean of these spots by as much as those of the
+    training were towards theirs (`shrink` of the networks).
 
     Parameters
     ----------
