@@ -129,20 +129,35 @@ class ArraySet:
             whole=None if self.whole is None else replace(self.whole, row=self.whole.row[index]),
         )
 
-    def permuted(self, seed: int) -> ArraySet:
-        """The same inputs with what was measured shuffled: among the rows of each section, or of slides among patients."""
+    def permuted(self, seed: int, *, by_output: bool = False) -> ArraySet:
+        """The same inputs with what was measured shuffled: among the rows of each section, or of slides among patients.
+
+        With `by_output` each output has a shuffle of its own, where outputs are separate measurements. Rows do not stay
+        whole then, and outputs that vary together do not err together.
+        """
         if self.target is None:
             raise ValueError("expected a target to permute; found none")
         rng = np.random.default_rng(seed)
-        order = np.arange(len(self))
         _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
-        if self.unit == "slide" and len(first) > 1:
-            # Slides of a patient keep one profile: each patient gets that of another's first slide.
-            order = rng.permutation(first)[patient]
-        else:
-            for code in np.unique(self.section):
-                rows = np.flatnonzero(self.section == code)
-                order[rows] = rng.permutation(rows)
+        # Slides of a patient keep one profile: each patient gets that of another's first slide.
+        slides = self.unit == "slide" and len(first) > 1
+        groups = [first] if slides else [np.flatnonzero(self.section == code) for code in np.unique(self.section)]
+        if by_output and (self.kind is None or self.kind.separate):
+            data = self.only_labeled()
+            if data is not self:
+                return data.permuted(seed, by_output=True)
+            # Behind the outputs there may be more of the same: counts and their depths.
+            values = self.target.reshape(len(self), -1, self.n_outputs).copy()
+            for rows in groups:
+                order = rng.random((len(rows), 1, self.n_outputs)).argsort(axis=0)
+                values[rows] = np.take_along_axis(values[rows], order, axis=0)
+            target = values.reshape(self.target.shape)
+            return replace(self, target=target[first][patient] if slides else target)
+        order = np.arange(len(self))
+        for rows in groups:
+            order[rows] = rng.permutation(rows)
+        if slides:
+            order = order[first][patient]
         inputs = {k: v[order] if INPUTS[k].measured else v for k, v in self.inputs.items()}
         labeled = None if self.labeled is None else self.labeled[order]
         return replace(self, inputs=inputs, target=self.target[order], labeled=labeled)

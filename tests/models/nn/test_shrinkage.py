@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from stpredict.models.nn._shrinkage import SMALLEST, Shrinkage
+from stpredict.models.nn._shrinkage import SMALLEST, Shrinkage, pooled
 
 N, GENES = 300, 5
 
@@ -32,12 +32,45 @@ def test_slopes_are_those_within_sections_and_stay_between_the_least_and_1() -> 
         rows = section.numpy() == number
         x[rows] -= x[rows].mean(axis=0)
         y[rows] -= y[rows].mean(axis=0)
-    expected = [(a @ b) / (a @ a) for a, b in zip(x.T[:4], y.T[:4], strict=True)]
+    expected = np.array([(a @ b) / (a @ a) for a, b in zip(x.T[:4], y.T[:4], strict=True)])
     assert expected[0] < 0
     assert expected[3] > 1
-    np.testing.assert_allclose(shrinkage.slope, [*np.clip(expected, SMALLEST, 1), 1.0], rtol=1e-5)
+    found = shrinkage.slope.numpy()
+    np.testing.assert_allclose(found[:4], np.clip(expected, SMALLEST, 1), atol=0.02)  # 300 spots: hardly pulled
+    assert expected[:4].min() < found[4] < expected[:4].max()  # a constant takes the mean of the others
     assert shrinkage.known
     assert shrinkage.fitted_on == "held-out"
+
+
+def test_noise_of_few_spots_has_small_slopes() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.poisson(0.1, (25, 400)) * 1.0  # many genes were seen once or never
+    predicted = rng.poisson(0.1, (25, 400)) / 3
+    shrinkage = Shrinkage(400)
+    shrinkage.fit([(torch.from_numpy(predicted), torch.from_numpy(truth), torch.zeros(25))], "held-out")
+    x, y = predicted - predicted.mean(axis=0), truth - truth.mean(axis=0)
+    alone = (x * y).sum(axis=0) / np.maximum((x * x).sum(axis=0), 1e-12)
+    assert np.clip(alone, 0, 1).mean() > 0.1
+    assert shrinkage.slope.max() < 0.1
+
+
+def test_pooled_slopes_are_nearly_as_near_to_the_truth_as_if_their_spread_were_known() -> None:
+    rng = np.random.default_rng(1)
+    variance = rng.uniform(0.005, 0.3, 2000)
+    for mean, spread in ((0.4, 0.15), (0.1, 0.05), (0.0, 0.0)):
+        truth = rng.normal(mean, spread, 2000)
+        seen = rng.normal(truth, np.sqrt(variance))
+        found = pooled(torch.from_numpy(seen), torch.from_numpy(variance)).numpy()
+        ideal = (seen * spread**2 + mean * variance) / (variance + spread**2)
+        errors = [np.square(values - truth).mean() for values in (seen, ideal, found)]
+        assert errors[2] < errors[1] + 0.02 * errors[0]
+
+
+def test_of_what_nothing_is_known() -> None:
+    unknown = torch.full((3,), torch.inf)
+    assert pooled(torch.tensor([0.3, 0.7, 0.1]), unknown).eq(0).all()
+    one = pooled(torch.tensor([0.3, 0.7, 0.1]), torch.tensor([torch.inf, 0.2, torch.inf]))
+    torch.testing.assert_close(one, torch.full((3,), 0.7))
 
 
 def test_parts_change_nothing() -> None:

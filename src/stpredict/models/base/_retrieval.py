@@ -238,15 +238,9 @@ class RetrievalPredictor(Predictor):
 
     def _embed_patches(self, patches: Tensor) -> Tensor:
         assert self.body is not None
-        n = len(patches)
-        if not self.training:
-            images = standardized(patches)
-        else:
-            if n == 1:  # batch norm needs more than one value
-                patches = torch.cat([patches, patches])
-            options = {"symmetries": self.config.symmetries, "stain_jitter": self.config.stain_jitter}
-            images = augmented(patches, **options)
-        return self._finished(self.image_projection(self.body(images)[:n]))
+        options = {"symmetries": self.config.symmetries, "stain_jitter": self.config.stain_jitter}
+        images = augmented(patches, **options) if self.training else standardized(patches)
+        return self._finished(self.image_projection(self.body(images)))
 
     def _retrieve(self, image: Tensor, patient: Tensor) -> Prediction:
         """What is found, shrunk, and the spread of the spots that were found about it."""

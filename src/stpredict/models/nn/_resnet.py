@@ -8,6 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stpredict.models.nn._batch_norm import BatchNorm2d
+
 _BLOCKS = (3, 4, 6, 3)
 _EXPANSION = 4
 
@@ -19,15 +21,15 @@ class _Bottleneck(nn.Module):
         super().__init__()
         n_outputs = _EXPANSION * width
         self.conv1 = nn.Conv2d(n_inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, n_outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(n_outputs)
+        self.bn3 = BatchNorm2d(n_outputs)
         self.downsample = None
         if stride != 1 or n_inputs != n_outputs:
             self.downsample = nn.Sequential(
-                nn.Conv2d(n_inputs, n_outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(n_outputs)
+                nn.Conv2d(n_inputs, n_outputs, 1, stride=stride, bias=False), BatchNorm2d(n_outputs)
             )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ class ResNet50(nn.Module):
         super().__init__()
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["conv1"] = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        layers["bn1"], layers["relu"] = nn.BatchNorm2d(64), nn.ReLU(inplace=True)
+        layers["bn1"], layers["relu"] = BatchNorm2d(64), nn.ReLU(inplace=True)
         layers["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
         n_inputs = 64
         for stage, n_blocks in enumerate(_BLOCKS):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 #: A map that says nothing keeps its order, so that its correlation is defined and counted; it explains nothing then.
 SMALLEST = 0.01
+_LARGEST = 0.25  # variance of numbers between 0 and 1
+_HALVINGS = 40
 
 
 class Shrinkage(nn.Module):
@@ -19,7 +21,8 @@ class Shrinkage(nn.Module):
 
     .. math:: s = \frac{\sum_i (m_i - \bar m)(y_i - \bar y)}{\sum_i (m_i - \bar m)^2}
 
-    It is positive, so that the correlation of a gene within a section stays what it was.
+    With few spots it is noise as well, so that genes learn from each other, see :func:`pooled`. It is positive, so that the
+    correlation of a gene within a section stays what it was.
 
     Parameters
     ----------
@@ -70,10 +73,53 @@ class Shrinkage(nn.Module):
             for number in section.unique().tolist():
                 rows = section == number
                 a, b = x[rows], y[rows]
-                part = torch.stack([torch.ones_like(a).sum(0), a.sum(0), b.sum(0), (a * b).sum(0), (a * a).sum(0)])
+                part = torch.stack(
+                    [torch.ones_like(a).sum(0), a.sum(0), b.sum(0), (a * b).sum(0), (a * a).sum(0), (b * b).sum(0)]
+                )
                 sums[number] = sums[number] + part if number in sums else part
-        n, x, y, xy, xx = torch.stack(list(sums.values())).unbind(1)
-        shared, own = (xy - x * y / n).sum(0), (xx - x * x / n).sum(0)
-        slope = torch.where(own > 0, shared / own.where(own > 0, 1.0), 1.0)
-        self.slope.copy_(slope.clamp(SMALLEST, 1.0))
+        n, x, y, xy, xx, yy = torch.stack(list(sums.values())).unbind(1)
+        shared, own, noise = (xy - x * y / n).sum(0), (xx - x * x / n).sum(0), (yy - y * y / n).sum(0)
+        free = n.sum(0) - len(n)
+        # Under no relation; a gene that was not seen among these spots says nothing.
+        variance = torch.where((own > 0) & (noise > 0) & (free > 0), noise / (own * free), torch.inf)
+        slope = shared / own.where(own > 0, 1.0)
+        self.slope.copy_(pooled(slope, variance).clamp(SMALLEST, 1.0))
         self.fitted_on = fitted_on
+
+
+def pooled(slope: Tensor, variance: Tensor) -> Tensor:
+    r"""Pull noisy slopes towards each other, by empirical Bayes.
+
+    Slopes of genes are taken for draws around :math:`\mu` with variance :math:`\tau^2`, seen with errors of known variance.
+    Both come from the slopes: :math:`\mu` is the mean weighted by :math:`1 / (v_g + \tau^2)`, and :math:`\tau^2` such that the
+    weighted squares about it sum to their expectation, the number of genes less 1 (Paule and Mandel). What is returned is
+    the expectation given both, :math:`(s_g \tau^2 + \mu v_g) / (v_g + \tau^2)`.
+
+    Parameters
+    ----------
+    slope, variance
+        (n_genes,) slopes and variances of their errors, infinite where nothing is known.
+
+    Returns
+    -------
+    (n_genes,) slopes; 0 where nothing is known of any.
+    """
+    known = variance.isfinite()
+    if not known.any():
+        return torch.zeros_like(slope)
+    s, v = slope[known], variance[known]
+
+    def mean_and_squares(spread: float) -> tuple[Tensor, Tensor]:
+        weight = 1 / (v + spread)
+        mean = (weight * s).sum() / weight.sum()
+        return mean, (weight * (s - mean).square()).sum()
+
+    low, high = 0.0, _LARGEST
+    if mean_and_squares(low)[1] > len(s) - 1:
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if mean_and_squares(middle)[1] > len(s) - 1 else (low, middle)
+    mean = mean_and_squares(low)[0]
+    result = mean.expand(slope.shape).clone()
+    result[known] = mean + low / (v + low) * (s - mean)
+    return result

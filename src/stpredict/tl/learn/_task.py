@@ -47,7 +47,8 @@ class Task:
     described
         Provenance of the features.
     variant
-        `"fit"`; `"permuted"`: on labels that were shuffled; `"untrained"`: as it is drawn.
+        `"fit"`; `"permuted"`: on labels that were shuffled, in closed form each output for itself; `"untrained"`: as it is
+        drawn.
     init
         Model to start from.
     feature_patients
@@ -206,7 +207,8 @@ def fit_task(
     else:
         result = fit_arrays(
             task.info.name,
-            arrays.permuted(seed) if task.variant == "permuted" else arrays,
+            # What fits each output on its own is no other for rows that do not stay whole.
+            arrays.permuted(seed, by_output=task.info.cls.closed_form) if task.variant == "permuted" else arrays,
             hyperparameters=task.options,
             config=task.config,
             device=device,

@@ -60,6 +60,11 @@ class Target(ABC):
         """Whether the outputs of a model are in the unit of the values."""
         return self.quantities
 
+    @property
+    def separate(self) -> bool:
+        """Whether the values of each output could have been measured without those of the others."""
+        return self.quantities
+
     def outputs(self, values: Tensor) -> Tensor | None:
         """Values on the scale of the outputs, for least squares and for looking them up; `None` for what is no quantity."""
         return None
