@@ -40,7 +40,7 @@ import stpredict as stp
 
 SECTIONS = ["B4", "C2", "C3", "C4", "C5"]
 PUBLISHED_ROWS = {"B4": 8, "C2": 12, "C3": 13, "C4": 14, "C5": 15}  # rows A2–A6, B1–B6, C1–C6, …
-PLAIN, WIDE, NEAR, IMAGENET = "color-texture", "context", "neighbors", "mobilenet_v2"
+PLAIN, WIDE, DEFAULT, NEAR, IMAGENET = "color-texture", "context", "default", "neighbors", "mobilenet_v2"
 FREE = ("color-statistics", "random-filters")  # encoders that cost nothing
 
 
@@ -49,19 +49,28 @@ def per_section(slot: str | list[str]) -> dict:
     return {"slot": slot, "scaling": "section"}
 
 
+def as_they_are(slot: str) -> dict:
+    """Features that are scaled over all sections."""
+    return {"slot": slot, "scaling": "global"}
+
+
 MODELS = {
     "mean": {"model": "mean"},
     "color": {"model": "color"},
-    "ridge": {"model": "ridge", "features": PLAIN},
+    "ridge": {"model": "ridge", "features": as_they_are(PLAIN)},
     "ridge, per section": {"model": "ridge", "features": per_section(PLAIN)},
-    "ridge, context": {"model": "ridge", "features": WIDE},
+    "ridge, context": {"model": "ridge", "features": as_they_are(WIDE)},
     "ridge, context, per section": {"model": "ridge", "features": per_section(WIDE)},
-    "mlp": {"model": "mlp", "features": PLAIN},
+    "mlp": {"model": "mlp", "features": as_they_are(PLAIN)},
     "mlp, context, per section": {"model": "mlp", "features": per_section(WIDE)},
 }
 TRIED = {
-    "ridge, centered per section": {"model": "ridge", "features": PLAIN, "hyperparameters": {"center": "section"}},
-    "ridge, rank 10": {"model": "ridge", "features": PLAIN, "hyperparameters": {"rank": 10}},
+    "ridge, centered per section": {
+        "model": "ridge",
+        "features": as_they_are(PLAIN),
+        "hyperparameters": {"center": "section"},
+    },
+    "ridge, rank 10": {"model": "ridge", "features": as_they_are(PLAIN), "hyperparameters": {"rank": 10}},
     "ridge, neighbors' mean, per section": {"model": "ridge", "features": per_section([PLAIN, NEAR])},
     "ridge, context and neighbors, per section": {"model": "ridge", "features": per_section([WIDE, NEAR])},
     "ridge, MobileNetV2, per section": {"model": "ridge", "features": per_section(IMAGENET)},
@@ -105,7 +114,7 @@ _RETRIEVAL = {"image_encoder": "features", "weighting": "similarity"}
 SECTION_LEVEL = {
     "egn": {
         "model": "egn",
-        "features": PLAIN,
+        "features": as_they_are(PLAIN),
         "hyperparameters": {"hidden": 128, "layers": 2},
         "training": {"learning_rate": 2e-3},
     },
@@ -146,6 +155,7 @@ SECTION_LEVEL = {
 _BEST = MODELS["ridge, context, per section"]
 DEPTH = (
     {name: MODELS[name] for name in ("mean", "ridge", "ridge, context, per section")}
+    | {"ridge, as by default": {"model": "ridge", "features": DEFAULT}}
     | {"ridge to counts, context, per section": _BEST | {"target": stp.targets.Counts}}
     | {f"ridge, {slot}, per section": {"model": "ridge", "features": per_section(slot)} for slot in FREE}
     | {"mlp": MODELS["mlp"]}
@@ -170,8 +180,9 @@ def read(data: Path, encoders: Sequence[str] = (IMAGENET,)) -> tuple[AnnData, li
     """Sections with features, those of further encoders among them, and the published panel."""
     adata = stp.io.read_her2st(data, sections=SECTIONS)
     panel = (data.parent / "published" / "her2st_785_genes.txt").read_text().split()
-    stp.pp.image_features(adata)
+    stp.pp.image_features(adata, context=(1,))
     stp.pp.image_features(adata, context=(1, 3), key_added=WIDE)
+    stp.pp.image_features(adata, key_added=DEFAULT)
     weights = data.parent / "encoders" / "mobilenet_v2.safetensors"
     for encoder in encoders:
         if encoder != IMAGENET:
