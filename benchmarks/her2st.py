@@ -38,6 +38,7 @@ from anndata import AnnData
 from her2st_lines import (
     BESIDE,
     CLOSED_FORM,
+    DEFAULT,
     DEPTH,
     FREE,
     GROUPS,
@@ -64,8 +65,9 @@ def read(data: Path, encoders: Sequence[str] = (IMAGENET,)) -> tuple[AnnData, li
     """Sections with features, those of further encoders among them, and the published panel."""
     adata = stp.io.read_her2st(data, sections=SECTIONS)
     panel = (data.parent / "published" / "her2st_785_genes.txt").read_text().split()
-    stp.pp.image_features(adata)
+    stp.pp.image_features(adata, context=(1,))
     stp.pp.image_features(adata, context=(1, 3), key_added=WIDE)
+    stp.pp.image_features(adata, key_added=DEFAULT)
     weights = data.parent / "encoders" / "mobilenet_v2.safetensors"
     for encoder in encoders:
         if encoder != IMAGENET:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stpredict as stp
 
-PLAIN, WIDE, NEAR, IMAGENET = "color-texture", "context", "neighbors", "mobilenet_v2"
+PLAIN, WIDE, DEFAULT, NEAR, IMAGENET = "color-texture", "context", "default", "neighbors", "mobilenet_v2"
 FREE = ("color-statistics", "random-filters")  # encoders that cost nothing
 
 
@@ -13,19 +13,28 @@ def per_section(slot: str | list[str]) -> dict:
     return {"slot": slot, "scaling": "section"}
 
 
+def as_they_are(slot: str) -> dict:
+    """Features that are scaled over all sections."""
+    return {"slot": slot, "scaling": "global"}
+
+
 MODELS = {
     "mean": {"model": "mean"},
     "color": {"model": "color"},
-    "ridge": {"model": "ridge", "features": PLAIN},
+    "ridge": {"model": "ridge", "features": as_they_are(PLAIN)},
     "ridge, per section": {"model": "ridge", "features": per_section(PLAIN)},
-    "ridge, context": {"model": "ridge", "features": WIDE},
+    "ridge, context": {"model": "ridge", "features": as_they_are(WIDE)},
     "ridge, context, per section": {"model": "ridge", "features": per_section(WIDE)},
-    "mlp": {"model": "mlp", "features": PLAIN},
+    "mlp": {"model": "mlp", "features": as_they_are(PLAIN)},
     "mlp, context, per section": {"model": "mlp", "features": per_section(WIDE)},
 }
 TRIED = {
-    "ridge, centered per section": {"model": "ridge", "features": PLAIN, "hyperparameters": {"center": "section"}},
-    "ridge, rank 10": {"model": "ridge", "features": PLAIN, "hyperparameters": {"rank": 10}},
+    "ridge, centered per section": {
+        "model": "ridge",
+        "features": as_they_are(PLAIN),
+        "hyperparameters": {"center": "section"},
+    },
+    "ridge, rank 10": {"model": "ridge", "features": as_they_are(PLAIN), "hyperparameters": {"rank": 10}},
     "ridge, neighbors' mean, per section": {"model": "ridge", "features": per_section([PLAIN, NEAR])},
     "ridge, context and neighbors, per section": {"model": "ridge", "features": per_section([WIDE, NEAR])},
     "ridge, MobileNetV2, per section": {"model": "ridge", "features": per_section(IMAGENET)},
@@ -76,7 +85,7 @@ _RETRIEVAL = {"image_encoder": "features", "weighting": "similarity"}
 SECTION_LEVEL = {
     "egn": {
         "model": "egn",
-        "features": PLAIN,
+        "features": as_they_are(PLAIN),
         "hyperparameters": {"hidden": 128, "layers": 2},
         "training": {"learning_rate": 2e-3},
     },
@@ -117,6 +126,7 @@ SECTION_LEVEL = {
 _BEST = MODELS["ridge, context, per section"]
 DEPTH = (
     {name: MODELS[name] for name in ("mean", "ridge", "ridge, context, per section")}
+    | {"ridge, as by default": {"model": "ridge", "features": DEFAULT}}
     | {"ridge to counts, context, per section": _BEST | {"target": stp.targets.Counts}}
     | {f"ridge, {slot}, per section": {"model": "ridge", "features": per_section(slot)} for slot in FREE}
     | {"mlp": MODELS["mlp"]}

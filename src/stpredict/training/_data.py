@@ -325,12 +325,14 @@ def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -
         mean, std = pair
         return torch.from_numpy(np.asarray(mean)).float(), torch.from_numpy(np.asarray(std)).float()
 
+    lowest = None if data.kind is None else data.kind.lowest()
     target_mean, target_std = tensors(scales(data.target) if data.kind is None else data.kind.start(data.target))
     return Summary(
         len(data),
         target_mean,
         target_std,
         {name: tensors(moments(values)) for name, values in _columns(data, needs).items()},
+        None if lowest is None else torch.from_numpy(lowest).float(),
     )
 
 

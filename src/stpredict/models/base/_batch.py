@@ -30,6 +30,10 @@ class TargetKind(Protocol):
         """What least squares have to add to training outputs for the link."""
         ...
 
+    def lowest(self) -> Any:
+        """Lowest mean value of each output (n_outputs,), an array, or `None`."""
+        ...
+
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
         """Loss of a prediction against the values measured; `scale` (n_outputs,) is their training spread."""
         ...
@@ -171,9 +175,13 @@ class Summary:
     moments
         Mean and standard deviation (d,) of each input that has a width, padding left out. Constant columns have a
         standard deviation of 1.
+    lowest
+        (n_outputs,) lowest mean value of each output, such as the residual of a gene that is not expressed; `None` where
+        there is none.
     """
 
     n: int
     target_mean: Tensor
     target_std: Tensor
     moments: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    lowest: Tensor | None = None

@@ -13,10 +13,11 @@ from stpredict.models.base._batch import Batch, Prediction, Summary
 from stpredict.models.base._preset import Preset
 from stpredict.models.base._published import Published
 from stpredict.models.base._shape import Panel, Shape
+from stpredict.models.nn._above_lowest import AboveLowest
 from stpredict.models.nn._standardize import Standardize
 
 #: What depends on the genes; networks call their last layer `head`.
-HEAD = ("head.", "count_head.", "target_mean", "target_std")
+HEAD = ("head.", "count_head.", "above_lowest.", "target_mean", "target_std")
 
 
 @dataclass(frozen=True)
@@ -174,12 +175,14 @@ class Predictor(nn.Module):
         self.load_state_dict(given, strict=False)
 
     def prepare(self, summary: Summary) -> None:
-        """Take the statistics of the training set before training; a layer `standardize` gets those of its input."""
+        """Take the statistics of the training set before training; layers that know what to do with them get theirs."""
         self.target_mean.copy_(summary.target_mean)
         self.target_std.copy_(summary.target_std)
         for module in self.children():
             if isinstance(module, Standardize):
                 module.take(*summary.moments[module.of])
+            if isinstance(module, AboveLowest):
+                module.take(summary.lowest)
 
     def remember(self, batches: Iterable[Batch]) -> None:
         """Take the rows to be trained on once before the gradient steps; the inner validation is not among them."""

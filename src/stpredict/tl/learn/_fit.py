@@ -75,9 +75,10 @@ def fit(
         Boolean mask (n_obs,) or the name of a boolean column of `obs`; everything when `None`. Networks with a stage
         that reads pictures alone may be given unmeasured observations too.
     features
-        Encoder, slot of `obsm`, or several of them (concatenated); the only one there is when `None`. As a mapping
-        `{"slot": …, "scaling": "section"}`, features are standardized within each section, here and at prediction,
-        which takes differences in staining between slides out and reads no expression.
+        Encoder, slot of `obsm`, or several of them (concatenated); the only one there is when `None`. Features are
+        standardized within each section, here and at prediction, which takes differences in staining between slides out and
+        reads no expression: a section is predicted as a whole. With the mapping `{"slot": …, "scaling": "global"}` they are
+        taken as they are; tables of slides always are.
     target
         What to predict: an object of :mod:`stpredict.targets`; or for short a list of genes, a boolean column of `var`
         with a panel, a column of `obs` with classes or numbers, a list of columns with numbers, a slot of `obsm` with values,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,14 @@ from stpredict.slots._marks import UNKNOWN, mark_column, sections_record
 from stpredict.slots._people import among
 from stpredict.slots._prediction import write_predictions
 from stpredict.slots._provenance import genes_digest
-from stpredict.slots._rows import rows_of
+from stpredict.slots._rows import Rows, rows_of
 from stpredict.tl.learn._members import find_models, people_of, predict_members, recognized_sections, source_of
 from stpredict.tl.learn._sample_store import SampleStore
 from stpredict.tl.learn.inputs._reader import Source, readers
 from stpredict.tl.learn.inputs._slots import check_features, features_like, unlike_sizes
 from stpredict.tl.learn.targets._base import Outputs, slots_of, unit_record
+
+_FEW = 10  # observations of a section, whose own mean and spread its features are scaled by
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -147,7 +150,8 @@ def predict(
     Warns
     -----
     UserWarning
-        When `model` is `None`, with the path that the object names and that is read. When the samples cannot be written.
+        When `model` is `None`, with the path that the object names and that is read. When the samples cannot be written. When
+        a section has fewer than 10 observations and features are standardized within sections.
 
     Examples
     --------
@@ -188,6 +192,7 @@ def predict(
     else:
         rows = rows_of(source, sample_key=sample_key, patient_key=None)
         origin = source_of(members[0], data, source, rows, image=image, sample_key=sample_key, progress=show)
+        _warn_if_few(members[0], rows)
         drawn: dict[str, Any] = {"n_samples": n_samples, "seed": seed, "genes": _panel(origin, genes, members[0])}
         groups = {key: members} | ({} if genes is not None else _baselines(key, members, baselines))
         where: dict[str, Any] = {"batch_size": batch_size, "device": device}
@@ -231,6 +236,19 @@ def predict(
     for name, values in ({Key.leaky(key): mark_column(saw, seen)} | outputs.columns).items():
         adata.obs[name] = values
     return container if copy else None
+
+
+def _warn_if_few(member: FittedModel, rows: Rows) -> None:
+    """Say where a section has so few rows that standardizing its features leaves little of them."""
+    if member.features["scaling"] != "section" or not member.features["slots"]:
+        return
+    names, sizes = np.unique(rows.sample, return_counts=True)
+    if (few_rows := sizes < _FEW).any():
+        warnings.warn(
+            f"section {names[few_rows][0]!r} has {int(sizes[few_rows][0])} observations, by which its features are "
+            f"standardized; predict sections as a whole, or fit with features={{'slot': …, 'scaling': 'global'}}",
+            stacklevel=3,
+        )
 
 
 def _check_options(

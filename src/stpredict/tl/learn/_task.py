@@ -11,6 +11,7 @@ import numpy as np
 
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._marks import UNKNOWN
+from stpredict.slots._rows import unit_of
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
 from stpredict.tl.learn.inputs._origin import unrecorded
 from stpredict.tl.learn.inputs._reader import Scaling, Source
@@ -119,7 +120,7 @@ def make_task(
         )
     options = without_counts(info, with_lattice(adata, info, given), hyperparameters, reader)
     needs = info.reads(options)
-    scaling = scaling or "global"
+    scaling = scaling or _default_scaling(adata, needs)
     if "tokens" in needs and scaling != "global":
         raise ValueError(
             f"expected features with scaling='global' for networks on bags; found {scaling!r}; what tells slides apart "
@@ -139,6 +140,12 @@ def make_task(
     if options.get("kinds") == "slots":
         options = options | {"kinds": tuple(entry["dim"] for entry in described["slots"].values())}
     return Task(info, options, config, slots, scaling, described, init=start, feature_patients=_origin(adata, slots))
+
+
+def _default_scaling(adata: AnnData, needs: frozenset[str]) -> Scaling:
+    """How features are scaled where nobody says: within sections, but slides, which are compared with each other."""
+    compared = "tokens" in needs or unit_of(adata) == "slide"
+    return "section" if needs & FROM_SLOTS and not compared else "global"
 
 
 def without_counts(info: ModelInfo, options: dict[str, Any], asked: Any, reader: TargetSlots) -> dict[str, Any]:
@@ -179,9 +186,11 @@ def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequenc
         slots = main.slots or ([] if features is None else feature_keys(adata, features))
         if not slots or feature_matrix(adata, slots[0]) is None:
             return None  # a network on pixels and no features named, or bags without their mean
-    described = describe_features(adata, slots, main.scaling)
+    scaling = main.scaling if main.slots else _default_scaling(adata, info.reads())
     origin = _origin(adata, slots)
-    return Task(info, {}, train_config(name), slots, main.scaling, described, feature_patients=origin)
+    return Task(
+        info, {}, train_config(name), slots, scaling, describe_features(adata, slots, scaling), feature_patients=origin
+    )
 
 
 def _origin(adata: AnnData, slots: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from stpredict.core._constant import constant
 from stpredict.metrics import pearson
+from stpredict.metrics._rates import residual_gain
 from stpredict.training.targets._target import Target
 
 if TYPE_CHECKING:
@@ -55,6 +56,13 @@ class ExpressionTarget(Target):
     def outputs(self, values: Tensor) -> Tensor:
         """The expression itself."""
         return values
+
+    def lowest(self) -> np.ndarray | None:
+        """Mean residual of each gene at a rate of 0, where the values are residuals whose depths are known."""
+        if self.normalization.get("method") != "pearson_residuals" or not self.rates:
+            return None
+        gain = residual_gain(np.array(self.rates), np.array(self.depths), float(self.normalization["theta"]))
+        return np.where(gain > 0, -gain, -np.inf)
 
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
         """Squared error in units of each gene, or the likelihood where the network gives a spread."""

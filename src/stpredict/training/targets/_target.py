@@ -73,6 +73,10 @@ class Target(ABC):
         """What least squares have to add to training outputs (n, n_outputs) for the link; `None` where nothing."""
         return None
 
+    def lowest(self) -> np.ndarray | None:
+        """Lowest mean value of each output (n_outputs,), infinite where there is none; `None` where no output has one."""
+        return None
+
     def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
         """Turn outputs (n, n_outputs) of a model into what users get."""
         return mean
