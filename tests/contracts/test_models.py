@@ -101,7 +101,16 @@ def hyperparameters(model: str) -> dict[str, Any]:
     return get_model(model).options("small") | ({"same_patient": True} if "same_patient" in known else {})
 
 
-EPOCHS = {"color": 150, "egn": 30, "hggep": 40, "hist2st": 30, "histogene": 20, "stnet": 10, "thitogene": 30, "triplex": 15}
+EPOCHS = {
+    "color": 150,
+    "egn": 30,
+    "hggep": 40,
+    "hist2st": 30,
+    "histogene": 20,
+    "stnet": 10,
+    "thitogene": 30,
+    "triplex": 15,
+}
 
 
 def quick_config(model: str) -> TrainConfig:

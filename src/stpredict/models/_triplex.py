@@ -152,8 +152,9 @@ def _read(state: Mapping[str, Tensor]) -> Tree:
         if name.startswith(of_triplex):
             packed = name.startswith("global_encoder.") and name.endswith("to_qkv.weight")
             tree.sources[name] = ([name], partial(_unpacked, heads=heads) if packed else only)
-    for ours, theirs in {"head.mean": "fc"} | {f"fc_{name}.mean": f"fc_{name}" for name in BRANCHES}.items():
-        tree.same(ours, theirs)
+    tree.same("head.mean", "fc")
+    for name in BRANCHES:
+        tree.same(f"fc_{name}.mean", f"fc_{name}")
     return tree
 
 
