@@ -6,6 +6,7 @@ from stpredict.pp._filter_genes import filter_genes
 from stpredict.pp._grid import grid
 from stpredict.pp._image_features import image_features
 from stpredict.pp._log_vmr import log_vmr
+from stpredict.pp._neighbor_features import neighbor_features
 from stpredict.pp._normalize import normalize
 from stpredict.pp._nuclei import nuclei
 from stpredict.pp._nuclei_features import nuclei_features
@@ -23,6 +24,7 @@ __all__ = [
     "grid",
     "image_features",
     "log_vmr",
+    "neighbor_features",
     "normalize",
     "nuclei",
     "nuclei_features",
