@@ -3,6 +3,7 @@
 from stpredict.pp._as_slides import as_slides
 from stpredict.pp._bag import bag
 from stpredict.pp._filter_genes import filter_genes
+from stpredict.pp._gene_table import gene_table
 from stpredict.pp._grid import grid
 from stpredict.pp._image_features import image_features
 from stpredict.pp._log_vmr import log_vmr
@@ -21,6 +22,7 @@ __all__ = [
     "as_slides",
     "bag",
     "filter_genes",
+    "gene_table",
     "grid",
     "image_features",
     "log_vmr",

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from stpredict.core._derangement import derangement
 from stpredict.models import INPUTS, Batch, Panel, Predictor, Sections, Summary
 from stpredict.training.targets import Target
 from stpredict.training.targets._expression import moments, scales
@@ -147,6 +148,12 @@ class ArraySet:
         inputs = {k: v[order] if INPUTS[k].measured else v for k, v in self.inputs.items()}
         labeled = None if self.labeled is None else self.labeled[order]
         return replace(self, inputs=inputs, target=self.target[order], labeled=labeled)
+
+    def with_permuted_tables(self, seed: int) -> ArraySet:
+        """The same rows with the tables of genes permuted: what is known of each gene is what is known of another."""
+        order = derangement(len(self.genes), seed)
+        tables = {name: table[order] for name, table in self.genes.tables.items()}
+        return replace(self, genes=replace(self.genes, tables=tables))
 
     def unmeasured(self) -> ArraySet:
         """What is known of rows to predict: nothing that was measured."""
