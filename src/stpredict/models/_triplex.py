@@ -269,7 +269,7 @@ class Triplex(Predictor):
         hidden = (target.mean(dim=1), mean_token(neighbors, mask), spot)
         heads = (self.fc_target, self.fc_neighbor, self.fc_global)
         branches = {name: self._predict(head, each) for name, head, each in zip(BRANCHES, heads, hidden, strict=True)}
-        return Prediction(self._predict(self.head, fused), extras={"branches": branches})
+        return Prediction(self._predict(self.head, fused), extras={"branches": branches, "fused": fused})
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Loss of the fused prediction and of every branch, whose share `alpha` is the distance to the fused one."""
