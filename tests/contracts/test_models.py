@@ -16,6 +16,7 @@ from stpredict.models import Predictor, build, get_model, list_models
 from stpredict.models.base._bag import BagPredictor
 from stpredict.training import ArraySet, Fit, FittedModel, TrainConfig, TrainingFacts, fit_arrays, predict_arrays
 from stpredict.training import train_config as default_config
+from stpredict.training._data import WholeSections
 from stpredict.training.targets import ExpressionTarget
 
 MODELS = list(list_models().index)
@@ -47,9 +48,26 @@ def toy_set(n: int = 24, n_genes: int = GENES, seed: int = 0) -> ArraySet:
             "cell": np.stack(np.divmod(np.arange(n) % (n // 4), 3), axis=1),
             "counts": rng.poisson(np.exp(target - target.max() + 2)).astype(np.float32),
             "size_factor": rng.uniform(0.5, 2, n).astype(np.float32),
+            **around(features, np.random.default_rng(seed + 1)),
         },
         target=target.astype(np.float32),
+        whole=WholeSections(
+            np.arange(n) * 4 // n,
+            np.arange(n),
+            {"section_features": features, "section_cell": np.stack(np.divmod(np.arange(n) % (n // 4), 3), axis=1)},
+        ),
     )
+
+
+def around(features: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Features of 25 tiles around each row, of which some lie beyond the image; those beside it are like itself."""
+    shape = (len(features), 25, features.shape[1])
+    mask = rng.uniform(size=shape[:2]) < 0.8
+    mask[:, [0, 12]] = True
+    return {
+        "neighbors": (features[:, None] + rng.normal(0, 0.3, shape)).astype(np.float32) * mask[..., None],
+        "neighbor_mask": mask,
+    }
 
 
 def toy_bags(n: int = 24, n_genes: int = GENES, n_tokens: int = 8, seed: int = 0) -> ArraySet:
@@ -83,7 +101,16 @@ def hyperparameters(model: str) -> dict[str, Any]:
     return get_model(model).options("small") | ({"same_patient": True} if "same_patient" in known else {})
 
 
-EPOCHS = {"color": 150, "egn": 30, "hggep": 40, "hist2st": 30, "histogene": 20, "stnet": 10, "thitogene": 30}
+EPOCHS = {
+    "color": 150,
+    "egn": 30,
+    "hggep": 40,
+    "hist2st": 30,
+    "histogene": 20,
+    "stnet": 10,
+    "thitogene": 30,
+    "triplex": 15,
+}
 
 
 def quick_config(model: str) -> TrainConfig:
@@ -262,7 +289,8 @@ def test_heteroscedastic_head_gives_positive_spread(model):
 def test_every_preset_can_be_built(model, preset):
     info = get_model(model)
     with torch.device("meta"):
-        network = stp.models.build(model, 3, {"features": 24, "tokens": 16}, hyperparameters=preset)
+        widths = {"features": 24, "tokens": 16, "neighbors": 24, "section_features": 24}
+        network = stp.models.build(model, 3, widths, hyperparameters=preset)
     assert network.config == info.configure(preset) == info.configure(info.presets[preset].hyperparameters)
     assert network.needs == info.reads(preset)
     assert (network.n_outputs, network.target_mean.shape) == (3, (3,))

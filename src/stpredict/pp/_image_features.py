@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -168,7 +168,7 @@ def image_features(
     check_key(key_added)
     if int(batch_size) != batch_size or batch_size < 1:
         raise ValueError(f"expected batch_size to be a positive whole number; found {batch_size!r}")
-    network = _encoder(encoder, weights, device, tile_px, key_added)
+    network = encoder_for(encoder, weights, device, tile_px, key_added)
     width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
     key = key_added or Key.features(network.name)
     on_slide = _has_tiles(data, table_key)
@@ -241,7 +241,8 @@ def _scales(
     return scales
 
 
-def _encoder(encoder: Any, weights: Any, device: Any, tile_px: int | None, key_added: str | None) -> Encoder:
+def encoder_for(encoder: Any, weights: Any, device: Any, tile_px: int | None, key_added: str | None) -> Encoder:
+    """The encoder of this name, or around a network of the user, which needs a size and a slot."""
     from stpredict.encoders import Encoder, get_encoder
 
     if isinstance(encoder, (str, Encoder)):
@@ -333,8 +334,21 @@ def _encode(
     features = np.empty((len(section.rows), encoders[0].dim * len(section.sides)), dtype=np.float32)
     for part, (side, encoder) in enumerate(zip(section.sides, encoders, strict=True)):
         columns = slice(part * encoder.dim, (part + 1) * encoder.dim)
-        for rows, windows in windows_around(picture, section.positions, side, batch_size):
-            tiles = resized(windows, encoder.tile_px, encoder.device)
-            features[rows, columns] = encoder(tiles).cpu().numpy()
+        for rows, encoded in encoded_around(picture, section.positions, side, encoder, batch_size):
+            features[rows, columns] = encoded
             done(len(rows))
     return features
+
+
+def encoded_around(
+    picture: SectionImage,
+    positions: np.ndarray,
+    side: int,
+    encoder: Encoder,
+    batch_size: int,
+    drawn: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of the positions (b,) and the features (b, dim) of the tiles around them, or of what is drawn of the tiles."""
+    for rows, windows in windows_around(picture, positions, side, batch_size):
+        tiles = resized(windows, encoder.tile_px, encoder.device)
+        yield rows, encoder(tiles if drawn is None else drawn(tiles)).cpu().numpy()

@@ -115,7 +115,8 @@ def concat(
         joined.uns[Key.SPATIAL] = kept_sections({Key.SPATIAL: pictures}, samples) or pictures
     for key, record in records.items():
         slot = next(
-            (axis for axis in ("obsm", "var") if any(key in getattr(part, axis) for part in parts.values())), None
+            (axis for axis in ("obsm", "var", "varm") if any(key in getattr(part, axis) for part in parts.values())),
+            None,
         )
         if slot is None or key in getattr(joined, slot):
             write_record(joined, key, _sealed(key, parts, record))

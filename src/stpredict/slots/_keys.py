@@ -39,6 +39,7 @@ class Key:
     UNS = "stpredict"
     PREDICTION = "prediction"  # record of a table that holds nothing but a prediction
     TABLE = "table"
+    GENE_TABLE = "gene_table"
 
     @staticmethod
     def features(encoder: str) -> str:

@@ -75,7 +75,9 @@ def check_scores(scores: Any, columns: Sequence[str]) -> None:
 
 def is_baseline(label: str) -> bool:
     """Whether a label of a score table names a line that every model should beat."""
-    return label in {"mean", "color"} or label.endswith(("(smoothed)", "(permuted labels)", "(null genes)"))
+    return label in {"mean", "color"} or label.endswith(
+        ("(smoothed)", "(permuted labels)", "(permuted table)", "(null genes)")
+    )
 
 
 def model_of(scores: pd.DataFrame, model: str | None, metric: str = "pearson") -> str:

@@ -27,6 +27,8 @@ class TrainingFacts:
         Patients that the weights it started from were trained on; `"unknown"` where nobody said.
     feature_patients
         `"unknown"` where nobody wrote down how the features were made: they may come from the expression to be predicted.
+    table_patients
+        Other patients whose expression had a part in the table of genes; `"unknown"` among them where that was not recorded.
     content
         Digests of some spots of each training section, by which they are recognized under other names.
     settings
@@ -57,6 +59,7 @@ class TrainingFacts:
     panel_patients: list[str] = field(default_factory=list)
     pretraining_patients: list[str] = field(default_factory=list)
     feature_patients: list[str] = field(default_factory=list)
+    table_patients: list[str] = field(default_factory=list)
     content: list[dict[str, Any]] = field(default_factory=list, repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
     validated_on: str = "none"
@@ -70,13 +73,18 @@ class TrainingFacts:
 
     @property
     def patients_seen(self) -> list[str]:
-        """Patients whom the model was trained on, or its panel, its features or its starting weights.
+        """Patients whom the model was trained on, or its panel, its features, its table of genes or its starting weights.
 
         `"unknown"` is among them where nobody said who some of them are.
         """
         nobody = [] if self.patients else ["unknown"]
-        others = (*self.panel_patients, *self.pretraining_patients, *self.feature_patients)
-        return sorted({*self.patients, *others, *nobody})
+        return sorted({*self.patients, *self.others_seen, *nobody})
+
+    @property
+    def others_seen(self) -> list[str]:
+        """Patients whom something else than the training observations has seen."""
+        others = (self.panel_patients, self.pretraining_patients, self.feature_patients, self.table_patients)
+        return sorted({name for names in others for name in names})
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> TrainingFacts:

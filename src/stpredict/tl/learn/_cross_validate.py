@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Models: TypeAlias = "str | Sequence[str] | Mapping[str, str | FittedModel | Mapping[str, Any]]"
 PERMUTED = "ridge (permuted labels)"
+TABLE = "permuted_table"
 
 
 def cross_validate(
@@ -89,8 +90,9 @@ def cross_validate(
         Names of the comparators, which are tasks like any other: closed-form models (`"mean"`, `"ridge"`), the ridge on
         shuffled labels (`"ridge (permuted labels)"`), the ridge fitted to and compared with counts that were redrawn with
         constant proportions at the real depths (`"ridge (null genes)"`, of expression that was normalized from counts: what
-        depth alone gives under this target and score; these four for `True`), and, for each model in `models`,
-        `"untrained"` and `"permuted"`. With any of them, smoothed predictions are scored as well. None for `False`, and
+        depth alone gives under this target and score); for each model in `models` that reads a table of genes,
+        `"permuted_table"`, fitted with the row of another gene for each (what the table says of genes is what is above it);
+        all these for `True`; and, for each model, `"untrained"` and `"permuted"`. With any of them, smoothed predictions are scored as well. None for `False`, and
         for classes and follow-up.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
@@ -160,7 +162,7 @@ def cross_validate(
     habits = check_habits(habits)
     request = parse_target(adata, target)
     reader = slots_for(request)
-    names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED, NULL))
+    names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED, NULL, TABLE))
     given = _models(models)
     tasks = _tasks(adata, given, features, [name for name in names if name != NULL], reader)
     null = _null_task(adata, tasks, features, reader) if NULL in names and has_null_genes(adata, request) else None
@@ -269,7 +271,7 @@ def _comparators(
         if name in OWN_COMPARATORS:
             for label, task in tasks.items():
                 if made := comparator(adata, name, task):
-                    found[f"{label} ({name})"] = made
+                    found[f"{label} ({name.replace('_', ' ')})"] = made
         elif name == PERMUTED or name not in tasks:
             kind = "ridge" if name == PERMUTED else name
             if kind != "mean" and not reads:

@@ -24,6 +24,7 @@ from stpredict.slots._provenance import write_record
 from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._task import check_enough, comparator, fit_task, make_task
 from stpredict.tl.learn.inputs._collect import collect
+from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
 from stpredict.tl.learn.inputs._origin import check_features_origin
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
@@ -93,8 +94,9 @@ def fit(
         Changes to the training settings, see :class:`stpredict.training.TrainConfig`; the device is one of them.
     baselines
         Names of what is fitted on the same observations and kept beside, for tables: closed-form models (`"mean"`,
-        `"ridge"`; these two for `True`), `"untrained"` (the network as it is drawn) and `"permuted"` (the network
-        trained on permuted labels, which takes as long as the training itself). None for `False`, and for classes and
+        `"ridge"`; these two for `True`), `"untrained"` (the network as it is drawn), `"permuted"` (the network
+        trained on permuted labels, which takes as long as the training itself) and, of networks that read a table of
+        genes, `"permuted_table"` (trained with the row of another gene for each). None for `False`, and for classes and
         follow-up.
     path
         Directory to save the model in; by default one under `settings.cache_dir`, which stays there until you remove
@@ -124,7 +126,7 @@ def fit(
     TypeError
         For unknown hyperparameters or training settings.
     ValueError
-        When values are not finite, the panel saw other patients (as a column, a list, or all genes of an object that
+        When values are not finite, the panel or a table of genes saw other patients (as a column, a list, or all genes of an object that
         was cut to it), a feature is a measured gene, there are too few observations, times are not positive, all events
         are censored, the slides of a patient differ in outcome, sections are named as patients, or a class is absent from
         the training observations.
@@ -180,9 +182,12 @@ def fit(
     arrays = with_target(collect(source, needs), goal, reader.read(adata, request, goal, rows, keys), rows.measured)
     read = sorted({slot for each in (task, *wanted) if each is not None for slot in each.slots})
     check_features_origin(adata, read, request, np.flatnonzero(mask & usable))
+    gene_tables = [] if task.gene_table is None else [task.gene_table]
+    warn_of_unrecorded(adata, gene_tables)
+    behind = table_strangers(adata, gene_tables, rows.patients, anew=False, allow_leakage=allow_leakage)
     facts = TrainingFacts(
         rows.patients, rows.sections, len(rows), seed, allow_leakage=allow_leakage, panel_patients=strangers,
-        content=[remember(adata, rows.index, rows.sample, panel=goal.names, slots=read)],
+        table_patients=behind, content=[remember(adata, rows.index, rows.sample, panel=goal.names, slots=read)],
     )  # fmt: skip
     options: dict[str, Any] = {"device": device, "seed": seed, "checkpoint_dir": checkpoint_dir}
     main = fit_task(task, arrays, goal, facts, progress=settings.progress, **options)

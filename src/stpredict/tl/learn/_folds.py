@@ -11,13 +11,15 @@ import numpy as np
 from stpredict.cohorts import Fold, assert_disjoint, grouped_k_fold, leave_one_patient_out, leave_one_section_out
 from stpredict.core._validate import few
 from stpredict.slots._content import recognize, remember, some_sections
+from stpredict.slots._people import among, one_name
 from stpredict.slots._rows import rows_of
-from stpredict.tl.learn._blocks import block_folds, panel_seen, seen_before, sides_of
+from stpredict.tl.learn._blocks import block_folds, panel_seen, sides_of
 from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.learn._fit import with_target
 from stpredict.tl.learn._range import check_range
 from stpredict.tl.learn._task import Task, check_enough, fit_task
 from stpredict.tl.learn.inputs._collect import collect, patient_codes
+from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
 from stpredict.tl.learn.inputs._origin import check_features_origin
 from stpredict.tl.learn.inputs._reader import readers
 from stpredict.tl.learn.targets._base import Keys, slots_for
@@ -139,6 +141,16 @@ def run_folds(
     rows = replace(rows, measured=usable[rows.index])
     slots = sorted({slot for task in tasks.values() for slot in task.slots})
     check_features_origin(adata, slots, request, rows.index[rows.measured])
+    gene_tables = sorted({task.gene_table for task in tasks.values() if task.gene_table is not None})
+    warn_of_unrecorded(adata, gene_tables)
+    people = one_name(adata.obs[keys.patient])
+    behind = [
+        {
+            key: table_strangers(adata, [key], _trained(people, fold), anew=True, allow_leakage=allow_leakage)
+            for key in gene_tables
+        }
+        for fold in folds
+    ]
     panel = list(dict.fromkeys(gene for target, _ in goals for gene in target.names))
     content = remember(adata, rows.index, rows.sample, panel=panel, slots=slots)
     copied = copied_sections(adata, rows, folds, content)
@@ -150,7 +162,7 @@ def run_folds(
 
     def jobs() -> Iterator[Job]:
         """Arrays of one fit at a time: all of them at once would be folds × tasks copies."""
-        for fold, (target, strangers) in zip(folds, goals, strict=True):
+        for fold, (target, strangers), seen_by in zip(folds, goals, behind, strict=True):
             test_rows = fold.test[rows.index]
             for label, task in tasks.items():
                 train_rows = fold.train[rows.index] & (rows.measured | _reads_unmeasured(task))
@@ -160,6 +172,7 @@ def run_folds(
                 if fold.within:  # digests, too, are those of the training side
                     known = remember(adata, own.index, own.sample, panel=target.names, slots=slots)
                 facts = _facts(own, seed, strangers, allow_leakage, known)
+                facts.table_patients = seen_by.get(task.gene_table or "", [])
                 train, test = sides_of(collected[label], fold, task, rows, train_rows, test_rows, raw=raw)
                 train = _with_genes(train, task, data, adata, own, target, keys)
                 train = with_target(train, target, values, own.measured)
@@ -218,6 +231,12 @@ def check_copies(folds: Sequence[Fold], copied: Sequence[Mapping[str, list[str]]
             )
 
 
+def _trained(people: np.ndarray, fold: Fold) -> np.ndarray:
+    """Patients of the training side; without those of a section that has both sides: a record tells no observations."""
+    trained = np.unique(people[fold.train])
+    return trained[~among(trained, np.unique(people[fold.test]))] if fold.within else trained
+
+
 def _reads_unmeasured(task: Task) -> bool:
     return any(not stage.labeled for stage in task.info.cls.stages)
 
@@ -271,7 +290,11 @@ def _with_genes(
     """Add what depends on the panel of a fold: counts, and tables of genes."""
     from stpredict.models import INPUTS, Panel
 
-    source = task.source(data=data, adata=adata, rows=rows, genes=target.names, sample_key=keys.sample)
+    train = np.zeros(adata.n_obs, dtype=bool)
+    train[rows.index[rows.measured]] = True
+    source = task.source(
+        data=data, adata=adata, rows=rows, genes=target.names, train=train, sample_key=keys.sample
+    )  # fmt: skip
     inputs, tables = dict(arrays.inputs), dict[str, Any]()
     done: set[str] = set()
     for name in sorted(task.needs):
@@ -304,7 +327,7 @@ def _fit_and_predict(
         predicted.std = target.link_std(predicted.mean, predicted.std)
     predicted.mean = target.link(predicted.mean, model.training)
     check_range(predicted.mean, model)
-    seen = seen_before(model.training) if within else model.training.patients_seen
+    seen = model.training.others_seen if within else model.training.patients_seen
     return seen, model if keep_model else None, predicted
 
 

@@ -14,6 +14,7 @@ from stpredict.core._settings import settings
 from stpredict.core._validate import check_unique, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, find_table, get_table, is_spatialdata
+from stpredict.slots._gene_tables import table_patients, table_record
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._marks import UNKNOWN, mark_column, sections_record
 from stpredict.slots._people import among
@@ -22,6 +23,7 @@ from stpredict.slots._provenance import genes_digest
 from stpredict.slots._rows import Rows, rows_of
 from stpredict.tl.learn._members import find_models, people_of, predict_members, recognized_sections, source_of
 from stpredict.tl.learn._sample_store import SampleStore
+from stpredict.tl.learn.inputs._gene_table import check_same_table
 from stpredict.tl.learn.inputs._reader import Source, readers
 from stpredict.tl.learn.inputs._slots import check_features, features_like, unlike_sizes
 from stpredict.tl.learn.targets._base import Outputs, slots_of, unit_record
@@ -186,6 +188,7 @@ def predict(
     )
     _check_options(members, as_map=as_map, store=store, genes=genes, n_samples=n_samples)
 
+    behind: set[str] = set()
     if as_map:
         options: dict[str, Any] = {"window": window, "stride": stride, "min_tiles": min_tiles, "store": store}
         outputs = _map(source, members, key, options, sample_key, batch_size=batch_size, device=device, progress=show)
@@ -194,6 +197,8 @@ def predict(
         origin = source_of(members[0], data, source, rows, image=image, sample_key=sample_key, progress=show)
         _warn_if_few(members[0], rows)
         drawn: dict[str, Any] = {"n_samples": n_samples, "seed": seed, "genes": _panel(origin, genes, members[0])}
+        if genes is not None:  # what the table says of them may come from the expression of these patients
+            behind = set(table_patients(table_record(source, members[0].network.config.gene_table)))
         groups = {key: members} | ({} if genes is not None else _baselines(key, members, baselines))
         where: dict[str, Any] = {"batch_size": batch_size, "device": device}
         if n_samples and store is not None:
@@ -205,7 +210,7 @@ def predict(
     outputs = slots.arrange(key, outputs)
 
     container, adata = begin(data, copy, table_key)
-    seen = sorted({name for part in members for name in part.training.patients_seen})
+    seen = sorted({name for part in members for name in part.training.patients_seen} | behind)
     sample = source.obs[sample_key].astype(str).to_numpy()
     recognized = recognized_sections(members, source, sample)
     saw = among(people, [name for name in seen if name != UNKNOWN] + list(people[np.isin(sample, recognized)]))
@@ -293,6 +298,8 @@ def _panel(source: Source, genes: Sequence[str] | None, member: FittedModel) -> 
     tables: dict[str, Any] = {}
     for name in sorted(member.network.needs):
         if INPUTS[name].axis == "gene":
+            if known := member.training.extra.get(name):
+                check_same_table(source.adata, source.config.gene_table, known, member.panel)
             tables |= readers()[name].read(replace(source, genes=names))
     if not tables:
         raise TypeError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,8 @@ from stpredict.slots._features import feature_matrix
 from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._rows import unit_of
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
+from stpredict.tl.learn.inputs._gene_table import NAME as GENE_TABLE
+from stpredict.tl.learn.inputs._gene_table import describe_table, how_made
 from stpredict.tl.learn.inputs._origin import unrecorded
 from stpredict.tl.learn.inputs._reader import Scaling, Source
 from stpredict.tl.learn.inputs._slots import FROM_SLOTS, check_features, describe_features, feature_keys
@@ -26,9 +29,9 @@ if TYPE_CHECKING:
     from stpredict.training import ArraySet, FittedModel, TrainConfig, TrainingFacts
     from stpredict.training.targets import Target
 
-#: The network itself, without anything to learn from.
-OWN_COMPARATORS = ("untrained", "permuted")
-Variant = Literal["fit", "untrained", "permuted"]
+#: The network itself, without something to learn from.
+OWN_COMPARATORS = ("untrained", "permuted", "permuted_table")
+Variant = Literal["fit", "untrained", "permuted", "permuted_table"]
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,14 @@ class Task:
     described
         Provenance of the features.
     variant
-        `"fit"`; `"permuted"`: on labels that were shuffled, in closed form each output for itself; `"untrained"`: as it is
-        drawn.
+        `"fit"`; `"permuted"`: on labels that were shuffled, in closed form each output for itself; `"permuted_table"`: with
+        the rows of its table of genes given to other genes; `"untrained"`: as it is drawn.
     init
         Model to start from.
     feature_patients
         `"unknown"` where nobody wrote down how the features were made.
+    table_made
+        How the table of genes was made.
     """
 
     info: ModelInfo
@@ -65,11 +70,17 @@ class Task:
     variant: Variant = "fit"
     init: FittedModel | None = None
     feature_patients: list[str] = field(default_factory=list)
+    table_made: dict[str, Any] = field(default_factory=dict)
 
     @property
     def needs(self) -> frozenset[str]:
         """Inputs that the network reads."""
         return self.info.reads(self.options)
+
+    @property
+    def gene_table(self) -> str | None:
+        """Name of the table of genes that the network reads, if it reads one."""
+        return self.info.configure(self.options).gene_table if GENE_TABLE in self.needs else None
 
     def source(self, **others: Any) -> Source:
         """Where its inputs are read from; what does not follow from the task is passed."""
@@ -139,7 +150,8 @@ def make_task(
     described = describe_features(adata, slots, scaling)
     if options.get("kinds") == "slots":
         options = options | {"kinds": tuple(entry["dim"] for entry in described["slots"].values())}
-    return Task(info, options, config, slots, scaling, described, init=start, feature_patients=_origin(adata, slots))
+    task = Task(info, options, config, slots, scaling, described, init=start, feature_patients=_origin(adata, slots))
+    return replace(task, table_made=how_made(adata, task.gene_table))
 
 
 def _default_scaling(adata: AnnData, needs: frozenset[str]) -> Scaling:
@@ -171,6 +183,8 @@ def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequenc
     from stpredict.training import train_config
 
     if name in OWN_COMPARATORS:
+        if name == "permuted_table" and main.gene_table is None:
+            return None
         closed = main.info.cls.closed_form
         return None if closed and name == "untrained" else replace(main, variant=name)  # type: ignore[arg-type]
     info = get_model(name)
@@ -214,10 +228,12 @@ def fit_task(
     if task.variant == "untrained":
         result = untrained(task.info.name, arrays, hyperparameters=task.options, seed=seed)
     else:
+        # What fits each output on its own is no other for rows that do not stay whole.
+        permuted = partial(arrays.permuted, by_output=task.info.cls.closed_form)
+        given = {"permuted": permuted, "permuted_table": arrays.with_permuted_tables}.get(task.variant)
         result = fit_arrays(
             task.info.name,
-            # What fits each output on its own is no other for rows that do not stay whole.
-            arrays.permuted(seed, by_output=task.info.cls.closed_form) if task.variant == "permuted" else arrays,
+            arrays if given is None else given(seed),
             hyperparameters=task.options,
             config=task.config,
             device=device,
@@ -229,6 +245,11 @@ def fit_task(
     settings = {name: value for name, value in task.config.to_dict().items() if name != "device"}
     facts = replace(facts, settings=settings, validated_on=result.validated_on, n_epochs=result.n_epochs)
     facts = replace(facts, feature_patients=task.feature_patients, extra={**facts.extra, **result.network.facts()})
+    if task.gene_table is None:
+        facts = replace(facts, table_patients=[])
+    elif task.variant == "fit":
+        known = describe_table(arrays.genes.names, arrays.genes.tables[GENE_TABLE], task.table_made)
+        facts = replace(facts, extra=facts.extra | {GENE_TABLE: known})
     if task.init is not None and task.variant != "untrained":
         before = task.init.training
         facts = replace(facts, pretraining_patients=before.patients_seen, content=[*facts.content, *before.content])
