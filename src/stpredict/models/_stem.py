@@ -88,6 +88,7 @@ class Stem(Predictor):
     """
 
     only_expression = True
+    samples = True
     monitors = ("loss",)
     own_tensors = (*HEAD, "net.gene", "average.gene")
     training_defaults = {
