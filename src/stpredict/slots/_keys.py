@@ -97,6 +97,16 @@ class Key:
         return f"{key}_std"
 
     @staticmethod
+    def samples(key: str) -> str:
+        """Samples of a prediction (n_obs, n_samples, n_genes)."""
+        return f"{key}_samples"
+
+    @staticmethod
+    def quantiles(key: str) -> str:
+        """Quantiles of these samples (n_obs, n_quantiles, n_genes)."""
+        return f"{key}_quantiles"
+
+    @staticmethod
     def panel(key: str) -> str:
         """Column of `obs` that ties every row of a prediction to the genes in its record."""
         return f"{key}_panel"

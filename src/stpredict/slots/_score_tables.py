@@ -13,7 +13,9 @@ from stpredict.slots._people import among
 if TYPE_CHECKING:
     import pandas as pd
 
-LOWER_IS_BETTER = frozenset({"rmse", "rmse_iqr", "emd"})
+LOWER_IS_BETTER = frozenset(
+    {"rmse", "rmse_iqr", "emd", "crps", "rvd_samples", "rvd_means", "energy_score", "correlation_distance"}
+)
 #: What genes are ranked by, the first that a table has: depth raises the others, for every gene alike.
 RANKED_BY = ("pearson_given_depth", "pearson")
 

@@ -70,6 +70,9 @@ class ArraySet:
         Inputs of whole sections.
     genes
         Genes and their tables.
+    identity
+        (n,) int64, what tells a row from all others wherever it is: samples of networks that draw some depend on it. Their
+        numbers here when `None`.
     """
 
     section: np.ndarray
@@ -81,6 +84,7 @@ class ArraySet:
     unit: Literal["observation", "slide"] = "observation"
     whole: WholeSections | None = None
     genes: Panel = field(default_factory=Panel)
+    identity: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(self.inputs.keys() - INPUTS.keys())
@@ -129,6 +133,7 @@ class ArraySet:
             target=None if self.target is None else self.target[index],
             labeled=None if self.labeled is None else self.labeled[index],
             whole=None if self.whole is None else replace(self.whole, row=self.whole.row[index]),
+            identity=None if self.identity is None else self.identity[index],
         )
 
     def permuted(self, seed: int, *, by_output: bool = False) -> ArraySet:
@@ -201,6 +206,7 @@ class ArraySet:
             kind=self.kind,
             labeled=None if self.labeled is None else tensor(self.labeled),
             sections=sections,
+            identity=torch.from_numpy(np.arange(len(self))[index]) if self.identity is None else tensor(self.identity),
         )
 
     def digest(self) -> str:
@@ -209,7 +215,9 @@ class ArraySet:
         if self.kind is not None:
             digest.update(json.dumps([self.kind.names, self.kind.to_dict()], sort_keys=True, default=str).encode())
         arrays: dict[str, Any] = {"section": self.section, "patient": self.patient, "target": self.target}
-        arrays |= {"labeled": self.labeled} | {f"input {name}": values for name, values in self.inputs.items()}
+        arrays |= {"labeled": self.labeled, "identity": self.identity} | {
+            f"input {name}": values for name, values in self.inputs.items()
+        }
         arrays |= {f"genes {name}": values for name, values in self.genes.tables.items()}
         if self.whole is not None:
             arrays |= {"whole code": self.whole.code, "whole row": self.whole.row}

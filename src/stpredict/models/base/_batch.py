@@ -83,6 +83,9 @@ class Batch:
         (n,) bool, which observations were measured; all of them when `None`. Others have NaN for a target.
     sections
         The whole sections behind inputs such as `"section_features"`.
+    identity
+        (n,) int64, what tells an observation from all others, whichever are predicted with it: what a network draws for it
+        may depend on that.
     """
 
     section: Tensor
@@ -92,6 +95,7 @@ class Batch:
     kind: TargetKind | None = None
     labeled: Tensor | None = None
     sections: Sections | None = None
+    identity: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.section)
@@ -131,6 +135,7 @@ class Batch:
             target=moved(self.target),
             labeled=moved(self.labeled),
             sections=moved(self.sections),
+            identity=moved(self.identity),
         )
 
 

@@ -68,6 +68,8 @@ class Predictor(nn.Module):
     per_prediction: ClassVar[int] = 512
     stages: tuple[Stage, ...] = (Stage(),)
     closed_form: ClassVar[bool] = False
+    #: Whether it draws samples, and not only a mean.
+    samples: ClassVar[bool] = False
     #: Whether it compares expression, and can predict nothing else.
     only_expression: ClassVar[bool] = False
     #: Departures from the default training configuration, see :class:`stpredict.training.TrainConfig`.

@@ -56,6 +56,7 @@ def cross_validate(
     threads: int = 1,
     device: str | None = None,
     seed: int = 0,
+    n_samples: int = 0,
     key_added: str = Key.PREDICTED,
     progress: bool | None = None,
     sample_key: str = Key.SAMPLE,
@@ -105,7 +106,9 @@ def cross_validate(
     device
         `"cpu"`, `"cuda"`, …; `settings.device` when `None`. On an accelerator the folds run one after the other.
     seed
-        Random seed for folds, weights, order, dropout and scores.
+        Random seed for folds, weights, order, dropout, samples and scores.
+    n_samples
+        Samples per observation of networks that draw some, for scores of distributions.
     key_added
         Prefix of the slots.
     progress
@@ -122,7 +125,8 @@ def cross_validate(
     Writes, for each label but the null genes, which are not those of the object (what no store accepts in a key becomes `_`: `"ridge (permuted labels)"` is
     `"ridge_permuted_labels"` there), `obsm["{key_added}_{label}"]` (out-of-fold predictions, float32 (n_obs, n_genes);
     `NaN` where no fold tested or a gene was not selected), `obsm["{key_added}_{label}_std"]` (standard deviations, where
-    the model gives them; none of comparators), `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1
+    the model gives them; none of comparators), with `n_samples` `obsm["{key_added}_{label}_samples"]` (n_obs, n_samples,
+    n_genes) of networks that draw some, `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1
     where no fold tested) and `uns["stpredict"]["{key_added}_{label}"]`. Probabilities of classes and risks go where
     :func:`stpredict.tl.predict` puts them, in `"{key_added}_{label}"`.
 
@@ -173,6 +177,7 @@ def cross_validate(
         data, adata, tasks, folds, request, keys,
         image=image, allow_leakage=allow_leakage, n_jobs=n_jobs, threads=threads, device=resolve_device(device), seed=seed,
         progress=settings.progress if progress is None else progress, keep_models=reader.kind == "follow_up",
+        n_samples=n_samples if reader.kind == "expression" else 0,
     )  # fmt: skip
 
     slots = {label: f"{key_added}_{name}" for label, name in distinct(tasks).items()}

@@ -18,7 +18,7 @@ from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.learn._fit import with_target
 from stpredict.tl.learn._range import check_range
 from stpredict.tl.learn._task import Task, check_enough, fit_task
-from stpredict.tl.learn.inputs._collect import collect, patient_codes
+from stpredict.tl.learn.inputs._collect import collect, identities, patient_codes
 from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
 from stpredict.tl.learn.inputs._origin import check_features_origin
 from stpredict.tl.learn.inputs._reader import readers
@@ -70,6 +70,7 @@ class FoldResult:
     seen: list[str]
     recognized: list[str]
     model: FittedModel | None
+    samples: np.ndarray | None = None
 
 
 def run_folds(
@@ -88,6 +89,7 @@ def run_folds(
     device: torch.device,
     seed: int,
     progress: bool,
+    n_samples: int = 0,
 ) -> list[FoldResult]:
     """Fit every task on the training side of every fold, and predict its test side.
 
@@ -122,6 +124,8 @@ def run_folds(
         Random seed of every fit.
     progress
         Whether to show a progress bar.
+    n_samples
+        Samples per observation of networks that draw some; comparators aside.
 
     Returns
     -------
@@ -181,11 +185,13 @@ def run_folds(
                     [] if fold.within else facts.patients
                 )  # the block is to be predicted as if of another patient
                 test.patient = patient_codes(rows.patient[test_rows], patients)
+                test.identity = identities(adata.obs_names[rows.index[test_rows]])
                 yield (
                     _fit_and_predict,
                     {
                         "task": task, "train": train, "test": test, "target": target, "facts": facts, "seed": seed,
                         "keep_model": keep_models, "within": fold.within,
+                        "n_samples": n_samples if task.info.cls.samples else 0,
                     },
                 )  # fmt: skip
 
@@ -201,7 +207,16 @@ def run_folds(
         own = rows.take(folds[number].test[rows.index])
         recognized = sorted({*copied[number], *recognize(adata, own.index, own.sample, before)})
         result = FoldResult(
-            label, number, test, predicted.mean, predicted.std, goals[number][0], seen, recognized, model
+            label,
+            number,
+            test,
+            predicted.mean,
+            predicted.std,
+            goals[number][0],
+            seen,
+            recognized,
+            model,
+            predicted.samples,
         )
         found.append(result)
     return found
@@ -316,13 +331,14 @@ def _fit_and_predict(
     seed: int,
     keep_model: bool,
     within: bool,
+    n_samples: int,
     device: torch.device,
 ) -> tuple[list[str], FittedModel | None, Predicted]:
     """Fit one task on one fold and predict its test side; the same in any process."""
     from stpredict.training import predict_arrays
 
     model = fit_task(task, train, target, facts, device=device, seed=seed)
-    predicted = predict_arrays(model.network, test, device=device, seed=seed)
+    predicted = predict_arrays(model.network, test, device=device, seed=seed, n_samples=n_samples)
     if predicted.std is not None:
         predicted.std = target.link_std(predicted.mean, predicted.std)
     predicted.mean = target.link(predicted.mean, model.training)
