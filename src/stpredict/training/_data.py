@@ -73,6 +73,8 @@ class ArraySet:
     identity
         (n,) int64, what tells a row from all others wherever it is: samples of networks that draw some depend on it. Their
         numbers here when `None`.
+    n_primary
+        Number of outputs that are wanted, the first ones, where the others are auxiliary; all of them when `None`.
     """
 
     section: np.ndarray
@@ -85,6 +87,7 @@ class ArraySet:
     whole: WholeSections | None = None
     genes: Panel = field(default_factory=Panel)
     identity: np.ndarray | None = None
+    n_primary: int | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(self.inputs.keys() - INPUTS.keys())
@@ -118,6 +121,25 @@ class ArraySet:
     def only_labeled(self) -> ArraySet:
         """The rows that were measured."""
         return self if self.labeled is None else replace(self.take(self.labeled), labeled=None)
+
+    def outputs(self, index: np.ndarray) -> ArraySet:
+        """The same rows with some of the genes that are predicted, in this order; every one of them is wanted."""
+        if self.kind is None or self.target is None:
+            raise ValueError("expected a target of genes whose kind is known; found none")
+        names, tables = np.array(self.genes.names, dtype=object), self.genes.tables
+        inputs = {name: values[:, index] if name == "counts" else values for name, values in self.inputs.items()}
+        return replace(
+            self,
+            inputs=inputs,
+            target=self.kind.values_of(self.target, index),
+            kind=self.kind.part(index),
+            genes=Panel(tuple(names[index]), {n: t[index] for n, t in tables.items()}) if len(names) else self.genes,
+            n_primary=None,
+        )
+
+    def only_primary(self) -> ArraySet:
+        """The rows with the outputs that are wanted."""
+        return self if self.n_primary is None else self.outputs(np.arange(self.n_primary))
 
     def take(self, index: np.ndarray) -> ArraySet:
         """Rows by integer index or mask."""
@@ -211,7 +233,7 @@ class ArraySet:
 
     def digest(self) -> str:
         """Digest of everything in the set: no two sets that differ in anything share it."""
-        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names)]).encode())
+        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names), self.n_primary]).encode())
         if self.kind is not None:
             digest.update(json.dumps([self.kind.names, self.kind.to_dict()], sort_keys=True, default=str).encode())
         arrays: dict[str, Any] = {"section": self.section, "patient": self.patient, "target": self.target}

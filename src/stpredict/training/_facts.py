@@ -47,6 +47,11 @@ class TrainingFacts:
     spread
         Standard deviation of each gene between the means of the training patients, or of the sections where there is
         one patient; `None` where there is one section, and for other targets than expression.
+    auxiliary
+        Genes that were trained on beside the panel, and no longer predicted: `mode`, `n_primary`, their `genes` in the order of
+        their rank and the `weight` of each; of `"dkgsb"` the learned `cut` (rank from 0 to 1 at which the weight is a half),
+        `n_kept`, the number of genes up to it, what rows it was `tuned_on`, and `tuned_where_stopped`, whether these are the
+        rows that chose the number of epochs as well.
     extra
         Facts of special kinds of models.
     """
@@ -69,6 +74,7 @@ class TrainingFacts:
     mean: dict[str, float] = field(default_factory=dict)
     median: dict[str, float] = field(default_factory=dict)
     spread: list[float] | None = None
+    auxiliary: dict[str, Any] = field(default_factory=dict, repr=False)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property

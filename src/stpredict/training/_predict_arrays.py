@@ -22,7 +22,7 @@ class Predicted:
     Attributes
     ----------
     mean
-        (n, n_outputs) float32.
+        (n, n_outputs) float32; of outputs that are wanted, without auxiliary ones.
     std
         (n, n_outputs) float32 standard deviation, where the network gives one or draws samples; else `None`.
     samples
@@ -92,8 +92,10 @@ def predict_arrays(
     generator = torch.Generator(device=device).manual_seed(seed)
     found: dict[str, np.ndarray] = {}
 
+    n_wanted = network.n_wanted if genes is None else None
+
     def keep(name: str, values: torch.Tensor, index: np.ndarray) -> None:
-        array = values.float().cpu().numpy()
+        array = values[..., :n_wanted].float().cpu().numpy()
         if name not in found:
             found[name] = np.empty((len(data), *array.shape[1:]), dtype=np.float32)
         found[name][index] = array
@@ -132,7 +134,7 @@ def predict_arrays(
                     if take_samples is None:
                         keep("samples", samples, index)
                     else:
-                        take_samples(index, samples.float().cpu().numpy())
+                        take_samples(index, samples[..., :n_wanted].float().cpu().numpy())
     finally:
         network.to("cpu")
     return Predicted(found["mean"], found.get("std"), found.get("samples"), found.get("quantiles"))

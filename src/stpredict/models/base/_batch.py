@@ -117,6 +117,11 @@ class Batch:
         """Expression or values on the scale of the outputs of a network; `None` without, and for other kinds of targets."""
         return self.target if self.kind is None or self.target is None else self.kind.outputs(self.target)
 
+    @property
+    def weight(self) -> Tensor | None:
+        """(n_outputs,) how much each output counts in a loss; `None` where all count alike."""
+        return getattr(self.kind, "weight", None)
+
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
 

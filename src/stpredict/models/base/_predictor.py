@@ -72,6 +72,8 @@ class Predictor(nn.Module):
     samples: ClassVar[bool] = False
     #: Whether it compares expression, and can predict nothing else.
     only_expression: ClassVar[bool] = False
+    #: Whether its loss is one of every gene, that of its target, so that some genes may count for more than others.
+    weighs_genes: ClassVar[bool] = True
     #: Departures from the default training configuration, see :class:`stpredict.training.TrainConfig`.
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     #: Hyperparameters with which the network trains in a second on a CPU: for tests and benchmarks.
@@ -98,6 +100,8 @@ class Predictor(nn.Module):
         self.shape = shape
         self.needs = self.reads(config)
         self.n_outputs = shape.n_outputs
+        #: Outputs that users get: the first ones, where the others only help to train.
+        self.n_wanted = shape.n_outputs
         self.register_buffer("target_mean", torch.zeros(shape.n_outputs))
         self.register_buffer("target_std", torch.ones(shape.n_outputs))
 

@@ -91,6 +91,7 @@ class RetrievalPredictor(Predictor):
     needs = frozenset({"patches"})
     monitors = ("loss",)
     only_expression = True
+    weighs_genes = False  # whole profiles are compared
     own_tensors = (*HEAD, "bank.", "key_length", "spot_", "shrinkage.")
     calibrated = ("shrinkage.",)
     #: Whether spots may be drawn to others of the batch that resemble them, instead of to their own image alone.

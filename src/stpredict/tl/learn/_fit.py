@@ -22,6 +22,7 @@ from stpredict.slots._content import remember
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
 from stpredict.slots._rows import rows_of
+from stpredict.tl.learn._primary import auxiliary_of, primary_first
 from stpredict.tl.learn._task import check_enough, comparator, fit_task, make_task
 from stpredict.tl.learn.inputs._collect import collect
 from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
@@ -171,15 +172,18 @@ def fit(
     goal, strangers = reader.resolve(adata, request, mask & usable, keys, allow_leakage=allow_leakage)
     rows = rows_of(adata, mask, sample_key=sample_key, patient_key=patient_key)
     rows = replace(rows, measured=usable[rows.index])
+    values = reader.read(adata, request, goal, rows, keys)
+    whole, values, n_primary = primary_first(goal, values, rows, auxiliary_of([task]))
     device = resolve_device(task.config.device)
     needs = frozenset().union(*(each.needs for each in (task, *wanted) if each is not None))
     slots = next((each.slots for each in (task, *wanted) if each is not None and each.slots), [])
     source = task.source(
-        data=data, adata=adata, rows=rows, image=image, genes=goal.names, sample_key=sample_key,
+        data=data, adata=adata, rows=rows, image=image, genes=whole.names, sample_key=sample_key,
         progress=settings.progress,
     )  # fmt: skip
     source.slots = slots
-    arrays = with_target(collect(source, needs), goal, reader.read(adata, request, goal, rows, keys), rows.measured)
+    arrays = replace(with_target(collect(source, needs), whole, values, rows.measured), n_primary=n_primary)
+    goal = whole if n_primary is None else whole.part(np.arange(n_primary))
     read = sorted({slot for each in (task, *wanted) if each is not None for slot in each.slots})
     check_features_origin(adata, read, request, np.flatnonzero(mask & usable))
     gene_tables = [] if task.gene_table is None else [task.gene_table]
@@ -187,7 +191,7 @@ def fit(
     behind = table_strangers(adata, gene_tables, rows.patients, anew=False, allow_leakage=allow_leakage)
     facts = TrainingFacts(
         rows.patients, rows.sections, len(rows), seed, allow_leakage=allow_leakage, panel_patients=strangers,
-        table_patients=behind, content=[remember(adata, rows.index, rows.sample, panel=goal.names, slots=read)],
+        table_patients=behind, content=[remember(adata, rows.index, rows.sample, panel=whole.names, slots=read)],
     )  # fmt: skip
     options: dict[str, Any] = {"device": device, "seed": seed, "checkpoint_dir": checkpoint_dir}
     main = fit_task(task, arrays, goal, facts, progress=settings.progress, **options)

@@ -16,6 +16,7 @@ from stpredict.slots._rows import rows_of
 from stpredict.tl.learn._blocks import block_folds, panel_seen, sides_of
 from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.learn._fit import with_target
+from stpredict.tl.learn._primary import auxiliary_of, primary_first
 from stpredict.tl.learn._range import check_range
 from stpredict.tl.learn._task import Task, check_enough, fit_task
 from stpredict.tl.learn.inputs._collect import collect, identities, patient_codes
@@ -135,14 +136,23 @@ def run_folds(
     usable = reader.usable(adata, request)
     for fold in folds:
         check_enough(fold.train & usable, f"measured training observations in fold {fold.name!r}")
-    goals = []
+    found_goals = []
     for fold in folds:
         target, strangers = reader.resolve(adata, request, fold.train & usable, keys, allow_leakage=allow_leakage)
         seen_too = panel_seen(adata, request, fold, keys, allow_leakage=allow_leakage)
-        goals.append((target, sorted({*strangers, *seen_too})))
+        found_goals.append((target, sorted({*strangers, *seen_too})))
     everyone = np.logical_or.reduce([fold.train | fold.test for fold in folds])
     rows = rows_of(adata, everyone, sample_key=keys.sample, patient_key=keys.patient)
     rows = replace(rows, measured=usable[rows.index])
+    goals: list[tuple[Target, Target, int | None, list[str]]] = []
+    settings = auxiliary_of(tasks.values())
+    for fold, (target, others) in zip(folds, found_goals, strict=True):
+        if settings is None:
+            goals.append((target, target, None, others))
+            continue
+        own = rows.take(fold.train[rows.index] & rows.measured)
+        whole, _, n_primary = primary_first(target, reader.read(adata, request, target, own, keys), own, settings)
+        goals.append((whole.part(np.arange(n_primary or 0)), whole, n_primary, others))
     slots = sorted({slot for task in tasks.values() for slot in task.slots})
     check_features_origin(adata, slots, request, rows.index[rows.measured])
     gene_tables = sorted({task.gene_table for task in tasks.values() if task.gene_table is not None})
@@ -155,7 +165,7 @@ def run_folds(
         }
         for fold in folds
     ]
-    panel = list(dict.fromkeys(gene for target, _ in goals for gene in target.names))
+    panel = list(dict.fromkeys(gene for _, whole, _, _ in goals for gene in whole.names))
     content = remember(adata, rows.index, rows.sample, panel=panel, slots=slots)
     copied = copied_sections(adata, rows, folds, content)
     if not allow_leakage:
@@ -166,9 +176,11 @@ def run_folds(
 
     def jobs() -> Iterator[Job]:
         """Arrays of one fit at a time: all of them at once would be folds × tasks copies."""
-        for fold, (target, strangers), seen_by in zip(folds, goals, behind, strict=True):
+        for fold, (wanted, whole, n_primary, strangers), seen_by in zip(folds, goals, behind, strict=True):
             test_rows = fold.test[rows.index]
             for label, task in tasks.items():
+                helped = task.config.auxiliary is not None
+                target = whole if helped else wanted
                 train_rows = fold.train[rows.index] & (rows.measured | _reads_unmeasured(task))
                 own = rows.take(train_rows)
                 values = reader.read(adata, request, target, own, keys)
@@ -180,6 +192,7 @@ def run_folds(
                 train, test = sides_of(collected[label], fold, task, rows, train_rows, test_rows, raw=raw)
                 train = _with_genes(train, task, data, adata, own, target, keys)
                 train = with_target(train, target, values, own.measured)
+                train = replace(train, n_primary=n_primary if helped else None)
                 train.patient = patient_codes(own.patient, facts.patients)
                 patients = (
                     [] if fold.within else facts.patients
@@ -189,7 +202,7 @@ def run_folds(
                 yield (
                     _fit_and_predict,
                     {
-                        "task": task, "train": train, "test": test, "target": target, "facts": facts, "seed": seed,
+                        "task": task, "train": train, "test": test, "target": wanted, "facts": facts, "seed": seed,
                         "keep_model": keep_models, "within": fold.within,
                         "n_samples": n_samples if task.info.cls.samples else 0,
                     },

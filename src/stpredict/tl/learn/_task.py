@@ -111,6 +111,7 @@ def make_task(
     """
     from stpredict.models import get_model
     from stpredict.training import FittedModel, train_config
+    from stpredict.training._auxiliary import check_weighs_genes
 
     start = FittedModel.load(model) if isinstance(model, Path) else model if isinstance(model, FittedModel) else None
     info = get_model(model if isinstance(model, str) else start.model)  # type: ignore[union-attr]
@@ -138,6 +139,7 @@ def make_task(
             "would be standardized away"
         )
     config = train_config(info.name, training, reader, hyperparameters)
+    check_weighs_genes(info, config, reader.of_genes)
     slots = feature_keys(adata, features, bag="tokens" in needs) if needs & FROM_SLOTS else []
     if start is not None and slots:
         known = list(start.features["slots"]), start.features["scaling"]
@@ -225,6 +227,9 @@ def fit_task(
     """Fit a task on training rows with their target."""
     from stpredict.training import FittedModel, fit_arrays, predict_arrays, untrained
 
+    wanted = arrays.only_primary()
+    if task.config.auxiliary is None or task.variant == "untrained":  # beside one that trains on auxiliary genes
+        arrays = wanted
     if task.variant == "untrained":
         result = untrained(task.info.name, arrays, hyperparameters=task.options, seed=seed)
     else:
@@ -244,6 +249,7 @@ def fit_task(
         )
     settings = {name: value for name, value in task.config.to_dict().items() if name != "device"}
     facts = replace(facts, settings=settings, validated_on=result.validated_on, n_epochs=result.n_epochs)
+    facts = replace(facts, auxiliary=result.auxiliary)
     facts = replace(facts, feature_patients=task.feature_patients, extra={**facts.extra, **result.network.facts()})
     if task.gene_table is None:
         facts = replace(facts, table_patients=[])
@@ -260,7 +266,7 @@ def fit_task(
         outputs = predict_arrays(result.network, arrays, device=device).mean[:, 0]
         facts = replace(facts, mean={"model": float(outputs.mean())}, median={"model": float(np.median(outputs))})
     if target.quantities and target.kind != "counts":  # which come with their depths, and vary with them
-        facts = replace(facts, spread=_spread(arrays))
+        facts = replace(facts, spread=_spread(wanted))
     empty: dict[str, Any] = {"slots": {}, "scaling": task.scaling}
     return FittedModel(
         model=task.info.name,
