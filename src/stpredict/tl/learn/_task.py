@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -234,8 +234,11 @@ def fit_task(
         result = untrained(task.info.name, arrays, hyperparameters=task.options, seed=seed)
     else:
         # What fits each output on its own is no other for rows that do not stay whole.
-        permuted = partial(arrays.permuted, by_output=task.info.cls.closed_form)
-        given = {"permuted": permuted, "permuted_table": arrays.with_permuted_tables}.get(task.variant)
+        variants: dict[str, Callable[[int], ArraySet]] = {
+            "permuted": partial(arrays.permuted, by_output=task.info.cls.closed_form),
+            "permuted_table": arrays.with_permuted_tables,
+        }
+        given = variants.get(task.variant)
         result = fit_arrays(
             task.info.name,
             arrays if given is None else given(seed),
