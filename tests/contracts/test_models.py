@@ -14,9 +14,19 @@ import torch
 import stpredict as stp
 from stpredict.models import build, get_model, list_models
 from stpredict.models.base._bag import BagPredictor
-from stpredict.training import ArraySet, Fit, FittedModel, TrainConfig, TrainingFacts, fit_arrays, predict_arrays
+from stpredict.training import (
+    ArraySet,
+    Fit,
+    FittedModel,
+    TrainConfig,
+    TrainingFacts,
+    fit_arrays,
+    predict_arrays,
+    with_primary,
+)
 from stpredict.training import train_config as default_config
 from stpredict.training._data import WholeSections
+from stpredict.training._gene_weights import Weighted
 from stpredict.training.targets import ExpressionTarget
 
 MODELS = list(list_models().index)
@@ -238,6 +248,42 @@ def test_another_fit_starts_from_everything_but_what_depends_on_the_genes(model)
             second.start_from(first)
         for name, tensor in second.state_dict().items():
             assert torch.equal(tensor, drawn[name] if name.startswith(own) else given[name]), name
+
+
+@every(TRAINED)
+def test_auxiliary_genes_weigh_the_loss_or_are_refused(model):
+    names = tuple(f"g{i}" for i in range(GENES))
+    data = replace(toy(model), kind=ExpressionTarget(names, {"method": "layer", "layer": "toy"}))
+    config = default_config(model).updated({"max_epochs": 2, "patience": 0, "cut_pairs": 1, "cut_steps": 1})
+    config = config.updated({"auxiliary": "dkgsb", "primary": names[:2], "batch_size": 8})
+    options = {"hyperparameters": hyperparameters(model), "config": config}
+    data = with_primary(data, config)
+    if not get_model(model).cls.weighs_genes:
+        with pytest.raises(ValueError, match=f"found '{model}'"):
+            fit_arrays(model, data, **options)
+        return
+    fit = fit_arrays(model, data, **options)
+    assert predict_arrays(fit.network, data).mean.shape == (len(data), 2)
+    assert fit.history["cut"].iloc[0] != fit.history["cut"].iloc[1]
+
+
+@every(name for name in TRAINED if get_model(name).cls.weighs_genes)
+def test_a_gene_without_weight_has_no_part_in_any_term_of_the_loss(model):
+    names = tuple(f"g{i}" for i in range(GENES))
+    weight = torch.tensor([1.0, 0.5, 0.0, 0.0, 0.0])
+    kind = Weighted(ExpressionTarget(names, {"method": "layer", "layer": "toy"}), weight, 2, "own")
+    data = replace(toy(model), kind=kind)
+    network = build(model, GENES, data.widths, hyperparameters=hyperparameters(model)).train()
+    network.remember([data.batch(np.arange(len(data)))])
+    losses = []
+    for first in (GENES, 2, 1):  # nothing is changed, what has no weight, and what has some
+        batch = data.batch(np.arange(8))
+        batch.target[:, first:] += 3
+        if "counts" in batch:
+            batch.inputs["counts"][:, first:] += 2
+        torch.manual_seed(0)
+        losses.append(float(network.step(batch, network.stages[-1])["total"]))
+    assert losses[0] == losses[1] != losses[2]
 
 
 @every(BAGS)
