@@ -24,28 +24,28 @@ class AboveLowest(nn.Module):
         Number of outputs.
     """
 
-    room: Tensor
+    curvature: Tensor
 
     def __init__(self, n_outputs: int) -> None:
         super().__init__()
-        self.register_buffer("room", torch.full((n_outputs,), torch.inf))
+        self.register_buffer("curvature", torch.zeros(n_outputs))  # 1 / 4 g; 0 where there is no lowest
 
     def take(self, lowest: Tensor | None) -> None:
         """Take the lowest mean value of each output (n_outputs,), below 0; infinite where there is none."""
         if lowest is not None:
-            self.room.copy_(-lowest)
+            self.curvature.copy_(-0.25 / lowest)
 
     def forward(self, outputs: Tensor) -> Tensor:
         """Mean values (n, n_outputs) of outputs (n, n_outputs)."""
-        room = self.room.to(outputs.dtype)
-        above = torch.maximum(outputs, -2 * room)
-        return above + above.square() / (4 * room)
+        curvature = self.curvature.to(outputs.dtype)
+        above = torch.maximum(outputs, -0.5 / curvature)  # minus infinity where nothing is bent
+        return above + curvature * above.square()
 
     def shift(self, outputs: Tensor, mean: Tensor) -> Tensor:
         """What to add to outputs (n, n_outputs) so that their values have a mean (n_outputs,); 0 where nothing is bent."""
-        room = self.room.to(outputs.dtype)
-        root = 1 + outputs / (2 * room)
+        curvature = self.curvature.to(outputs.dtype)
+        root = 1 + 2 * curvature * outputs
         # The mean of a square is the square of the mean and the variance; `wanted` is the mean of the root that is left.
-        wanted = (1 + mean / room - root.var(dim=0, correction=0)).clamp_min(0).sqrt()
-        shift = 2 * room * (wanted - root.mean(dim=0))
-        return torch.where(room.isfinite(), shift, torch.zeros_like(shift))
+        wanted = (1 + 4 * curvature * mean - root.var(dim=0, correction=0)).clamp_min(0).sqrt()
+        shift = (wanted - root.mean(dim=0)) / (2 * curvature)
+        return torch.where(curvature > 0, shift, torch.zeros_like(shift))
