@@ -161,8 +161,9 @@ class ArraySet:
     def permuted(self, seed: int, *, by_output: bool = False) -> ArraySet:
         """The same inputs with what was measured shuffled: among the rows of each section, or of slides among patients.
 
-        With `by_output` each output has a shuffle of its own, where outputs are separate measurements. Rows do not stay
-        whole then, and outputs that vary together do not err together.
+        With `by_output` each output has a shuffle of its own over all rows, where outputs are separate measurements. Rows do
+        not stay whole then, so that outputs that vary together do not err together, and no difference between sections is
+        left to be learned.
         """
         if self.target is None:
             raise ValueError("expected a target to permute; found none")
@@ -170,23 +171,24 @@ class ArraySet:
         _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
         # Slides of a patient keep one profile: each patient gets that of another's first slide.
         slides = self.unit == "slide" and len(first) > 1
-        groups = [first] if slides else [np.flatnonzero(self.section == code) for code in np.unique(self.section)]
         if by_output and (self.kind is None or self.kind.separate):
             data = self.only_labeled()
             if data is not self:
                 return data.permuted(seed, by_output=True)
             # Behind the outputs there may be more of the same: counts and their depths.
             values = self.target.reshape(len(self), -1, self.n_outputs).copy()
-            for rows in groups:
-                order = rng.random((len(rows), 1, self.n_outputs)).argsort(axis=0)
-                values[rows] = np.take_along_axis(values[rows], order, axis=0)
+            rows = first if slides else np.arange(len(self))
+            order = rng.random((len(rows), 1, self.n_outputs)).argsort(axis=0)
+            values[rows] = np.take_along_axis(values[rows], order, axis=0)
             target = values.reshape(self.target.shape)
             return replace(self, target=target[first][patient] if slides else target)
         order = np.arange(len(self))
-        for rows in groups:
-            order[rows] = rng.permutation(rows)
         if slides:
-            order = order[first][patient]
+            order = rng.permutation(first)[patient]
+        else:
+            for code in np.unique(self.section):
+                rows = np.flatnonzero(self.section == code)
+                order[rows] = rng.permutation(rows)
         inputs = {k: v[order] if INPUTS[k].measured else v for k, v in self.inputs.items()}
         labeled = None if self.labeled is None else self.labeled[order]
         return replace(self, inputs=inputs, target=self.target[order], labeled=labeled)
