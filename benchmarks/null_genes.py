@@ -60,6 +60,7 @@ RETRIEVAL = [f"{name}{how}" for name in ("bleep", "mclstexp") for how in ("", AS
 FIRST = ("mean", "ridge", "mlp", "hist", "egn", *RETRIEVAL)  # in the order of what they cost: features
 LAST = ("color", "histogene", "hist2st", "thitogene", "hggep", "stnet")  # pixels
 FEW_EPOCHS = {"stnet": 2}
+PREPARED = {"features", "patches", "positions", "cell", "counts", "size_factor"}  # inputs
 NULL_SCORES = ("pearson", "pearson_residual", "deviance_explained")
 
 
@@ -149,8 +150,8 @@ def every_model(
     adata: AnnData, panel: list[str], epochs: int, minutes: float, out: Path
 ) -> tuple[pd.DataFrame, list[str]]:
     """Scores of all models on null genes of simulated and of real sections, and the lines there was no time to begin."""
-    listed = stp.models.list_models()
-    known = [name for name in listed.index if "tokens" not in listed.loc[name, "needs"]]
+    needs = stp.models.list_models()["needs"].str.split(", ")
+    known = [name for name, inputs in needs.items() if PREPARED >= set(inputs) - {""}]
     names = [*FIRST, *sorted(set(known) - {*FIRST, *LAST}), *LAST]
     made = redrawn(stp.datasets.synthetic_cohort(), 0)
     stp.pp.image_features(made)
