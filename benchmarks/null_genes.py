@@ -151,7 +151,7 @@ def every_model(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Scores of all models on null genes of simulated and of real sections, and the lines there was no time to begin."""
     needs = stp.models.list_models()["needs"].str.split(", ")
-    known = [name for name, inputs in needs.items() if PREPARED >= set(inputs) - {""}]
+    known = [name for name, inputs in needs.items() if set(inputs) - {""} <= PREPARED]
     names = [*FIRST, *sorted(set(known) - {*FIRST, *LAST}), *LAST]
     made = redrawn(stp.datasets.synthetic_cohort(), 0)
     stp.pp.image_features(made)
