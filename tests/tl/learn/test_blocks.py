@@ -33,7 +33,7 @@ def _section() -> ad.AnnData:
     adata = stp.datasets.synthetic_cohort(1, 1, 16, n_spots=100, microns_per_pixel=4.0, counts_per_spot=3000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a picture of 4 µm per pixel is enlarged
-        stp.pp.image_features(adata)
+        stp.pp.image_features(adata, context=(1,))
     stp.pp.normalize(adata)
     stp.pp.grid(adata)
     return adata
