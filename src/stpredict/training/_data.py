@@ -68,6 +68,9 @@ class ArraySet:
         Inputs of whole sections.
     genes
         Genes and their tables.
+    reach_um
+        Side of the largest square that a row was read from, margin included: rows of a section that are nearer to each
+        other share pixels. 0 where that is not known.
     """
 
     section: np.ndarray
@@ -79,6 +82,7 @@ class ArraySet:
     unit: Literal["observation", "slide"] = "observation"
     whole: WholeSections | None = None
     genes: Panel = field(default_factory=Panel)
+    reach_um: float = 0.0
 
     def __post_init__(self) -> None:
         unknown = sorted(self.inputs.keys() - INPUTS.keys())
@@ -129,6 +133,25 @@ class ArraySet:
             whole=None if self.whole is None else replace(self.whole, row=self.whole.row[index]),
         )
 
+    def divided(self, train: np.ndarray, held_out: np.ndarray) -> tuple[ArraySet, ArraySet]:
+        """Two parts, masks (n,), of sections that are on both sides: neither knows of the other.
+
+        Inputs of whole sections are those of the part, and the sections of the second are others than those of the first.
+        """
+        own, held = self.take(train)._alone(), self.take(held_out)._alone()
+        held.section = held.section + 1 + self.section.max()
+        if held.whole is not None:
+            held.whole = replace(held.whole, code=held.whole.code + 1 + self.section.max())
+        return own, held
+
+    def _alone(self) -> ArraySet:
+        """The rows in sections that hold nothing but these."""
+        if self.whole is None:
+            return self
+        members, whole = self.whole.row, self.whole
+        inputs = {name: values[members] for name, values in whole.inputs.items()}
+        return replace(self, whole=replace(whole, code=whole.code[members], row=np.arange(len(members)), inputs=inputs))
+
     def permuted(self, seed: int) -> ArraySet:
         """The same inputs with what was measured shuffled: among the rows of each section, or of slides among patients."""
         if self.target is None:
@@ -178,11 +201,12 @@ class ArraySet:
             kind=self.kind,
             labeled=None if self.labeled is None else tensor(self.labeled),
             sections=sections,
+            reach_um=self.reach_um,
         )
 
     def digest(self) -> str:
         """Digest of everything in the set: no two sets that differ in anything share it."""
-        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names)]).encode())
+        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names), self.reach_um]).encode())
         if self.kind is not None:
             digest.update(json.dumps([self.kind.names, self.kind.to_dict()], sort_keys=True, default=str).encode())
         arrays: dict[str, Any] = {"section": self.section, "patient": self.patient, "target": self.target}

@@ -21,7 +21,7 @@ from stpredict.models import Panel, Predictor, build, get_model
 from stpredict.models.base._registry import Hyperparameters
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, row_groups, summarize
-from stpredict.training._validation import inner_split
+from stpredict.training._validation import inner_sides
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,17 +195,16 @@ def fit_arrays(
         return Fit(network.eval(), pd.DataFrame(), "grouped folds" if needs else "none", 0)
 
     mend_torchvision()
-    held_out, unit = np.zeros(len(data), dtype=bool), "none"
+    train, validation, unit = data, None, "none"
     if config.patience > 0:
-        held_out, unit = inner_split(data, config.validation_fraction, seed)
+        train, validation, unit = inner_sides(data, config.validation_fraction, seed)
     name = "" if checkpoint_dir is None else _digest(model, options, config, seed, data, init)
     with _checkpoints(checkpoint_dir, name) as root, torch.random.fork_rng(devices=[]):
-        validation = data.take(held_out) if held_out.any() else None
         where: dict[str, Any] = {
             "device": device, "seed": seed, "root": root, "load_weights": init is None,
         }  # fmt: skip
         with epochs_bar(f"fit {model}", show=progress):
-            histories, epochs = _run_stages(network, data.take(~held_out), validation, config, "inner", **where)
+            histories, epochs = _run_stages(network, train, validation, config, "inner", **where)
             if config.refit and validation is not None:
                 network = fresh()
                 histories += _run_stages(network, data, None, config, "refit", epochs=epochs, **where)[0]

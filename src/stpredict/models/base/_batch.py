@@ -79,6 +79,9 @@ class Batch:
         (n,) bool, which observations were measured; all of them when `None`. Others have NaN for a target.
     sections
         The whole sections behind inputs such as `"section_features"`.
+    reach_um
+        Side of the largest square that a row was read from, margin included: rows of a section that are nearer to each
+        other share pixels. 0 where that is not known.
     """
 
     section: Tensor
@@ -88,6 +91,7 @@ class Batch:
     kind: TargetKind | None = None
     labeled: Tensor | None = None
     sections: Sections | None = None
+    reach_um: float = 0.0
 
     def __len__(self) -> int:
         return len(self.section)
