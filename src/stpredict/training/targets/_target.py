@@ -60,6 +60,11 @@ class Target(ABC):
         """Whether the outputs of a model are in the unit of the values."""
         return self.quantities
 
+    @property
+    def joint(self) -> bool:
+        """Whether the link needs all outputs of an observation at once."""
+        return False
+
     def outputs(self, values: Tensor) -> Tensor | None:
         """Values on the scale of the outputs, for least squares and for looking them up; `None` for what is no quantity."""
         return None
