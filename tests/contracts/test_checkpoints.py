@@ -86,6 +86,7 @@ def renamed(data: ArraySet) -> ArraySet:
 NORMALIZATION = {"method": "log1p"}
 FIELDS: dict[str, list[Callable[[ArraySet], ArraySet]]] = {
     "section": [lambda d: replace(d, section=altered(d.section))],
+    "reach_um": [lambda d: replace(d, reach_um=123.0)],
     "patient": [lambda d: replace(d, patient=altered(d.patient))],
     "inputs": [with_input(name, altered) for name in INPUTS],
     "target": [lambda d: replace(d, target=altered(d.target)), lambda d: replace(d, target=None)],

@@ -12,7 +12,7 @@ from stpredict.core._validate import few
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet
 from stpredict.training._gene_weights import Weighted, soft_mask
-from stpredict.training._validation import inner_split
+from stpredict.training._validation import inner_sides
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,10 +132,9 @@ class AuxiliaryTraining:
         """Give both sides their weights; set rows aside to tune the cut on, other ones than those that stop training."""
         validation = None if validation is None else self.judging(validation)
         if self.config.auxiliary == "dkgsb":
-            held_out, self.tuned_on = inner_split(train, self.config.validation_fraction, seed + 1)
-            if held_out.any():
-                self.tuning = self.judging(train.take(held_out).only_labeled())
-                train = train.take(~held_out)
+            train, held_out, self.tuned_on = inner_sides(train, self.config.validation_fraction, seed + 1)
+            if held_out is not None:
+                self.tuning = self.judging(held_out.only_labeled())
             elif validation is not None:
                 self.tuning, self.same_rows = validation.only_labeled(), True
             else:

@@ -75,6 +75,9 @@ class ArraySet:
         numbers here when `None`.
     n_primary
         Number of outputs that are wanted, the first ones, where the others are auxiliary; all of them when `None`.
+    reach_um
+        Side of the largest square that a row was read from, margin included: rows of a section that are nearer to each
+        other share pixels. 0 where that is not known.
     """
 
     section: np.ndarray
@@ -88,6 +91,7 @@ class ArraySet:
     genes: Panel = field(default_factory=Panel)
     identity: np.ndarray | None = None
     n_primary: int | None = None
+    reach_um: float = 0.0
 
     def __post_init__(self) -> None:
         unknown = sorted(self.inputs.keys() - INPUTS.keys())
@@ -157,6 +161,25 @@ class ArraySet:
             whole=None if self.whole is None else replace(self.whole, row=self.whole.row[index]),
             identity=None if self.identity is None else self.identity[index],
         )
+
+    def divided(self, train: np.ndarray, held_out: np.ndarray) -> tuple[ArraySet, ArraySet]:
+        """Two parts, masks (n,), of sections that are on both sides: neither knows of the other.
+
+        Inputs of whole sections are those of the part, and the sections of the second are others than those of the first.
+        """
+        own, held = self.take(train)._alone(), self.take(held_out)._alone()
+        held.section = held.section + 1 + self.section.max()
+        if held.whole is not None:
+            held.whole = replace(held.whole, code=held.whole.code + 1 + self.section.max())
+        return own, held
+
+    def _alone(self) -> ArraySet:
+        """The rows in sections that hold nothing but these."""
+        if self.whole is None:
+            return self
+        members, whole = self.whole.row, self.whole
+        inputs = {name: values[members] for name, values in whole.inputs.items()}
+        return replace(self, whole=replace(whole, code=whole.code[members], row=np.arange(len(members)), inputs=inputs))
 
     def permuted(self, seed: int, *, by_output: bool = False) -> ArraySet:
         """The same inputs with what was measured shuffled: among the rows of each section, or of slides among patients.
@@ -231,11 +254,12 @@ class ArraySet:
             labeled=None if self.labeled is None else tensor(self.labeled),
             sections=sections,
             identity=torch.from_numpy(np.arange(len(self))[index]) if self.identity is None else tensor(self.identity),
+            reach_um=self.reach_um,
         )
 
     def digest(self) -> str:
         """Digest of everything in the set: no two sets that differ in anything share it."""
-        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names), self.n_primary]).encode())
+        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names), self.n_primary, self.reach_um]).encode())
         if self.kind is not None:
             digest.update(json.dumps([self.kind.names, self.kind.to_dict()], sort_keys=True, default=str).encode())
         arrays: dict[str, Any] = {"section": self.section, "patient": self.patient, "target": self.target}

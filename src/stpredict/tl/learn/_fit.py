@@ -60,8 +60,8 @@ def fit(
     """Fit a model to predict expression, values, classes or follow-up from histology.
 
     The number of epochs is chosen on an inner validation split by patient (by section where there is one patient, by a
-    stripe of the section where there is one section); penalties of closed-form models by inner cross-validation over
-    the same groups. Everything that is learned from data (panel, standardization, stopping) is learned from the
+    stripe of the section where there is one section, behind a buffer as wide as what is read around an observation); penalties of
+    closed-form models by inner cross-validation over such groups. Everything that is learned from data (panel, standardization, stopping) is learned from the
     training observations.
 
     Parameters

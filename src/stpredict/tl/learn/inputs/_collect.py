@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict.slots._people import person
 from stpredict.slots._provenance import read_record
+from stpredict.slots._reach import MARGIN, field_of_view
 from stpredict.slots._rows import Rows
 from stpredict.tl.learn.inputs._positions import positions_um
 from stpredict.tl.learn.inputs._reader import Source, readers
@@ -57,7 +58,19 @@ def collect(source: Source, needs: frozenset[str]) -> ArraySet:
         if whole is None
         else WholeSections(whole.rows.section, np.searchsorted(whole.rows.index, rows.index), inputs["section"]),
         genes=Panel(tuple(source.genes), inputs["gene"]),
+        reach_um=MARGIN
+        * max((side or 0.0 for side in fields_um(source.adata, source.slots, needs, source.config)), default=0.0),
     )
+
+
+def fields_um(adata: AnnData, slots: Sequence[str], needs: frozenset[str], config: Any) -> list[float | None]:
+    """Sides in µm of the squares that a network reads around an observation; `None` for one that is not known."""
+    sides = [field_of_view(adata, slots)]
+    if "neighbors" in needs:
+        sides.append(None)  # tiles around an observation, wherever they are
+    if "patches" in needs:
+        sides.append(float(config.patch_um))
+    return sides
 
 
 def _reads(needs: frozenset[str], axis: str) -> bool:
