@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import stpredict as stp
-from stpredict.models import build, get_model, list_models
+from stpredict.models import INPUTS, build, get_model, list_models
 from stpredict.models.base._bag import BagPredictor
 from stpredict.training import (
     ArraySet,
@@ -74,10 +74,11 @@ def around(features: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarr
     shape = (len(features), 25, features.shape[1])
     mask = rng.uniform(size=shape[:2]) < 0.8
     mask[:, [0, 12]] = True
-    return {
-        "neighbors": (features[:, None] + rng.normal(0, 0.3, shape)).astype(np.float32) * mask[..., None],
-        "neighbor_mask": mask,
+    squares = {
+        name: (features[:, None] + rng.normal(0, 0.3, shape)).astype(np.float32) * mask[..., None]
+        for name in ("neighbors", "edges", "nuclei")
     }
+    return squares | {"neighbor_mask": mask, "boundary_mask": mask.copy()}
 
 
 def toy_bags(n: int = 24, n_genes: int = GENES, n_tokens: int = 8, seed: int = 0) -> ArraySet:
@@ -336,7 +337,7 @@ def test_heteroscedastic_head_gives_positive_spread(model):
 def test_every_preset_can_be_built(model, preset):
     info = get_model(model)
     with torch.device("meta"):
-        widths = {"features": 24, "tokens": 16, "neighbors": 24, "section_features": 24}
+        widths = {name: 24 for name, each in INPUTS.items() if each.width} | {"tokens": 16}
         network = stp.models.build(model, 3, widths, hyperparameters=preset)
     assert network.config == info.configure(preset) == info.configure(info.presets[preset].hyperparameters)
     assert network.needs == info.reads(preset)
