@@ -64,7 +64,8 @@ class Guide(nn.Module):
         super().__init__()
         self.edges, self.nuclei = (CrossEncoder(dim, depth, heads, mlp, **square) for _ in _DRAWINGS)
         for encoder in (self.edges, self.nuclei):  # the last bias is the same with an empty drawing
-            encoder.layers[-1][1].fn.net[-2].bias = None
+            *_, last = (layer for layer in encoder.modules() if isinstance(layer, nn.Linear))
+            last.register_parameter("bias", None)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, drawings: dict[str, tuple[Tensor, Tensor]], mask: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class Guide(nn.Module):
     "bg_triplex",
     config=BGTriplexConfig,
     description="TRIPLEX guided by drawings of the edges and nuclei in the 25 tiles around a spot",
-    paper="wu2024",
+    paper="qu2024",
     license_of_reference="none",
 )
 class BGTriplex(Triplex):
@@ -111,7 +112,8 @@ class BGTriplex(Triplex):
     def __init__(self, config: BGTriplexConfig, shape: Shape) -> None:
         super().__init__(config, shape)
         dim = config.dim
-        self.target_linear = projection(self.target_linear.in_features, dim)
+        width = shape.width("features") if self.target_encoder is None else self.target_encoder.n_outputs
+        self.target_linear = projection(width, dim)
         self.of_edges, self.of_nuclei = (Standardize(shape.width(name), of=name) for name in _DRAWINGS)
         self.edge_encoder, self.nuclei_encoder = (
             nn.Sequential(nn.Linear(shape.width(name), dim), nn.LayerNorm(dim)) for name in _DRAWINGS

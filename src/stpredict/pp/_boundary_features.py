@@ -45,7 +45,7 @@ def boundary_features(
 ) -> Container | None:
     """Draw the edges and the nuclei in a square of tiles around every observation, and encode the drawings.
 
-    What the network `"bg_triplex"` :cite:p:`wu2024` is guided by. Both drawings are dark on white and go through the
+    What the network `"bg_triplex"` :cite:p:`qu2024` is guided by. Both drawings are dark on white and go through the
     encoder of the picture. Edges are central differences of hematoxylin, or the strength that a PiDiNet
     :cite:p:`su2021` gives, whose weights you pass. Nuclei are the outlines of :func:`stpredict.pp.nuclei`, filled. The squares are
     those of :func:`stpredict.pp.neighbor_features`; a tile that several share is drawn and encoded once.
