@@ -25,7 +25,7 @@ MODELS = {
     **{
         name: {
             "model": name,
-            "training": {"max_epochs": 4, "patience": 0, "learning_rate": 3e-3},
+            "training": {"max_epochs": 3, "patience": 0, "learning_rate": 3e-3},
             "hyperparameters": "small",
         }
         for name in ("triplex", "bg_triplex")
@@ -118,7 +118,7 @@ def stained() -> ad.AnnData:
         (["mean", "ridge", "mlp", "color"], "mean", 6),
         (["ridge"], "spatial_hvg", 6),
         (["stnet"], "mean", 4),
-        (["triplex", "bg_triplex"], "mean", 3),
+        (["triplex", "bg_triplex"], "mean", 6),
     ],
 )
 def test_permuted_labels_score_nothing(stained: ad.AnnData, models: list[str], method: str, n: int) -> None:
