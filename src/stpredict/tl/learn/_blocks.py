@@ -12,9 +12,12 @@ from stpredict.cohorts import Fold, spatial_blocks
 from stpredict.core._validate import few
 from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._people import among, one_name
+from stpredict.slots._provenance import read_record
 from stpredict.slots._reach import MARGIN, field_of_view, gaps_um, section_um
 from stpredict.targets import Expression
 from stpredict.tl.learn.inputs._features import standardized_by
+from stpredict.tl.learn.inputs._neighbors import SQUARES, in_units_of_sections
+from stpredict.tl.learn.inputs._slots import slots_read
 from stpredict.tl.learn.targets._expression import panel_strangers
 
 if TYPE_CHECKING:
@@ -31,12 +34,14 @@ _HAND = "pass splitter=stp.cohorts.spatial_blocks(adata, n_blocks, buffer_um=…
 def reach_um(adata: AnnData, task: Task) -> float | None:
     """Side in µm of the largest square that a task reads of an observation; `None` where that is not known."""
     sides = [field_of_view(adata, task.slots)]
-    if "neighbors" in task.needs:
-        sides.append(None)  # tiles around an observation, wherever they are
+    for slot in slots_read(task.needs, task.slots)[len(task.slots) :]:  # tiles around an observation
+        record = read_record(adata, slot) or {}
+        known = {"grid", "tile_um"} <= record.keys()
+        sides.append(float(record["grid"]) * float(record["tile_um"]) if known else None)
     if "patches" in task.needs:
         sides.append(float(task.info.configure(task.options).patch_um))
-    known = [side for side in sides if side is not None]
-    return max(known) if len(known) == len(sides) else None
+    found = [side for side in sides if side is not None]
+    return max(found) if len(found) == len(sides) else None
 
 
 def block_folds(adata: AnnData, tasks: Mapping[str, Task], keys: Keys) -> list[Fold]:
@@ -145,6 +150,8 @@ def _standardized(arrays: ArraySet, task: Task, sample: np.ndarray, by: np.ndarr
     inputs, whole = dict(arrays.inputs), arrays.whole
     if "features" in inputs:
         inputs["features"] = standardized_by(inputs["features"], sample, by)
+    for name in SQUARES.keys() & inputs.keys():
+        inputs[name] = in_units_of_sections(inputs[name], inputs[SQUARES[name]], sample, by)
     if whole is not None and "section_features" in whole.inputs:
         place = {int(code): str(name) for code, name in zip(arrays.section, sample, strict=True)}
         names = np.array([place[int(code)] for code in whole.code])

@@ -67,15 +67,15 @@ def _reads(needs: frozenset[str], axis: str) -> bool:
 
 
 def _whole_sections(source: Source) -> Rows:
-    """All observations of the sections of a source, in the codes of its rows."""
+    """All observations of the sections of a source, in the codes of its rows; those among these are the measured ones."""
     rows, adata = source.rows, source.adata
     sample = adata.obs[source.sample_key].astype(str).to_numpy()
     code = dict(zip(rows.sample, rows.section, strict=True))
     index = np.flatnonzero(np.isin(sample, list(code)))
     section = np.array([code[name] for name in sample[index]], dtype=np.int64)
     nobody = np.zeros(len(index), dtype=np.int64)
-    yes = np.ones(len(index), dtype=bool)
-    return Rows(index, sample[index], nobody.astype(str), section, nobody, yes, yes, rows.unit)
+    own, yes = np.isin(index, rows.index), np.ones(len(index), dtype=bool)
+    return Rows(index, sample[index], nobody.astype(str), section, nobody, own, yes, rows.unit)
 
 
 def with_lattice(adata: AnnData, info: ModelInfo, hyperparameters: Any) -> dict[str, Any]:

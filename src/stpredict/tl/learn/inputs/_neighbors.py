@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stpredict.core._constant import constant
 from stpredict.core._validate import check_finite
 from stpredict.slots._booleans import read_bool
 from stpredict.slots._checks import check_obsm
@@ -15,6 +16,9 @@ from stpredict.slots._made import differing
 from stpredict.slots._matrix import numeric_matrix, single_precision
 from stpredict.slots._provenance import read_record
 from stpredict.tl.learn.inputs._reader import Reader, Source
+
+#: Inputs that are squares of tiles, and their masks.
+SQUARES = {"neighbors": "neighbor_mask", "edges": "boundary_mask", "nuclei": "boundary_mask"}
 
 
 class Neighbors(Reader):
@@ -61,9 +65,27 @@ def _squares(
         values = numeric_matrix(values, f"obsm[{slots[0]!r}]")
         values = single_precision(np.where(mask[..., None], values, 0), f"features in obsm[{slots[0]!r}]")
         check_finite(values.reshape(len(values), -1), f"features in obsm[{slots[0]!r}]", "compute them again")
+        if source.scaling == "section":
+            values = in_units_of_sections(values, mask, source.rows.sample, np.ones(len(values), dtype=bool))
         parts.append(values)
         masks.append(mask)
     return np.concatenate(parts, axis=2), np.logical_and.reduce(masks)
+
+
+def in_units_of_sections(values: np.ndarray, mask: np.ndarray, sample: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Squares (n, k, d) in units of the middle tiles of their section, which are its features; 0 outside the mask.
+
+    Those of the rows `by` (n,) count, or all where none of a section is among them, as for features.
+    """
+    scaled = np.empty_like(values)
+    for name in np.unique(sample):
+        rows = sample == name
+        middle = values[rows & by if (rows & by).any() else rows, values.shape[1] // 2].astype(np.float64)
+        mean, std = middle.mean(axis=0), middle.std(axis=0)
+        scale = 1 / np.where(constant(std, mean), np.inf, std)
+        scaled[rows] = (values[rows] - mean.astype(np.float32)) * scale.astype(np.float32)
+    scaled[~mask] = 0
+    return scaled
 
 
 def _check_made_alike(source: Source, key: str, slot: str, call: str) -> None:
