@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import stpredict as stp
-from stpredict.models import get_model, list_models
+from stpredict.models import Panel, get_model, list_models
 from stpredict.training import ArraySet, TrainingFacts, fit_arrays, predict_arrays, train_config
 from stpredict.training._data import WholeSections
 from stpredict.training.targets import CountsTarget, target_from_dict
@@ -46,6 +46,7 @@ def counted(n: int = 24) -> ArraySet:
             "tokens": tokens.astype(np.float32),
             "token_size": np.ones((n, 8), dtype=np.float32),
         },
+        genes=Panel(GENES, {"gene_table": rng.normal(size=(4, 3)).astype(np.float32)}),
         target=np.column_stack([counts, np.repeat(depth[:, None], 4, axis=1)]).astype(np.float32),
         kind=kind,
         whole=WholeSections(section, np.arange(n), {"section_features": features, "section_cell": cell}),
