@@ -16,6 +16,7 @@ MODELS = {
     "mean": {"model": "mean"},
     "ridge": {"model": "ridge"},
     "mlp": {"model": "mlp", "training": {"max_epochs": 6}},
+    "dkan": {"model": "dkan", "training": {"max_epochs": 4}, "hyperparameters": "small"},
     "color": {"model": "color", "training": {"max_epochs": 12}, "hyperparameters": {"patch_px": PX, "patch_um": PX}},
     "stnet": {
         "model": "stnet",
@@ -68,6 +69,7 @@ def stained_cohort(seed: int = 0) -> ad.AnnData:
     adata.uns["stpredict"] = {slot: {"encoder": "field"} for slot in slots}
     with_squares(adata)
     stp.pp.grid(adata)
+    stp.pp.gene_table(adata, "random", n_components=8)
     return adata
 
 
@@ -119,6 +121,7 @@ def stained() -> ad.AnnData:
         (["ridge"], "spatial_hvg", 6),
         (["stnet"], "mean", 4),
         (["triplex", "bg_triplex"], "mean", 6),
+        (["dkan"], "mean", 4),
     ],
 )
 def test_permuted_labels_score_nothing(stained: ad.AnnData, models: list[str], method: str, n: int) -> None:
@@ -142,7 +145,7 @@ def test_permuted_labels_score_nothing(stained: ad.AnnData, models: list[str], m
 
 def test_the_same_models_learn_from_true_labels(stained: ad.AnnData) -> None:
     """Otherwise a score of nothing would say nothing."""
-    models = {name: MODELS[name] for name in ("ridge", "mlp", "color", "triplex", "bg_triplex")}
+    models = {name: MODELS[name] for name in ("ridge", "mlp", "color", "triplex", "bg_triplex", "dkan")}
     table = score(stained.copy(), models, {"method": "mean", "n_genes": 12})
     assert (table["low"] > 0.15).all()
     assert table.loc["ridge", "pearson"] > 0.5

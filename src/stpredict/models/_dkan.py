@@ -266,13 +266,14 @@ class DKAN(Triplex):
         supervised = parts.pop("total")
         if not self.config.contrast:
             return {"total": supervised, **parts}
-        contrast = self.contrast(prediction.extras["answers"], prediction.extras["rows"], batch)
+        pairs = self.aligned(prediction.extras["answers"], prediction.extras["rows"], batch)
+        contrast = contrast_loss(*pairs, self.config.temperature)
         weight = adaptive_weights(supervised, contrast, self.config.contrast)
         total = weight[0] * supervised + weight[1] * contrast
         return {"total": total, "supervised": supervised, "contrast": contrast, **parts}
 
-    def contrast(self, answers: Tensor, rows: Tensor, batch: Batch) -> Tensor:
-        """How well the answers of the picture (n, g, dim) are told apart by those of the expression, in some pairs."""
+    def aligned(self, answers: Tensor, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the picture (n, g, dim) and the expression answer in some pairs of a spot and a gene, (m, dim) each."""
         expression = batch.outputs()
         if expression is None:
             raise ValueError(
@@ -284,7 +285,7 @@ class DKAN(Triplex):
         tokens = self.exp_encoder((expression - self.target_mean) / self.target_std)
         # There is one key, so that genes of a spot do not meet: only those that are drawn are computed.
         expressed = self.exp_fusion_encoder(rows[0, gene].unsqueeze(1), tokens[spot].unsqueeze(1)).squeeze(1)
-        return contrast_loss(answers[spot, gene], expressed, self.config.temperature)
+        return answers[spot, gene], expressed
 
     def _with_one(self, table: Tensor) -> Tensor:
         return F.pad(self.of_genes(table), (0, 1), value=1.0)
