@@ -16,7 +16,6 @@ MODELS = {
     "mean": {"model": "mean"},
     "ridge": {"model": "ridge"},
     "mlp": {"model": "mlp", "training": {"max_epochs": 6}},
-    "dkan": {"model": "dkan", "training": {"max_epochs": 4}, "hyperparameters": "small"},
     "color": {"model": "color", "training": {"max_epochs": 12}, "hyperparameters": {"patch_px": PX, "patch_um": PX}},
     "stnet": {
         "model": "stnet",
@@ -29,7 +28,7 @@ MODELS = {
             "training": {"max_epochs": 3, "patience": 0, "learning_rate": 3e-3},
             "hyperparameters": "small",
         }
-        for name in ("triplex", "bg_triplex")
+        for name in ("triplex", "bg_triplex", "dkan")
     },
 }
 
