@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from stpredict.core._validate import check_choice, check_positive
 from stpredict.models._triplex import Three, Triplex, TriplexConfig
 from stpredict.models.base._batch import Batch, Prediction, Summary
-from stpredict.models.base._predictor import Stage
+from stpredict.models.base._predictor import Predictor, Stage
 from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._retrieval import in_chunks
@@ -161,7 +161,9 @@ class DKAN(Triplex):
         "gene_heads": (2, 2, 2), "gene_mlp": (1, 1, 1), "gene_dropout": (0.0, 0.0, 0.0), "expression_dropout": 0.0,
         "n_pairs": 128,
     }  # fmt: skip
-    own_tensors = (*Triplex.own_tensors, "exp_encoder.projection.", "table", "level")
+    own_tensors = (
+        *Predictor.own_tensors, "fc_target.", "fc_neighbor.", "fc_global.", "exp_encoder.projection.", "table", "level",
+    )  # fmt: skip
 
     config: DKANConfig
     table: Tensor
