@@ -31,6 +31,9 @@ def everything() -> ArraySet:
         "token_size": rng.integers(0, 3, (N, 5)).astype(np.float32),
         "neighbors": rng.normal(size=(N, 3, 4)).astype(np.float32),
         "neighbor_mask": rng.uniform(size=(N, 3)) < 0.5,
+        "edges": rng.normal(size=(N, 3, 4)).astype(np.float32),
+        "nuclei": rng.normal(size=(N, 3, 4)).astype(np.float32),
+        "boundary_mask": rng.uniform(size=(N, 3)) < 0.5,
         "counts": rng.poisson(2, (N, GENES)).astype(np.float32),
         "size_factor": rng.uniform(0.5, 2, N).astype(np.float32),
     }

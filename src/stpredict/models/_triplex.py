@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -178,7 +178,7 @@ class Triplex(Predictor):
     and stand in `extras["branches"]`. A batch holds spots of one section, which is encoded once for all of them.
     """
 
-    published = Published("fc.weight", _read, _PER_10_000_OF_THE_PANEL)
+    published: ClassVar[Published | None] = Published("fc.weight", _read, _PER_10_000_OF_THE_PANEL)
 
     draws = "section_rows"
     needs = frozenset({"features", "neighbors", "neighbor_mask", "section_features", "section_cell"})
@@ -202,7 +202,7 @@ class Triplex(Predictor):
         else:
             width = shape.width("features")
             self.of_target = Standardize(width)
-        self.target_linear = nn.Linear(width, dim)
+        self.target_linear: nn.Module = nn.Linear(width, dim)
         self.of_neighbors = Standardize(shape.width("neighbors"), of="neighbors")
         self.of_section = Standardize(shape.width("section_features"), of="section_features")
         self.neighbor_linear = projection(shape.width("neighbors"), dim)

@@ -17,6 +17,7 @@ from stpredict.slots._reach import MARGIN, section_um
 from stpredict.targets import Expression
 from stpredict.tl.learn.inputs._collect import fields_um
 from stpredict.tl.learn.inputs._features import standardized_by
+from stpredict.tl.learn.inputs._neighbors import SQUARES, in_units_of_sections
 from stpredict.tl.learn.targets._expression import panel_strangers
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ def _standardized(arrays: ArraySet, task: Task, sample: np.ndarray, by: np.ndarr
     inputs, whole = dict(arrays.inputs), arrays.whole
     if "features" in inputs:
         inputs["features"] = standardized_by(inputs["features"], sample, by)
+    for name in SQUARES.keys() & inputs.keys():
+        inputs[name] = in_units_of_sections(inputs[name], inputs[SQUARES[name]], sample, by)
     if whole is not None and "section_features" in whole.inputs:
         place = {int(code): str(name) for code, name in zip(arrays.section, sample, strict=True)}
         names = np.array([place[int(code)] for code in whole.code])
