@@ -152,7 +152,7 @@ def test_nuclei_are_read_by_guidance_alone_and_from_the_right_spots() -> None:
     shuffled.inputs["nuclei"] = test["nuclei"][np.random.default_rng(0).permutation(len(test))]
     found = {}
     for name in ("bg_triplex", "triplex"):
-        config = train_config(name).updated({"max_epochs": 20, "patience": 0, "learning_rate": 3e-3})
+        config = train_config(name).updated({"max_epochs": 15, "patience": 0, "learning_rate": 3e-3})
         built = fit_arrays(name, train, hyperparameters="small", config=config).network.eval()
         for what, data in (("", test), (" shuffled", shuffled)):
             found[name + what] = correlation(outputs(built, whole_batch(built, data))["fusion"], test.target)
