@@ -40,6 +40,10 @@ class StemConfig:
     scale
         `"gene"`: targets in units of each gene's training mean and standard deviation, which the schedule of noise is
         made for. `"none"`: as they are, as published.
+    residual
+        Whether the network learns what departs from the noise in a standard normal value, its share of the variance. A new
+        network then draws each gene from its training mean and spread; otherwise, as published, it finds no noise, and samples
+        end hundreds of standard deviations away until most of the training is over.
     vlb_t0
         What the variance of the last step is learned from: `"gaussian"`, the likelihood of a normal density; `"none"`,
         nothing; `"image"`, as published, the likelihood of pixels, which means nothing for expression.
@@ -58,6 +62,7 @@ class StemConfig:
     spacing: str = "50"
     n_samples: int = 20
     scale: Literal["gene", "none"] = "gene"
+    residual: bool = True
     vlb_t0: VlbT0 = "gaussian"
     standardize: bool = True
     average: float = 0.9999
@@ -100,7 +105,14 @@ class Stem(Predictor):
     }
     small = {"hidden": 32, "depth": 2, "heads": 2, "n_steps": 200, "spacing": "20", "average": 0.99}
     paper = Preset(
-        {"scale": "none", "vlb_t0": "image", "standardize": False, "warm_average": False, "spacing": "1000"},
+        {
+            "scale": "none",
+            "residual": False,
+            "vlb_t0": "image",
+            "standardize": False,
+            "warm_average": False,
+            "spacing": "1000",
+        },
         {"max_epochs": 4000, "learning_rate": 1e-4, "patience": 0, "gradient_clip": 0.0},
     )
 
@@ -143,7 +155,7 @@ class Stem(Predictor):
     def losses(self, values: Tensor, features: Tensor, time: Tensor, drawn: Tensor) -> dict[str, Tensor]:
         """Parts of the loss, mean over observations, of scaled values (n, n_genes) at steps (n,) with noise (n, n_genes)."""
         noisy = self.diffusion.noisy(values, time, drawn)
-        noise, between = self.found(noisy, time, self.told(features)).float().unbind(dim=-1)
+        noise, between = self.found(noisy, time, self.told(features)).unbind(dim=-1)
         squares = (noise - drawn).square().mean()
         bound = self.diffusion.bound(values, noisy, time, noise.detach(), between, self.config.vlb_t0).mean()
         return {"total": squares + bound, "noise": squares, "bound": bound}
@@ -156,7 +168,11 @@ class Stem(Predictor):
     def found(self, noisy: Tensor, time: Tensor, told: Tensor) -> Tensor:
         """Noise and place of the variance between its bounds (n, n_genes, 2); by the average weights after training."""
         inputs = (noisy, time, told)
-        return self.net(*inputs) if self.training else self.average.call(self.net, *inputs)
+        found = (self.net(*inputs) if self.training else self.average.call(self.net, *inputs)).float()
+        if not self.config.residual:
+            return found
+        noise, between = found.unbind(dim=-1)
+        return torch.stack([noise + self.diffusion.noise[time][:, None] * noisy, between], dim=-1)
 
     def predict(self, batch: Batch, *, n_samples: int = 0, generator: Generator | None = None) -> Prediction:
         """Mean and standard deviation of samples, and the samples where a number of them is asked for."""
@@ -198,7 +214,7 @@ class Stem(Predictor):
         at_once = max(1, _HELD // (4 * self.config.hidden * self.n_outputs))
         parts = [
             diffusion.sample(
-                lambda values, time, told=some: self.found(values, time, told).float(),
+                lambda values, time, told=some: self.found(values, time, told),
                 lambda number, key=key: keyed_normal(mixed(key, number), self.n_outputs),
             )
             for some, key in zip(told.split(at_once), keys.split(at_once), strict=True)
