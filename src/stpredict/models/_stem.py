@@ -189,6 +189,7 @@ class Stem(Predictor):
         seed: int = 0,
         identity: Tensor | None = None,
         spacing: str | None = None,
+        first: int = 0,
     ) -> Tensor:
         """Samples (n, n_samples, n_genes) in the unit of the target, in memory that grows with nothing but these.
 
@@ -204,12 +205,14 @@ class Stem(Predictor):
             (n,) int64, what tells the observation from others; its number in `features` when `None`.
         spacing
             Steps, as in :class:`StemConfig`; those of the configuration when `None`.
+        first
+            Number of the first sample: `first=20` goes on where 20 samples have stopped.
         """
         identity = torch.arange(len(features), device=features.device) if identity is None else identity
         spacing = self.config.spacing if spacing is None else spacing
         diffusion = Diffusion(self.config.n_steps, spacing).to(features.device)
         keys = mixed(mixed(torch.full_like(identity, seed), 0) ^ mixed(identity, 1), 2)[:, None]
-        keys = mixed(keys, torch.arange(n_samples, device=keys.device)).flatten()
+        keys = mixed(keys, torch.arange(first, first + n_samples, device=keys.device)).flatten()
         told = self.told(features).repeat_interleave(n_samples, dim=0)
         at_once = max(1, _HELD // (4 * self.config.hidden * self.n_outputs))
         parts = [
