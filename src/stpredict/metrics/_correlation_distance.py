@@ -56,7 +56,7 @@ def correlation_distance(truth: Any, predicted: Any) -> np.ndarray:
     if known.sum() < 2:
         return result
     y, x = y[:, known], x[:, :, known].reshape(-1, known.sum())
-    found = np.empty(known.sum())
+    found = np.empty(len(y[0]))
     for genes in gene_blocks((len(found), len(found)), copies=2):
         apart = x[:, genes].T @ x / n_samples - y[:, genes].T @ y
         apart[np.arange(len(apart)), np.arange(genes.start, genes.start + len(apart))] = 0.0

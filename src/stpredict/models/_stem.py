@@ -15,7 +15,7 @@ from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._diffusion import Diffusion, VlbT0, kept_steps
-from stpredict.models.nn._gene_transformer import Average, GeneTransformer, xavier
+from stpredict.models.nn._gene_transformer import Average, GeneTransformer, small_normal, xavier
 from stpredict.models.nn._keyed_noise import keyed_normal, mixed
 from stpredict.models.nn._standardize import Standardize
 
@@ -122,8 +122,7 @@ class Stem(Predictor):
         self.standardize = Standardize(width)
         self.condition = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, config.hidden))
         xavier(self.condition)
-        for layer in (self.condition[0], self.condition[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+        small_normal(self.condition)
         self.net = GeneTransformer(shape.n_outputs, config.hidden, config.depth, config.heads)
         self.average = Average(self.net, config.average, warm=config.warm_average)
         self.average_condition = Average(self.condition, config.average, warm=config.warm_average)
@@ -216,11 +215,18 @@ class Stem(Predictor):
         told = self.told(features).repeat_interleave(n_samples, dim=0)
         at_once = max(1, _HELD // (4 * self.config.hidden * self.n_outputs))
         parts = [
-            diffusion.sample(
-                lambda values, time, told=some: self.found(values, time, told),
-                lambda number, key=key: keyed_normal(mixed(key, number), self.n_outputs),
-            )
-            for some, key in zip(told.split(at_once), keys.split(at_once), strict=True)
+            self._draw(diffusion, some, key) for some, key in zip(told.split(at_once), keys.split(at_once), strict=True)
         ]
         values = torch.cat(parts).unflatten(0, (len(features), n_samples))
         return self.target_mean + self.target_std * values
+
+    def _draw(self, diffusion: Diffusion, told: Tensor, keys: Tensor) -> Tensor:
+        """One sample (n, n_genes) of each condition (n, hidden), with the noise of its key (n,)."""
+
+        def network(values: Tensor, time: Tensor) -> Tensor:
+            return self.found(values, time, told)
+
+        def noise(number: int) -> Tensor:
+            return keyed_normal(mixed(keys, number), self.n_outputs)
+
+        return diffusion.sample(network, noise)

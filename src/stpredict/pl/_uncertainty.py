@@ -193,6 +193,8 @@ def _interval(adata: AnnData, key: str, names: Sequence[str]) -> _Interval:
         lower, upper = (prediction_frame(adata, slot, names).to_numpy(dtype=float) for slot in slots)
         level = (read_record(adata, Key.conformal(key)) or {}).get("level", np.nan)
         return _Interval(lower, upper, float(level), "calibrated interval")
+    import pandas as pd
+
     levels = np.atleast_1d(np.asarray((read_record(adata, key) or {}).get("quantiles", []), dtype=float))
     if Key.quantiles(key) not in adata.obsm or levels.size < 2:
         raise KeyError(
@@ -200,6 +202,6 @@ def _interval(adata: AnnData, key: str, names: Sequence[str]) -> _Interval:
             f"found {sorted(adata.obsm)}; call stp.tl.conformal, or stp.tl.predict with n_samples="
         )
     outer = [levels.min(), levels.max()]
-    columns = prediction_frame(adata, key).columns.get_indexer(list(names))
+    columns = prediction_frame(adata, key).columns.get_indexer(pd.Index(list(names)))
     lower, upper = quantiles_of(adata, key, outer)[:, :, columns].astype(float).transpose(1, 0, 2)
     return _Interval(lower, upper, float(outer[1] - outer[0]), "of the samples")
