@@ -94,6 +94,7 @@ class Stem(Predictor):
 
     only_expression = True
     samples = True
+    weighs_genes = False  # the loss of one gene reads the noisy values of all others
     monitors = ("loss",)
     own_tensors = (*HEAD, "net.gene", "average.gene")
     training_defaults = {
