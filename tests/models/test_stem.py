@@ -110,11 +110,11 @@ def test_permuting_genes_permutes_what_is_found() -> None:
 
 
 def test_a_new_network_draws_each_gene_from_its_training_mean_and_spread() -> None:
-    network = build("stem", 2, {"features": 3}, hyperparameters=TINY, seed=0).eval()
+    network = build("stem", 2, {"features": 3}, hyperparameters=TINY | {"depth": 1, "hidden": 4}, seed=0).eval()
     network.target_mean.copy_(torch.tensor([5.0, -1.0]))
     network.target_std.copy_(torch.tensor([2.0, 0.1]))
     with torch.inference_mode():
-        drawn = network.sample(torch.randn(4, 3), 2000, spacing="50").flatten(0, 1)
+        drawn = network.sample(torch.randn(4, 3), 1000, spacing="50").flatten(0, 1)
     torch.testing.assert_close(drawn.mean(dim=0), network.target_mean, rtol=0.05, atol=0.01)
     torch.testing.assert_close(drawn.std(dim=0), network.target_std, rtol=0.1, atol=0)
 
@@ -382,7 +382,8 @@ def test_means_and_variances_are_those_of_the_distribution(learned: Any, record_
     assert abs(upper.mean() - 0.5) < 0.1
     for side, sign in ((upper, 1), (~upper, -1)):
         assert abs(sign * away[side].mean() / GAP - 1) < 0.1
-        assert abs(away[side].std() / STD[1] - 1) < 0.3
+        between = np.subtract(*np.quantile(away[side], [0.75, 0.25])) / np.subtract(*stats.norm.ppf([0.75, 0.25]))
+        assert abs(between / STD[1] - 1) < 0.2
     assert (np.abs(away) < 0.5).mean() < 0.08  # a normal gene of this mean and variance has 25 % there
 
 

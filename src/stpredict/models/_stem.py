@@ -174,6 +174,10 @@ class Stem(Predictor):
         noise, between = found.unbind(dim=-1)
         return torch.stack([noise + self.diffusion.noise[time][:, None] * noisy, between], dim=-1)
 
+    def forward(self, batch: Batch) -> Prediction:
+        """Predict a batch by samples of the seed 0."""
+        return self.predict(batch)
+
     def predict(self, batch: Batch, *, n_samples: int = 0, generator: Generator | None = None) -> Prediction:
         """Mean and standard deviation of samples, and the samples where a number of them is asked for."""
         seed = 0 if generator is None else generator.initial_seed()
@@ -211,7 +215,8 @@ class Stem(Predictor):
         identity = torch.arange(len(features), device=features.device) if identity is None else identity
         spacing = self.config.spacing if spacing is None else spacing
         diffusion = Diffusion(self.config.n_steps, spacing).to(features.device)
-        keys = mixed(mixed(torch.full_like(identity, seed), 0) ^ mixed(identity, 1), 2)[:, None]
+        whole = torch.full_like(identity, seed & (2**63 - 1))
+        keys = mixed(mixed(whole, 0) ^ mixed(identity, 1), 2)[:, None]
         keys = mixed(keys, torch.arange(first, first + n_samples, device=keys.device)).flatten()
         told = self.told(features).repeat_interleave(n_samples, dim=0)
         at_once = max(1, _HELD // (4 * self.config.hidden * self.n_outputs))

@@ -26,6 +26,7 @@ def fitted() -> Any:
         if not found:
             train = (adata.obs["patient"] != "p2").to_numpy()
             options: dict[str, Any] = {"hyperparameters": "small", "training": {"max_epochs": 30, "patience": 0}}
+            options["features"] = {"slot": "X_toy", "scaling": "global"}
             found.append(stp.tl.fit(adata, "stem", train, **options))
         return found[0]
 
