@@ -88,6 +88,7 @@ class Stem(Predictor):
     """
 
     only_expression = True
+    weighs_genes = False  # genes of a spot are told from each other
     samples = True
     monitors = ("loss",)
     own_tensors = (*HEAD, "net.gene", "average.gene")
