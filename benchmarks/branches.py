@@ -79,6 +79,7 @@ def scored(panel: list[str]) -> list[str]:
 def read(data: Path, encoder: str, models: set[str], *, quick: bool = False) -> tuple[AnnData, list[str]]:
     """Sections with what the networks read, and the panel of all genes."""
     adata = stp.io.read_her2st(data, sections=SECTIONS[:2] if quick else SECTIONS)
+    stp.pp.grid(adata)
     if quick:
         adata = adata[::4].copy()
     panel = (data.parent / "published" / "her2st_785_genes.txt").read_text().split()
@@ -90,7 +91,6 @@ def read(data: Path, encoder: str, models: set[str], *, quick: bool = False) -> 
         stp.pp.nuclei(adata)
         stp.pp.boundary_features(adata, encoder, weights=weights)
     if "dkan" in models:
-        adata = adata[:, panel].copy()
         stp.pp.gene_table(adata, data.parent / "genesets" / GENE_SETS, n_components=64, missing="nan")
         known = np.isfinite(adata.varm["gene_table"]).all(axis=1)
         if not known.all():  # genes that are in no set: a row of zeros says just that
