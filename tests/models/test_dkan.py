@@ -311,7 +311,7 @@ def test_the_contrast_learns_which_gene_of_which_spot(trained: Any, record_prope
     with torch.no_grad():
         batch = test.batch(np.arange(16), built.needs)
         extras = built(batch).extras
-        image, expression = built.aligned(extras["answers"], extras["rows"], batch)
+        image, expression, _ = built.aligned(extras["answers"], extras["rows"], batch)
     n = 16 * SEEN
     assert len(image) == n
     assert module.contrast_loss(image, expression, built.config.temperature) < math.log(n) - 1

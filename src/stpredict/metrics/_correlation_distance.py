@@ -55,10 +55,10 @@ def correlation_distance(truth: Any, predicted: Any) -> np.ndarray:
     known = np.isfinite(y).all(axis=0) & np.isfinite(x).all(axis=(0, 1))
     if known.sum() < 2:
         return result
-    y, x = y[:, known], x[:, :, known].reshape(-1, known.sum())
-    found = np.empty(len(y[0]))
+    y, drawn = y[:, known], x[:, :, known].reshape(-1, int(known.sum()))
+    found = np.empty(drawn.shape[1])
     for genes in gene_blocks((len(found), len(found)), copies=2):
-        apart = x[:, genes].T @ x / n_samples - y[:, genes].T @ y
+        apart = drawn[:, genes].T @ drawn / n_samples - y[:, genes].T @ y
         apart[np.arange(len(apart)), np.arange(genes.start, genes.start + len(apart))] = 0.0
         found[genes] = np.sqrt(np.square(apart).sum(axis=1) / (len(found) - 1))
     result[known] = found

@@ -21,6 +21,7 @@ from stpredict.models.base._shape import Panel, Shape
 from stpredict.models.nn._attention import CrossEncoder
 from stpredict.models.nn._branches import projection
 from stpredict.models.nn._standardize import Standardize
+from stpredict.models.nn._weighted import weighted_mean
 
 _PAIRS = 2**14  # of spots and genes that go through the layers at once
 _LEAST = 1e-8  # of a loss that weights are made of
@@ -268,14 +269,17 @@ class DKAN(Triplex):
         supervised = parts.pop("total")
         if not self.config.contrast:
             return {"total": supervised, **parts}
-        pairs = self.aligned(prediction.extras["answers"], prediction.extras["rows"], batch)
-        contrast = contrast_loss(*pairs, self.config.temperature)
+        image, expression, pair_weight = self.aligned(prediction.extras["answers"], prediction.extras["rows"], batch)
+        contrast = contrast_loss(image, expression, self.config.temperature, pair_weight)
         weight = adaptive_weights(supervised, contrast, self.config.contrast)
         total = weight[0] * supervised + weight[1] * contrast
         return {"total": total, "supervised": supervised, "contrast": contrast, **parts}
 
-    def aligned(self, answers: Tensor, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the picture (n, g, dim) and the expression answer in some pairs of a spot and a gene, (m, dim) each."""
+    def aligned(self, answers: Tensor, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the picture (n, g, dim) and the expression answer in some pairs of a spot and a gene, (m, dim) each.
+
+        The third is the weight (m,) of each pair, that of its gene, where genes have one.
+        """
         expression = batch.outputs()
         if expression is None:
             raise ValueError(
@@ -287,7 +291,7 @@ class DKAN(Triplex):
         tokens = self.exp_encoder((expression - self.target_mean) / self.target_std)
         # There is one key, so that genes of a spot do not meet: only those that are drawn are computed.
         expressed = self.exp_fusion_encoder(rows[0, gene].unsqueeze(1), tokens[spot].unsqueeze(1)).squeeze(1)
-        return answers[spot, gene], expressed
+        return answers[spot, gene], expressed, None if batch.weight is None else batch.weight[gene]
 
     def _with_one(self, table: Tensor) -> Tensor:
         return F.pad(self.of_genes(table), (0, 1), value=1.0)
@@ -296,10 +300,13 @@ class DKAN(Triplex):
         return mean.clamp_min(0) if self.config.clamp else mean
 
 
-def contrast_loss(image: Tensor, expression: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of each row of one (m, d) finding its own among the rows of the other, by cosine."""
+def contrast_loss(image: Tensor, expression: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy of each row of one (m, d) finding its own among the rows of the other, by cosine; weighted (m,)."""
     logits = F.normalize(image, dim=1) @ F.normalize(expression, dim=1).T / temperature
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    own = torch.arange(len(logits), device=logits.device)
+    if weight is None:
+        return F.cross_entropy(logits, own)
+    return weighted_mean(F.cross_entropy(logits, own, reduction="none")[None], weight)
 
 
 def adaptive_weights(supervised: Tensor, contrast: Tensor, factor: float) -> Tensor:

@@ -32,6 +32,7 @@ from stpredict.models.nn._branches import (
 from stpredict.models.nn._heads import RegressionHead
 from stpredict.models.nn._resnet import ResNet18Trunk
 from stpredict.models.nn._standardize import Standardize
+from stpredict.models.nn._weighted import weighted_mean
 
 _CHUNK = 64  # patches that go through the convolutions at once, where no gradient is taken
 Three = tuple[int, int, int]
@@ -279,7 +280,7 @@ class Triplex(Predictor):
         teacher = prediction.mean.detach() if self.config.detach_teacher else prediction.mean
         for name, mean in prediction.extras["branches"].items():
             parts[name] = super().loss(Prediction(mean), batch)["total"]
-            distance = ((mean - teacher) / self.target_std).square().mean()
+            distance = weighted_mean(((mean - teacher) / self.target_std).square(), batch.weight)
             total = total + (1 - alpha) * parts[name] + alpha * distance
         return {"total": total, **parts}
 

@@ -204,6 +204,28 @@ def with_primary(data: ArraySet, config: TrainConfig) -> ArraySet:
     Returns
     -------
     The same rows with their outputs in another order, and `n_primary`.
+
+    Raises
+    ------
+    KeyError
+        When a primary gene is not in the panel.
+    TypeError
+        When the target is none of genes.
+    ValueError
+        When there is no target whose kind is known, or no gene is left to be auxiliary.
+
+    Examples
+    --------
+    >>> import numpy as np, stpredict as stp
+    >>> rng = np.random.default_rng(0)
+    >>> section, features = np.arange(40) // 10, rng.normal(size=(40, 3)).astype(np.float32)
+    >>> kind = stp.training.targets.ExpressionTarget(("A", "B", "C", "D"), {"method": "scanpy"})
+    >>> target = (features @ rng.normal(size=(3, 4))).astype(np.float32)
+    >>> data = stp.training.ArraySet(section, section, {"features": features}, target, kind)
+    >>> config = stp.training.train_config("mlp", {"auxiliary": "all", "primary": ["C"], "max_epochs": 2})
+    >>> fit = stp.training.fit_arrays("mlp", stp.training.with_primary(data, config), config=config)
+    >>> fit.network.n_outputs, stp.training.predict_arrays(fit.network, data).mean.shape
+    (4, (40, 1))
     """
     if data.kind is None or data.target is None:
         raise ValueError("expected rows with a target of genes whose kind is known; found none; pass `kind`")
