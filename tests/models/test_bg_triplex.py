@@ -74,7 +74,7 @@ def correlation(predicted: Any, wanted: np.ndarray) -> float:
 
 def test_parts_have_the_published_sizes() -> None:
     with torch.device("meta"):
-        built = stp.models.build("bg_triplex", 250, dict.fromkeys(SLOTS, 512), hyperparameters="shipped")
+        built = stp.models.build("bg_triplex", hyperparameters="shipped")
     found = {name: sum(p.numel() for p in part.parameters()) for name, part in built.named_children()}
     parts = {
         "target_encoder": 11_176_512, "neighbor_encoder": 12_604_816, "global_encoder": 15_760_384,

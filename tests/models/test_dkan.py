@@ -20,7 +20,6 @@ from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_confi
 from stpredict.training._data import WholeSections
 
 COUNTS = {"her2st": 265_916_345, "cscc": 228_150_377, "stnet": 278_513_993}
-WIDE = dict.fromkeys(("neighbors", "section_features", "gene_table"), 1024)
 D, SEEN, UNSEEN, SIDE = 8, 48, 384, 8
 TINY = {
     "dim": 8, "heads": (2, 2, 2), "gene_heads": (2, 2, 2), "depth": (1, 1, 1), "dropout": (0.3, 0.3, 0.3), "n_pairs": 16,
@@ -78,14 +77,14 @@ def correlations(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("preset", COUNTS)
 def test_published_configurations_have_the_published_sizes(preset: str) -> None:
     with torch.device("meta"):
-        built = stp.models.build("dkan", 250, WIDE, hyperparameters=preset)
+        built = stp.models.build("dkan", hyperparameters=preset)
     assert sum(p.numel() for p in built.parameters()) == COUNTS[preset]
     assert built.config.keys == "single"
 
 
 def test_parts_of_a_published_configuration() -> None:
     with torch.device("meta"):
-        built = stp.models.build("dkan", 250, WIDE, hyperparameters="her2st")
+        built = stp.models.build("dkan", hyperparameters="her2st")
     parts = {
         "target_encoder": 11_176_512, "target_linear": 525_312, "neighbor_encoder": 50_375_056,
         "global_encoder": 62_978_048, "fusion_encoder": 12_595_200, "head": 256_250, "fc_target": 256_250,
@@ -352,3 +351,8 @@ def test_the_whole_way(toy: ad.AnnData) -> None:
 def test_configurations_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         network(sections_set(1), **options)
+
+
+def test_a_network_without_a_number_of_genes_names_the_presets_that_have_one() -> None:
+    with pytest.raises(ValueError, match="expected n_outputs.*found none; of the presets of 'dkan' .*her2st"):
+        stp.models.build("dkan", hyperparameters="small")

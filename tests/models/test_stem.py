@@ -45,7 +45,7 @@ def batch_of(features: torch.Tensor, **changes: Any) -> Batch:
 
 def test_the_published_network_has_its_parameters() -> None:
     with torch.device("meta"):
-        network = build("stem", 200, {"features": 1536}, hyperparameters="paper")
+        network = build("stem", hyperparameters="paper")
     parts = {
         "blocks": network.net.blocks, "block": network.net.blocks[0], "condition": network.condition, "time": network.net.time,
     }  # fmt: skip

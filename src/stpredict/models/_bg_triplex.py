@@ -103,6 +103,8 @@ class BGTriplex(Triplex):
                 "optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "schedule": "step", "patience": 20,
                 "batch_size": 1, "gradient_clip": 0.0,
             },
+            250,
+            dict.fromkeys(("neighbors", "section_features", "edges", "nuclei"), 512),
         )
     }  # fmt: skip
     published = None

@@ -130,6 +130,7 @@ _AS_PUBLISHED: dict[str, Any] = {
     "target": "patches", "dim": 1024, "keys": "single", "gene_dropout": (0.3, 0.3, 0.3), "detach_teacher": False, "contrast": 3.0,
     "standardize": False, "stain_jitter": 0.0,
 }  # fmt: skip
+_WIDTHS = dict.fromkeys(("neighbors", "section_features", "gene_table"), 1024)
 _TRAINED: dict[str, Any] = {
     "optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "schedule": "step", "max_epochs": 200,
     "batch_size": 128, "patience": 20, "monitor": "correlation", "gradient_clip": 0.0,
@@ -156,7 +157,8 @@ class DKAN(Triplex):
     per_prediction = 256
     training_defaults = {"learning_rate": 3e-4, "max_epochs": 100, "batch_size": 64}
     presets = {
-        name: Preset(_AS_PUBLISHED | dict(zip(_NAMES, sizes, strict=True)), _TRAINED) for name, sizes in _SIZES.items()
+        name: Preset(_AS_PUBLISHED | dict(zip(_NAMES, sizes, strict=True)), _TRAINED, 250, _WIDTHS)
+        for name, sizes in _SIZES.items()
     }
     small = Triplex.small | {
         "gene_heads": (2, 2, 2), "gene_mlp": (1, 1, 1), "gene_dropout": (0.0, 0.0, 0.0), "expression_dropout": 0.0,

@@ -116,6 +116,8 @@ class Stem(Predictor):
             "spacing": "1000",
         },
         {"max_epochs": 4000, "learning_rate": 1e-4, "patience": 0, "gradient_clip": 0.0},
+        n_outputs=200,
+        widths={"features": 1536},
     )
 
     def __init__(self, config: StemConfig, shape: Shape) -> None:

@@ -112,7 +112,8 @@ _SIZES = ("dim", "depth", "heads", "mlp", "dropout")
 
 
 def _sized(*sizes: Any) -> Preset:
-    return Preset(_AS_PUBLISHED | dict(zip(_SIZES, sizes, strict=True)), _TRAINED)
+    options = _AS_PUBLISHED | dict(zip(_SIZES, sizes, strict=True))
+    return Preset(options, _TRAINED, 250, dict.fromkeys(("neighbors", "section_features"), options["dim"]))
 
 
 PUBLISHED_SIZES: Mapping[str, Preset] = {

@@ -205,7 +205,7 @@ def list_models(pattern: str = "*") -> pd.DataFrame:
 
 def build(
     name: str,
-    n_outputs: int,
+    n_outputs: int | None = None,
     widths: Mapping[str, int] | None = None,
     *,
     genes: Panel | None = None,
@@ -219,9 +219,10 @@ def build(
     name
         Registered name.
     n_outputs
-        Number of genes, classes or risks.
+        Number of genes, classes or risks; that of the preset, where it is a published network, when `None`.
     widths
-        Length of the last axis of each input that has a width, for example `{"features": 1536}`.
+        Length of the last axis of each input that has a width, for example `{"features": 1536}`; those of the preset when
+        `None`.
     genes
         Genes and their tables, for networks that read tables of genes.
     hyperparameters
@@ -240,7 +241,7 @@ def build(
     TypeError
         For an unknown hyperparameter.
     ValueError
-        When a width is missing, or there is no such preset.
+        When the number of outputs or a width is missing, or there is no such preset.
 
     Examples
     --------
@@ -252,7 +253,16 @@ def build(
     import torch
 
     info = get_model(name)
-    config, shape = info.configure(hyperparameters), Shape(n_outputs, dict(widths or {}), genes or Panel())
+    preset = info.preset(hyperparameters)
+    n_outputs = preset.n_outputs if n_outputs is None else n_outputs
+    if n_outputs is None:
+        known = ", ".join(each for each, one in info.presets.items() if one.n_outputs is not None)
+        raise ValueError(
+            "expected n_outputs, the number of genes, classes or risks; found none"
+            + (f"; of the presets of {name!r} these say it: {known}" if known else "")
+        )
+    widths = preset.widths if widths is None else widths
+    config, shape = info.configure(hyperparameters), Shape(n_outputs, dict(widths), genes or Panel())
     if seed is None:
         return info.cls(config, shape)
     with torch.random.fork_rng(devices=[]):
