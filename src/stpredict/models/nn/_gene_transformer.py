@@ -41,8 +41,8 @@ class GeneTransformer(nn.Module):
         self.modulation = nn.Linear(hidden, 2 * hidden)
         self.head = nn.Linear(hidden, n_outputs)
         xavier(self)
-        small_normal(self.time)
         nn.init.kaiming_uniform_(self.gene, a=math.sqrt(5))
+        small_normal(self.time)
         for silent in (self.modulation, self.head, *(block.modulation for block in blocks)):
             nn.init.zeros_(silent.weight)
 
