@@ -4,6 +4,7 @@ from stpredict.tl.biology._cnv import cnv
 from stpredict.tl.biology._domains import domains
 from stpredict.tl.explain._attribution import attribution
 from stpredict.tl.explain._predictability import predictability
+from stpredict.tl.judge._batch_mixing import batch_mixing
 from stpredict.tl.judge._cluster_agreement import cluster_agreement
 from stpredict.tl.judge._compare_to_st import compare_to_st
 from stpredict.tl.judge._conformal import conformal
@@ -14,6 +15,7 @@ from stpredict.tl.judge._evaluate import evaluate
 from stpredict.tl.judge._noise_ceiling import noise_ceiling
 from stpredict.tl.judge._pseudobulk import pseudobulk
 from stpredict.tl.judge._pseudobulk_agreement import pseudobulk_agreement
+from stpredict.tl.judge._recall_at_k import recall_at_k
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._summarize import summarize
 from stpredict.tl.judge._survival import survival
@@ -30,6 +32,7 @@ from stpredict.tl.outcomes._result import OutcomeResult
 __all__ = [
     "OutcomeResult",
     "attribution",
+    "batch_mixing",
     "cluster_agreement",
     "cnv",
     "compare_to_st",
@@ -49,6 +52,7 @@ __all__ = [
     "predictability",
     "pseudobulk",
     "pseudobulk_agreement",
+    "recall_at_k",
     "retrieval_bank",
     "segmentation",
     "summarize",
