@@ -37,6 +37,7 @@ def everything() -> ArraySet:
     whole = {
         "section_features": rng.normal(size=(M, 4)).astype(np.float32),
         "section_positions": rng.normal(size=(M, 2)).astype(np.float32),
+        "section_cell": np.stack(np.divmod(np.arange(M), 3), axis=1),
     }
     return ArraySet(
         section=np.arange(N) // 2,

@@ -55,6 +55,21 @@ def test_without_shuffling_and_by_section() -> None:
         assert len(batch) == 5
 
 
+def test_shuffled_rows_of_one_section_at_a_time() -> None:
+    data = make(spots=7)
+    loader = Loader(data, "section_rows", batch_size=3, shuffle=True, seed=1)
+    found = [(batch.section.tolist(), batch["features"][:, 0].int().tolist()) for batch in loader]
+    assert len(loader) == len(found) == 6 * 3
+    assert sorted(sum((rows for _, rows in found), [])) == list(range(42))
+    assert all(len(set(section)) == 1 and len(rows) in (2, 3) for section, rows in found)
+    order = [section[0] for section, _ in found]
+    assert order != sorted(order)
+    assert [rows for _, rows in found] != epochs(loader, 1)[0]
+    assert any(rows != sorted(rows) for _, rows in found)
+    still = Loader(data, "section_rows", batch_size=3)
+    assert sum(epochs(still, 1)[0], []) == list(range(42))
+
+
 def test_batches_hold_what_is_needed() -> None:
     data = make()
     batch = data.batch(np.array([4, 2]), frozenset({"patches"}))

@@ -15,6 +15,7 @@ from stpredict.models import INPUTS, Batch, Panel, Predictor, Sections, Summary
 from stpredict.training.targets import Target
 from stpredict.training.targets._expression import moments, scales
 
+Draws = Literal["rows", "sections", "section_rows"]
 #: Inputs that every batch holds where they are known: places do not depend on the network.
 _ALWAYS = frozenset({"positions"})
 
@@ -234,7 +235,8 @@ class Loader:
     data
         The rows.
     draws
-        `"rows"`: shuffled rows; `"sections"`: whole sections.
+        `"rows"`: shuffled rows; `"sections"`: whole sections; `"section_rows"`: shuffled rows, each batch of one
+        section.
     batch_size
         Rows, or sections, per batch.
     needs
@@ -248,7 +250,7 @@ class Loader:
     def __init__(
         self,
         data: ArraySet,
-        draws: Literal["rows", "sections"] = "rows",
+        draws: Draws = "rows",
         *,
         batch_size: int = 256,
         needs: frozenset[str] | None = None,
@@ -263,6 +265,9 @@ class Loader:
         if not self.shuffle:
             return row_groups(self.data, self.draws, self.batch_size)
         rng = np.random.default_rng([self.seed, self.epoch])
+        if self.draws == "section_rows":
+            groups = row_groups(self.data, self.draws, self.batch_size, rng.permutation(len(self.data)))
+            return [groups[i] for i in rng.permutation(len(groups))]
         if self.draws == "rows":
             order = rng.permutation(len(self.data))
             return [order[rows] for rows in row_groups(self.data, self.draws, self.batch_size)]
@@ -275,6 +280,8 @@ class Loader:
             yield self.data.batch(index, self.needs)
 
     def __len__(self) -> int:
+        if self.draws == "section_rows":
+            return int((-(-np.unique(self.data.section, return_counts=True)[1] // self.batch_size)).sum())
         n = len(self.data) if self.draws == "rows" else len(np.unique(self.data.section))
         return -(-n // self.batch_size)
 
@@ -285,8 +292,19 @@ def loader_for(network: Predictor, data: ArraySet, batch_size: int, **options: A
     return Loader(data, network.draws, batch_size=size, needs=network.needs, **options)
 
 
-def row_groups(data: ArraySet, draws: Literal["rows", "sections"], batch_size: int) -> list[np.ndarray]:
-    """Rows of each batch, in order: `batch_size` of them, or those of `batch_size` sections."""
+def row_groups(data: ArraySet, draws: Draws, batch_size: int, order: np.ndarray | None = None) -> list[np.ndarray]:
+    """Rows of each batch, in order: `batch_size` of them, of one section or of any, or those of `batch_size` sections.
+
+    `order` (n,) is that of the rows within their sections, for batches of one section.
+    """
+    if draws == "section_rows":
+        order = np.arange(len(data)) if order is None else order
+        groups = []
+        for code in np.unique(data.section):
+            rows = order[data.section[order] == code]
+            # As many rows in each, so that no step sees a few only.
+            groups += np.array_split(rows, -(-len(rows) // batch_size))
+        return groups
     if draws == "rows":
         rows = np.arange(len(data))
         return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]

@@ -53,6 +53,7 @@ INPUTS: Mapping[str, Input] = MappingProxyType(
             Input("size_factor", "row", "(n,) float32, total counts over their median", measured=True),
             Input("section_features", "section", "(m, d) float32", width=True),
             Input("section_positions", "section", "(m, 2) float32, x and y in µm"),
+            Input("section_cell", "section", "(m, 2) int64, row and column in the grid of the section"),
             Input("gene_table", "gene", "(n_genes, d) float32", width=True),
         )
     }

@@ -59,8 +59,8 @@ class Predictor(nn.Module):
     """
 
     needs: frozenset[str] = frozenset({"features"})
-    #: What a step is made of: shuffled observations, or whole sections.
-    draws: ClassVar[Literal["rows", "sections"]] = "rows"
+    #: What a step is made of: shuffled observations, shuffled observations of one section, or whole sections.
+    draws: ClassVar[Literal["rows", "section_rows", "sections"]] = "rows"
     #: Whether a step may hold several sections, `batch_size` of them; otherwise it holds one.
     several_sections: ClassVar[bool] = True
     #: Observations, or sections, of a step without gradients.

@@ -169,7 +169,7 @@ def list_models(pattern: str = "*") -> pd.DataFrame:
 
     Returns
     -------
-    One row per network, indexed by name: `draws` (`"rows"` or `"sections"`), `needs` (its inputs with the default
+    One row per network, indexed by name: `draws` (`"rows"`, `"section_rows"` or `"sections"`), `needs` (its inputs with the default
     hyperparameters), `description`, `paper` (key in the bibliography), `presets` (`"paper"` among them where there is a
     published recipe), `weights` (whether published weights can be read, see
     :func:`stpredict.training.load_published`) and `license_of_reference`.
