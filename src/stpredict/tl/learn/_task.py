@@ -111,7 +111,8 @@ def make_task(
             f"expected a network that is trained in steps for this target; found {info.name!r}; take one of "
             "stp.models.list_models(), or, for numbers (scores, fractions, proteins), target=stp.targets.Values(…)"
         )
-    if info.cls.only_expression and not reader.of_genes:
+    compared = reader.of_genes or (info.cls.compares_values and reader.quantities)
+    if info.cls.only_expression and not compared:
         raise ValueError(
             f"expected genes as the target of {info.name!r}, which compares the expression of spots with their pictures; found "
             f"{reader.kind.replace('_', '-')}; take another of stp.models.list_models()"
