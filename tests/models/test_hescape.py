@@ -50,7 +50,9 @@ def test_generic_encoder_has_the_published_keys_and_size() -> None:
 
 def test_keys_of_the_pair_are_the_published_ones() -> None:
     with torch.device("meta"):
-        net = HESCAPE(HESCAPEConfig(objective="siglip", image_head="mlp", gene_head="mlp"), Shape(280, {"features": 1024}))
+        net = HESCAPE(
+            HESCAPEConfig(objective="siglip", image_head="mlp", gene_head="mlp"), Shape(280, {"features": 1024})
+        )
     trained = {name for name, _ in net.named_parameters()}
     starts = ("image_encoder.head.", "gexp_encoder.trunk.", "gexp_encoder.head.")
     assert {name for name in trained if not name.startswith(starts)} == {"logit_scale", "logit_bias"}

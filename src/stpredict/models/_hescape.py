@@ -187,7 +187,11 @@ class Side(nn.Module):
             self.head = nn.Linear(n, width)
         else:
             self.head = nn.Sequential(
-                nn.Linear(n, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width), nn.LayerNorm(width)
+                nn.Linear(n, 2 * width),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(2 * width, width),
+                nn.LayerNorm(width),
             )
 
     def forward(self, values: Tensor) -> Tensor:
@@ -211,7 +215,7 @@ class HESCAPE(RetrievalPredictor):
     """
 
     compares_values = True
-    unit_length = True  # type: ignore[assignment]
+    unit_length = True
     own_tensors = (*HEAD, "bank.", "key_length", "gexp_encoder.")
     training_defaults = {
         "optimizer": "adamw",

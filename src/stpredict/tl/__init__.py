@@ -20,9 +20,12 @@ from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._summarize import summarize
 from stpredict.tl.judge._survival import survival
 from stpredict.tl.judge._well_predicted import well_predicted
+from stpredict.tl.learn._align import align
 from stpredict.tl.learn._cross_validate import cross_validate
+from stpredict.tl.learn._embed import embed
 from stpredict.tl.learn._fit import fit
 from stpredict.tl.learn._fit_folds import fit_folds
+from stpredict.tl.learn._linear_probe import linear_probe
 from stpredict.tl.learn._predict import predict
 from stpredict.tl.learn._retrieval_bank import retrieval_bank
 from stpredict.tl.outcomes._fit_outcome import fit_outcome
@@ -31,6 +34,7 @@ from stpredict.tl.outcomes._result import OutcomeResult
 
 __all__ = [
     "OutcomeResult",
+    "align",
     "attribution",
     "batch_mixing",
     "cluster_agreement",
@@ -41,11 +45,13 @@ __all__ = [
     "de_overlap",
     "domain_agreement",
     "domains",
+    "embed",
     "emd",
     "evaluate",
     "fit",
     "fit_folds",
     "fit_outcome",
+    "linear_probe",
     "noise_ceiling",
     "predict",
     "predict_outcome",

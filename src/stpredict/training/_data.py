@@ -296,8 +296,7 @@ def loader_for(network: Predictor, data: ArraySet, batch_size: int, **options: A
 
 
 def row_groups(data: ArraySet, draws: Draws, batch_size: int, order: np.ndarray | None = None) -> list[np.ndarray]:
-    """Rows of each batch, in order: `batch_size` of them, of one section, of one patient or of any, or those of `batch_size`
-    sections.
+    """Rows of each batch, in order: `batch_size` of them, of any or of one section or patient, or whole sections.
 
     `order` (n,) is that of the rows within their sections or patients, for batches of one.
     """

@@ -11,6 +11,7 @@ import numpy as np
 
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._marks import UNKNOWN
+from stpredict.slots._provenance import read_record
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
 from stpredict.tl.learn.inputs._origin import unrecorded
 from stpredict.tl.learn.inputs._reader import Scaling, Source
@@ -51,7 +52,7 @@ class Task:
     init
         Model to start from.
     feature_patients
-        `"unknown"` where nobody wrote down how the features were made.
+        Patients whose expression had a part in the features; `"unknown"` where nobody wrote down how they were made.
     """
 
     info: ModelInfo
@@ -185,7 +186,9 @@ def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequenc
 
 
 def _origin(adata: AnnData, slots: Sequence[str]) -> list[str]:
-    return [UNKNOWN] if unrecorded(adata, slots) else []
+    """Patients whose expression had a part in features, as where these were aligned with it."""
+    seen = {str(name) for slot in slots for name in (read_record(adata, slot) or {}).get("patients_seen", [])}
+    return sorted(seen | ({UNKNOWN} if unrecorded(adata, slots) else set()))
 
 
 def fit_task(
