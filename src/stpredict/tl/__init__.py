@@ -16,6 +16,7 @@ from stpredict.tl.judge._noise_ceiling import noise_ceiling
 from stpredict.tl.judge._pseudobulk import pseudobulk
 from stpredict.tl.judge._pseudobulk_agreement import pseudobulk_agreement
 from stpredict.tl.judge._recall_at_k import recall_at_k
+from stpredict.tl.judge._robustness import robustness
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._summarize import summarize
 from stpredict.tl.judge._survival import survival
@@ -28,6 +29,7 @@ from stpredict.tl.learn._fit_folds import fit_folds
 from stpredict.tl.learn._linear_probe import linear_probe
 from stpredict.tl.learn._predict import predict
 from stpredict.tl.learn._retrieval_bank import retrieval_bank
+from stpredict.tl.outcomes._donor_probe import donor_probe
 from stpredict.tl.outcomes._fit_outcome import fit_outcome
 from stpredict.tl.outcomes._predict_outcome import predict_outcome
 from stpredict.tl.outcomes._result import OutcomeResult
@@ -45,6 +47,7 @@ __all__ = [
     "de_overlap",
     "domain_agreement",
     "domains",
+    "donor_probe",
     "embed",
     "emd",
     "evaluate",
@@ -60,6 +63,7 @@ __all__ = [
     "pseudobulk_agreement",
     "recall_at_k",
     "retrieval_bank",
+    "robustness",
     "segmentation",
     "summarize",
     "survival",
