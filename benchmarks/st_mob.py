@@ -39,7 +39,8 @@ from stpredict.tl.judge._evaluate import KNOWN_METRICS
 ANIMALS = {"MOB1": "1", "MOB2": "1", "MOB3": "2", "MOB4": "2"}  # of the published table, with doubt
 TILE_UM = 200.0
 GENES = {"method": "mean", "n_genes": 250}
-COLOR, TEXTURE, WIDE, RANDOM = "six colors", "color-texture", "color-texture, context", "shufflenet, random weights"
+COLOR, TEXTURE, RANDOM = "six colors", "color-texture", "shufflenet, random weights"
+WIDE = {"color-texture, context (1, 3)": (1, 3), "color-texture, context (1, 5)": (1, 5)}
 HISTOLOGY, IMAGENET = "shufflenet_g2_lc25000", "mobilenet_v2"
 # Scores in which depth has no part, where the package has them.
 METRICS = [
@@ -69,10 +70,16 @@ def read(data: Path, encoders: Path) -> tuple[AnnData, dict[str, str]]:
     """Sections with features, and the slot of each kind of features by its label."""
     adata = stp.io.read_st(data, patient=ANIMALS)
     own = stp.encoders.get_encoder(random_shufflenet(), name="random", tile_px=32, mean=(0, 0, 0), std=(1 / 255,) * 3)
-    slots = {COLOR: "colors", TEXTURE: TEXTURE, WIDE: "context", RANDOM: "random"}
+    slots = {
+        COLOR: "colors",
+        TEXTURE: TEXTURE,
+        **{name: f"context-{wide[-1]}" for name, wide in WIDE.items()},
+        RANDOM: "random",
+    }
     stp.pp.image_features(adata, SixColors(), tile_px=48, tile_um=TILE_UM, key_added="X_colors")
-    stp.pp.image_features(adata, TEXTURE, tile_um=TILE_UM)
-    stp.pp.image_features(adata, TEXTURE, tile_um=TILE_UM, context=(1, 3), key_added="X_context")
+    stp.pp.image_features(adata, TEXTURE, tile_um=TILE_UM, context=(1,))
+    for name, wide in WIDE.items():
+        stp.pp.image_features(adata, TEXTURE, tile_um=TILE_UM, context=wide, key_added=f"X_{slots[name]}")
     stp.pp.image_features(adata, own, tile_um=TILE_UM)
     for name in (HISTOLOGY, IMAGENET):
         if (weights := encoders / f"{name}.safetensors").is_file():

@@ -23,7 +23,7 @@ def cohort() -> ad.AnnData:
         6, 2, 60, seed=1, n_spots=144, pitch_um=400, neighborhood=8.0, microns_per_pixel=4.0, counts_per_spot=6000,
         stain_shift=0.05, batch=0.05, dispersion=0.05,
     )  # fmt: skip
-    stp.pp.image_features(adata)
+    stp.pp.image_features(adata, context=(1,))  # of the spot alone
     stp.pp.normalize(adata, method="log1p")
     stp.pp.grid(adata)
     return adata

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     align.add_argument("--genes", nargs="+", default=["mlp", "pca"], help="mlp, pca, or slots of obsm")
     align.add_argument("--objectives", nargs="+", default=["clip", "siglip"], choices=["clip", "siglip"])
     align.add_argument("--batches", nargs="+", default=["across", "within"], choices=["across", "within"])
+    align.add_argument("--scaling", choices=["section", "global"], help="scaling of features, see stp.tl.fit")
     align.add_argument("--folds", type=int, help="folds of patients; pairs of patients, or one by one, when left out")
     align.add_argument("--epochs", type=int, help="upper limit of epochs")
     align.add_argument("--seed", type=int, default=0)
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_bench_align(
                 options.data, options.out,
                 images=options.images, genes=options.genes, objectives=options.objectives, batches=options.batches,
-                n_folds=options.folds, max_epochs=options.epochs, seed=options.seed,
+                scaling=options.scaling, n_folds=options.folds, max_epochs=options.epochs, seed=options.seed,
             )  # fmt: skip
     except (FileNotFoundError, KeyError, ValueError) as error:
         parser.exit(1, f"stpredict: {error.args[0] if error.args else error}\n")

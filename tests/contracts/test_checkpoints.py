@@ -48,6 +48,7 @@ def everything() -> ArraySet:
         labeled=np.arange(N) != 2,
         whole=WholeSections(np.arange(M) // 3, np.arange(N), whole),
         genes=Panel(("a", "b", "c"), {"gene_table": rng.normal(size=(GENES, 4)).astype(np.float32)}),
+        identity=np.arange(N) * 10,
     )
 
 
@@ -109,6 +110,7 @@ FIELDS: dict[str, list[Callable[[ArraySet], ArraySet]]] = {
         lambda d: replace(d, whole=replace(d.whole, row=altered(d.whole.row))),
     ],
     "genes": [lambda d: replace(d, genes=Panel()), renamed],
+    "identity": [lambda d: replace(d, identity=altered(d.identity)), lambda d: replace(d, identity=None)],
 }
 CHANGES = [(f"{name} {i}", change) for name, changes in FIELDS.items() for i, change in enumerate(changes)]
 

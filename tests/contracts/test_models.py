@@ -12,10 +12,21 @@ import pytest
 import torch
 
 import stpredict as stp
-from stpredict.models import Predictor, build, get_model, list_models
+from stpredict.models import build, get_model, list_models
 from stpredict.models.base._bag import BagPredictor
-from stpredict.training import ArraySet, Fit, FittedModel, TrainConfig, TrainingFacts, fit_arrays, predict_arrays
+from stpredict.training import (
+    ArraySet,
+    Fit,
+    FittedModel,
+    TrainConfig,
+    TrainingFacts,
+    fit_arrays,
+    predict_arrays,
+    with_primary,
+)
 from stpredict.training import train_config as default_config
+from stpredict.training._data import WholeSections
+from stpredict.training._gene_weights import Weighted
 from stpredict.training.targets import ExpressionTarget
 
 MODELS = list(list_models().index)
@@ -47,9 +58,26 @@ def toy_set(n: int = 24, n_genes: int = GENES, seed: int = 0) -> ArraySet:
             "cell": np.stack(np.divmod(np.arange(n) % (n // 4), 3), axis=1),
             "counts": rng.poisson(np.exp(target - target.max() + 2)).astype(np.float32),
             "size_factor": rng.uniform(0.5, 2, n).astype(np.float32),
+            **around(features, np.random.default_rng(seed + 1)),
         },
         target=target.astype(np.float32),
+        whole=WholeSections(
+            np.arange(n) * 4 // n,
+            np.arange(n),
+            {"section_features": features, "section_cell": np.stack(np.divmod(np.arange(n) % (n // 4), 3), axis=1)},
+        ),
     )
+
+
+def around(features: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Features of 25 tiles around each row, of which some lie beyond the image; those beside it are like itself."""
+    shape = (len(features), 25, features.shape[1])
+    mask = rng.uniform(size=shape[:2]) < 0.8
+    mask[:, [0, 12]] = True
+    return {
+        "neighbors": (features[:, None] + rng.normal(0, 0.3, shape)).astype(np.float32) * mask[..., None],
+        "neighbor_mask": mask,
+    }
 
 
 def toy_bags(n: int = 24, n_genes: int = GENES, n_tokens: int = 8, seed: int = 0) -> ArraySet:
@@ -83,7 +111,17 @@ def hyperparameters(model: str) -> dict[str, Any]:
     return get_model(model).options("small") | ({"same_patient": True} if "same_patient" in known else {})
 
 
-EPOCHS = {"color": 150, "egn": 30, "hggep": 40, "hist2st": 30, "histogene": 20, "stnet": 10, "thitogene": 30}
+EPOCHS = {
+    "color": 150,
+    "egn": 30,
+    "hggep": 40,
+    "hist2st": 30,
+    "histogene": 20,
+    "stem": 150,
+    "stnet": 10,
+    "thitogene": 30,
+    "triplex": 15,
+}
 
 
 def quick_config(model: str) -> TrainConfig:
@@ -93,6 +131,8 @@ def quick_config(model: str) -> TrainConfig:
         changes |= {"learning_rate": 3e-2}
     if model == "hist":
         changes |= {"learning_rate": 1e-2}
+    if model == "stem":
+        changes |= {"batch_size": 12, "learning_rate": 6e-3, "schedule": "cosine"}
     if model == "stnet":
         changes |= {"batch_size": 8, "learning_rate": 5e-4, "schedule": "cosine"}
     return default_config(model).updated(changes)
@@ -122,8 +162,6 @@ def test_learns_a_few_examples(fitted, model):
 @every(MODELS)
 def test_batch_size_changes_nothing(fitted, model):
     data, network = toy(model), fitted(model).network
-    if type(network).predict is not Predictor.predict:
-        pytest.skip("what it draws depends on the batch; tests of its own say how its samples are distributed")
     whole, single = (predict_arrays(network, data, batch_size=size) for size in (None, 1))
     np.testing.assert_allclose(single.mean, whole.mean, rtol=1e-4, atol=1e-4)
 
@@ -212,6 +250,42 @@ def test_another_fit_starts_from_everything_but_what_depends_on_the_genes(model)
             assert torch.equal(tensor, drawn[name] if name.startswith(own) else given[name]), name
 
 
+@every(TRAINED)
+def test_auxiliary_genes_weigh_the_loss_or_are_refused(model):
+    names = tuple(f"g{i}" for i in range(GENES))
+    data = replace(toy(model), kind=ExpressionTarget(names, {"method": "layer", "layer": "toy"}))
+    config = default_config(model).updated({"max_epochs": 2, "patience": 0, "cut_pairs": 1, "cut_steps": 1})
+    config = config.updated({"auxiliary": "dkgsb", "primary": names[:2], "batch_size": 8})
+    options = {"hyperparameters": hyperparameters(model), "config": config}
+    data = with_primary(data, config)
+    if not get_model(model).cls.weighs_genes:
+        with pytest.raises(ValueError, match=f"found '{model}'"):
+            fit_arrays(model, data, **options)
+        return
+    fit = fit_arrays(model, data, **options)
+    assert predict_arrays(fit.network, data).mean.shape == (len(data), 2)
+    assert fit.history["cut"].iloc[0] != fit.history["cut"].iloc[1]
+
+
+@every(name for name in TRAINED if get_model(name).cls.weighs_genes)
+def test_a_gene_without_weight_has_no_part_in_any_term_of_the_loss(model):
+    names = tuple(f"g{i}" for i in range(GENES))
+    weight = torch.tensor([1.0, 0.5, 0.0, 0.0, 0.0])
+    kind = Weighted(ExpressionTarget(names, {"method": "layer", "layer": "toy"}), weight, 2, "own")
+    data = replace(toy(model), kind=kind)
+    network = build(model, GENES, data.widths, hyperparameters=hyperparameters(model)).train()
+    network.remember([data.batch(np.arange(len(data)))])
+    losses = []
+    for first in (GENES, 2, 1):  # nothing is changed, what has no weight, and what has some
+        batch = data.batch(np.arange(8))
+        batch.target[:, first:] += 3
+        if "counts" in batch:
+            batch.inputs["counts"][:, first:] += 2
+        torch.manual_seed(0)
+        losses.append(float(network.step(batch, network.stages[-1])["total"]))
+    assert losses[0] == losses[1] != losses[2]
+
+
 @every(BAGS)
 def test_stages_equal_the_whole_network(fitted, model):
     """Maps call the stages: tokens one by one, then windows, then slices of the genes."""
@@ -262,7 +336,8 @@ def test_heteroscedastic_head_gives_positive_spread(model):
 def test_every_preset_can_be_built(model, preset):
     info = get_model(model)
     with torch.device("meta"):
-        network = stp.models.build(model, 3, {"features": 24, "tokens": 16}, hyperparameters=preset)
+        widths = {"features": 24, "tokens": 16, "neighbors": 24, "section_features": 24}
+        network = stp.models.build(model, 3, widths, hyperparameters=preset)
     assert network.config == info.configure(preset) == info.configure(info.presets[preset].hyperparameters)
     assert network.needs == info.reads(preset)
     assert (network.n_outputs, network.target_mean.shape) == (3, (3,))

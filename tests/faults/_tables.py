@@ -179,7 +179,7 @@ def _write_gmt(folder: Path) -> None:
 
 
 def _read_gmt(folder: Path) -> Answer:
-    from stpredict.tl.judge._de_overlap import read_gmt
+    from stpredict.core._gmt import read_gmt
 
     return read_gmt(folder / "sets.gmt")
 

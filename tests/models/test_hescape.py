@@ -85,7 +85,7 @@ def test_embeddings_have_length_1_and_scales_stay_in_bounds(objective: str, enco
         for embedding in prediction.extras.values():
             np.testing.assert_allclose(embedding.detach().norm(dim=1), 1, atol=1e-5)
         assert math.isfinite(float(loss.detach()))
-        scale = 1 / float(net.temperature)
+        scale = 1 / float(net.temperature.detach())
         assert 1 <= scale <= 100 + 1e-4
         logits = net.logits(prediction.extras["spot"], prediction.extras["image"])
         assert float(logits.detach().abs().max()) <= scale + 1e-4  # cosines times the scale

@@ -67,12 +67,12 @@ def untouched(adata):
 
 def test_writes_features_and_provenance(adata):
     assert image_features(adata, tile_um=60) is None
-    assert adata.obsm[KEY].shape == (9, 153)
+    assert adata.obsm[KEY].shape == (9, 306)
     assert adata.obsm[KEY].dtype == np.float32
     record = read_record(adata, KEY)
     encoder = stp.encoders.get_encoder("color-texture")
-    assert (record["encoder"], record["fingerprint"], record["dim"]) == ("color-texture", encoder.fingerprint, 153)
-    assert (record["tile_um"], record["tile_px"]) == (60, 112)
+    assert (record["encoder"], record["fingerprint"], record["dim"]) == ("color-texture", encoder.fingerprint, 306)
+    assert (record["tile_um"], record["tile_px"], record["context"]) == (60, 112, [1, 5])
     assert record["microns_per_pixel"] == {"a": 1.0, "b": 0.5}
     assert set(record["padded"]) == {"a", "b"}
 
@@ -87,7 +87,7 @@ def test_sections_are_independent_of_each_other(adata):
 
 
 def test_features_are_those_of_the_tile_cut_by_hand(adata):
-    image_features(adata, tile_um=60, cache=False)
+    image_features(adata, tile_um=60, context=(1,), cache=False)
     encoder = stp.encoders.get_encoder("color-texture")
     row = int(np.flatnonzero(adata.obs["sample"] == "a")[0])
     x, y = (adata.obsm["spatial"][row] - 30).astype(int)
@@ -120,17 +120,34 @@ def test_resolution_does_not_change_what_is_seen(adata):
 def test_padding_is_counted_and_reflected(adata):
     one = adata[adata.obs["sample"] == "a"].copy()
     one.obsm["spatial"][0] = [2, 2]
-    image_features(one, tile_um=60, cache=False)
+    image_features(one, tile_um=60, context=(1,), cache=False)
     assert read_record(one, KEY)["padded"] == {"a": 1}
     assert np.isfinite(one.obsm[KEY]).all()
 
 
 def test_context_adds_fields_of_view(adata):
     image_features(adata, tile_um=30, context=(1, 3), key_added="both", cache=False)
-    image_features(adata, tile_um=30, key_added="near", cache=False)
-    image_features(adata, tile_um=90, key_added="far", cache=False)
+    image_features(adata, tile_um=30, context=(1,), key_added="near", cache=False)
+    image_features(adata, tile_um=90, context=(1,), key_added="far", cache=False)
     np.testing.assert_allclose(adata.obsm["both"], np.hstack([adata.obsm["near"], adata.obsm["far"]]), atol=1e-4)
     assert read_record(adata, "both")["dim"] == 306
+
+
+def test_the_encoder_says_which_surroundings_are_read_without_being_asked(adata):
+    image_features(adata, tile_um=30)
+    image_features(adata, tile_um=30, context=stp.encoders.get_encoder("color-texture").context, key_added="named")
+    np.testing.assert_array_equal(adata.obsm[KEY], adata.obsm["named"])
+    image_features(adata, "color-statistics", tile_um=30)
+    assert read_record(adata, "X_color-statistics")["context"] == [1]
+    assert adata.obsm["X_color-statistics"].shape == (9, 6)
+
+
+def test_a_picture_smaller_than_the_surroundings_is_reflected(adata):
+    small = adata[adata.obs["sample"] == "a"].copy()
+    small.obsm["spatial"] = small.obsm["spatial"] / 6
+    image_features(small, image=picture(height=50, width=70), microns_per_pixel=1.0, tile_um=60, cache=False)
+    assert np.isfinite(small.obsm[KEY]).all()
+    assert read_record(small, KEY)["padded"] == {"a": 4}
 
 
 def test_copy_and_in_place_agree(adata):
@@ -265,7 +282,7 @@ def test_damaged_image(adata, tmp_path):
 def test_one_observation_and_missing_positions(adata):
     single = adata[:1].copy()
     image_features(single, tile_um=60)
-    assert single.obsm[KEY].shape == (1, 153)
+    assert single.obsm[KEY].shape == (1, 306)
     del single.obsm["spatial"]
     with pytest.raises(KeyError, match="spatial"):
         image_features(single)

@@ -41,7 +41,7 @@ def test_features_equal_those_of_the_whole_picture(tiled: Any) -> None:
     table = tiled.tables[TABLE]
     picture = tiled.reader.get_region(0, 0, 1400, 1000)
     spots = ad.AnnData(np.zeros((table.n_obs, 1)), obs=table.obs[["sample"]], obsm={"spatial": table.obsm["spatial"]})
-    stp.pp.image_features(spots, image=picture, microns_per_pixel=1.0, tile_um=64, cache=False)
+    stp.pp.image_features(spots, image=picture, microns_per_pixel=1.0, tile_um=64, context=(1,), cache=False)
     np.testing.assert_allclose(table.X, spots.obsm[KEY], rtol=0, atol=1e-6)
 
 
@@ -183,9 +183,33 @@ def test_tiles_decide_the_field_of_view(tiled: Any) -> None:
     with pytest.raises(ValueError, match=r"expected tiles of tile_um=112.*found 64 µm"):
         stp.pp.image_features(tiled, tile_um=112)
     with pytest.raises(ValueError, match="context"):
-        stp.pp.image_features(tiled, context=(1, 3))
+        stp.pp.image_features(tiled, context=(0, 3))
     with pytest.raises(ValueError, match="microns_per_pixel"):
         stp.pp.image_features(tiled, microns_per_pixel=0.5)
+
+
+def test_surroundings_of_tiles_are_those_of_larger_tiles(tiled: Any) -> None:
+    tiles = tiled.shapes["tiles"]
+    stp.pp.image_features(tiled, context=(1, 3))
+    both = tiled.tables[TABLE]
+    assert (both.n_vars, list(read_record(both, KEY)["context"])) == (306, [1, 3])
+    stp.pp.image_features(tiled)
+    near = tiled.tables[TABLE].X
+    larger = tiles.copy()
+    larger.geometry = tiles.geometry.scale(3, 3)
+    tiled.shapes["tiles"] = larger
+    del tiled.attrs["stpredict"]["tiles"]
+    stp.pp.image_features(tiled)
+    np.testing.assert_allclose(both.X, np.hstack([near, tiled.tables[TABLE].X]), atol=1e-4)
+
+
+def test_surroundings_are_those_of_the_model_that_tiles_are_laid_for(tiled: Any) -> None:
+    tiled.attrs["stpredict"]["tiles"]["context"] = {"color-texture": [1.0, 2.0], "other": [1.0, 4.0]}
+    stp.pp.image_features(tiled)
+    assert tiled.tables[TABLE].n_vars == 306
+    assert list(read_record(tiled.tables[TABLE], KEY)["context"]) == [1, 2]
+    stp.pp.image_features(tiled, context=(1,))
+    assert tiled.tables[TABLE].n_vars == 153
 
 
 def test_copy_and_missing_tiles(open_painted: Callable[..., Any], tiled: Any) -> None:

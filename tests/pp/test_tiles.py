@@ -250,6 +250,11 @@ def test_tiles_like_those_of_a_model(tiled: Any) -> None:
     stp.pp.tiles(tiled, like=[model_of(80.0)] * 2, tile_px=40, stride_um=40, key_added="own")
     record = tiled.attrs["stpredict"]["own"]
     assert (record["tile_um"], record["tile_px"], record["stride_um"]) == (80.0, 40, 40.0)
+    assert record["context"] == {}
+    wide = model_of(80.0)
+    wide.features["slots"]["X_0"] |= {"encoder": "color-texture", "context": [1.0, 5.0]}
+    stp.pp.tiles(tiled, like=wide, key_added="own")
+    assert tiled.attrs["stpredict"]["own"]["context"] == {"color-texture": [1.0, 5.0]}
 
 
 @pytest.mark.parametrize(

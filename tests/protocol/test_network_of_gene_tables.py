@@ -69,7 +69,7 @@ def toy(toy: ad.AnnData) -> ad.AnnData:
     values = toy.obsm["X_toy"] @ table.T + 0.3 * rng.normal(size=(toy.n_obs, 40))
     genes = ad.AnnData(values.astype(np.float32), obs=toy.obs, obsm=dict(toy.obsm), uns=dict(toy.uns))
     genes.var_names = [f"G{i}" for i in range(40)]
-    genes.varm["embedding"] = table
+    stp.pp.gene_table(genes, table, key_added="embedding")
     return genes
 
 
@@ -90,10 +90,48 @@ def test_genes_it_never_saw(toy: ad.AnnData, tmp_path: Path) -> None:
     found = pearson(np.asarray(test[:, unseen].X), test.obsm["predicted"])
     assert np.median(found) > 0.8
 
-    shuffled = test.copy()
-    shuffled.varm["embedding"] = np.roll(test.varm["embedding"], 3, axis=0)
+    shuffled = test[:, unseen].copy()
+    stp.pp.gene_table(shuffled, np.roll(shuffled.varm["embedding"], 3, axis=0), key_added="embedding")
     stp.tl.predict(shuffled, model, genes=unseen)
-    assert np.median(pearson(np.asarray(test[:, unseen].X), shuffled.obsm["predicted"])) < 0.5
+    assert np.median(pearson(np.asarray(shuffled.X), shuffled.obsm["predicted"])) < 0.5
+
+
+def test_another_table_than_that_of_the_model_is_refused(toy: ad.AnnData, frozen: Callable[..., Any]) -> None:
+    seen, unseen = list(toy.var_names[:30]), list(toy.var_names[30:])
+    model = stp.tl.fit(toy, NAME, target=seen, training={"max_epochs": 1}, baselines=False)
+    stp.pp.gene_table(toy, np.roll(toy.varm["embedding"], 3, axis=0), key_added="embedding")
+    before = frozen(toy)
+    with pytest.raises(ValueError, match="expected in varm.*found other rows for 30 genes of the model"):
+        stp.tl.predict(toy, model, genes=unseen)
+    assert frozen(toy) == before
+    others = toy[:, unseen].copy()  # without a gene of the model, how a table was made must tell
+    stp.pp.gene_table(others, "random", n_components=4, key_added="embedding")
+    with pytest.raises(ValueError, match="found method: model 'given', data 'random'"):
+        stp.tl.predict(others, model, genes=unseen)
+
+
+def test_the_permuted_table_stands_beside_the_network(toy: ad.AnnData) -> None:
+    """Its rows are those of the object in another order; networks without a table have no such line."""
+    quick: dict[str, Any] = {"metrics": ["pearson"], "ceiling": False, "target": list(toy.var_names)}
+    given = {
+        NAME: {"model": NAME, "training": {"max_epochs": 2}},
+        "mlp": {"model": "mlp", "training": {"max_epochs": 1}},
+    }
+    table = stp.tl.summarize(stp.tl.cross_validate(toy, given, **quick))
+    labels = set(table["model"])
+    assert labels >= {NAME, f"{NAME} (permuted table)", "ridge (permuted labels)"}
+    assert "mlp (permuted table)" not in labels
+    assert not table["leaky"].any()
+    named = stp.tl.cross_validate(toy, given, baselines=["permuted_table"], **quick)
+    assert set(named["model"]) == {NAME, "mlp", f"{NAME} (permuted table)", f"{NAME} (smoothed)"}
+
+    model = stp.tl.fit(toy, NAME, baselines=["permuted_table"], training={"max_epochs": 1})
+    own, other = (part.network.table.numpy() for part in (model, model.baselines["permuted_table"]))
+    same = (own[:, None] == other[None]).all(axis=2)
+    assert same.sum() == len(own)
+    assert not same.diagonal().any()
+    stp.tl.predict(toy, model)
+    assert "predicted_baseline_permuted_table" in toy.obsm
 
 
 @pytest.mark.parametrize(

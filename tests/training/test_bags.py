@@ -70,6 +70,14 @@ def test_permuted_labels_go_from_patient_to_patient() -> None:
     np.testing.assert_array_equal(permuted["tokens"], data["tokens"])
 
 
+def test_each_output_of_slides_by_a_shuffle_of_patients() -> None:
+    data = replace(make(20), target=np.repeat(np.arange(40.0).reshape(20, 2)[::2], 2, axis=0).astype(np.float32))
+    changed = data.permuted(1, by_output=True).target
+    np.testing.assert_array_equal(changed[::2], changed[1::2])
+    np.testing.assert_array_equal(np.sort(changed, axis=0), data.target)
+    assert not np.array_equal(changed[:, 1], changed[:, 0] + 1)
+
+
 def test_width_and_outputs_depend_on_what_is_asked_for() -> None:
     data = make()
     assert data.widths == {"tokens": 5}

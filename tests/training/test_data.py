@@ -6,6 +6,7 @@ import pytest
 from stpredict.training import ArraySet, Loader, TrainConfig
 from stpredict.training._data import summarize
 from stpredict.training._validation import inner_split
+from stpredict.training.targets import CountsTarget, ValueTarget
 
 
 def make(patients: int = 3, sections: int = 2, spots: int = 5, seed: int = 0) -> ArraySet:
@@ -102,6 +103,38 @@ def test_permuted_within_sections() -> None:
     data.target = None
     with pytest.raises(ValueError, match="target to permute"):
         data.permuted(1)
+
+
+def test_each_output_by_a_shuffle_of_its_own() -> None:
+    data = make(spots=20)
+    changed = data.permuted(1, by_output=True)
+    np.testing.assert_array_equal(changed["features"], data["features"])
+    for code in range(6):
+        rows = data.section == code
+        np.testing.assert_array_equal(np.sort(changed.target[rows], axis=0), np.sort(data.target[rows], axis=0))
+    kept = {tuple(row) for row in changed.target} & {tuple(row) for row in data.target}
+    assert len(kept) < len(data) / 5
+    np.testing.assert_array_equal(changed.target, data.permuted(1, by_output=True).target)
+    data.labeled = np.arange(len(data)) % 2 == 0
+    part = data.permuted(1, by_output=True)
+    assert (len(part), part.labeled) == (len(data) // 2, None)
+    assert np.isin(part.target, data.target[data.labeled]).all()
+
+
+def test_a_count_keeps_its_depth_and_fractions_keep_their_rows() -> None:
+    rng = np.random.default_rng(0)
+    section = np.arange(30) // 15
+    counts = rng.permutation(120).reshape(30, 4).astype(np.float32)
+    target = np.concatenate([counts, counts + 1000], axis=1)
+    kind = CountsTarget(tuple("abcd"), (0.1,) * 4)
+    changed = ArraySet(section, section, target=target, kind=kind).permuted(0, by_output=True).target
+    np.testing.assert_array_equal(changed[:, 4:] - changed[:, :4], 1000)
+    assert (changed[:, :4] != counts).mean() > 0.8
+    assert (np.sort(changed[:15, :4], axis=0) == np.sort(counts[:15], axis=0)).all()
+    fractions = rng.dirichlet(np.ones(3), 30).astype(np.float32)
+    kind = ValueTarget.of(("x", "y", "z"), "softmax", fractions, ("", "", ""), "shares")
+    changed = ArraySet(section, section, target=fractions, kind=kind).permuted(0, by_output=True).target
+    assert {tuple(row) for row in changed} == {tuple(row) for row in fractions}
 
 
 def test_inner_split_by_patient_section_stripe() -> None:

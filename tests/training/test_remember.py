@@ -26,11 +26,13 @@ class Watching(Predictor):
     draws = "sections"
     several_sections = False
     needs = frozenset({"features", "counts"})
+    calibrated = ("scale",)
     log: list[tuple[Any, ...]] = []
 
     def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(config, shape)
         self.bias = torch.nn.Parameter(torch.zeros(shape.n_outputs))
+        self.register_buffer("scale", torch.zeros(1))
 
     def forward(self, batch: Batch) -> Prediction:
         kind = "step" if self.training else "validate"
@@ -39,6 +41,11 @@ class Watching(Predictor):
 
     def remember(self, batches: Iterable[Batch]) -> None:
         self.note("remember", batches)
+
+    def calibrate(self, batches: Iterable[Batch], held_out: Iterable[Batch]) -> None:
+        self.note("inner", batches)
+        self.note("held out", held_out)
+        self.scale += 3
 
     def finish(self, batches: Iterable[Batch]) -> None:
         self.note("finish", batches)
@@ -59,6 +66,7 @@ class Forgetful(Watching):
 
     remember = Predictor.remember
     finish = Predictor.finish
+    calibrate = Predictor.calibrate
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,6 +109,7 @@ def two_phases(registered: None) -> Log:
     config = train_config("mlp", {"max_epochs": 2, "patience": 2, "refit": True})
     fit = fit_arrays("watching", make(), config=config)
     assert fit.validated_on == "patient"
+    assert float(fit.network.scale) == 3  # of the network before, whose weights are gone
     return list(Watching.log)
 
 
@@ -111,6 +120,22 @@ def test_the_inner_phase_remembers_no_row_of_the_validation(two_phases) -> None:
     assert set(inner) == set(range(6)) - held_out
     assert set(refit) == set(range(6))
     assert set(events("finish", two_phases)[0]) == set(range(6))
+
+
+def test_what_was_held_out_is_told_apart_from_the_others_before_the_refit(two_phases) -> None:
+    held_out = {section for entry in events("validate", two_phases) for section in entry}
+    assert set(events("inner", two_phases)[0]) == set(range(6)) - held_out
+    assert set(events("held out", two_phases)[0]) == held_out
+    order = [entry[0] for entry in two_phases]
+    first = order.index("inner")
+    assert order[first + 1 : first + 3] == ["held out", "remember"]
+    assert order.count("inner") == 1
+
+
+def test_without_inner_validation_there_is_nothing_to_calibrate_on() -> None:
+    fit = fit_arrays("watching", make(), config=train_config("mlp", {"max_epochs": 1, "patience": 0}))
+    assert events("inner") == []
+    assert float(fit.network.scale) == 0
 
 
 def test_remembering_comes_before_the_first_step_of_each_phase(two_phases) -> None:

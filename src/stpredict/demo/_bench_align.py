@@ -32,6 +32,7 @@ def run_bench_align(
     genes: Sequence[str] = ("mlp", "pca"),
     objectives: Sequence[str] = ("clip", "siglip"),
     batches: Sequence[str] = ("across", "within"),
+    scaling: str | None = None,
     n_folds: int | None = None,
     max_epochs: int | None = None,
     seed: int = 0,
@@ -48,6 +49,8 @@ def run_bench_align(
         Folder for the tables.
     images, genes, objectives, batches
         What is tried, in all combinations, see :func:`stpredict.tl.align`.
+    scaling
+        Scaling of the features, `"section"` or `"global"`; the default of :func:`stpredict.tl.fit` when `None`.
     n_folds
         Folds of patients; when `None` two patients in each, or one where there are fewer than four.
     max_epochs
@@ -80,6 +83,7 @@ def run_bench_align(
         before = stp.tl.batch_mixing(adata, slot, seed=seed).assign(what="features")
         models: dict[str, list[FittedModel]] = {}
         settings = {}
+        read = slot if scaling is None else {"slot": slot, "scaling": scaling}
         for gene, objective, batch in product(genes, objectives, batches):
             setting = {"image": image, "genes": gene, "objective": objective, "batches": batch}
             label = f"{gene} {objective} {batch}"
@@ -87,13 +91,13 @@ def run_bench_align(
             models[label] = []
             for fold in folds:
                 model, recall, mixing = _aligned(
-                    adata, slot, setting, fold, target if gene in {"mlp", "pca"} else None, training, seed
+                    adata, read, setting, fold, target if gene in {"mlp", "pca"} else None, training, seed
                 )
                 models[label].append(model)
                 recalls.append(recall.assign(**setting, fold=fold.name))
                 mixings.append(mixing.assign(**setting, fold=fold.name, what="aligned"))
         probe = stp.tl.linear_probe(
-            adata, {"before": slot, **models}, folds, target=target, seed=seed, key_added="bench_probe"
+            adata, {"before": read, **models}, folds, target=target, seed=seed, key_added="bench_probe"
         )
         probes.append(probe.assign(image=image))
         keys = [key for key in adata.obsm if key.startswith("bench_probe_") and not key.endswith("_std")]
@@ -153,7 +157,7 @@ def _mean(part: pd.DataFrame, column: str) -> float:
 
 
 def _aligned(
-    adata: AnnData, slot: str, setting: dict[str, str], fold: Fold, target: Any, training: dict[str, Any], seed: int
+    adata: AnnData, read: Any, setting: dict[str, str], fold: Fold, target: Any, training: dict[str, Any], seed: int
 ) -> tuple[FittedModel, pd.DataFrame, pd.DataFrame]:
     """A model of the training side of a fold, its recall on the test side, and the mixing of all patients in its space."""
     import stpredict as stp
@@ -161,7 +165,7 @@ def _aligned(
     options: dict[str, Any] = {"objective": setting["objective"], "batches": setting["batches"], "target": target}
     model = stp.tl.align(
         adata,
-        slot,
+        read,
         setting["genes"],
         fold.train & measured(adata),
         training=training,

@@ -13,26 +13,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-_CONTEXT = "color-texture-context"
-_WITHIN_SECTIONS = {"slot": _CONTEXT, "scaling": "section"}
-_ALONE = "ridge + context"
-_MODELS: dict[str, Any] = {
-    "color": "color",
-    "mlp": {"model": "mlp", "features": _WITHIN_SECTIONS},
-    _ALONE: {"model": "ridge", "features": _WITHIN_SECTIONS},
-}
+_FEATURES = "color-texture"
 # Features of another kind beside these; every kind has the same weight.
 _BESIDE = {
-    "ridge + context + nuclei": ["nuclei"],
-    "ridge + context + filters": ["random-filters"],
-    "ridge + context + both": ["nuclei", "random-filters"],
+    "ridge + nuclei": ["nuclei"],
+    "ridge + random-filters": ["random-filters"],
+    "ridge + both": ["nuclei", "random-filters"],
 }
-_MODELS |= {
-    name: {
-        "model": "ridge",
-        "features": {"slot": [_CONTEXT, *others], "scaling": "section"},
-        "hyperparameters": {"kinds": "slots"},
-    }
+_MODELS: dict[str, Any] = {"color": "color", "mlp": "mlp"} | {
+    name: {"model": "ridge", "features": [_FEATURES, *others], "hyperparameters": {"kinds": "slots"}}
     for name, others in _BESIDE.items()
 }
 _PANEL: dict[str, Any] = {"method": "moran", "min_i": 0.05, "n_genes": 200}
@@ -80,20 +69,17 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     print(
         f"{adata.n_obs} spots of {adata.obs['sample'].nunique()} sections and {adata.obs['patient'].nunique()} patients"
     )
-    # Two views of each spot: its own 112 µm, and these beside a surrounding three times as wide.
-    stp.pp.image_features(adata)
-    stp.pp.image_features(adata, context=(1, 3), key_added=_CONTEXT)
-    for encoder in ("nuclei", "random-filters"):
+    for encoder in (_FEATURES, "nuclei", "random-filters"):
         stp.pp.image_features(adata, encoder)
     stp.pp.normalize(adata)
     # What can be learned at all, before anything is trained.
-    learnable = stp.tl.predictability(adata, _CONTEXT)
+    learnable = stp.tl.predictability(adata, _FEATURES)
 
     # Genes, scalers, penalties and epochs are chosen inside each fold; no patient is on both sides of one. With one patient
     # blocks of each section are held out, and every table says so.
     splitter = "patient" if adata.obs["patient"].nunique() > 1 else "blocks"
     scores = stp.tl.cross_validate(
-        adata, _MODELS, splitter, features="color-texture", target={"panel": _PANEL}, n_jobs=n_jobs, seed=seed
+        adata, _MODELS, splitter, features=_FEATURES, target={"panel": _PANEL}, n_jobs=n_jobs, seed=seed
     )
     summary = stp.tl.summarize(scores, seed=seed)
     best = next(model for model in summary["model"] if model in {*_MODELS, "ridge"})
@@ -116,7 +102,7 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     figures = _figures(adata, learnable, scores, best, out, n_jobs, seed)
     report_table = summary[[column for column in _SHOWN if column in summary]]
     print("\n" + report_table.round(3).to_string(index=False))
-    print(f"\n{_what_kinds_add(summary)}")
+    print(f"\nwhat features of other kinds add to a ridge on {_FEATURES}\n{_what_kinds_add(summary).to_string()}")
     if best_domains := adata.uns["stpredict"]["domain"].get("ari"):
         print(f"\ndomains on out-of-fold predictions against the labels: ARI {float(best_domains):.2f}")
     facts = {
@@ -135,11 +121,18 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     return summary
 
 
-def _what_kinds_add(summary: pd.DataFrame) -> str:
-    """What features of other kinds add to the correlation of the ridge on color, texture and context, in words."""
-    r = summary.set_index("model")["pearson"]
-    added = (f"{' and '.join(others)} {r[name] - r[_ALONE]:+.3f}" for name, others in _BESIDE.items())
-    return f"added to the correlation of {_ALONE!r} ({r[_ALONE]:.3f}): {', '.join(added)}"
+def _what_kinds_add(summary: pd.DataFrame) -> pd.DataFrame:
+    """Scores of the ridge on color and texture, and what features of other kinds beside these add to them."""
+    import pandas as pd
+
+    known = {"pearson": "r", "deviance_explained": "deviance explained"}
+    scores = summary.set_index("model")[[name for name in known if name in summary]].rename(columns=known)
+    rows = {_FEATURES: scores.loc["ridge"].map("{:.3f}".format)}
+    for name, others in _BESIDE.items():
+        rows[" ".join(f"+ {other}" for other in others)] = (scores.loc[name] - scores.loc["ridge"]).map(
+            "{:+.3f}".format
+        )
+    return pd.DataFrame(rows).T
 
 
 def read_sections(data: Path | None, out: Path, seed: int) -> AnnData:
@@ -192,7 +185,7 @@ def _ranked(
     others = adata[adata.obs["patient"].astype(str) != patient].copy()
     if others.obs["patient"].nunique() > 1:
         ranking = stp.tl.cross_validate(
-            others, {model: _MODELS.get(model, model)}, features="color-texture", target={"panel": _PANEL},
+            others, {model: _MODELS.get(model, model)}, features=_FEATURES, target={"panel": _PANEL},
             baselines=False, n_jobs=n_jobs, seed=seed,
         )  # fmt: skip
         genes = stp.get.top_genes(ranking[ranking["gene"].isin(predicted)], _N_RANKED, model=model)
@@ -200,7 +193,7 @@ def _ranked(
     alone = not others.n_obs
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "there is one patient")
-        table = stp.tl.predictability(adata if alone else others, _CONTEXT)
+        table = stp.tl.predictability(adata if alone else others, _FEATURES)
     genes = table.loc[table["gene"].isin(predicted), "gene"].tolist()[:_N_RANKED]
     return (
         genes,
@@ -224,7 +217,7 @@ def _figures(
     patients = sorted(adata.obs["patient"].unique())
     train = adata.obs["patient"].isin(patients[: max(1, len(patients) // 2)]).to_numpy()
     genes = list(stp.get.predicted(adata, key).to_df().dropna(axis=1).columns)
-    network = stp.tl.fit(adata, "mlp", train, features=_WITHIN_SECTIONS, target=genes, baselines=(), seed=seed)
+    network = stp.tl.fit(adata, "mlp", train, features=_FEATURES, target=genes, baselines=(), seed=seed)
     drawings = {
         "scores": ("Correlation per gene, by model", lambda: stp.pl.scores(scores)),
         "predictability": (
@@ -250,7 +243,7 @@ def _figures(
         ),
         "features": (
             "Image features, by section: what separates is staining before it is biology",
-            lambda: stp.pl.features(adata, "color-texture"),
+            lambda: stp.pl.features(adata, _FEATURES),
         ),
         "history": ("Training of the multilayer perceptron", lambda: stp.pl.history(network)),
     }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     "color-texture",
     dim=len(color_texture_names()),
     tile_px=112,
+    context=(1.0, 5.0),  # by benchmarks/defaults.py
     mean=(0.0, 0.0, 0.0),
     std=(1.0, 1.0, 1.0),
     license="BSD-3-Clause",

@@ -53,6 +53,8 @@ class Encoder:
         Side of a tile in pixels, as the network expects it.
     tile_um
         Default field of view: side of a tile in µm.
+    context
+        Default fields of view around a spot or cell, as multiples of `tile_um`.
     dim
         Number of features; found by a trial run when `None`.
     mean, std
@@ -93,6 +95,7 @@ class Encoder:
         tile_px: int,
         *,
         tile_um: float = 112.0,
+        context: Sequence[float] = (1.0,),
         dim: int | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -111,6 +114,7 @@ class Encoder:
         self.name = name
         self.tile_px = int(tile_px)
         self.tile_um = check_positive(tile_um, "tile_um")
+        self.context = tuple(float(scale) for scale in context)
         self.um_per_px = um_per_px
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)

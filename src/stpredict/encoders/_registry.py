@@ -31,6 +31,8 @@ class EncoderInfo:
         Side of a tile in pixels.
     tile_um
         Default field of view, the side of a tile in µm.
+    context
+        Fields of view around a spot or cell that are encoded by default, as multiples of `tile_um`.
     mean, std
         Normalization per RGB channel, of values in 0–1.
     um_per_px
@@ -57,6 +59,7 @@ class EncoderInfo:
     dim: int
     tile_px: int
     tile_um: float = 112.0
+    context: tuple[float, ...] = (1.0,)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     um_per_px: float | None = None
@@ -274,6 +277,7 @@ def _from_registry(name: str, weights: str | Path | None, device: Any, kwargs: d
         kwargs.get("name") or info.name,
         info.tile_px,
         tile_um=kwargs.get("tile_um") or info.tile_um,
+        context=info.context,
         dim=info.dim,
         mean=info.mean,
         std=info.std,

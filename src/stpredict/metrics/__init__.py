@@ -4,8 +4,12 @@ from stpredict.metrics._batch_mixing import batch_mixing, batch_variance
 from stpredict.metrics._benjamini_hochberg import benjamini_hochberg
 from stpredict.metrics._bootstrap import bootstrap_mean
 from stpredict.metrics._concordance import concordance
+from stpredict.metrics._correlation_distance import correlation_distance
+from stpredict.metrics._crps import crps, crps_normal
 from stpredict.metrics._deviance_explained import deviance_ceiling, deviance_explained
 from stpredict.metrics._emd import emd, emd_uniform
+from stpredict.metrics._energy_score import energy_score
+from stpredict.metrics._interval_coverage import interval_coverage, sample_quantiles
 from stpredict.metrics._morans_i import morans_i
 from stpredict.metrics._noise_ceiling import noise_ceiling
 from stpredict.metrics._partial_pearson import partial_pearson
@@ -14,6 +18,7 @@ from stpredict.metrics._pearson_residuals import pearson_residuals
 from stpredict.metrics._pearson_with_background import pearson_with_background
 from stpredict.metrics._rasterize import rasterize
 from stpredict.metrics._recall_at_k import recall_at_k
+from stpredict.metrics._relative_variance_distance import relative_variance_distance
 from stpredict.metrics._residual_ceiling import residual_ceiling
 from stpredict.metrics._rmse import rmse, rmse_iqr
 from stpredict.metrics._robustness_index import robustness_index
@@ -30,10 +35,15 @@ __all__ = [
     "benjamini_hochberg",
     "bootstrap_mean",
     "concordance",
+    "correlation_distance",
+    "crps",
+    "crps_normal",
     "deviance_ceiling",
     "deviance_explained",
     "emd",
     "emd_uniform",
+    "energy_score",
+    "interval_coverage",
     "morans_i",
     "noise_ceiling",
     "partial_pearson",
@@ -43,10 +53,12 @@ __all__ = [
     "pearson_with_background",
     "rasterize",
     "recall_at_k",
+    "relative_variance_distance",
     "residual_ceiling",
     "rmse",
     "rmse_iqr",
     "robustness_index",
+    "sample_quantiles",
     "segmentation",
     "spearman",
     "ssim",

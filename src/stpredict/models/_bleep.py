@@ -50,6 +50,9 @@ class BLEEPConfig:
         Embeddings of length 1: one metric in loss, retrieval and weights. `False` has three, as published.
     same_patient
         Whether to look up spots of the query's own patient as well, where these were in training.
+    shrink
+        Pull what is found towards the mean, gene by gene, by as much as held-out spots say: an average of few spots holds
+        their counting noise. `False` returns the average, as published.
     """
 
     image_encoder: Literal["resnet50", "densenet121", "features"] = "resnet50"
@@ -66,6 +69,7 @@ class BLEEPConfig:
     weighting: Literal["inverse_distance", "similarity", "mean"] = "mean"
     normalize: bool = True
     same_patient: bool = False
+    shrink: bool = True
 
 
 @register(
@@ -87,7 +91,10 @@ class BLEEP(RetrievalPredictor):
         "max_epochs": 100,
         "patience": 10,
     }
-    paper = Preset({"normalize": False, "stain_jitter": 0.0}, {"max_epochs": 4, "patience": 4, "gradient_clip": 0.0})
+    paper = Preset(
+        {"normalize": False, "shrink": False, "stain_jitter": 0.0},
+        {"max_epochs": 4, "patience": 4, "gradient_clip": 0.0},
+    )
     small = {"image_encoder": "features", "k": 3, "dropout": 0.0}
 
     def __init__(self, config: BLEEPConfig, shape: Shape) -> None:

@@ -19,11 +19,11 @@ from stpredict.models.nn._bank import Bank
 from stpredict.models.nn._graph import mean_of_neighbors, spatial_neighbors
 from stpredict.models.nn._heads import RegressionHead
 from stpredict.models.nn._standardize import Standardize
+from stpredict.models.nn._weighted import correlation_loss
 
 _SLOPE = 0.2
 _REACH = math.sqrt(2)  # pitches: the eight spots around one on a square array
 _GATES = 4  # hidden units per gate score
-_SMALLEST = 1e-3  # variance of a prediction below which its correlation counts less, in variances of the gene
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,8 @@ class EGN(Predictor):
         error = super().loss(prediction, batch)["total"]
         parts = {"total": error, "regression": error}
         if self.config.pcc > 0:
-            parts["pcc"] = correlation_loss(prediction.mean / self.target_std, expression / self.target_std)
+            scaled = prediction.mean / self.target_std, expression / self.target_std
+            parts["pcc"] = correlation_loss(*scaled, batch.weight)
             parts["total"] = error + self.config.pcc * parts["pcc"]
         return parts
 
@@ -201,23 +202,6 @@ class EGN(Predictor):
             torch.cat([batch.patient for batch in rows]),
             torch.cat([batch.section for batch in rows]),
         )
-
-
-def correlation_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """1 - Pearson's correlation per gene over the rows, mean over the genes that vary; 0 where none does.
-
-    Parameters
-    ----------
-    prediction, target
-        (n, n_genes) in units in which genes have a variance of about 1. The correlation of a prediction that hardly
-        varies is drawn to 0, so that its gradient stays finite.
-    """
-    prediction, target = (values.float() - values.float().mean(dim=0) for values in (prediction, target))
-    variance = target.square().mean(dim=0)
-    varies = variance > _SMALLEST**2
-    spread = ((prediction.square().mean(dim=0) + _SMALLEST) * variance.clamp_min(_SMALLEST**2)).sqrt()
-    correlation = (prediction * target).mean(dim=0) / spread
-    return ((1 - correlation) * varies).sum() / varies.sum().clamp_min(1)
 
 
 def _others(points: Tensor, k: int) -> tuple[Tensor, Tensor]:

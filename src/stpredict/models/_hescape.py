@@ -62,6 +62,8 @@ class HESCAPEConfig:
         `"mean"`: all alike. `"similarity"`: softmax of the logits. `"inverse_distance"`: the inverse square.
     same_patient
         Whether to look up spots of the query's own patient as well, where these were in training.
+    shrink
+        Pull what is found towards the mean, gene by gene, by as much as held-out spots say.
     """
 
     objective: Literal["clip", "siglip"] = "clip"
@@ -78,6 +80,7 @@ class HESCAPEConfig:
     k: int = 50
     weighting: Literal["inverse_distance", "similarity", "mean"] = "mean"
     same_patient: bool = False
+    shrink: bool = True
 
 
 class GenericGeneEncoder(nn.Module):
@@ -216,7 +219,7 @@ class HESCAPE(RetrievalPredictor):
 
     compares_values = True
     unit_length = True
-    own_tensors = (*HEAD, "bank.", "key_length", "gexp_encoder.")
+    own_tensors = (*HEAD, "bank.", "key_length", "gexp_encoder.", "shrinkage.")
     training_defaults = {
         "optimizer": "adamw",
         "learning_rate": 1e-3,

@@ -13,9 +13,10 @@ from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._section import PositionEmbedding, SectionPredictor, TransformerBlock
 from stpredict.models.base._shape import Shape
+from stpredict.models.nn._batch_norm import BatchNorm2d
 from stpredict.models.nn._graph import HypergraphConv, hypergraph
 from stpredict.models.nn._hggep_blocks import CBAM, GradientEnhancement
-from stpredict.models.nn._shufflenet import BatchNorm2d, ShuffleNet
+from stpredict.models.nn._shufflenet import ShuffleNet
 
 # Of each stage that is read: its number among those of the backbone, and the side of its maps at 112 pixels.
 _STAGES = {"paper": ((0, 8), (1, 4), (2, 4)), "code": ((1, 4), (2, 4), (2, 1))}

@@ -66,6 +66,9 @@ class MclSTExpConfig:
         Embeddings of length 1: one metric in loss, retrieval and weights. `False` has three, as published.
     same_patient
         Whether to look up spots of the query's own patient as well, where these were in training.
+    shrink
+        Pull what is found towards the mean, gene by gene, by as much as held-out spots say: an average of few spots holds
+        their counting noise. `False` returns the average, as published.
     """
 
     image_encoder: Literal["densenet121", "resnet50", "features"] = "densenet121"
@@ -87,6 +90,7 @@ class MclSTExpConfig:
     weighting: Literal["inverse_distance", "similarity", "mean"] = "inverse_distance"
     normalize: bool = True
     same_patient: bool = False
+    shrink: bool = True
 
 
 class OffsetEmbedding(PositionEmbedding):
@@ -123,7 +127,7 @@ class MclSTExp(RetrievalPredictor):
         "max_epochs": 90,
         "patience": 15,
     }
-    paper = Preset({"normalize": False}, {"patience": 0, "gradient_clip": 0.0})
+    paper = Preset({"normalize": False, "shrink": False}, {"patience": 0, "gradient_clip": 0.0})
     small = {"image_encoder": "features", "k": 3, "width": 16, "depth": 1, "heads": 2, "dim_head": 16}
 
     def __init__(self, config: MclSTExpConfig, shape: Shape) -> None:

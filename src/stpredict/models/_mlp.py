@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
+from stpredict.models.nn._above_lowest import AboveLowest
 from stpredict.models.nn._heads import RegressionHead
 from stpredict.models.nn._standardize import Standardize
 
@@ -38,7 +39,10 @@ class MLPConfig:
 
 @register("mlp", config=MLPConfig, description="Multilayer perceptron on image features")
 class MLP(Predictor):
-    """Standardized features through hidden layers (GELU, dropout) to the regression head."""
+    """Standardized features through hidden layers (GELU, dropout) to the regression head.
+
+    Residuals stay above that of a rate of 0.
+    """
 
     training_defaults = {"refit": True, "weight_decay": 1e-2}
     small = {"hidden": 64, "dropout": 0.0}
@@ -52,8 +56,10 @@ class MLP(Predictor):
             layers += [nn.Linear(wide, narrow), nn.GELU(), nn.Dropout(config.dropout)]
         self.body = nn.Sequential(*layers)
         self.head = RegressionHead(widths[-1], shape.n_outputs, heteroscedastic=config.heteroscedastic)
+        self.above_lowest = AboveLowest(shape.n_outputs)
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch."""
         hidden = self.body(self.standardize(batch["features"]))
-        return self.head(hidden, self.target_mean, self.target_std)
+        prediction: Prediction = self.head(hidden, self.target_mean, self.target_std)
+        return replace(prediction, mean=self.above_lowest(prediction.mean))

@@ -14,6 +14,7 @@ from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
+from stpredict.models.nn._above_lowest import AboveLowest
 from stpredict.models.nn._count_ridge import fit_counts
 
 _MAX_GROUPS = 10
@@ -65,7 +66,8 @@ class Ridge(Predictor):
     other, and nothing is centered. The same held-out residuals give the standard deviation of each gene.
 
     Values with a link are solved for on the scale of the link, as logarithms, log odds or log ratios; the intercept is then
-    moved so that the mean over the training set is that of the values.
+    moved so that the mean over the training set is that of the values. Pearson residuals are solved for as they are, and what
+    the line gives is bent upwards where it would leave the range of residuals (:class:`~stpredict.models.nn.AboveLowest`).
     """
 
     closed_form = True
@@ -81,11 +83,15 @@ class Ridge(Predictor):
         self.register_buffer("weight", torch.zeros(shape.width("features"), shape.n_outputs))
         self.register_buffer("residual_std", torch.ones(shape.n_outputs))
         self.register_buffer("alpha", torch.zeros(()))
+        self.above_lowest = AboveLowest(shape.n_outputs)
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch."""
-        mean = torch.addmm(self.target_mean, batch["features"] - self.feature_mean, self.weight)
+        mean = self.above_lowest(self._line(batch))
         return Prediction(mean, std=self.residual_std.expand_as(mean))
+
+    def _line(self, batch: Batch) -> Tensor:
+        return torch.addmm(self.target_mean, batch["features"] - self.feature_mean, self.weight)
 
     def finish(self, batches: Iterable[Batch]) -> None:
         """Solve for the weights on the whole training set."""
@@ -122,6 +128,7 @@ class Ridge(Predictor):
         self.target_mean.copy_(shift)
         if batch.kind is not None and (linked := batch.kind.shift(self(batch).mean)) is not None:
             self.target_mean.add_(linked)
+        self.target_mean.add_(self.above_lowest.shift(self._line(batch), target.mean(dim=0).float()))
         self.residual_std.copy_(residual.clamp_min(1e-6))
         self.alpha.fill_(alphas[best])
 

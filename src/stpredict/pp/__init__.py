@@ -3,9 +3,11 @@
 from stpredict.pp._as_slides import as_slides
 from stpredict.pp._bag import bag
 from stpredict.pp._filter_genes import filter_genes
+from stpredict.pp._gene_table import gene_table
 from stpredict.pp._grid import grid
 from stpredict.pp._image_features import image_features
 from stpredict.pp._log_vmr import log_vmr
+from stpredict.pp._neighbor_features import neighbor_features
 from stpredict.pp._normalize import normalize
 from stpredict.pp._nuclei import nuclei
 from stpredict.pp._nuclei_features import nuclei_features
@@ -20,9 +22,11 @@ __all__ = [
     "as_slides",
     "bag",
     "filter_genes",
+    "gene_table",
     "grid",
     "image_features",
     "log_vmr",
+    "neighbor_features",
     "normalize",
     "nuclei",
     "nuclei_features",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -30,7 +30,7 @@ def image_features(
     image: Any = None,
     tile_um: float | None = None,
     tile_px: int | None = None,
-    context: Sequence[float] = (1.0,),
+    context: Sequence[float] | None = None,
     microns_per_pixel: float | Mapping[str, float] | None = None,
     weights: str | Path | None = None,
     sample_key: str = Key.SAMPLE,
@@ -55,6 +55,10 @@ def image_features(
     from the coarsest pyramid level that still has the resolution of the encoder, and finished chunks are cached, so
     that an interrupted run continues where it stopped. The tiles decide the field of view.
 
+    Embedded encoders take 112 µm at once and cost about 3 ms for each of these; `"color-texture"` also reads the surroundings
+    of a spot, which doubles that and needs pixels from five times as far away. What that gains is in the documentation
+    (results, how the defaults were chosen).
+
     Parameters
     ----------
     data
@@ -74,7 +78,9 @@ def image_features(
         Side of a tile in pixels, for a network of your own.
     context
         Fields of view as multiples of `tile_um`, all around the same center. Features of several are concatenated:
-        `(1, 3)` adds the surroundings, three times as wide, and doubles the number of features.
+        `(1, 3)` adds the surroundings, three times as wide, and doubles the number of features. When `None`, those of the
+        encoder: `(1, 5)` for `"color-texture"` and `(1,)` for most; on a slide those of the model that the tiles were laid
+        for (`stp.pp.tiles(slide, like=model)`), else `(1,)`.
     microns_per_pixel
         µm per full-resolution pixel, or a mapping by section; by default read from
         `uns["spatial"][sample]["scalefactors"]`.
@@ -152,7 +158,7 @@ def image_features(
     ... )
     >>> stp.pp.image_features(adata, image=image, microns_per_pixel=0.5, cache=False, progress=False)
     >>> adata.obsm["X_color-texture"].shape
-    (2, 153)
+    (2, 306)
     """
     from stpredict.core._validate import check_positive
     from stpredict.slots._container import begin, get_table
@@ -160,28 +166,23 @@ def image_features(
     from stpredict.slots._provenance import write_record
 
     check_key(key_added)
-    scales = tuple(check_positive(scale, "every value of context") for scale in context)
-    if not scales or len(set(scales)) != len(scales):
-        raise ValueError(f"expected one or more different multiples of tile_um in context; found {tuple(context)}")
     if int(batch_size) != batch_size or batch_size < 1:
         raise ValueError(f"expected batch_size to be a positive whole number; found {batch_size!r}")
-    network = _encoder(encoder, weights, device, tile_px, key_added)
+    network = encoder_for(encoder, weights, device, tile_px, key_added)
     width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
     key = key_added or Key.features(network.name)
-    if _has_tiles(data, table_key):
+    on_slide = _has_tiles(data, table_key)
+    scales = _scales(context, data, network, tile_key if on_slide else None)
+    if on_slide:
         for name, value in (("image", image), ("microns_per_pixel", microns_per_pixel)):
             if value is not None:
                 raise ValueError(f"expected no `{name}=` with a slide, which was opened with it; found one")
-        if scales != (1.0,):
-            raise ValueError(
-                f"expected context=(1.0,) with a slide; found {scales}; lay larger tiles with stp.pp.tiles"
-            )
         from stpredict.io._slide import shallow_copy
         from stpredict.pp._tile_features import tile_features
 
         name, table = tile_features(
-            data, network, key, tile_um=tile_um, tile_key=tile_key, batch_size=int(batch_size), cache=cache,
-            progress=progress,
+            data, network, key, tile_um=tile_um, context=scales, tile_key=tile_key, batch_size=int(batch_size),
+            cache=cache, progress=progress,
         )  # fmt: skip
         slide = shallow_copy(data) if copy else data
         slide.tables[name] = table
@@ -224,7 +225,24 @@ def _has_tiles(data: Any, table_key: str) -> TypeGuard[SpatialData]:
     return is_slide(data) and table_key not in data.tables
 
 
-def _encoder(encoder: Any, weights: Any, device: Any, tile_px: int | None, key_added: str | None) -> Encoder:
+def _scales(
+    context: Sequence[float] | None, data: Container, encoder: Encoder, tile_key: str | None
+) -> tuple[float, ...]:
+    """Fields of view as multiples: those asked for, those of the encoder, or on a slide those that its tiles are laid for."""
+    from stpredict.core._validate import check_positive
+
+    if context is None and tile_key is not None:
+        recorded = data.attrs.get(Key.UNS, {}).get(tile_key, {}).get("context") or {}
+        context = recorded.get(encoder.name, (1.0,))
+    asked = encoder.context if context is None else context
+    scales = tuple(check_positive(scale, "every value of context") for scale in asked)
+    if not scales or len(set(scales)) != len(scales):
+        raise ValueError(f"expected one or more different multiples of tile_um in context; found {tuple(asked)}")
+    return scales
+
+
+def encoder_for(encoder: Any, weights: Any, device: Any, tile_px: int | None, key_added: str | None) -> Encoder:
+    """The encoder of this name, or around a network of the user, which needs a size and a slot."""
     from stpredict.encoders import Encoder, get_encoder
 
     if isinstance(encoder, (str, Encoder)):
@@ -316,8 +334,21 @@ def _encode(
     features = np.empty((len(section.rows), encoders[0].dim * len(section.sides)), dtype=np.float32)
     for part, (side, encoder) in enumerate(zip(section.sides, encoders, strict=True)):
         columns = slice(part * encoder.dim, (part + 1) * encoder.dim)
-        for rows, windows in windows_around(picture, section.positions, side, batch_size):
-            tiles = resized(windows, encoder.tile_px, encoder.device)
-            features[rows, columns] = encoder(tiles).cpu().numpy()
+        for rows, encoded in encoded_around(picture, section.positions, side, encoder, batch_size):
+            features[rows, columns] = encoded
             done(len(rows))
     return features
+
+
+def encoded_around(
+    picture: SectionImage,
+    positions: np.ndarray,
+    side: int,
+    encoder: Encoder,
+    batch_size: int,
+    drawn: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of the positions (b,) and the features (b, dim) of the tiles around them, or of what is drawn of the tiles."""
+    for rows, windows in windows_around(picture, positions, side, batch_size):
+        tiles = resized(windows, encoder.tile_px, encoder.device)
+        yield rows, encoder(tiles if drawn is None else drawn(tiles)).cpu().numpy()

@@ -28,6 +28,7 @@ def tile_features(
     key: str,
     *,
     tile_um: float | None,
+    context: tuple[float, ...],
     tile_key: str,
     batch_size: int,
     cache: bool,
@@ -49,6 +50,8 @@ def tile_features(
         Name of the features, `X_{encoder}`.
     tile_um
         Side of a tile in µm as asked for, which must be that of the tiles.
+    context
+        Fields of view around the center of each tile, as multiples of its side.
     tile_key
         Name of the tiles.
     batch_size
@@ -88,15 +91,20 @@ def tile_features(
     recorded_um = sdata.attrs.get(Key.UNS, {}).get(tile_key, {}).get("tile_um")
     if recorded_um is not None and same_size(float(recorded_um), width_um):
         width_um = float(recorded_um)
-    fitting = encoder.for_side(width_um)
+    parts, beyond = [], np.zeros(len(center), dtype=bool)
     with slide_reader(sdata) as reader:
-        windows = windows_of(reader, center, side, fitting.tile_px)
-        height, width = reader.properties.level_shape[windows.level]
-        beyond = (windows.corner < 0) | (windows.corner + windows.side > np.array([width, height]))
-        features = _compute(reader, slide_path(sdata), windows, fitting, batch_size, cache, progress)
-        warn_if_coarse(f"slide {slide_name(sdata)!r}", windows.side, fitting.tile_px, stacklevel=3)
+        for scale in context:
+            fitting = encoder.for_side(width_um * scale)
+            windows = windows_of(reader, center, side * scale, fitting.tile_px)
+            height, width = reader.properties.level_shape[windows.level]
+            outside = (windows.corner < 0) | (windows.corner + windows.side > np.array([width, height]))
+            beyond |= outside.any(axis=1)
+            parts.append(_compute(reader, slide_path(sdata), windows, fitting, batch_size, cache, progress))
+            if scale == min(context):
+                warn_if_coarse(f"slide {slide_name(sdata)!r}", windows.side, fitting.tile_px, stacklevel=3)
+        features = np.concatenate(parts, axis=1)
         table = tile_table(sdata, reader, frame, features, center, side, mpp, tile_key)
-    _record(table, key, encoder, width_um, mpp, int(beyond.any(axis=1).sum()))
+    _record(table, key, encoder, width_um, context, mpp, int(beyond.sum()))
     return f"{key.removeprefix('X_')}_{tile_key}", table
 
 
@@ -255,7 +263,9 @@ def tile_table(
     return parsed
 
 
-def _record(table: AnnData, key: str, encoder: Encoder, tile_um: float, mpp: float, padded: int) -> None:
+def _record(
+    table: AnnData, key: str, encoder: Encoder, tile_um: float, context: tuple[float, ...], mpp: float, padded: int
+) -> None:
     from stpredict.slots._content import seal_features
     from stpredict.slots._provenance import write_record
 
@@ -270,7 +280,7 @@ def _record(table: AnnData, key: str, encoder: Encoder, tile_um: float, mpp: flo
             **seal_features(table.X, table.obs[Key.SAMPLE]),
             "tile_um": tile_um,
             "tile_px": encoder.tile_px,
-            "context": (1.0,),
+            "context": context,
             "microns_per_pixel": {sample: mpp},
             "padded": {sample: padded},
         },

@@ -67,7 +67,7 @@ def tiles(
         Distance between tiles in µm; `tile_um` by default, so that they touch and do not overlap.
     like
         Model (its path, or models of :func:`stpredict.tl.fit_folds`) that is to predict the slide: tiles are as large as those
-        that it was trained on, in place of `tile_um`.
+        that it was trained on, in place of `tile_um`, and :func:`stpredict.pp.image_features` reads the same surroundings.
     grid
         Numbers of tiles along the two sides of the tissue, such as (80, 64). The box around the tissue is padded on
         both sides to this ratio, upright or rotated by 90°, whichever takes the smaller tiles, and the first tile lies
@@ -153,13 +153,14 @@ def tiles(
     check_key(key_added)
     check_slide(data)
     mpp = slide_microns_per_pixel(data)
+    context: dict[str, list[float]] = {}
     if like is not None:
         if tile_um is not None or grid is not None:
             raise ValueError(
                 f"expected neither tile_um nor grid with `like`, which says the size; found tile_um={tile_um} and "
                 f"grid={grid}; leave them out"
             )
-        tile_um, own_px = _size_of(like)
+        tile_um, own_px, context = _size_of(like)
         tile_px = own_px if tile_px is None else tile_px
     tile_px = _TILE_PX if tile_px is None else tile_px
     _check_counts(tile_px=tile_px, min_tiles=min_tiles, max_tiles=max_tiles, segments=segments)
@@ -225,13 +226,13 @@ def tiles(
     container.attrs.setdefault(Key.UNS, {})[key_added] = {
         "tile_um": width_um, "tile_px": int(tile_px), "stride_um": step_um, "max_background": float(max_background),
         "min_contrast": float(min_contrast), "max_tiles": max_tiles, "seed": int(seed), "with_tissue": enough,
-        "grid": layout.cells,
+        "grid": layout.cells, "context": context,
     }  # fmt: skip
     return container if copy else None
 
 
-def _size_of(like: Any) -> tuple[float, int | None]:
-    """Side in µm and in pixels of the tiles that a model, or each of several, was trained on."""
+def _size_of(like: Any) -> tuple[float, int | None, dict[str, list[float]]]:
+    """Side in µm and in pixels of the tiles that a model, or each of several, was trained on, and the context by encoder."""
     from stpredict.training import FittedModel
 
     models = list(like) if isinstance(like, list | tuple) else [like]
@@ -248,7 +249,12 @@ def _size_of(like: Any) -> tuple[float, int | None]:
             f"expected one size of tiles in the features that `like` reads; found {few(sizes) or 'none'}; pass `tile_um=`"
         )
     tile_um, tile_px = next(iter(sizes))
-    return float(tile_um), None if tile_px is None else int(tile_px)
+    context = {
+        str(entry["encoder"]): [float(scale) for scale in entry["context"]]
+        for entry in entries
+        if "encoder" in entry and "context" in entry
+    }
+    return float(tile_um), None if tile_px is None else int(tile_px), context
 
 
 def _check_counts(**counts: int | None) -> None:

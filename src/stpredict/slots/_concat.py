@@ -18,6 +18,7 @@ from stpredict.slots._marks import leak_marks, written_marks
 from stpredict.slots._merge import merged, same, shared
 from stpredict.slots._prediction import NAMES, SOURCE, prediction_frame, prediction_names, write_prediction
 from stpredict.slots._provenance import read_record, write_record
+from stpredict.slots._samples import joined_samples
 from stpredict.slots._sections import kept_sections
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def concat(
         joined.uns[Key.SPATIAL] = kept_sections({Key.SPATIAL: pictures}, samples) or pictures
     for key, record in records.items():
         slot = next(
-            (axis for axis in ("obsm", "var") if any(key in getattr(part, axis) for part in parts.values())), None
+            (axis for axis in ("obsm", "var", "varm") if any(key in getattr(part, axis) for part in parts.values())),
+            None,
         )
         if slot is None or key in getattr(joined, slot):
             write_record(joined, key, _sealed(key, parts, record))
@@ -152,6 +154,7 @@ class _Prediction:
                 at = frames[name].columns.get_indexer(genes)
                 self.values[stop - part.n_obs : stop, at >= 0] = frames[name].to_numpy()[:, at[at >= 0]]
         self.record = shared(every)
+        self.arrays = joined_samples(parts, key, list(genes)) if len(frames) == len(parts) else {}
         units = {
             name: u for each in every for name, u in zip(each.get("values", []), each.get("units", []), strict=False)
         }
@@ -180,6 +183,8 @@ class _Prediction:
 
         values = pd.DataFrame(self.values, index=joined.obs_names, columns=self.genes, copy=False)
         write_prediction(joined, self.key, values, self.record, beside=self.owner, names=self.names)
+        for slot, array in self.arrays.items():
+            joined.obsm[slot] = array
         if self.marks is not None:
             joined.obs[Key.leaky(self.key)] = written_marks(self.marks)
 
@@ -215,13 +220,14 @@ def _without(part: AnnData, predictions: set[str]) -> AnnData:
     from anndata import AnnData
 
     matrix = part.X if part.X is not None or part.n_vars else np.empty(part.shape, dtype=np.float32)
+    beside = {slot for key in predictions for slot in (key, Key.samples(key), Key.quantiles(key))}
     dropped = {name for key in predictions for name in (Key.panel(key), Key.leaky(key))}
     return AnnData(
         matrix,
         obs=part.obs[[name for name in part.obs if name not in dropped]],
         var=part.var,
         uns=part.uns,
-        obsm={key: value for key, value in part.obsm.items() if key not in predictions},
+        obsm={key: value for key, value in part.obsm.items() if key not in beside},
         varm=dict(part.varm),
         layers=dict(part.layers),
     )

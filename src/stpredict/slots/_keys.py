@@ -39,6 +39,7 @@ class Key:
     UNS = "stpredict"
     PREDICTION = "prediction"  # record of a table that holds nothing but a prediction
     TABLE = "table"
+    GENE_TABLE = "gene_table"
 
     @staticmethod
     def features(encoder: str) -> str:
@@ -94,6 +95,16 @@ class Key:
     def std(key: str) -> str:
         """Standard deviation that belongs to a prediction."""
         return f"{key}_std"
+
+    @staticmethod
+    def samples(key: str) -> str:
+        """Samples of a prediction (n_obs, n_samples, n_genes)."""
+        return f"{key}_samples"
+
+    @staticmethod
+    def quantiles(key: str) -> str:
+        """Quantiles of these samples (n_obs, n_quantiles, n_genes)."""
+        return f"{key}_quantiles"
 
     @staticmethod
     def panel(key: str) -> str:

@@ -184,7 +184,7 @@ def clear_predictions(adata: AnnData, key: str) -> None:
 
     Its bounds and its baselines go with it: they are of the prediction that they lie beside.
     """
-    beside = {key, Key.std(key), Key.lower(key), Key.upper(key)}
+    beside = {key, Key.std(key), Key.lower(key), Key.upper(key), Key.samples(key), Key.quantiles(key)}
     slots = [name for name in adata.obsm if name in beside or name.startswith(Key.baseline(key, ""))]
     columns = {
         name(key)

@@ -13,7 +13,9 @@ from stpredict.slots._people import among
 if TYPE_CHECKING:
     import pandas as pd
 
-LOWER_IS_BETTER = frozenset({"rmse", "rmse_iqr", "emd"})
+LOWER_IS_BETTER = frozenset(
+    {"rmse", "rmse_iqr", "emd", "crps", "rvd_samples", "rvd_means", "energy_score", "correlation_distance"}
+)
 #: What genes are ranked by, the first that a table has: depth raises the others, for every gene alike.
 RANKED_BY = ("pearson_given_depth", "pearson")
 
@@ -75,7 +77,9 @@ def check_scores(scores: Any, columns: Sequence[str]) -> None:
 
 def is_baseline(label: str) -> bool:
     """Whether a label of a score table names a line that every model should beat."""
-    return label in {"mean", "color"} or label.endswith(("(smoothed)", "(permuted labels)", "(null genes)"))
+    return label in {"mean", "color"} or label.endswith(
+        ("(smoothed)", "(permuted labels)", "(permuted table)", "(null genes)")
+    )
 
 
 def model_of(scores: pd.DataFrame, model: str | None, metric: str = "pearson") -> str:

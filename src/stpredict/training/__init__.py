@@ -1,5 +1,6 @@
 """One training loop for every network, and what it leaves behind."""
 
+from stpredict.training._auxiliary import with_primary
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader, WholeSections
 from stpredict.training._facts import TrainingFacts
@@ -22,4 +23,5 @@ __all__ = [
     "predict_arrays",
     "train_config",
     "untrained",
+    "with_primary",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -14,6 +14,9 @@ _CHOICES = {
     "optimizer": ("adamw", "adam", "sgd"),
     "schedule": ("constant", "cosine", "step"),
     "monitor": ("loss", "correlation", "loss_then_correlation"),
+    "auxiliary": ("all", "dkgsb"),
+    "gene_loss": ("own", "pearson"),
+    "cut_gradient": ("difference", "unrolled"),
     "precision": (
         "auto", "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "32", "64", "16", "bf16",
     ),
@@ -58,6 +61,24 @@ class TrainConfig:
         After the number of epochs was chosen, train once more on everything, inner validation included.
     gradient_clip
         Largest gradient norm; 0 for none.
+    auxiliary
+        What the genes of the panel beyond the primary ones are for. `None`: all genes are predicted, and count alike.
+        `"all"`: only the primary genes are predicted; the others are trained on beside them, with the same weight.
+        `"dkgsb"`: as many of these, from the first in their ranking, as help the primary ones :cite:p:`shiku2025`.
+    n_primary, primary
+        Number of primary genes, the most variable ones of the training observations; or their names, which count instead.
+    gene_loss
+        Loss of each gene where there are auxiliary ones: `"own"`, that of the target; or `"pearson"`, 1 - Pearson's correlation
+        over the batch, which leaves the offset and the scale of predictions free.
+    mask_temperature
+        Width τ of the step from weight 1 to weight 0 around the cut of `"dkgsb"`, with ranks from 0 to 1.
+    cut_start, cut_learning_rate
+        Where the cut begins, between 0 (none) and 1 (all auxiliary genes), and the length of its steps.
+    cut_pairs, cut_steps
+        Pairs of batches before each epoch that move the cut, and steps of the network on each.
+    cut_gradient
+        `"difference"` between two copies of the network with a cut a little lower and a little higher; or `"unrolled"`, the
+        derivative through all steps, which takes more memory.
     precision
         `"auto"` (mixed on an accelerator, full on a CPU) or a precision of Lightning.
     device
@@ -87,24 +108,48 @@ class TrainConfig:
     loss_tolerance: float = 0.5
     refit: bool = False
     gradient_clip: float = 1.0
+    auxiliary: Literal["all", "dkgsb"] | None = None
+    n_primary: int = 50
+    primary: Sequence[str] | None = None
+    gene_loss: Literal["own", "pearson"] = "own"
+    mask_temperature: float = 0.01
+    cut_start: float = 0.5
+    cut_learning_rate: float = 3e-3
+    cut_pairs: int = 8
+    cut_steps: int = 2
+    cut_gradient: Literal["difference", "unrolled"] = "difference"
     precision: str = "auto"
     device: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            check_choice(getattr(self, name), choices, name)
-        for name, least in (("max_epochs", 1), ("batch_size", 1), ("patience", 0), ("step_epochs", 1)):
+            if name != "auxiliary" or self.auxiliary is not None:
+                check_choice(getattr(self, name), choices, name)
+        for name, least in (
+            ("max_epochs", 1), ("batch_size", 1), ("patience", 0), ("step_epochs", 1), ("n_primary", 1), ("cut_pairs", 1),
+            ("cut_steps", 1),
+        ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"expected {name} to be a whole number of at least {least}; found {value!r}")
         for name in (
             "learning_rate", "weight_decay", "momentum", "gradient_clip", "loss_tolerance", "min_delta",
-            "final_learning_rate",
+            "final_learning_rate", "cut_learning_rate", "cut_start",
         ):  # fmt: skip
             self._check_number(name, float("inf"))
-        for name, below in (("validation_fraction", 1.0), ("step_factor", float("inf"))):
+        for name, below in (
+            ("validation_fraction", 1.0),
+            ("step_factor", float("inf")),
+            ("mask_temperature", float("inf")),
+        ):
             if not self._check_number(name, below) > 0:
                 raise ValueError(f"expected {name} above 0; found {getattr(self, name)!r}")
+        if self.cut_start > 1:
+            raise ValueError(f"expected cut_start between 0 and 1; found {self.cut_start!r}")
+        if self.primary is not None:
+            if isinstance(self.primary, str) or not len(self.primary):
+                raise ValueError(f"expected primary as a list of genes; found {self.primary!r}")
+            object.__setattr__(self, "primary", [str(gene) for gene in self.primary])
         if not isinstance(self.refit, bool):
             raise ValueError(f"expected refit to be true or false; found {self.refit!r}")
         if self.device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from stpredict.core._derangement import derangement
 from stpredict.models import INPUTS, Batch, Panel, Predictor, Sections, Summary
 from stpredict.training.targets import Target
 from stpredict.training.targets._expression import moments, scales
@@ -71,6 +72,11 @@ class ArraySet:
         Inputs of whole sections.
     genes
         Genes and their tables.
+    identity
+        (n,) int64, what tells a row from all others wherever it is: samples of networks that draw some depend on it. Their
+        numbers here when `None`.
+    n_primary
+        Number of outputs that are wanted, the first ones, where the others are auxiliary; all of them when `None`.
     """
 
     section: np.ndarray
@@ -82,6 +88,8 @@ class ArraySet:
     unit: Literal["observation", "slide"] = "observation"
     whole: WholeSections | None = None
     genes: Panel = field(default_factory=Panel)
+    identity: np.ndarray | None = None
+    n_primary: int | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(self.inputs.keys() - INPUTS.keys())
@@ -116,6 +124,25 @@ class ArraySet:
         """The rows that were measured."""
         return self if self.labeled is None else replace(self.take(self.labeled), labeled=None)
 
+    def outputs(self, index: np.ndarray) -> ArraySet:
+        """The same rows with some of the genes that are predicted, in this order; every one of them is wanted."""
+        if self.kind is None or self.target is None:
+            raise ValueError("expected a target of genes whose kind is known; found none")
+        names, tables = np.array(self.genes.names, dtype=object), self.genes.tables
+        inputs = {name: values[:, index] if name == "counts" else values for name, values in self.inputs.items()}
+        return replace(
+            self,
+            inputs=inputs,
+            target=self.kind.values_of(self.target, index),
+            kind=self.kind.part(index),
+            genes=Panel(tuple(names[index]), {n: t[index] for n, t in tables.items()}) if len(names) else self.genes,
+            n_primary=None,
+        )
+
+    def only_primary(self) -> ArraySet:
+        """The rows with the outputs that are wanted."""
+        return self if self.n_primary is None else self.outputs(np.arange(self.n_primary))
+
     def take(self, index: np.ndarray) -> ArraySet:
         """Rows by integer index or mask."""
         index = np.flatnonzero(index) if index.dtype == bool else index
@@ -130,25 +157,47 @@ class ArraySet:
             target=None if self.target is None else self.target[index],
             labeled=None if self.labeled is None else self.labeled[index],
             whole=None if self.whole is None else replace(self.whole, row=self.whole.row[index]),
+            identity=None if self.identity is None else self.identity[index],
         )
 
-    def permuted(self, seed: int) -> ArraySet:
-        """The same inputs with what was measured shuffled: among the rows of each section, or of slides among patients."""
+    def permuted(self, seed: int, *, by_output: bool = False) -> ArraySet:
+        """The same inputs with what was measured shuffled: among the rows of each section, or of slides among patients.
+
+        With `by_output` each output has a shuffle of its own, where outputs are separate measurements. Rows do not stay
+        whole then, and outputs that vary together do not err together.
+        """
         if self.target is None:
             raise ValueError("expected a target to permute; found none")
         rng = np.random.default_rng(seed)
-        order = np.arange(len(self))
         _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
-        if self.unit == "slide" and len(first) > 1:
-            # Slides of a patient keep one profile: each patient gets that of another's first slide.
-            order = rng.permutation(first)[patient]
-        else:
-            for code in np.unique(self.section):
-                rows = np.flatnonzero(self.section == code)
-                order[rows] = rng.permutation(rows)
+        # Slides of a patient keep one profile: each patient gets that of another's first slide.
+        slides = self.unit == "slide" and len(first) > 1
+        groups = [first] if slides else [np.flatnonzero(self.section == code) for code in np.unique(self.section)]
+        if by_output and (self.kind is None or self.kind.separate):
+            data = self.only_labeled()
+            if data is not self:
+                return data.permuted(seed, by_output=True)
+            # Behind the outputs there may be more of the same: counts and their depths.
+            values = self.target.reshape(len(self), -1, self.n_outputs).copy()
+            for rows in groups:
+                order = rng.random((len(rows), 1, self.n_outputs)).argsort(axis=0)
+                values[rows] = np.take_along_axis(values[rows], order, axis=0)
+            target = values.reshape(self.target.shape)
+            return replace(self, target=target[first][patient] if slides else target)
+        order = np.arange(len(self))
+        for rows in groups:
+            order[rows] = rng.permutation(rows)
+        if slides:
+            order = order[first][patient]
         inputs = {k: v[order] if INPUTS[k].measured else v for k, v in self.inputs.items()}
         labeled = None if self.labeled is None else self.labeled[order]
         return replace(self, inputs=inputs, target=self.target[order], labeled=labeled)
+
+    def with_permuted_tables(self, seed: int) -> ArraySet:
+        """The same rows with the tables of genes permuted: what is known of each gene is what is known of another."""
+        order = derangement(len(self.genes), seed)
+        tables = {name: table[order] for name, table in self.genes.tables.items()}
+        return replace(self, genes=replace(self.genes, tables=tables))
 
     def unmeasured(self) -> ArraySet:
         """What is known of rows to predict: nothing that was measured."""
@@ -181,15 +230,18 @@ class ArraySet:
             kind=self.kind,
             labeled=None if self.labeled is None else tensor(self.labeled),
             sections=sections,
+            identity=torch.from_numpy(np.arange(len(self))[index]) if self.identity is None else tensor(self.identity),
         )
 
     def digest(self) -> str:
         """Digest of everything in the set: no two sets that differ in anything share it."""
-        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names)]).encode())
+        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names), self.n_primary]).encode())
         if self.kind is not None:
             digest.update(json.dumps([self.kind.names, self.kind.to_dict()], sort_keys=True, default=str).encode())
         arrays: dict[str, Any] = {"section": self.section, "patient": self.patient, "target": self.target}
-        arrays |= {"labeled": self.labeled} | {f"input {name}": values for name, values in self.inputs.items()}
+        arrays |= {"labeled": self.labeled, "identity": self.identity} | {
+            f"input {name}": values for name, values in self.inputs.items()
+        }
         arrays |= {f"genes {name}": values for name, values in self.genes.tables.items()}
         if self.whole is not None:
             arrays |= {"whole code": self.whole.code, "whole row": self.whole.row}
@@ -331,12 +383,14 @@ def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -
         mean, std = pair
         return torch.from_numpy(np.asarray(mean)).float(), torch.from_numpy(np.asarray(std)).float()
 
+    lowest = None if data.kind is None else data.kind.lowest()
     target_mean, target_std = tensors(scales(data.target) if data.kind is None else data.kind.start(data.target))
     return Summary(
         len(data),
         target_mean,
         target_std,
         {name: tensors(moments(values)) for name, values in _columns(data, needs).items()},
+        None if lowest is None else torch.from_numpy(lowest).float(),
     )
 
 

@@ -28,6 +28,8 @@ class TrainingFacts:
     feature_patients
         Patients whose expression had a part in the features, as where images were aligned with it; `"unknown"` where nobody
         wrote down how the features were made: they may come from the expression to be predicted.
+    table_patients
+        Other patients whose expression had a part in the table of genes; `"unknown"` among them where that was not recorded.
     content
         Digests of some spots of each training section, by which they are recognized under other names.
     settings
@@ -46,6 +48,11 @@ class TrainingFacts:
     spread
         Standard deviation of each gene between the means of the training patients, or of the sections where there is
         one patient; `None` where there is one section, and for other targets than expression.
+    auxiliary
+        Genes that were trained on beside the panel, and no longer predicted: `mode`, `n_primary`, their `genes` in the order of
+        their rank and the `weight` of each; of `"dkgsb"` the learned `cut` (rank from 0 to 1 at which the weight is a half),
+        `n_kept`, the number of genes up to it, what rows it was `tuned_on`, and `tuned_where_stopped`, whether these are the
+        rows that chose the number of epochs as well.
     extra
         Facts of special kinds of models.
     """
@@ -58,6 +65,7 @@ class TrainingFacts:
     panel_patients: list[str] = field(default_factory=list)
     pretraining_patients: list[str] = field(default_factory=list)
     feature_patients: list[str] = field(default_factory=list)
+    table_patients: list[str] = field(default_factory=list)
     content: list[dict[str, Any]] = field(default_factory=list, repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
     validated_on: str = "none"
@@ -67,17 +75,23 @@ class TrainingFacts:
     mean: dict[str, float] = field(default_factory=dict)
     median: dict[str, float] = field(default_factory=dict)
     spread: list[float] | None = None
+    auxiliary: dict[str, Any] = field(default_factory=dict, repr=False)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def patients_seen(self) -> list[str]:
-        """Patients whom the model was trained on, or its panel, its features or its starting weights.
+        """Patients whom the model was trained on, or its panel, its features, its table of genes or its starting weights.
 
         `"unknown"` is among them where nobody said who some of them are.
         """
         nobody = [] if self.patients else ["unknown"]
-        others = (*self.panel_patients, *self.pretraining_patients, *self.feature_patients)
-        return sorted({*self.patients, *others, *nobody})
+        return sorted({*self.patients, *self.others_seen, *nobody})
+
+    @property
+    def others_seen(self) -> list[str]:
+        """Patients whom something else than the training observations has seen."""
+        others = (self.panel_patients, self.pretraining_patients, self.feature_patients, self.table_patients)
+        return sorted({name for names in others for name in names})
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> TrainingFacts:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,8 +17,9 @@ from stpredict.core._device import seed_torch
 from stpredict.core._optional import mend_torchvision
 from stpredict.core._progress import epochs_bar
 from stpredict.core._turns import tidy_folder, turn
-from stpredict.models import Panel, Predictor, build, get_model
+from stpredict.models import Batch, Panel, Predictor, build, get_model
 from stpredict.models.base._registry import Hyperparameters
+from stpredict.training._auxiliary import AuxiliaryTraining, check_weighs_genes
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, row_groups, summarize
 from stpredict.training._validation import inner_split
@@ -41,12 +42,15 @@ class Fit:
         What the inner validation held out: `"patient"`, `"section"`, `"stripe"`, `"none"`.
     n_epochs
         Epochs behind the weights, those of the last stage.
+    auxiliary
+        What is to be said of auxiliary genes; empty without.
     """
 
     network: Predictor
     history: pd.DataFrame
     validated_on: str
     n_epochs: int
+    auxiliary: dict[str, Any] = field(default_factory=dict)
 
 
 def train_config(
@@ -178,6 +182,7 @@ def fit_arrays(
     config = config or train_config(model, target=data.kind, hyperparameters=hyperparameters)
     _check_monitor(model, config)
     info = get_model(model)
+    check_weighs_genes(info, config)
     options = info.options(hyperparameters)
     needs = info.reads(options)
 
@@ -195,22 +200,32 @@ def fit_arrays(
         return Fit(network.eval(), pd.DataFrame(), "grouped folds" if needs else "none", 0)
 
     mend_torchvision()
+    helpers = None if config.auxiliary is None else AuxiliaryTraining(data, config, device)
     held_out, unit = np.zeros(len(data), dtype=bool), "none"
     if config.patience > 0:
         held_out, unit = inner_split(data, config.validation_fraction, seed)
     name = "" if checkpoint_dir is None else _digest(model, options, config, seed, data, init)
     with _checkpoints(checkpoint_dir, name) as root, torch.random.fork_rng(devices=[]):
-        validation = data.take(held_out) if held_out.any() else None
+        train, validation = data.take(~held_out), data.take(held_out) if held_out.any() else None
+        if helpers is not None:
+            train, validation = helpers.divide(train, validation, seed)
         where: dict[str, Any] = {
-            "device": device, "seed": seed, "root": root, "load_weights": init is None,
+            "device": device, "seed": seed, "root": root, "load_weights": init is None, "helpers": helpers,
         }  # fmt: skip
         with epochs_bar(f"fit {model}", show=progress):
-            histories, epochs = _run_stages(network, data.take(~held_out), validation, config, "inner", **where)
+            histories, epochs = _run_stages(network, train, validation, config, "inner", **where)
+            if helpers is not None:
+                helpers.settle(histories[-1], epochs[-1])
+            if validation is not None:
+                show_rows(network, "calibrate", train.only_labeled(), validation.only_labeled(), device=device)
             if config.refit and validation is not None:
-                network = fresh()
-                histories += _run_stages(network, data, None, config, "refit", epochs=epochs, **where)[0]
-        show_rows(network, "finish", data.only_labeled(), device)
-    return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, epochs[-1])
+                inner, network = network, fresh()
+                everything = data if helpers is None else helpers.training(data)
+                histories += _run_stages(network, everything, None, config, "refit", epochs=epochs, **where)[0]
+                network.take_calibration(inner)
+        show_rows(network, "finish", data.only_labeled(), device=device)
+    told = {} if helpers is None else helpers.facts(unit)
+    return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, epochs[-1], told)
 
 
 @contextmanager
@@ -231,7 +246,9 @@ def _network(model: str, data: ArraySet, hyperparameters: Hyperparameters, seed:
     needs = get_model(model).reads(hyperparameters)
     widths = {name: width for name, width in data.widths.items() if name in needs}
     genes = Panel(data.genes.names, {name: table for name, table in data.genes.tables.items() if name in needs})
-    return build(model, data.n_outputs, widths, genes=genes, hyperparameters=hyperparameters, seed=seed)
+    network = build(model, data.n_outputs, widths, genes=genes, hyperparameters=hyperparameters, seed=seed)
+    network.n_wanted = data.n_primary or data.n_outputs
+    return network
 
 
 def _run_stages(
@@ -245,6 +262,7 @@ def _run_stages(
     device: torch.device,
     seed: int,
     root: Path | None,
+    helpers: AuxiliaryTraining | None,
     epochs: list[int] | None = None,
 ) -> tuple[list[pd.DataFrame], list[int]]:
     """Take a network through its stages, each for as many epochs as `epochs` says, or as the validation chooses.
@@ -259,7 +277,7 @@ def _run_stages(
     if load_weights:
         network.load_initial_weights()
     network.prepare(summarize(train.only_labeled(), network.needs))
-    show_rows(network, "remember", train.only_labeled(), device)
+    show_rows(network, "remember", train.only_labeled(), device=device)
     histories, found = [], []
     several = len(network.stages) > 1
     for number, stage in enumerate(network.stages):
@@ -271,8 +289,9 @@ def _run_stages(
             rows, held_out = train.only_labeled(), None if validation is None else validation.only_labeled()
         if number:  # what a stage draws must not depend on where the one before has stopped
             seed_torch(seed + number)
+        extra = [] if helpers is None else helpers.callbacks(rows, stage, seed)
         history, n_epochs = run_epochs(
-            network, rows, held_out, settings,
+            network, rows, held_out, settings, extra=extra,
             stage=stage, device=device, seed=seed,
             directory=None if root is None else root / f"{phase}{number or ''}",
             n_epochs=None if epochs is None else epochs[number],
@@ -283,15 +302,21 @@ def _run_stages(
     return histories, found
 
 
-def show_rows(network: Predictor, step: Literal["remember", "finish"], data: ArraySet, device: torch.device) -> None:
-    """Let a network look at training rows in a step that it defines: before the gradient steps, or after them."""
+def show_rows(
+    network: Predictor, step: Literal["remember", "calibrate", "finish"], *sets: ArraySet, device: torch.device
+) -> None:
+    """Let a network look at rows in a step that it defines: before the gradient steps, or after them."""
     if getattr(type(network), step) is getattr(Predictor, step):
         return
     mode = network.training
     network.eval().to(device)
+
+    def batches(data: ArraySet) -> Iterator[Batch]:
+        for index in prediction_groups(network, data):
+            yield data.batch(index, network.needs).to(device)
+
     with torch.no_grad():
-        groups = prediction_groups(network, data)
-        getattr(network, step)(data.batch(index, network.needs).to(device) for index in groups)
+        getattr(network, step)(*map(batches, sets))
     network.train(mode).to("cpu")
 
 
@@ -340,8 +365,8 @@ def untrained(model: str, data: ArraySet, *, hyperparameters: Hyperparameters, s
             if name.split(".")[0] == "head" and isinstance(module, torch.nn.Linear):
                 module.reset_parameters()
     network.prepare(summarize(data, network.needs))
-    show_rows(network, "remember", data, torch.device("cpu"))
-    show_rows(network, "finish", data, torch.device("cpu"))
+    show_rows(network, "remember", data, device=torch.device("cpu"))
+    show_rows(network, "finish", data, device=torch.device("cpu"))
     return Fit(network.eval(), pd.DataFrame(), "none", 0)
 
 

@@ -83,10 +83,25 @@ class FittedModel:
     def __repr__(self) -> str:
         people = self.training.patients
         what = "gene" if isinstance(self.target, ExpressionTarget | CountsTarget) else "output"
+        beside = f" beside {self._auxiliary_genes()}" if self.training.auxiliary else ""
         return (
-            f"FittedModel({self.model!r}, {len(self.panel)} {what}{'s' if len(self.panel) != 1 else ''}, trained on "
+            f"FittedModel({self.model!r}, {len(self.panel)} {what}{'s' if len(self.panel) != 1 else ''}{beside}, trained on "
             f"{self.training.n_obs} observations of {len(people)} patient{'s' if len(people) != 1 else ''})"
         )
+
+    def _auxiliary_genes(self) -> str:
+        facts = self.training.auxiliary
+        n = len(facts["genes"])
+        return f"{facts['n_kept']} of {n} auxiliary genes" if "n_kept" in facts else f"{n} auxiliary genes"
+
+    @property
+    def aux_weight(self) -> pd.Series:
+        """Weight of every gene in training: 1 for the panel, then the auxiliary genes by rank; to be put into `var`."""
+        import pandas as pd
+
+        facts = self.training.auxiliary
+        weight = [1.0] * len(self.panel) + list(facts.get("weight", []))
+        return pd.Series(weight, index=[*self.panel, *facts.get("genes", [])], name="aux_weight")
 
     def save(self, path: str | Path) -> Path:
         """Write the model to a directory: `config.json`, `weights.safetensors`, `panel.tsv`, `history.csv`.
@@ -228,6 +243,7 @@ def _network(path: Path, config: dict[str, Any], panel: list[str], state: dict[s
 
     name, widths = config["model"], config["widths"]
     get_model(name)
+    names = [*panel, *_auxiliary_names(path, config)]
     unknown = [n for n, width in widths.items() if n not in INPUTS or not isinstance(width, int) or width < 0]
     if unknown:
         raise ValueError(f"expected widths of inputs in {path / CONFIG}; found {unknown[0]}: {widths[unknown[0]]!r}")
@@ -243,9 +259,10 @@ def _network(path: Path, config: dict[str, Any], panel: list[str], state: dict[s
 
     def made() -> Predictor:
         # Tables of genes are among the weights; here they only have to have their size.
-        zeros = {n: np.zeros((len(panel), width), np.float32) for n, width in tables.items()}
-        genes = Panel(tuple(panel), zeros)
-        network = build(name, len(panel), widths, genes=genes, hyperparameters=config["hyperparameters"], seed=0)
+        zeros = {n: np.zeros((len(names), width), np.float32) for n, width in tables.items()}
+        genes = Panel(tuple(names), zeros)
+        network = build(name, len(names), widths, genes=genes, hyperparameters=config["hyperparameters"], seed=0)
+        network.n_wanted = len(panel)
         network.make_room(state)
         return network
 
@@ -263,10 +280,19 @@ def _network(path: Path, config: dict[str, Any], panel: list[str], state: dict[s
         )
     if found:
         raise ValueError(
-            f"expected weights of model {name!r} for {len(panel)} genes in {path}; found {len(found)} tensors that do not "
+            f"expected weights of model {name!r} for {len(names)} genes in {path}; found {len(found)} tensors that do not "
             f"fit (first: {found[0]})"
         )
     return made()
+
+
+def _auxiliary_names(path: Path, config: dict[str, Any]) -> list[str]:
+    """Genes that the network was trained on beside its panel."""
+    training = config["training"]
+    names = (training.get("auxiliary") or {}).get("genes", []) if isinstance(training, dict) else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"expected names of auxiliary genes in {path / CONFIG}; found {names!r}")
+    return names
 
 
 def _numbers(value: Any) -> Iterator[int]:

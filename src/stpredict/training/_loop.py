@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,7 @@ from stpredict.models import Batch, Prediction, Predictor, Stage
 from stpredict.training._checkpoints import CheckpointFile, LastCheckpoint
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, Loader, loader_for
+from stpredict.training._gene_weights import Weighted
 from stpredict.training._two_phase import TwoPhaseRule
 from stpredict.training.targets._expression import mean_correlation
 
@@ -41,6 +42,8 @@ class _Module(pl.LightningModule):
         self.rows: list[dict[str, float]] = []
         #: Scores of the last validation. Lightning's own logging of them takes longer than a step of a small network.
         self.scores: dict[str, float] = {}
+        #: What callbacks have to say of an epoch, for the history.
+        self.notes: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._n = 0
         self._loss: Tensor | None = None
@@ -52,6 +55,11 @@ class _Module(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         parts = self.network.step(batch, self.stage)
+        if isinstance(batch.kind, Weighted) and not batch.kind.asked and self.stage is self.network.stages[-1]:
+            raise ValueError(
+                f"expected a network that asks its target for the loss, to weigh its genes; found a "
+                f"{type(self.network).__name__}, which does not; set weighs_genes = False there, or leave auxiliary out"
+            )
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach()) * len(batch)
         self._n += len(batch)
@@ -106,7 +114,7 @@ class _Module(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         row = {f"train_{'loss' if k == 'total' else k}": v / max(self._n, 1) for k, v in self._sums.items()}
         row["epoch"] = self.current_epoch
-        row |= self.scores
+        row |= self.scores | self.notes
         self.rows.append(row)
         self._sums, self._n = {}, 0
 
@@ -222,6 +230,7 @@ def run_epochs(
     directory: Path | None,
     n_epochs: int | None = None,
     phase: str = "epochs",
+    extra: Sequence[pl.Callback] = (),
 ) -> tuple[pd.DataFrame, int]:
     """Train in place; with a validation set, stop early and keep the best epoch's weights.
 
@@ -246,6 +255,8 @@ def run_epochs(
         number was chosen with. `config.max_epochs` when `None`.
     phase
         Name of this part of the fit, for those who show progress.
+    extra
+        Callbacks with a part in the training, whose state a checkpoint keeps.
 
     Returns
     -------
@@ -253,7 +264,7 @@ def run_epochs(
     """
     loader = loader_for(network, train, config.batch_size, shuffle=True, seed=seed)
     module = _Module(network, config, stage, seed)
-    callbacks: list[pl.Callback] = [_EpochSeed(seed, loader)]
+    callbacks: list[pl.Callback] = [_EpochSeed(seed, loader), *extra]
     watch = validation is not None and config.patience > 0
     keeper = _Keeper(config, score_of(train.kind)) if watch else None
     if keeper is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from stpredict.metrics import sample_quantiles
 from stpredict.models import Panel, Prediction, Predictor
 from stpredict.training._data import ArraySet
 from stpredict.training._fit_arrays import prediction_groups
@@ -21,16 +22,19 @@ class Predicted:
     Attributes
     ----------
     mean
-        (n, n_outputs) float32.
+        (n, n_outputs) float32; of outputs that are wanted, without auxiliary ones.
     std
         (n, n_outputs) float32 standard deviation, where the network gives one or draws samples; else `None`.
     samples
         (n, n_samples, n_outputs) float32, where samples were asked for and not handed on; else `None`.
+    quantiles
+        (n, n_quantiles, n_outputs) float32 of the samples, where these were asked for.
     """
 
     mean: np.ndarray
     std: np.ndarray | None = None
     samples: np.ndarray | None = None
+    quantiles: np.ndarray | None = None
 
 
 def predict_arrays(
@@ -43,6 +47,7 @@ def predict_arrays(
     n_samples: int = 0,
     seed: int = 0,
     genes: Panel | None = None,
+    quantiles: Sequence[float] = (),
     take_samples: Callable[[np.ndarray, np.ndarray], Any] | None = None,
 ) -> Predicted:
     """Predict every row.
@@ -65,6 +70,8 @@ def predict_arrays(
         Random seed for the samples.
     genes
         Genes to predict through their tables, for networks that can predict others than those they were trained on.
+    quantiles
+        Levels of the quantiles of the samples, where samples are asked for.
     take_samples
         Called with the rows and the samples of each step, which are then not kept.
 
@@ -85,8 +92,10 @@ def predict_arrays(
     generator = torch.Generator(device=device).manual_seed(seed)
     found: dict[str, np.ndarray] = {}
 
+    n_wanted = network.n_wanted if genes is None else None
+
     def keep(name: str, values: torch.Tensor, index: np.ndarray) -> None:
-        array = values.float().cpu().numpy()
+        array = values[..., :n_wanted].float().cpu().numpy()
         if name not in found:
             found[name] = np.empty((len(data), *array.shape[1:]), dtype=np.float32)
         found[name][index] = array
@@ -119,10 +128,13 @@ def predict_arrays(
                 elif samples is not None and samples.shape[1] > 1:
                     keep("std", samples.std(dim=1), index)
                 if n_samples and samples is not None:
+                    if len(quantiles):
+                        found_here = sample_quantiles(samples.float().cpu().numpy(), quantiles)
+                        keep("quantiles", torch.from_numpy(found_here), index)
                     if take_samples is None:
                         keep("samples", samples, index)
                     else:
-                        take_samples(index, samples.float().cpu().numpy())
+                        take_samples(index, samples[..., :n_wanted].float().cpu().numpy())
     finally:
         network.to("cpu")
-    return Predicted(found["mean"], found.get("std"), found.get("samples"))
+    return Predicted(found["mean"], found.get("std"), found.get("samples"), found.get("quantiles"))

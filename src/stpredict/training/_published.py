@@ -36,7 +36,8 @@ def load_published(
     Parameters
     ----------
     name
-        `"sequoia"`, `"slide_transformer"`, `"he2rna"` (on bags) or `"hist"` (on grids).
+        `"sequoia"`, `"slide_transformer"`, `"he2rna"` (on bags), `"hist"` (on grids) or `"triplex"` (on patches, with the
+        features of neighbors and sections; version 2 of the published code).
     path
         File with the weights, or a directory with `model.safetensors`, `pytorch_model.bin`, `model_best.pt` or one
         other weight file. Nothing is unpickled.
@@ -50,7 +51,8 @@ def load_published(
         Patients the weights were trained on; predictions of these are marked as leaky. With none, every mark is `"unknown"`.
     normalization
         Record of how the target was normalized, to be compared with that of the data; when `None`, log2(FPKM-UQ + 1),
-        or for `"hist"` log1p of counts per 10,000.
+        for `"hist"` log1p of counts per 10,000, or for `"triplex"` that of counts per 10,000 of its genes (whose mean over
+        3 x 3 spots it was trained on).
 
     Returns
     -------
@@ -83,7 +85,7 @@ def load_published(
 
     from stpredict.core._read_weights import check_finite_weights, read_weights
     from stpredict.core._validate import check_positive, check_unique
-    from stpredict.models import build, list_models
+    from stpredict.models import INPUTS, build, list_models
     from stpredict.models.base._registry import get_model
     from stpredict.training._fitted import FittedModel, TrainingFacts
     from stpredict.training.targets import ExpressionTarget
@@ -106,15 +108,18 @@ def load_published(
         raise ValueError(
             f"expected one gene for each of the {tree.n_genes} outputs of the weights; found {len(panel)} genes"
         )
-    reads = get_model(name).cls.needs
-    width = "tokens" if "tokens" in reads else "features"
-    network = build(name, len(panel), {width: tree.n_features}, hyperparameters=tree.hyperparameters, seed=0)
+    reads = get_model(name).reads(tree.hyperparameters)
+    widths = {each: tree.n_features for each in reads if INPUTS[each].width}
+    network = build(name, len(panel), widths, hyperparameters=tree.hyperparameters, seed=0)
     network.load_state_dict(tree.convert(state, network.state_dict()), strict=False)
+    record = dict(normalization or published.normalization)
+    if record.get("size_factors") == "panel" and record.get("panel") is None:
+        record["panel"] = panel
     features = {"encoder": encoder, "tile_um": tile_um, "dim": tree.n_features}
     return FittedModel(
         model=name,
         network=network.eval(),
-        target=ExpressionTarget(tuple(panel), dict(normalization or published.normalization)),
+        target=ExpressionTarget(tuple(panel), record),
         features={"slots": {f"X_{encoder}": features}, "scaling": "global"},
         training=TrainingFacts(sorted({str(patient) for patient in patients}), validated_on="published"),
         history=pd.DataFrame(),

@@ -14,6 +14,7 @@ from stpredict.models import Batch, Shape, get_model
 from stpredict.models._bleep import BLEEP, BLEEPConfig
 from stpredict.models._mclstexp import MclSTExp, MclSTExpConfig
 from stpredict.models.base._retrieval import in_chunks
+from stpredict.models.nn._shrinkage import Shrinkage
 from stpredict.training import (
     ArraySet,
     FittedModel,
@@ -23,6 +24,8 @@ from stpredict.training import (
     train_config,
     untrained,
 )
+from stpredict.training._fit_arrays import show_rows
+from stpredict.training._validation import inner_split
 from stpredict.training.targets import ClassTarget, ExpressionTarget
 
 GENES, WIDTH, N = 7, 5, 40
@@ -44,8 +47,9 @@ def make(n: int = N, seed: int = 0, given: dict[str, Any] | None = None, **chang
 
 
 def network(model: str = "bleep", data: ArraySet | None = None, **changes: Any) -> Any:
-    """One whose bank holds the data, as drawn."""
-    return untrained(model, data or make(), hyperparameters=FEATURES | changes, seed=0).network
+    """One whose bank holds the data, as drawn; it returns what it has found as it is, unless told otherwise."""
+    options = FEATURES | {"shrink": False} | changes
+    return untrained(model, data or make(), hyperparameters=options, seed=0).network
 
 
 def one_batch(n: int = 12, **given: Any) -> Batch:
@@ -164,6 +168,82 @@ def test_own_patient_is_looked_up_only_when_asked() -> None:
     assert (mean[queries.patient == 1] < 50).all()
     free = predict_arrays(others, replace(queries, patient=np.full(8, -1))).mean
     np.testing.assert_allclose(predict_arrays(own, queries).mean, free)
+
+
+def explained(model: str, data: ArraySet, apart: np.ndarray, *, patience: int, **changes: Any) -> tuple[float, Any]:
+    """Mean share of the variance of each gene that a short fit explains of the rows that stand apart, and the network."""
+    config = train_config(model, {"max_epochs": 3, "patience": patience, "batch_size": 60})
+    fit = fit_arrays(model, data.take(~apart), hyperparameters=FEATURES | {"k": 3} | changes, config=config)
+    test = data.take(apart)
+    left = ((predict_arrays(fit.network, test).mean - test.target) ** 2).mean(axis=0)
+    return float((1 - left / test.target.var(axis=0)).mean()), fit.network
+
+
+@pytest.mark.parametrize("units", ["patients", "sections", "one section"])
+@pytest.mark.parametrize("patience", [0, 1])  # slopes of training spots, and of held-out ones
+@pytest.mark.parametrize("model", ["bleep", "mclstexp"])
+def test_noise_that_was_averaged_is_not_taken_for_a_map(model: str, patience: int, units: str) -> None:
+    n = 600
+    noise = np.random.default_rng(3).normal(size=(n, GENES)).astype(np.float32)
+    section = np.zeros(n, dtype=np.int64) if units == "one section" else np.arange(n) * 4 // n
+    patient = section if units == "patients" else np.zeros(n, dtype=np.int64)
+    data = make(n, target=noise, section=section, patient=patient)
+    apart = np.arange(n) >= 450
+    share, net = explained(model, data, apart, patience=patience, same_patient=units != "patients")
+    assert share > -0.02
+    assert net.facts()["shrinkage"]["fitted_on"] == ("held-out" if patience else "training")
+    assert explained(model, data, apart, patience=patience, same_patient=True, shrink=False)[0] < -0.25
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+def test_slopes_of_what_features_tell_are_high_and_leave_correlations_alone(patience: int) -> None:
+    data = make(400, patient=np.arange(400) * 4 // 400)
+    data.target[:, :3] = 3 + 2 * data["features"][:, :3] + data.target[:, :3] / 10
+    apart = data.patient == 3
+    config = train_config("bleep", {"max_epochs": 20, "patience": patience, "batch_size": 60})
+    found = []
+    for shrink in (True, False):
+        options = FEATURES | {"k": 10, "shrink": shrink}
+        net = fit_arrays("bleep", data.take(~apart), hyperparameters=options, config=config).network
+        found.append(predict_arrays(net, data.take(apart)))
+        if shrink:
+            slope = net.shrinkage.slope.numpy()
+    assert (slope[:3] > 0.8).all()
+    assert slope[3:].mean() < 0.5
+    shrunk, plain = found
+    r = [np.corrcoef(a, b)[0, 1] for a, b in zip(shrunk.mean.T, plain.mean.T, strict=True)]
+    np.testing.assert_allclose(r, 1, atol=1e-6)
+    center = data.target[~apart].mean(axis=0)
+    np.testing.assert_allclose(shrunk.mean, center + slope * (plain.mean - center), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(shrunk.std, np.hypot(plain.std, plain.mean - shrunk.mean), rtol=1e-4, atol=1e-5)
+
+
+def test_slopes_are_those_of_spots_that_the_bank_lacks() -> None:
+    data = make(200, patient=np.arange(200) * 4 // 200)
+    data.target[:, :3] += 2 * data["features"][:, :3]
+    options = {"hyperparameters": FEATURES | {"k": 5}}
+    config = train_config("bleep", {"max_epochs": 8, "patience": 8, "refit": False, "batch_size": 60})
+    net = fit_arrays("bleep", data, config=config, **options).network
+    held_out, unit = inner_split(data, config.validation_fraction, 0)
+    assert unit == "patient"
+    plain = fit_arrays("bleep", data.take(~held_out), config=replace(config, patience=0, max_epochs=1), **options)
+    plain.network.load_state_dict({k: v for k, v in net.state_dict().items() if "projection" in k}, strict=False)
+    plain.network.config = replace(plain.network.config, shrink=False)
+    show_rows(plain.network, "finish", data.take(~held_out), device=torch.device("cpu"))
+    x, y = predict_arrays(plain.network, data.take(held_out)).mean, data.target[held_out]
+    expected = Shrinkage(GENES)
+    section = torch.from_numpy(data.section[held_out])
+    expected.fit([(torch.from_numpy(x), torch.from_numpy(y), section)], "held-out")
+    torch.testing.assert_close(net.shrinkage.slope, expected.slope, rtol=1e-4, atol=1e-6)
+    assert expected.slope.std() > 0.01
+
+
+def test_one_spot_and_constant_genes() -> None:
+    one = network(data=make(1), shrink=True)
+    others = make(5, seed=1, patient=np.full(5, -1))
+    np.testing.assert_allclose(predict_arrays(one, others).mean, np.repeat(make(1).target, 5, axis=0))
+    constant = network(data=make(target=np.ones((N, GENES), np.float32)), shrink=True)
+    np.testing.assert_allclose(predict_arrays(constant, make(5, seed=1)).mean, 1, rtol=1e-6)
 
 
 def test_empty_bank_and_a_bank_of_the_own_patient_only_are_errors_that_say_what_to_do() -> None:
@@ -368,7 +448,7 @@ def saved(net: Any, model: str, panel: int = GENES) -> FittedModel:
 @pytest.mark.parametrize("model", ["bleep", "mclstexp"])
 def test_saved_and_loaded_model_predicts_the_same(model: str, normalize: bool, tmp_path) -> None:
     data = make()
-    net = network(model, normalize=normalize, weighting="inverse_distance", k=9)
+    net = network(model, normalize=normalize, weighting="inverse_distance", k=9, shrink=normalize)
     loaded = FittedModel.load(saved(net, model).save(tmp_path / "model")).network
     before, after = predict_arrays(net, data), predict_arrays(loaded, data)
     np.testing.assert_array_equal(before.mean, after.mean)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stpredict.models.nn._resnet import ResNet50
+from stpredict.models.nn._resnet import ResNet18Trunk, ResNet50
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +54,18 @@ def test_other_networks_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         network.load_imagenet(path)
     torch.testing.assert_close(network.conv1.weight, before)
+
+
+def test_the_trunk_of_resnet18_gives_torchvision_maps(torchvision_network, tmp_path: Path) -> None:
+    reference = torchvision_network("resnet18")
+    torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
+    images = torch.rand(2, 3, 70, 64, generator=torch.Generator().manual_seed(1))
+    trunk = ResNet18Trunk().eval()
+    trunk.load_imagenet(tmp_path / "resnet18.pth")
+    with torch.no_grad():
+        wanted = torch.nn.Sequential(*list(reference.children())[:-2])(images)
+        torch.testing.assert_close(trunk(images), wanted, rtol=1e-5, atol=1e-5)
+    assert wanted.shape == (2, trunk.n_outputs, 3, 2)
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="resnet18.*missing"):
+        trunk.load_imagenet(tmp_path / "other.pth")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stpredict.models.nn._shufflenet import BatchNorm2d, ShuffleNet
+from stpredict.models.nn._shufflenet import ShuffleNet
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,3 @@ def test_other_networks_are_refused(tmp_path):
     with pytest.raises(ValueError, match="1 of another shape.*conv5"):
         network.load_imagenet(tmp_path / "w.pth")
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
-
-
-def test_batch_norm_of_a_single_value_uses_its_running_statistics():
-    norm = BatchNorm2d(2)
-    norm.running_mean.copy_(torch.tensor([1.0, 2.0]))
-    maps = torch.tensor([2.0, 4.0]).reshape(1, 2, 1, 1)
-    torch.testing.assert_close(norm.train()(maps), norm.eval()(maps))
-    assert norm.running_mean.tolist() == [1.0, 2.0]
-    many = torch.randn(3, 2, 4, 4)
-    torch.testing.assert_close(norm.train()(many), torch.nn.BatchNorm2d(2)(many))

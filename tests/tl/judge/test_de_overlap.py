@@ -9,7 +9,8 @@ from scipy import sparse
 from scipy.stats import false_discovery_control, ttest_ind
 
 import stpredict as stp
-from stpredict.tl.judge._de_overlap import enrichment, read_gmt
+from stpredict.core._gmt import read_gmt
+from stpredict.tl.judge._de_overlap import enrichment
 
 N_SETS, SIZE = 12, 10
 SETS = {f"term{i}": [f"g{j}" for j in range(i * SIZE, (i + 1) * SIZE)] for i in range(N_SETS)}

@@ -53,7 +53,7 @@ def test_a_shift_of_donors_raises_recall_across_them_and_not_within(objective: A
         training = {"max_epochs": 30, "patience": 0, "batch_size": 200, "learning_rate": 3e-3}
         options = {"n_embedding": 16, "depth": 1, "gene_dropout": 0.0}
         stp.tl.align(
-            adata, "X_own", "mlp", ~test,
+            adata, {"slot": "X_own", "scaling": "global"}, "mlp", ~test,
             objective=objective, target=TARGET, hyperparameters=options, training=training,
         )  # fmt: skip
         table = stp.tl.recall_at_k(adata, k=5, rows=test, n_boot=50)

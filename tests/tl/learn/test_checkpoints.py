@@ -148,7 +148,7 @@ def test_checkpoints_of_other_rows_are_not_taken_up(flat: Any, tmp_path: Path, c
 @pytest.mark.parametrize(
     "options",
     [
-        {"features": {"scaling": "section"}},
+        {"features": {"scaling": "global"}},
         {"seed": 1},
         {"hyperparameters": {"hidden": 4}},
         {"training": {"max_epochs": 4, "refit": False}},

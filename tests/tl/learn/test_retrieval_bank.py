@@ -209,3 +209,50 @@ def test_out_of_fold_predictions_of_all_networks_that_look_up(toy: Any) -> None:
 def test_correlation_cannot_choose_the_epoch(toy: Any) -> None:
     with pytest.raises(ValueError, match="monitor='loss'"):
         stp.tl.fit(toy, "bleep", of(toy, "p0"), training={"monitor": "correlation"})
+
+
+@pytest.fixture(scope="module")
+def null_cohort() -> Any:
+    """Three patients whose genes have nothing to do with the picture, as residuals."""
+    adata = stp.datasets.synthetic_cohort(n_patients=3, n_sections=1, n_genes=60, microns_per_pixel=2)
+    stp.pp.image_features(adata)
+    adata.layers["counts"] = stp.datasets.null_counts(adata.layers["counts"], adata.obs["sample"].to_numpy(), 0)
+    stp.pp.normalize(adata)
+    return adata
+
+
+@pytest.mark.parametrize("model", ["bleep", "mclstexp"])
+def test_null_genes_are_worth_nothing_and_cost_nothing(null_cohort: Any, model: str) -> None:
+    small = stp.models.get_model(model).cls.small
+    models = {
+        name: {"model": model, "hyperparameters": dict(small) | {"shrink": shrink}, "training": {"max_epochs": 3}}
+        for name, shrink in (("shrunk", True), ("as published", False))
+    }
+    table = stp.tl.cross_validate(
+        null_cohort,
+        models,
+        metrics=["pearson", "pearson_residual", "deviance_explained"],
+        baselines=False,
+        ceiling=False,
+    )
+    found = stp.tl.summarize(table, n_boot=1).set_index("model")
+    assert (found.loc["shrunk", ["pearson_residual", "deviance_explained"]].abs() < 0.02).all()
+    assert found.loc["as published", "deviance_explained"] < -0.2
+    # A gene that nothing is known of keeps its order: no gene drops out of the mean.
+    assert table["pearson_residual"].notna().all()
+
+
+def test_how_much_was_shrunk_is_recorded_and_kept_for_other_banks(toy: Any, fitted: FittedModel, tmp_path: Any) -> None:
+    inner = stp.tl.fit(toy, "bleep", of(toy, "p0", "p1"), **OPTIONS | {"training": {"max_epochs": 2}})
+    facts = [model.training.extra["shrinkage"] for model in (fitted, inner)]
+    assert [entry["fitted_on"] for entry in facts] == ["training", "held-out"]
+    slope = inner.network.shrinkage.slope
+    np.testing.assert_allclose(facts[1]["quartiles"], np.quantile(slope, [0.25, 0.5, 0.75]), atol=1e-3)
+    other = stp.tl.retrieval_bank(toy, inner, of(toy, "p2"))
+    np.testing.assert_array_equal(other.network.shrinkage.slope, slope)
+    np.testing.assert_allclose(other.network.shrinkage.center, toy.X[of(toy, "p2")].mean(axis=0), rtol=1e-5)
+    loaded = FittedModel.load(inner.save(tmp_path / "model"))
+    assert loaded.training.extra["shrinkage"] == facts[1]
+    np.testing.assert_array_equal(loaded.network.shrinkage.slope, slope)
+    plain = OPTIONS | {"hyperparameters": OPTIONS["hyperparameters"] | {"shrink": False}}
+    assert stp.tl.fit(toy, "bleep", of(toy, "p0"), **plain).training.extra == {}

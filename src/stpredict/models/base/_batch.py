@@ -30,6 +30,10 @@ class TargetKind(Protocol):
         """What least squares have to add to training outputs for the link."""
         ...
 
+    def lowest(self) -> Any:
+        """Lowest mean value of each output (n_outputs,), an array, or `None`."""
+        ...
+
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
         """Loss of a prediction against the values measured; `scale` (n_outputs,) is their training spread."""
         ...
@@ -79,6 +83,9 @@ class Batch:
         (n,) bool, which observations were measured; all of them when `None`. Others have NaN for a target.
     sections
         The whole sections behind inputs such as `"section_features"`.
+    identity
+        (n,) int64, what tells an observation from all others, whichever are predicted with it: what a network draws for it
+        may depend on that.
     """
 
     section: Tensor
@@ -88,6 +95,7 @@ class Batch:
     kind: TargetKind | None = None
     labeled: Tensor | None = None
     sections: Sections | None = None
+    identity: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.section)
@@ -109,6 +117,11 @@ class Batch:
         """Expression or values on the scale of the outputs of a network; `None` without, and for other kinds of targets."""
         return self.target if self.kind is None or self.target is None else self.kind.outputs(self.target)
 
+    @property
+    def weight(self) -> Tensor | None:
+        """(n_outputs,) how much each output counts in a loss; `None` where all count alike."""
+        return getattr(self.kind, "weight", None)
+
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
 
@@ -127,6 +140,7 @@ class Batch:
             target=moved(self.target),
             labeled=moved(self.labeled),
             sections=moved(self.sections),
+            identity=moved(self.identity),
         )
 
 
@@ -171,9 +185,13 @@ class Summary:
     moments
         Mean and standard deviation (d,) of each input that has a width, padding left out. Constant columns have a
         standard deviation of 1.
+    lowest
+        (n_outputs,) lowest mean value of each output, such as the residual of a gene that is not expressed; `None` where
+        there is none.
     """
 
     n: int
     target_mean: Tensor
     target_std: Tensor
     moments: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    lowest: Tensor | None = None

@@ -196,12 +196,14 @@ class GridPredictor(Predictor):
             )
         n = len(prediction.mean) if label is None else int((label >= 0).sum())
         with torch.autocast(background.device.type, enabled=False):
-            off_tissue = self._background_loss(background.float(), classes=label is not None)
+            off_tissue = self._background_loss(background.float(), batch.weight, classes=label is not None)
             total = (n * parts["total"] + off_tissue) / (n + len(background))
         return {"total": total}
 
-    def _background_loss(self, hidden: Tensor, *, classes: bool) -> Tensor:
+    def _background_loss(self, hidden: Tensor, counts_for: Tensor | None, *, classes: bool) -> Tensor:
         """Sum over cells of the loss of the outputs at `hidden` (m, n_hidden) against 0, averaged over the genes.
+
+        Weighted by `counts_for` (n_genes,), how much each gene counts, where that is given.
 
         Squared errors of all genes follow from the second moments of `hidden`, without the outputs (m, n_genes).
         """
@@ -214,6 +216,9 @@ class GridPredictor(Predictor):
                 )
             return F.softplus(F.linear(hidden, weight, bias + self.target_mean)).sum()
         shift = bias + self.target_mean / self.target_std
+        if counts_for is not None:
+            root = (counts_for / counts_for.mean()).sqrt()
+            weight, shift = weight * root[:, None], shift * root
         squares = (weight @ (hidden.T @ hidden) * weight).sum()
         mixed = 2 * (shift @ (weight @ hidden.sum(dim=0)))
         return (squares + mixed + len(hidden) * shift.square().sum()) / self.n_outputs

@@ -13,10 +13,11 @@ from stpredict.models.base._batch import Batch, Prediction, Summary
 from stpredict.models.base._preset import Preset
 from stpredict.models.base._published import Published
 from stpredict.models.base._shape import Panel, Shape
+from stpredict.models.nn._above_lowest import AboveLowest
 from stpredict.models.nn._standardize import Standardize
 
 #: What depends on the genes; networks call their last layer `head`.
-HEAD = ("head.", "count_head.", "target_mean", "target_std")
+HEAD = ("head.", "count_head.", "above_lowest.", "target_mean", "target_std")
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,14 @@ class Predictor(nn.Module):
     per_prediction: ClassVar[int] = 512
     stages: tuple[Stage, ...] = (Stage(),)
     closed_form: ClassVar[bool] = False
+    #: Whether it draws samples, and not only a mean.
+    samples: ClassVar[bool] = False
     #: Whether it compares expression, and can predict nothing else.
     only_expression: ClassVar[bool] = False
     #: Whether it can compare other values of an observation in place of its expression.
     compares_values: ClassVar[bool] = False
+    #: Whether its loss is one of every gene, that of its target, so that some genes may count for more than others.
+    weighs_genes: ClassVar[bool] = True
     #: Departures from the default training configuration, see :class:`stpredict.training.TrainConfig`.
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     #: Hyperparameters with which the network trains in a second on a CPU: for tests and benchmarks.
@@ -86,6 +91,8 @@ class Predictor(nn.Module):
     monitors: ClassVar[tuple[str, ...]] = ("loss", "correlation", "loss_then_correlation")
     #: Beginnings of the names of tensors that depend on the genes or the training set: not what another fit starts from.
     own_tensors: ClassVar[tuple[str, ...]] = HEAD
+    #: Beginnings of the names of tensors that `calibrate` fills, which the network that is trained on all rows takes over.
+    calibrated: ClassVar[tuple[str, ...]] = ()
 
     target_mean: Tensor
     target_std: Tensor
@@ -96,6 +103,8 @@ class Predictor(nn.Module):
         self.shape = shape
         self.needs = self.reads(config)
         self.n_outputs = shape.n_outputs
+        #: Outputs that users get: the first ones, where the others only help to train.
+        self.n_wanted = shape.n_outputs
         self.register_buffer("target_mean", torch.zeros(shape.n_outputs))
         self.register_buffer("target_std", torch.ones(shape.n_outputs))
 
@@ -175,18 +184,32 @@ class Predictor(nn.Module):
         self.load_state_dict(given, strict=False)
 
     def prepare(self, summary: Summary) -> None:
-        """Take the statistics of the training set before training; a layer `standardize` gets those of its input."""
+        """Take the statistics of the training set before training; layers that know what to do with them get theirs."""
         self.target_mean.copy_(summary.target_mean)
         self.target_std.copy_(summary.target_std)
         for module in self.children():
             if isinstance(module, Standardize):
                 module.take(*summary.moments[module.of])
+            if isinstance(module, AboveLowest):
+                module.take(summary.lowest)
 
     def remember(self, batches: Iterable[Batch]) -> None:
         """Take the rows to be trained on once before the gradient steps; the inner validation is not among them."""
 
     def finish(self, batches: Iterable[Batch]) -> None:
         """Take the training set once after (or instead of) the gradient steps; networks in closed form get one batch."""
+
+    def calibrate(self, batches: Iterable[Batch], held_out: Iterable[Batch]) -> None:
+        """Take the rows of the inner training and those of the inner validation once, after the training."""
+
+    def take_calibration(self, other: Predictor) -> None:
+        """Take over what another network of the same kind and genes has learned from its inner validation."""
+        state = {name: tensor for name, tensor in other.state_dict().items() if name.startswith(self.calibrated)}
+        self.load_state_dict(state, strict=False)
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values about the training to be recorded with the model."""
+        return {}
 
     def make_room(self, state: Mapping[str, Tensor]) -> None:
         """Size buffers whose length is that of the training set like those of a saved state, before it is loaded."""

@@ -19,6 +19,7 @@ from stpredict.models.nn._augment import augmented, check_patches, standardized
 from stpredict.models.nn._bank import Bank
 from stpredict.models.nn._densenet import DenseNet121
 from stpredict.models.nn._resnet import ResNet50
+from stpredict.models.nn._shrinkage import Shrinkage
 from stpredict.models.nn._standardize import Standardize
 
 #: DenseNet as mclSTExp takes it, without the ReLU that stands in front of its classifier.
@@ -29,6 +30,7 @@ _BODIES: dict[str, Callable[[], DenseNet121 | ResNet50]] = {
 IMAGE_ENCODERS = (*_BODIES, "features")
 WEIGHTINGS = ("inverse_distance", "similarity", "mean")
 _HELD = 1 << 25  # numbers of retrieved spots that are held at once
+_ROWS = 512  # training spots that are looked up at once
 _SMALLEST = 1e-12  # square of a distance: spots that are the query itself share its weight
 _TEMPERATURE = {True: 0.1, False: 1.0}  # of embeddings of length 1, and of those as they are
 
@@ -66,12 +68,17 @@ class RetrievalPredictor(Predictor):
 
     A subclass defines `embed_expression`; the names of what that reads begin with `spot_`. Its configuration has
     `image_encoder`, `weights`, `patch_um`, `patch_px`, `symmetries`, `stain_jitter`, `chunk`, `n_embedding`, `dropout`,
-    `temperature`, `k`, `weighting`, `normalize` and `same_patient`.
+    `temperature`, `k`, `weighting`, `normalize`, `same_patient` and `shrink`.
 
     - With `normalize=True` embeddings have length 1, and one metric serves in the logits of the loss, in retrieval and
       in the weights. With `False` there are three, as published: the logits are products of embeddings as they are,
       retrieval goes by their cosine, and weights by inverse distance use the sum of absolute differences.
     - Until the bank is filled, the prediction of a batch with a target is the training mean.
+    - With `shrink=True` what was looked up is pulled towards the mean of the bank, see
+      :class:`~stpredict.models.nn._shrinkage.Shrinkage`: by the slope of the truth of spots that were held out of training
+      and bank. Where none were, training spots are looked up among other patients (sections where there is one patient,
+      spots where there is one section). Their images were trained to find what resembles them, so that such slopes are too
+      high, the more the longer the training.
 
     Parameters
     ----------
@@ -84,7 +91,9 @@ class RetrievalPredictor(Predictor):
     needs = frozenset({"patches"})
     monitors = ("loss",)
     only_expression = True
-    own_tensors = (*HEAD, "bank.", "key_length", "spot_")
+    weighs_genes = False  # whole profiles are compared
+    own_tensors = (*HEAD, "bank.", "key_length", "spot_", "shrinkage.")
+    calibrated = ("shrinkage.",)
     #: Whether spots may be drawn to others of the batch that resemble them, instead of to their own image alone.
     soft_targets: ClassVar[bool] = False
     #: Tensors of :class:`Batch`, besides the target, that the bank is made of.
@@ -103,6 +112,7 @@ class RetrievalPredictor(Predictor):
         self.make_image_side(shape)
         self.bank = Bank(config.n_embedding, shape.n_outputs)
         self.register_buffer("key_length", torch.zeros(0))
+        self.shrinkage = Shrinkage(shape.n_outputs)
 
     @property
     def unit_length(self) -> bool:
@@ -187,46 +197,99 @@ class RetrievalPredictor(Predictor):
         return self._finished(self.embed_expression(batch, (expression - self.target_mean) / self.target_std))
 
     def finish(self, batches: Iterable[Batch]) -> None:
-        """Fill the bank with the training spots."""
-        parts = []
-        for batch in batches:
-            expression = batch.outputs()
-            assert expression is not None  # `forward` has refused anything else
-            parts.append((self.embed_spots(batch, expression), expression, batch.patient, batch.section))
-        keys, values, patient, section = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        self.key_length = keys.norm(dim=1)
-        self.bank.fill(F.normalize(keys, dim=1), values, patient, section)
+        """Fill the bank with the training spots; look these up among each other where no slopes are known yet."""
+        unknown = self.config.shrink and not self.shrinkage.known
+        images = self._fill(batches, images=unknown)
+        if unknown:
+            self._compare_within(torch.cat(images))
+
+    def calibrate(self, batches: Iterable[Batch], held_out: Iterable[Batch]) -> None:
+        """Compare what the images of held-out spots find among the others with their expression."""
+        if self.config.shrink:
+            self._fill(batches)
+            found = ((self._look_up(self.embed_images(b), None)[0], _expression(b), b.section) for b in held_out)
+            self.shrinkage.fit(found, "held-out")
+
+    def facts(self) -> dict[str, Any]:
+        """Which spots the slopes are of, and quartiles of them over genes."""
+        if not self.config.shrink:
+            return {}
+        quartiles = torch.quantile(self.shrinkage.slope.double(), torch.tensor([0.25, 0.5, 0.75]).double())
+        return {
+            "shrinkage": {"fitted_on": self.shrinkage.fitted_on, "quartiles": [round(q, 3) for q in quartiles.tolist()]}
+        }
 
     def make_room(self, state: Mapping[str, Tensor]) -> None:
         """Size the bank like that of a saved state."""
         self.bank.room(state)
         self.key_length = self.key_length.new_zeros(len(self.bank))
 
+    def _fill(self, batches: Iterable[Batch], *, images: bool = False) -> list[Tensor]:
+        """Fill the bank, and embed the images of the same spots (n, n_embedding) where they are asked for."""
+        parts, embedded = [], []
+        for batch in batches:
+            expression = _expression(batch)
+            parts.append((self.embed_spots(batch, expression), expression, batch.patient, batch.section))
+            if images:
+                embedded.append(self.embed_images(batch))
+        keys, values, patient, section = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        self.key_length = keys.norm(dim=1)
+        self.bank.fill(F.normalize(keys, dim=1), values, patient, section)
+        self.shrinkage.center = values.mean(dim=0)
+        return embedded
+
+    def _compare_within(self, image: Tensor) -> None:
+        """Compare what the images (n, n_embedding) of the spots of the bank find there with their own expression."""
+        patient, section, values = self.bank.patient, self.bank.section, self.bank.values
+        groups = (patient, section, torch.arange(len(image), device=image.device))
+        apart = next((group for group in groups if len(group.unique()) > 1), groups[-1])
+        if len(image) == 1:
+            self.shrinkage.fit([(values, values, section)], "training")
+            return
+        self.bank.patient = apart  # whose spots are not looked up
+        rows = zip(*(part.split(_ROWS) for part in (image, values, apart, section)), strict=True)
+        self.shrinkage.fit(((self._look_up(x, own)[0], y, s) for x, y, own, s in rows), "training")
+        self.bank.patient = patient
+
     def _finished(self, embedded: Tensor) -> Tensor:
         return F.normalize(embedded, dim=1) if self.unit_length else embedded
 
     def _embed_patches(self, patches: Tensor) -> Tensor:
         assert self.body is not None
-        n = len(patches)
-        if not self.training:
-            images = standardized(patches)
-        else:
-            if n == 1:  # batch norm needs more than one value
-                patches = torch.cat([patches, patches])
-            options = {"symmetries": self.config.symmetries, "stain_jitter": self.config.stain_jitter}
-            images = augmented(patches, **options)
-        return self._finished(self.image_projection(self.body(images)[:n]))
+        options = {"symmetries": self.config.symmetries, "stain_jitter": self.config.stain_jitter}
+        images = augmented(patches, **options) if self.training else standardized(patches)
+        return self._finished(self.image_projection(self.body(images)))
 
     def _retrieve(self, image: Tensor, patient: Tensor) -> Prediction:
-        """Weighted mean and standard deviation of the expression of the nearest training spots."""
+        """What is found, shrunk, and the spread of the spots that were found about it."""
+        without = None if self.config.same_patient else patient
+        found, std = self._look_up(image, without)
+        if not self.config.shrink:
+            return Prediction(found, std=std)
+        mean = self.shrinkage(found, self._centers(without))
+        return Prediction(mean, std=torch.hypot(std, found - mean))
+
+    def _centers(self, patient: Tensor | None) -> Tensor | None:
+        """Mean (n, n_genes) of the spots of the bank that are not a patient's, where anybody is in it."""
+        if patient is None or not bool(torch.isin(patient, self.bank.patient[self.bank.patient >= 0]).any()):
+            return None
+        centers = self.shrinkage.center.repeat(len(patient), 1)
+        for number in patient[patient >= 0].unique():
+            others = self.bank.patient != number
+            if not others.all():
+                centers[patient == number] = self.bank.values[others].mean(dim=0)
+        return centers
+
+    def _look_up(self, image: Tensor, patient: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weighted mean and standard deviation (n, n_genes) of the nearest spots of the bank that are not a patient's."""
         image = image.float()
         k = min(self.config.k, max(len(self.bank), 1))
         direction = F.normalize(image, dim=1)
-        index, distance = self.bank.nearest(direction, k, patient=None if self.config.same_patient else patient)
+        index, distance = self.bank.nearest(direction, k, patient=patient)
         chunk = max(1, _HELD // (k * (self.n_outputs + self.config.n_embedding)))
         rows = zip(image.split(chunk), index.split(chunk), distance.isfinite().split(chunk), strict=True)
         mean, std = zip(*(self._average(*part) for part in rows), strict=True)
-        return Prediction(torch.cat(mean), std=torch.cat(std))
+        return torch.cat(mean), torch.cat(std)
 
     def _average(self, image: Tensor, index: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted mean and standard deviation (n, n_genes) of some entries (n, k) of the bank."""
@@ -250,6 +313,12 @@ class RetrievalPredictor(Predictor):
                 square = apart.square().sum(dim=2) if self.unit_length else apart.abs().sum(dim=2).square()
                 affinity = -square.clamp_min(_SMALLEST).log()
         return affinity.masked_fill(~found, -torch.inf).softmax(dim=1)
+
+
+def _expression(batch: Batch) -> Tensor:
+    expression = batch.outputs()
+    assert expression is not None  # `forward` has refused anything else
+    return expression
 
 
 def in_chunks(step: Callable[[Tensor], Tensor], values: Tensor, chunk: int, *, recompute: bool) -> Tensor:

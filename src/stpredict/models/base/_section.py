@@ -16,6 +16,7 @@ from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._augment import augmented, check_patches, standardized
 from stpredict.models.nn._heads import RegressionHead
+from stpredict.models.nn._weighted import weighted_mean
 from stpredict.models.nn._zinb import ZINBHead, zinb_loss
 
 _SHORTEST, _OCTAVES = 100.0, 8  # µm: from the pitch of an array to twice the longest side of one
@@ -156,11 +157,12 @@ class SectionPredictor(Predictor):
         zinb = prediction.extras.get("zinb")
         if zinb is not None:
             mean = zinb.mean * batch["size_factor"].clamp_min(1e-6).unsqueeze(1)
-            parts["zinb"] = zinb_loss(batch["counts"], mean, zinb.dispersion, zinb.zero_logit)
+            parts["zinb"] = zinb_loss(batch["counts"], mean, zinb.dispersion, zinb.zero_logit, batch.weight)
             parts["total"] = parts["total"] + self.config.zinb * parts["zinb"]
         distilled = prediction.extras.get("distilled")
         if distilled is not None:
-            parts["distillation"] = ((distilled - prediction.mean) / self.target_std).square().mean()
+            apart = ((distilled - prediction.mean) / self.target_std).square()
+            parts["distillation"] = weighted_mean(apart, batch.weight)
             parts["total"] = parts["total"] + self.config.distill * parts["distillation"]
         return parts
 

@@ -31,9 +31,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor |
     -------
     (b, q, d).
     """
-    split = [each.unflatten(2, (heads, -1)).transpose(1, 2) for each in (query, key, value)]
+    q, k, v = (each.unflatten(2, (heads, -1)).transpose(1, 2) for each in (query, key, value))
     bias = None if bias is None else bias.to(query.dtype)
-    return F.scaled_dot_product_attention(*split, attn_mask=bias).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
 
 
 def mask_bias(mask: Tensor) -> Tensor:
@@ -94,7 +94,8 @@ class SelfAttention(nn.Module):
         if self.attention_biases is not None:
             own = self.attention_biases[:, self.offset]
             bias = own if bias is None else own + bias
-        return self.to_out(attend(*self.to_qkv(tokens).chunk(3, dim=2), self.heads, bias))
+        query, key, value = self.to_qkv(tokens).chunk(3, dim=2)
+        return self.to_out(attend(query, key, value, self.heads, bias))
 
 
 class CrossAttention(nn.Module):
@@ -121,7 +122,8 @@ class CrossAttention(nn.Module):
     def forward(self, tokens: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend from tokens (b, n, dim) to keys (b, k, dim), of which those outside `mask` (b, k) do not count."""
         bias = None if mask is None else mask_bias(mask)
-        return self.to_out(attend(self.to_q(tokens), *self.to_kv(keys).chunk(2, dim=2), self.heads, bias))
+        key, value = self.to_kv(keys).chunk(2, dim=2)
+        return self.to_out(attend(self.to_q(tokens), key, value, self.heads, bias))
 
 
 class FeedForward(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models.nn._shufflenet import BatchNorm2d
+from stpredict.models.nn._batch_norm import BatchNorm2d
 
 _EPS = 1e-12
 _STEM = ((32, 5, 1), (64, 3, 1), (64, 3, 1), (128, 3, 2))  # channels, kernel, stride

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stpredict.models.nn._batch_norm import BatchNorm2d
+
 _BLOCKS = (6, 12, 24, 16)
 _GROWTH = 32
 _OLD_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)$")
@@ -20,9 +22,9 @@ class _Layer(nn.Module):
 
     def __init__(self, n_inputs: int) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(n_inputs)
+        self.norm1 = BatchNorm2d(n_inputs)
         self.conv1 = nn.Conv2d(n_inputs, 4 * _GROWTH, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(4 * _GROWTH)
+        self.norm2 = BatchNorm2d(4 * _GROWTH)
         self.conv2 = nn.Conv2d(4 * _GROWTH, _GROWTH, 3, padding=1, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ class DenseNet121(nn.Module):
         self.rectified = rectified
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["conv0"] = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        layers["norm0"], layers["relu0"] = nn.BatchNorm2d(64), nn.ReLU(inplace=True)
+        layers["norm0"], layers["relu0"] = BatchNorm2d(64), nn.ReLU(inplace=True)
         layers["pool0"] = nn.MaxPool2d(3, stride=2, padding=1)
         width = 64
         for block, n_layers in enumerate(_BLOCKS, start=1):
@@ -58,12 +60,12 @@ class DenseNet121(nn.Module):
             width += n_layers * _GROWTH
             if block < len(_BLOCKS):
                 transition: OrderedDict[str, nn.Module] = OrderedDict()
-                transition["norm"], transition["relu"] = nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+                transition["norm"], transition["relu"] = BatchNorm2d(width), nn.ReLU(inplace=True)
                 transition["conv"] = nn.Conv2d(width, width // 2, 1, bias=False)
                 transition["pool"] = nn.AvgPool2d(2)
                 layers[f"transition{block}"] = nn.Sequential(transition)
                 width //= 2
-        layers["norm5"] = nn.BatchNorm2d(width)
+        layers["norm5"] = BatchNorm2d(width)
         self.features = nn.Sequential(layers)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -47,7 +47,12 @@ class RegressionHead(nn.Module):
 
 
 def regression_loss(prediction: Prediction, target: Tensor, scale: Tensor) -> Tensor:
-    """Mean squared error in units of `scale`, or the β-weighted Gaussian likelihood where there is a spread.
+    """Mean of :func:`regression_losses`."""
+    return regression_losses(prediction, target, scale).mean()
+
+
+def regression_losses(prediction: Prediction, target: Tensor, scale: Tensor) -> Tensor:
+    """Squared error (n, n_genes) in units of `scale`, or the β-weighted Gaussian likelihood where there is a spread.
 
     The weight `std ** (2 β)` with β = 0.5, held constant, keeps badly fitted observations from being written off as
     noise :cite:p:`seitzer2022`.
@@ -61,10 +66,10 @@ def regression_loss(prediction: Prediction, target: Tensor, scale: Tensor) -> Te
     """
     error = (prediction.mean - target) / scale
     if prediction.std is None:
-        return error.square().mean()
+        return error.square()
     std = prediction.std / scale
     likelihood = torch.log(std) + 0.5 * (error / std).square()
-    return (likelihood * std.detach().pow(2 * _BETA)).mean()
+    return likelihood * std.detach().pow(2 * _BETA)
 
 
 def classification_loss(logits: Tensor, label: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpredict.models.nn._shufflenet import BatchNorm2d
+from stpredict.models.nn._batch_norm import BatchNorm2d
 
 _PLUS = (1, 3, 4, 5, 7)  # of the nine pixels around one, row by row: above, left, itself, right, below
 

@@ -6,23 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from stpredict.models.nn._batch_norm import BatchNorm2d
 
 _REPEATS = (4, 8, 4)
 _WIDTHS = (24, 48, 96, 192, 1024)
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that falls back on its running statistics where a channel has a single value.
-
-    A section may have one spot, and a small patch one pixel after the last stage.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize (n, c, h, w)."""
-        if self.training and input.numel() == input.shape[1]:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(input)
 
 
 class ShuffleNet(nn.Module):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stpredict.models.nn._weighted import weighted_mean
+
 _MEAN = (1e-5, 1e6)
 _DISPERSION = (1e-4, 1e4)
 
@@ -57,7 +59,9 @@ class ZINBHead(nn.Module):
             return ZINB(mean, F.softplus(self.dispersion(hidden)).clamp(*_DISPERSION), self.zero(hidden))
 
 
-def zinb_loss(counts: Tensor, mean: Tensor, dispersion: Tensor, zero_logit: Tensor) -> Tensor:
+def zinb_loss(
+    counts: Tensor, mean: Tensor, dispersion: Tensor, zero_logit: Tensor, weight: Tensor | None = None
+) -> Tensor:
     r"""Negative log-likelihood of counts, mean over all entries.
 
     With :math:`\pi` the share of extra zeros and :math:`f` the negative binomial probability of mean :math:`\mu` and
@@ -69,6 +73,8 @@ def zinb_loss(counts: Tensor, mean: Tensor, dispersion: Tensor, zero_logit: Tens
     ----------
     counts, mean, dispersion, zero_logit
         (n, n_genes); mean and dispersion positive.
+    weight
+        (n_genes,) how much each gene counts; all alike when `None`.
     """
     log_zero, log_rest = F.logsigmoid(zero_logit), F.logsigmoid(-zero_logit)
     # log(θ / (θ + μ)) and log(μ / (θ + μ)), exact where one is much larger than the other.
@@ -82,4 +88,5 @@ def zinb_loss(counts: Tensor, mean: Tensor, dispersion: Tensor, zero_logit: Tens
         + at_zero
         + counts * (log_mean - log_sum)
     )
-    return -torch.where(counts > 0, log_rest + likelihood, torch.logaddexp(log_zero, log_rest + at_zero)).mean()
+    likelihood = torch.where(counts > 0, log_rest + likelihood, torch.logaddexp(log_zero, log_rest + at_zero))
+    return weighted_mean(-likelihood, weight)

@@ -14,6 +14,7 @@ from stpredict.slots._keys import Key, check_key
 from stpredict.slots._marks import Mark, joint_mark, leak_marks
 from stpredict.slots._prediction import about, prediction_frame, what_columns, write_prediction
 from stpredict.slots._provenance import read_record, write_record
+from stpredict.slots._samples import quantiles_of
 from stpredict.slots._truth import measured_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def conformal(
     level: float = 0.9,
     by: Literal["observation", "patient"] = "observation",
     use_std: bool | None = None,
+    use_quantiles: bool = False,
     layer: str | None = None,
     patient_key: str = Key.PATIENT,
     allow_leakage: bool = False,
@@ -53,6 +55,10 @@ def conformal(
     and needs at least `level / (1 - level)` calibration patients (9 for 0.9). Either way the coverage that was reached
     is recorded for every other patient whose expression was measured.
 
+    For a model that draws samples there is another way: with `use_quantiles` the interval starts from the central quantiles of
+    the samples of each observation :cite:p:`romano2019`, and is widened on both sides, or narrowed, by the quantile of how far
+    calibration values lie outside (below 0: inside). It is skewed where the samples are, and wide where they are.
+
     Parameters
     ----------
     data
@@ -68,6 +74,9 @@ def conformal(
         Unit that the finite-sample correction counts: `"observation"` or `"patient"`.
     use_std
         Whether to scale by `obsm["{key}_std"]`; when `None`, it is used where it exists.
+    use_quantiles
+        Whether to start from the quantiles `(1 - level) / 2` and `(1 + level) / 2` of the samples, those of
+        `obsm["{key}_quantiles"]` where these levels are there, instead of the prediction.
     layer
         Layer with the measured values; `X` by default.
     patient_key
@@ -94,7 +103,7 @@ def conformal(
     Raises
     ------
     KeyError
-        When the prediction, the patients or a measured gene is missing.
+        When the prediction, the patients or a measured gene is missing, or there are neither samples nor quantiles to use.
     ValueError
         When a calibration patient occurs outside the calibration or was trained on, when nothing is left to bound,
         when there are too few observations or patients for the level, or values are missing or not finite; or when the
@@ -131,7 +140,13 @@ def conformal(
     mark = _check_leaky(adata, key, patient_key, held, allow_leakage)
     leaky = True if set(patient[held]) & set(patient[~held]) else mark
     prediction = frame.to_numpy()
-    scale = _scale(adata, key, frame, use_std)
+    if use_quantiles and use_std:
+        raise ValueError("expected one of use_std and use_quantiles; found both; leave one out")
+    scale = None if use_quantiles else _scale(adata, key, frame, use_std)
+    low = high = prediction
+    if use_quantiles:
+        low, high = quantiles_of(adata, key, [(1 - level) / 2, (1 + level) / 2]).transpose(1, 0, 2)
+        check_finite(low + high, f"quantiles of obsm[{key!r}]", "predict all observations with samples")
     truth = measured_of(adata, key, list(frame.columns), layer)
     measured = to_dense(truth[np.flatnonzero(held)])
     check_finite(measured, "measured expression of the calibration observations", "calibrate on measured ones only")
@@ -145,7 +160,7 @@ def conformal(
             f"expected at least {needed} calibration {by}s for level {level:g}; found {n}; lower `level`"
             + (", or pass by='observation'" if by == "patient" else "")
         )
-    scores = np.abs(measured - prediction[held])
+    scores = np.maximum(low[held] - measured, measured - high[held])
     if scale is not None:
         scores /= scale[held]
     quantile = weighted_quantile(scores, weights, corrected_level)
@@ -153,8 +168,8 @@ def conformal(
     half = np.broadcast_to(quantile, prediction.shape) if scale is None else scale * quantile
     dtype = prediction.dtype if prediction.dtype.kind == "f" else np.dtype(np.float64)
     bounds = {}
-    for name, sign in ((Key.lower, -1), (Key.upper, 1)):
-        values = (prediction + sign * half).astype(dtype)
+    for name, sign, start in ((Key.lower, -1, low), (Key.upper, 1, high)):
+        values = (start + sign * half).astype(dtype)
         values[held] = np.nan
         bounds[name] = values
     patients, coverage, width = _coverage(truth, bounds[Key.lower], bounds[Key.upper], patient, ~held)
@@ -169,6 +184,7 @@ def conformal(
         "level": float(level),
         "by": by,
         "use_std": scale is not None,
+        "use_quantiles": use_quantiles,
         "layer": layer,
         "n_calibration": int(held.sum()),
         "calibration_patients": sorted(set(patient[held])),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._files import read_text
+from stpredict.core._gmt import read_gmt
 from stpredict.core._validate import check_choice, check_finite, few
 from stpredict.slots._checks import check_layer, check_obs, check_obsm
 from stpredict.slots._container import get_table
@@ -338,18 +338,3 @@ def _membership(gene_sets: Any, genes: list[str], min_size: int, max_size: int) 
             "genes the same way"
         )
     return [str(term) for term, keep in zip(sets, fits, strict=True) if keep], member[fits]
-
-
-def read_gmt(path: str | Path) -> dict[str, list[str]]:
-    """Read the gene sets of a GMT file: term, description and genes, separated by tabs; weights are dropped."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a GMT file at {path}; found none")
-    sets = {}
-    for line in read_text(path, "gene sets (GMT)").split("\n"):
-        term, *fields = line.rstrip().split("\t")
-        if len(fields) > 1:
-            sets[term] = [gene.split(",")[0] for gene in fields[1:] if gene]
-    if not sets:
-        raise ValueError(f"expected terms with genes, separated by tabs, in {path.name}; found none")
-    return sets

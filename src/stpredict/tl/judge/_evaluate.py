@@ -24,6 +24,7 @@ from stpredict.slots._rows import unit_of
 from stpredict.slots._scale import origin_of
 from stpredict.slots._truth import Truth, truth_of
 from stpredict.tl.judge._depth_free import DEPTH_FREE, Counted, on_scale, residual_theta
+from stpredict.tl.judge._distribution import DISTRIBUTION, distribution_scores, scored_metrics
 from stpredict.tl.judge._habits import add_habits, check_habits
 from stpredict.tl.judge._lines import Line, lines_of, smoothed
 from stpredict.tl.judge._parts import scored_parts
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 DEFAULT_METRICS = (
     "pearson", "pearson_given_depth", *DEPTH_FREE, "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd",
+    *DISTRIBUTION,
 )  # fmt: skip
 _WITH_BACKGROUND = "pearson_with_background"  # only where it is asked for
 KNOWN_METRICS = (*DEFAULT_METRICS, _WITH_BACKGROUND)
@@ -93,7 +95,9 @@ def evaluate(
         `"rmse"`, `"rmse_iqr"` (RMSE over the interquartile range of the truth), `"variance_ratio"` (predicted over
         measured), `"ssim"` (structural similarity :cite:p:`wang2004` of the maps on the array, over tissue; `NaN` in
         sections without a lattice in `obs["array_row"]` and `obs["array_col"]`) and `"emd"` (earth mover's distance of
-        percentile maps, sliced in 12 directions). Only on request `"pearson_with_background"`, the published correlation of dense maps
+        percentile maps, sliced in 12 directions). Where a prediction has samples (`n_samples` of :func:`stpredict.tl.predict`),
+        also `"crps"`, `"coverage_90"`, `"rvd_samples"`, `"rvd_means"`, `"energy_score"` and `"correlation_distance"`, see the
+        notes; without any they are left out. Only on request `"pearson_with_background"`, the published correlation of dense maps
         with the empty slide counted as zeros :cite:p:`li2026`: a prediction that is constant on tissue scores high on
         it, see :func:`stpredict.metrics.pearson_with_background`; needs the grid of :func:`stpredict.pp.grid`, whose
         sides are rounded up to multiples of 16 as published, and is `NaN` without.
@@ -141,6 +145,14 @@ def evaluate(
     values that scanpy normalized) have `NaN` there. Rates, of a model of counts, are put on the scale of `X` for the
     other scores.
 
+    Scores of distributions, lower is better but for the coverage: `crps` is the distance between the samples and the measured
+    value (:func:`stpredict.metrics.crps`, in the fair version; of a prediction without samples the absolute error, which it is
+    for a single value, so that all lines compare); `coverage_90` the share of measured values within the central 90 % of the
+    samples; `rvd_samples` and `rvd_means` the relative variance distance (:func:`stpredict.metrics.relative_variance_distance`)
+    of the samples and of the prediction, their mean; `energy_score` (:func:`stpredict.metrics.energy_score`) that of all genes
+    together, the same number for every gene of a section; `correlation_distance` how far the correlations with other genes are
+    from the measured ones (:func:`stpredict.metrics.correlation_distance`), of the samples where there are some.
+
     Raises
     ------
     KeyError
@@ -183,6 +195,7 @@ def evaluate(
         )
     measured = target.measured
     models = lines_of(adata, frames, baselines, patient_key)
+    metrics = scored_metrics(metrics, models)
     known = {gene for line in models.values() for gene in line.frame.columns} & set(target.names)
     scored_genes = sorted(known)
     if genes is not None:
@@ -240,9 +253,11 @@ def evaluate(
             whole = tested.all() and len(at) == len(scored_genes) and (at == np.arange(len(at))).all()
             own = counted if whole else Counted(adata, scored_rows, columns, str(name), of_genes=target.is_expression)
             compared = on_scale(predicted, line.unit, target.unit, own.scale)
-            extra = {}
+            extra: dict[str, np.ndarray] = {}
             if free:
                 extra = own.scores(own.rates(predicted, line.unit, origin_of(adata, line.key, columns)), free, theta)
+            drawn = None if line.samples is None else line.samples.read(scored_rows, columns)
+            extra |= distribution_scores(truth[np.ix_(tested, at)], compared, drawn, metrics)
             table = _score(adata, scored_rows, truth[np.ix_(tested, at)], compared, metrics, seed, sample_key, extra)
             for column, value in (("gene", columns), ("patient", patient), ("sample", name), ("model", label)):
                 table.insert(0, column, value)

@@ -13,6 +13,7 @@ from stpredict.slots._marks import leak_marks
 from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
+from stpredict.slots._samples import Samples, samples_of
 from stpredict.slots._scale import unit_of_prediction
 
 if TYPE_CHECKING:
@@ -24,13 +25,14 @@ _SMOOTHING_NEIGHBORS = 6
 
 
 class Line(NamedTuple):
-    """A line of the table: what is scored, whether it leaks (n_obs,), whether it is smoothed first, its unit and slot."""
+    """A line of the table: what is scored, whether it leaks (n_obs,), whether it is smoothed first, its unit, slot, samples."""
 
     frame: pd.DataFrame
     leaky: np.ndarray
     smooth: bool
     unit: Mapping[str, Any]
     key: str
+    samples: Samples | None = None
 
 
 def lines_of(
@@ -44,7 +46,7 @@ def lines_of(
         label = record.get("label") or record.get("model") or key
         # Two predictions of one model are distinguished by their slots.
         models[key if label in models else label] = Line(
-            frames[key], flags[key], False, unit_of_prediction(adata, key), key
+            frames[key], flags[key], False, unit_of_prediction(adata, key), key, samples_of(adata, key)
         )
     for key in frames:
         prefix = Key.baseline(key, "")
@@ -56,7 +58,7 @@ def lines_of(
     if baselines is True or SMOOTHED in chosen_baselines(baselines, ()):
         label = "ridge" if "ridge" in models else next(iter(models))
         if label != "mean":
-            models[f"{label} ({SMOOTHED})"] = models[label]._replace(smooth=True)
+            models[f"{label} ({SMOOTHED})"] = models[label]._replace(smooth=True, samples=None)
     return models
 
 

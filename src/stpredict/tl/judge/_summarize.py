@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.slots._marks import table_mark
+from stpredict.tl.judge._distribution import DISTRIBUTION
 from stpredict.tl.judge._evaluate import POOLED
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def summarize(
             "variance_ratio",
             "ssim",
             "emd",
+            *DISTRIBUTION,
         )  # fmt: skip
         if c in scores
     ]

@@ -56,7 +56,8 @@ def align(
         Sections with image features and normalized expression in `X` (n_obs, n_genes).
     image
         Encoder or slot of `obsm` with image features, or several, or a mapping with `"slot"` and `"scaling"`, as `features` of
-        :func:`stpredict.tl.fit`; the only one there is when `None`. They are frozen.
+        :func:`stpredict.tl.fit`; the only one there is when `None`. They are frozen. Scaling within sections, the default,
+        takes out what tells sections apart by their stain.
     genes
         Encoder of the expression: `"mlp"`, trained with the heads; `"pca"`, principal components of the training observations;
         or a slot of `obsm` with the embedding by a model of genes (scFoundation, Nicheformer, DRVI), which is frozen. Of such a

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stpredict.slots._rows import Rows
     from stpredict.tl.learn._task import Task
     from stpredict.tl.learn.targets._base import Keys
-    from stpredict.training import ArraySet, TrainingFacts
+    from stpredict.training import ArraySet
 
 _HAND = "pass splitter=stp.cohorts.spatial_blocks(adata, n_blocks, buffer_um=…)"
 
@@ -114,11 +114,6 @@ def panel_seen(adata: AnnData, request: Any, fold: Fold, keys: Keys, *, allow_le
             "them outside the block and its buffer, or allow_leakage=True and have every score marked as leaky"
         )
     return found
-
-
-def seen_before(facts: TrainingFacts) -> list[str]:
-    """Patients whom something else than the training rows of a model has seen."""
-    return sorted({*facts.panel_patients, *facts.pretraining_patients, *facts.feature_patients})
 
 
 def sides_of(

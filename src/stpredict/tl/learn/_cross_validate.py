@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Models: TypeAlias = "str | Sequence[str] | Mapping[str, str | FittedModel | Mapping[str, Any]]"
 PERMUTED = "ridge (permuted labels)"
+TABLE = "permuted_table"
 
 
 def cross_validate(
@@ -55,6 +56,7 @@ def cross_validate(
     threads: int = 1,
     device: str | None = None,
     seed: int = 0,
+    n_samples: int = 0,
     key_added: str = Key.PREDICTED,
     progress: bool | None = None,
     sample_key: str = Key.SAMPLE,
@@ -89,8 +91,9 @@ def cross_validate(
         Names of the comparators, which are tasks like any other: closed-form models (`"mean"`, `"ridge"`), the ridge on
         shuffled labels (`"ridge (permuted labels)"`), the ridge fitted to and compared with counts that were redrawn with
         constant proportions at the real depths (`"ridge (null genes)"`, of expression that was normalized from counts: what
-        depth alone gives under this target and score; these four for `True`), and, for each model in `models`,
-        `"untrained"` and `"permuted"`. With any of them, smoothed predictions are scored as well. None for `False`, and
+        depth alone gives under this target and score); for each model in `models` that reads a table of genes,
+        `"permuted_table"`, fitted with the row of another gene for each (what the table says of genes is what is above it);
+        all these for `True`; and, for each model, `"untrained"` and `"permuted"`. With any of them, smoothed predictions are scored as well. None for `False`, and
         for classes and follow-up.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
@@ -103,7 +106,9 @@ def cross_validate(
     device
         `"cpu"`, `"cuda"`, …; `settings.device` when `None`. On an accelerator the folds run one after the other.
     seed
-        Random seed for folds, weights, order, dropout and scores.
+        Random seed for folds, weights, order, dropout, samples and scores.
+    n_samples
+        Samples per observation of networks that draw some, for scores of distributions.
     key_added
         Prefix of the slots.
     progress
@@ -120,7 +125,8 @@ def cross_validate(
     Writes, for each label but the null genes, which are not those of the object (what no store accepts in a key becomes `_`: `"ridge (permuted labels)"` is
     `"ridge_permuted_labels"` there), `obsm["{key_added}_{label}"]` (out-of-fold predictions, float32 (n_obs, n_genes);
     `NaN` where no fold tested or a gene was not selected), `obsm["{key_added}_{label}_std"]` (standard deviations, where
-    the model gives them; none of comparators), `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1
+    the model gives them; none of comparators), with `n_samples` `obsm["{key_added}_{label}_samples"]` (n_obs, n_samples,
+    n_genes) of networks that draw some, `obs["{key_added}_{label}_leaky"]`, `obs["{key_added}_{label}_fold"]` (-1
     where no fold tested) and `uns["stpredict"]["{key_added}_{label}"]`. Probabilities of classes and risks go where
     :func:`stpredict.tl.predict` puts them, in `"{key_added}_{label}"`.
 
@@ -160,7 +166,7 @@ def cross_validate(
     habits = check_habits(habits)
     request = parse_target(adata, target)
     reader = slots_for(request)
-    names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED, NULL))
+    names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED, NULL, TABLE))
     given = _models(models)
     tasks = _tasks(adata, given, features, [name for name in names if name != NULL], reader)
     null = _null_task(adata, tasks, features, reader) if NULL in names and has_null_genes(adata, request) else None
@@ -171,6 +177,7 @@ def cross_validate(
         data, adata, tasks, folds, request, keys,
         image=image, allow_leakage=allow_leakage, n_jobs=n_jobs, threads=threads, device=resolve_device(device), seed=seed,
         progress=settings.progress if progress is None else progress, keep_models=reader.kind == "follow_up",
+        n_samples=n_samples if reader.kind == "expression" else 0,
     )  # fmt: skip
 
     slots = {label: f"{key_added}_{name}" for label, name in distinct(tasks).items()}
@@ -269,7 +276,7 @@ def _comparators(
         if name in OWN_COMPARATORS:
             for label, task in tasks.items():
                 if made := comparator(adata, name, task):
-                    found[f"{label} ({name})"] = made
+                    found[f"{label} ({name.replace('_', ' ')})"] = made
         elif name == PERMUTED or name not in tasks:
             kind = "ridge" if name == PERMUTED else name
             if kind != "mean" and not reads:

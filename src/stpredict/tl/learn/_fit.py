@@ -22,8 +22,10 @@ from stpredict.slots._content import remember
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
 from stpredict.slots._rows import rows_of
+from stpredict.tl.learn._primary import auxiliary_of, primary_first
 from stpredict.tl.learn._task import check_enough, comparator, fit_task, make_task
 from stpredict.tl.learn.inputs._collect import collect
+from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
 from stpredict.tl.learn.inputs._origin import check_features_origin
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
@@ -75,9 +77,10 @@ def fit(
         Boolean mask (n_obs,) or the name of a boolean column of `obs`; everything when `None`. Networks with a stage
         that reads pictures alone may be given unmeasured observations too.
     features
-        Encoder, slot of `obsm`, or several of them (concatenated); the only one there is when `None`. As a mapping
-        `{"slot": …, "scaling": "section"}`, features are standardized within each section, here and at prediction,
-        which takes differences in staining between slides out and reads no expression.
+        Encoder, slot of `obsm`, or several of them (concatenated); the only one there is when `None`. Features are
+        standardized within each section, here and at prediction, which takes differences in staining between slides out and
+        reads no expression: a section is predicted as a whole. With the mapping `{"slot": …, "scaling": "global"}` they are
+        taken as they are; tables of slides always are.
     target
         What to predict: an object of :mod:`stpredict.targets`; or for short a list of genes, a boolean column of `var`
         with a panel, a column of `obs` with classes or numbers, a list of columns with numbers, a slot of `obsm` with values,
@@ -92,8 +95,9 @@ def fit(
         Changes to the training settings, see :class:`stpredict.training.TrainConfig`; the device is one of them.
     baselines
         Names of what is fitted on the same observations and kept beside, for tables: closed-form models (`"mean"`,
-        `"ridge"`; these two for `True`), `"untrained"` (the network as it is drawn) and `"permuted"` (the network
-        trained on permuted labels, which takes as long as the training itself). None for `False`, and for classes and
+        `"ridge"`; these two for `True`), `"untrained"` (the network as it is drawn), `"permuted"` (the network
+        trained on permuted labels, which takes as long as the training itself) and, of networks that read a table of
+        genes, `"permuted_table"` (trained with the row of another gene for each). None for `False`, and for classes and
         follow-up.
     path
         Directory to save the model in; by default one under `settings.cache_dir`, which stays there until you remove
@@ -123,7 +127,7 @@ def fit(
     TypeError
         For unknown hyperparameters or training settings.
     ValueError
-        When values are not finite, the panel saw other patients (as a column, a list, or all genes of an object that
+        When values are not finite, the panel or a table of genes saw other patients (as a column, a list, or all genes of an object that
         was cut to it), a feature is a measured gene, there are too few observations, times are not positive, all events
         are censored, the slides of a patient differ in outcome, sections are named as patients, or a class is absent from
         the training observations.
@@ -168,20 +172,26 @@ def fit(
     goal, strangers = reader.resolve(adata, request, mask & usable, keys, allow_leakage=allow_leakage)
     rows = rows_of(adata, mask, sample_key=sample_key, patient_key=patient_key)
     rows = replace(rows, measured=usable[rows.index])
+    values = reader.read(adata, request, goal, rows, keys)
+    whole, values, n_primary = primary_first(goal, values, rows, auxiliary_of([task]))
     device = resolve_device(task.config.device)
     needs = frozenset().union(*(each.needs for each in (task, *wanted) if each is not None))
     slots = next((each.slots for each in (task, *wanted) if each is not None and each.slots), [])
     source = task.source(
-        data=data, adata=adata, rows=rows, image=image, genes=goal.names, sample_key=sample_key,
+        data=data, adata=adata, rows=rows, image=image, genes=whole.names, sample_key=sample_key,
         progress=settings.progress,
     )  # fmt: skip
     source.slots = slots
-    arrays = with_target(collect(source, needs), goal, reader.read(adata, request, goal, rows, keys), rows.measured)
+    arrays = replace(with_target(collect(source, needs), whole, values, rows.measured), n_primary=n_primary)
+    goal = whole if n_primary is None else whole.part(np.arange(n_primary))
     read = sorted({slot for each in (task, *wanted) if each is not None for slot in each.slots})
     check_features_origin(adata, read, request, np.flatnonzero(mask & usable))
+    gene_tables = [] if task.gene_table is None else [task.gene_table]
+    warn_of_unrecorded(adata, gene_tables)
+    behind = table_strangers(adata, gene_tables, rows.patients, anew=False, allow_leakage=allow_leakage)
     facts = TrainingFacts(
         rows.patients, rows.sections, len(rows), seed, allow_leakage=allow_leakage, panel_patients=strangers,
-        content=[remember(adata, rows.index, rows.sample, panel=goal.names, slots=read)],
+        table_patients=behind, content=[remember(adata, rows.index, rows.sample, panel=whole.names, slots=read)],
     )  # fmt: skip
     options: dict[str, Any] = {"device": device, "seed": seed, "checkpoint_dir": checkpoint_dir}
     main = fit_task(task, arrays, goal, facts, progress=settings.progress, **options)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
     from stpredict.training import FittedModel
 
-_BASELINES = ("mean", "ridge", "untrained", "permuted")
+_BASELINES = ("mean", "ridge", "untrained", "permuted", "permuted_table")
 
 
 def fit_folds(
@@ -78,8 +78,8 @@ def fit_folds(
     features, target, image, hyperparameters, training
         Inputs, target and settings as in :func:`stpredict.tl.fit`. A selection of genes runs inside each fold.
     baselines
-        Names of the comparators as in :func:`stpredict.tl.fit`; `"mean"`, `"ridge"`, `"untrained"` and `"permuted"` for
-        `True`.
+        Names of the comparators as in :func:`stpredict.tl.fit`; `"mean"`, `"ridge"`, `"untrained"`, `"permuted"` and
+        `"permuted_table"` for `True`.
     sample_key, patient_key
         Columns of `obs` with the slide and the patient.
     path

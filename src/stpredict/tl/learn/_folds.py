@@ -11,13 +11,16 @@ import numpy as np
 from stpredict.cohorts import Fold, assert_disjoint, grouped_k_fold, leave_one_patient_out, leave_one_section_out
 from stpredict.core._validate import few
 from stpredict.slots._content import recognize, remember, some_sections
+from stpredict.slots._people import among, one_name
 from stpredict.slots._rows import rows_of
-from stpredict.tl.learn._blocks import block_folds, panel_seen, seen_before, sides_of
+from stpredict.tl.learn._blocks import block_folds, panel_seen, sides_of
 from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.learn._fit import with_target
+from stpredict.tl.learn._primary import auxiliary_of, primary_first
 from stpredict.tl.learn._range import check_range
 from stpredict.tl.learn._task import Task, check_enough, fit_task
-from stpredict.tl.learn.inputs._collect import collect, patient_codes
+from stpredict.tl.learn.inputs._collect import collect, identities, patient_codes
+from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
 from stpredict.tl.learn.inputs._origin import check_features_origin
 from stpredict.tl.learn.inputs._reader import readers
 from stpredict.tl.learn.targets._base import Keys, slots_for
@@ -68,6 +71,7 @@ class FoldResult:
     seen: list[str]
     recognized: list[str]
     model: FittedModel | None
+    samples: np.ndarray | None = None
 
 
 def run_folds(
@@ -86,6 +90,7 @@ def run_folds(
     device: torch.device,
     seed: int,
     progress: bool,
+    n_samples: int = 0,
 ) -> list[FoldResult]:
     """Fit every task on the training side of every fold, and predict its test side.
 
@@ -120,6 +125,8 @@ def run_folds(
         Random seed of every fit.
     progress
         Whether to show a progress bar.
+    n_samples
+        Samples per observation of networks that draw some; comparators aside.
 
     Returns
     -------
@@ -129,17 +136,36 @@ def run_folds(
     usable = reader.usable(adata, request)
     for fold in folds:
         check_enough(fold.train & usable, f"measured training observations in fold {fold.name!r}")
-    goals = []
+    found_goals = []
     for fold in folds:
         target, strangers = reader.resolve(adata, request, fold.train & usable, keys, allow_leakage=allow_leakage)
         seen_too = panel_seen(adata, request, fold, keys, allow_leakage=allow_leakage)
-        goals.append((target, sorted({*strangers, *seen_too})))
+        found_goals.append((target, sorted({*strangers, *seen_too})))
     everyone = np.logical_or.reduce([fold.train | fold.test for fold in folds])
     rows = rows_of(adata, everyone, sample_key=keys.sample, patient_key=keys.patient)
     rows = replace(rows, measured=usable[rows.index])
+    goals: list[tuple[Target, Target, int | None, list[str]]] = []
+    settings = auxiliary_of(tasks.values())
+    for fold, (target, others) in zip(folds, found_goals, strict=True):
+        if settings is None:
+            goals.append((target, target, None, others))
+            continue
+        own = rows.take(fold.train[rows.index] & rows.measured)
+        whole, _, n_primary = primary_first(target, reader.read(adata, request, target, own, keys), own, settings)
+        goals.append((whole.part(np.arange(n_primary or 0)), whole, n_primary, others))
     slots = sorted({slot for task in tasks.values() for slot in task.slots})
     check_features_origin(adata, slots, request, rows.index[rows.measured])
-    panel = list(dict.fromkeys(gene for target, _ in goals for gene in target.names))
+    gene_tables = sorted({task.gene_table for task in tasks.values() if task.gene_table is not None})
+    warn_of_unrecorded(adata, gene_tables)
+    people = one_name(adata.obs[keys.patient])
+    behind = [
+        {
+            key: table_strangers(adata, [key], _trained(people, fold), anew=True, allow_leakage=allow_leakage)
+            for key in gene_tables
+        }
+        for fold in folds
+    ]
+    panel = list(dict.fromkeys(gene for _, whole, _, _ in goals for gene in whole.names))
     content = remember(adata, rows.index, rows.sample, panel=panel, slots=slots)
     copied = copied_sections(adata, rows, folds, content)
     if not allow_leakage:
@@ -150,9 +176,11 @@ def run_folds(
 
     def jobs() -> Iterator[Job]:
         """Arrays of one fit at a time: all of them at once would be folds × tasks copies."""
-        for fold, (target, strangers) in zip(folds, goals, strict=True):
+        for fold, (wanted, whole, n_primary, strangers), seen_by in zip(folds, goals, behind, strict=True):
             test_rows = fold.test[rows.index]
             for label, task in tasks.items():
+                helped = task.config.auxiliary is not None
+                target = whole if helped else wanted
                 train_rows = fold.train[rows.index] & (rows.measured | _reads_unmeasured(task))
                 own = rows.take(train_rows)
                 values = reader.read(adata, request, target, own, keys)
@@ -160,19 +188,23 @@ def run_folds(
                 if fold.within:  # digests, too, are those of the training side
                     known = remember(adata, own.index, own.sample, panel=target.names, slots=slots)
                 facts = _facts(own, seed, strangers, allow_leakage, known)
+                facts.table_patients = seen_by.get(task.gene_table or "", [])
                 train, test = sides_of(collected[label], fold, task, rows, train_rows, test_rows, raw=raw)
                 train = _with_genes(train, task, data, adata, own, target, keys)
                 train = with_target(train, target, values, own.measured)
+                train = replace(train, n_primary=n_primary if helped else None)
                 train.patient = patient_codes(own.patient, facts.patients)
                 patients = (
                     [] if fold.within else facts.patients
                 )  # the block is to be predicted as if of another patient
                 test.patient = patient_codes(rows.patient[test_rows], patients)
+                test.identity = identities(adata.obs_names[rows.index[test_rows]])
                 yield (
                     _fit_and_predict,
                     {
-                        "task": task, "train": train, "test": test, "target": target, "facts": facts, "seed": seed,
+                        "task": task, "train": train, "test": test, "target": wanted, "facts": facts, "seed": seed,
                         "keep_model": keep_models, "within": fold.within,
+                        "n_samples": n_samples if task.info.cls.samples else 0,
                     },
                 )  # fmt: skip
 
@@ -188,7 +220,16 @@ def run_folds(
         own = rows.take(folds[number].test[rows.index])
         recognized = sorted({*copied[number], *recognize(adata, own.index, own.sample, before)})
         result = FoldResult(
-            label, number, test, predicted.mean, predicted.std, goals[number][0], seen, recognized, model
+            label,
+            number,
+            test,
+            predicted.mean,
+            predicted.std,
+            goals[number][0],
+            seen,
+            recognized,
+            model,
+            predicted.samples,
         )
         found.append(result)
     return found
@@ -216,6 +257,12 @@ def check_copies(folds: Sequence[Fold], copied: Sequence[Mapping[str, list[str]]
                 f"test side, in training as {few(others)} ({len(pairs)} such in all); leave the copy out, give both the same "
                 "patient, or pass allow_leakage=True and have every score of them marked as leaky"
             )
+
+
+def _trained(people: np.ndarray, fold: Fold) -> np.ndarray:
+    """Patients of the training side; without those of a section that has both sides: a record tells no observations."""
+    trained = np.unique(people[fold.train])
+    return trained[~among(trained, np.unique(people[fold.test]))] if fold.within else trained
 
 
 def _reads_unmeasured(task: Task) -> bool:
@@ -271,7 +318,11 @@ def _with_genes(
     """Add what depends on the panel of a fold: counts, and tables of genes."""
     from stpredict.models import INPUTS, Panel
 
-    source = task.source(data=data, adata=adata, rows=rows, genes=target.names, sample_key=keys.sample)
+    train = np.zeros(adata.n_obs, dtype=bool)
+    train[rows.index[rows.measured]] = True
+    source = task.source(
+        data=data, adata=adata, rows=rows, genes=target.names, train=train, sample_key=keys.sample
+    )  # fmt: skip
     inputs, tables = dict(arrays.inputs), dict[str, Any]()
     done: set[str] = set()
     for name in sorted(task.needs):
@@ -293,18 +344,19 @@ def _fit_and_predict(
     seed: int,
     keep_model: bool,
     within: bool,
+    n_samples: int,
     device: torch.device,
 ) -> tuple[list[str], FittedModel | None, Predicted]:
     """Fit one task on one fold and predict its test side; the same in any process."""
     from stpredict.training import predict_arrays
 
     model = fit_task(task, train, target, facts, device=device, seed=seed)
-    predicted = predict_arrays(model.network, test, device=device, seed=seed)
+    predicted = predict_arrays(model.network, test, device=device, seed=seed, n_samples=n_samples)
     if predicted.std is not None:
         predicted.std = target.link_std(predicted.mean, predicted.std)
     predicted.mean = target.link(predicted.mean, model.training)
     check_range(predicted.mean, model)
-    seen = seen_before(model.training) if within else model.training.patients_seen
+    seen = model.training.others_seen if within else model.training.patients_seen
     return seen, model if keep_model else None, predicted
 
 

@@ -154,7 +154,10 @@ def linear_probe(
         # The space of an aligned model is its own: what is fitted in one is of no use in another.
         for label, parts in given.items():
             view = _view(data, adata, parts[number], keys)
-            slot, scaling = split_features(_ALIGNED if _is_model(parts[number]) else parts[number])
+            read = parts[number]
+            if _is_model(read):  # scaled as what was aligned
+                read = {"slot": _ALIGNED, "scaling": read.features["scaling"]}
+            slot, scaling = split_features(read)
             task = make_task(view, "ridge", reader, features=slot, scaling=scaling, hyperparameters=hyperparameters)
             (found,) = run_folds(
                 view, view, {label: task}, [fold], request, keys,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,15 @@ from stpredict.slots._people import one_name
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
 from stpredict.tl.learn._range import check_range
-from stpredict.tl.learn.inputs._collect import collect, patient_codes
+from stpredict.tl.learn.inputs._collect import collect, identities, patient_codes
 from stpredict.tl.learn.inputs._reader import Source
 from stpredict.tl.learn.targets._base import slots_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stpredict.models import Panel
     from stpredict.slots._container import Container
-    from stpredict.training import ArraySet, FittedModel
+    from stpredict.training import ArraySet, FittedModel, Predicted
 
 
 def find_models(data: Container, model: Any, table_key: str) -> list[FittedModel]:
@@ -99,31 +99,32 @@ def predict_members(
     *,
     batch_size: int | None,
     device: str | None,
-    n_samples: int = 0,
-    seed: int = 0,
-    genes: Panel | None = None,
-    take_samples: Callable[[np.ndarray, np.ndarray], Any] | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean over models (n, n_outputs), and the model's standard deviation, or that between several models."""
+    **drawn: Any,
+) -> Predicted:
+    """Mean over models (n, n_outputs), and the model's standard deviation, or that between several models.
+
+    What is `drawn`, and how, goes to :func:`stpredict.training.predict_arrays`.
+    """
     from stpredict.core._device import resolve_device
-    from stpredict.training import predict_arrays
+    from stpredict.training import Predicted, predict_arrays
 
     total, squares = np.zeros(()), np.zeros(())
     arrays: ArraySet = collect(source, members[0].network.needs)
+    arrays.identity = identities(source.adata.obs_names[source.rows.index])
     for part in members:
         arrays.patient = patient_codes(people, part.training.patients)
         found = predict_arrays(
             part.network, arrays,
-            batch_size=batch_size, device=resolve_device(device), progress=source.progress, n_samples=n_samples,
-            seed=seed, genes=genes, take_samples=take_samples,
+            batch_size=batch_size, device=resolve_device(device), progress=source.progress, **drawn,
         )  # fmt: skip
         mean = part.target.link(found.mean, part.training)
-        if genes is None:
+        if drawn.get("genes") is None:
             check_range(mean, part)
         if len(members) == 1:
-            return mean, None if found.std is None else part.target.link_std(found.mean, found.std)
+            std = None if found.std is None else part.target.link_std(found.mean, found.std)
+            return replace(found, mean=mean, std=std)
         total, squares = total + mean, squares + np.square(mean, dtype=np.float64)
     n = len(members)
     average = total / np.float32(n)
     spread = np.sqrt(np.maximum(squares / n - np.square(average, dtype=np.float64), 0) * n / (n - 1))
-    return average, spread.astype(np.float32)
+    return Predicted(average, spread.astype(np.float32))

@@ -11,6 +11,7 @@ from stpredict.slots._keys import Key
 from stpredict.slots._marks import MARK_CODES, UNKNOWN, WITHIN, written_marks
 from stpredict.slots._people import among, one_name
 from stpredict.slots._prediction import write_predictions
+from stpredict.slots._provenance import read_record, write_record
 from stpredict.tl.learn._folds import FoldResult
 from stpredict.tl.learn.targets._base import Keys, Outputs, slots_of, unit_record
 
@@ -51,6 +52,10 @@ def write_out_of_fold(
     by_number = {result.number: result.target for result in results}
     trained = [by_number[number] for number in range(len(folds))]
     write_predictions(adata, key, written, {**record, **unit_record(trained, list(frame.columns))}, names=slots.names)
+    if all(result.samples is not None for result in results):
+        n_samples = int(results[0].samples.shape[1])
+        write_record(adata, key, {**(read_record(adata, key) or {}), "n_samples": n_samples})
+        adata.obsm[Key.samples(key)] = _joined_samples(adata, results, list(frame.columns))
     for name, values in columns.items():
         adata.obs[name] = _as_category(values) if values.dtype == object else values
     adata.obs[Key.leaky(key)] = written_marks(marks_of(adata, results, folds, keys))
@@ -75,6 +80,18 @@ def tables(adata: AnnData, results: Sequence[FoldResult], which: str) -> pd.Data
     for result in results:
         values[np.ix_(result.test, index.get_indexer(pd.Index(result.target.names)))] = getattr(result, which)
     return pd.DataFrame(values, index=adata.obs_names, columns=outputs)
+
+
+def _joined_samples(adata: AnnData, results: Sequence[FoldResult], outputs: Sequence[str]) -> np.ndarray:
+    """Samples (n_obs, n_samples, n_outputs) of all folds, NaN as in their mean."""
+    import pandas as pd
+
+    values = np.full((adata.n_obs, results[0].samples.shape[1], len(outputs)), np.nan, dtype=np.float32)
+    index = pd.Index(outputs)
+    for result in results:
+        at = index.get_indexer(pd.Index(result.target.names))
+        values[result.test[:, None], :, at] = result.samples.transpose(0, 2, 1)
+    return values
 
 
 def marks_of(adata: AnnData, results: Sequence[FoldResult], folds: Sequence[Fold], keys: Keys) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +12,24 @@ import numpy as np
 
 from stpredict.core._settings import settings
 from stpredict.core._validate import check_unique, few
+from stpredict.metrics import sample_quantiles
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, find_table, get_table, is_spatialdata
+from stpredict.slots._gene_tables import table_patients, table_record
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._marks import UNKNOWN, mark_column, sections_record
 from stpredict.slots._people import among
 from stpredict.slots._prediction import write_predictions
 from stpredict.slots._provenance import genes_digest
-from stpredict.slots._rows import rows_of
+from stpredict.slots._rows import Rows, rows_of
 from stpredict.tl.learn._members import find_models, people_of, predict_members, recognized_sections, source_of
 from stpredict.tl.learn._sample_store import SampleStore
+from stpredict.tl.learn.inputs._gene_table import check_same_table
 from stpredict.tl.learn.inputs._reader import Source, readers
 from stpredict.tl.learn.inputs._slots import check_features, features_like, unlike_sizes
 from stpredict.tl.learn.targets._base import Outputs, slots_of, unit_record
+
+_FEW = 10  # observations of a section, whose own mean and spread its features are scaled by
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,6 +53,7 @@ def predict(
     patient_key: str = Key.PATIENT,
     genes: Sequence[str] | None = None,
     n_samples: int = 0,
+    quantiles: Sequence[float] = (0.05, 0.5, 0.95),
     seed: int = 0,
     batch_size: int | None = None,
     device: str | None = None,
@@ -84,18 +91,21 @@ def predict(
         Path of an AnnData in Zarr to write the map of one slide to, gene by gene, in memory that does not grow with the
         number of genes; an interrupted call goes on where it stopped. What `obsm` holds of
         an earlier prediction stays if these models made it. With `n_samples`, the
-        path of a Zarr group for the samples.
+        path of a Zarr group for the samples, instead of the object.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     genes
         Genes to predict instead of the model's panel, for networks that can through what they know of genes (a table in
         `varm` of `data`).
     n_samples
-        Samples per observation, for networks that draw samples.
+        Samples per observation, for networks that draw samples. Networks may draw the same for an observation, by its name
+        and the seed, whichever others there are; `"stem"` does.
+    quantiles
+        Levels of the quantiles of the samples that are written, see :func:`stpredict.metrics.sample_quantiles`.
     seed
         Random seed for the samples.
     batch_size
-        Observations, bags, grids or windows per step; it changes memory and speed, not the result (samples aside).
+        Observations, bags, grids or windows per step; it changes memory and speed, not the result.
     device
         `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
     key_added
@@ -115,6 +125,8 @@ def predict(
     - `obsm[key_added]`: float32 (n_obs, n_genes), in the unit of the training target;
     - `obsm["{key_added}_std"]`: standard deviations of the same shape, where the model gives them, those of the samples
       where it draws some; between the models where there are several;
+    - with `n_samples`, `obsm["{key_added}_samples"]`: float32 (n_obs, n_samples, n_genes), unless a `store` is named, and
+      `obsm["{key_added}_quantiles"]`: float32 (n_obs, n_quantiles, n_genes), with the levels as `quantiles` in the record;
     - `obsm["{key_added}_baseline_{name}"]`: the same for each baseline;
     - `obs["{key_added}_leaky"]`: whether the model was trained, or its panel selected, on this observation's patient, or on
       spots of one of their sections under another name; `"unknown"` for `False` where the patients behind the weights, the
@@ -130,7 +142,7 @@ def predict(
     windows with holes. For follow-up, instead of the slots of `obsm`, `obs["risk"]` (log hazard relative
     to the mean of the training set) and, of slides, `obs["risk_group"]` (`"high"` above the median of the training set).
     For two classes `obs["{column}_probability"]` of the second; for more `obsm["{column}_probability"]` and
-    `obs["{column}_predicted"]`. With `n_samples` and `store`, a Zarr group with `samples` (n_obs, n_samples, n_genes).
+    `obs["{column}_predicted"]`. With `n_samples` and `store`, a Zarr group with `samples` (n_obs, n_samples, n_genes), `obs_names` and `genes`.
 
     Raises
     ------
@@ -147,7 +159,8 @@ def predict(
     Warns
     -----
     UserWarning
-        When `model` is `None`, with the path that the object names and that is read. When the samples cannot be written.
+        When `model` is `None`, with the path that the object names and that is read. When the samples cannot be written. When
+        a section has fewer than 10 observations and features are standardized within sections.
 
     Examples
     --------
@@ -177,30 +190,38 @@ def predict(
     for part in members:
         slots.check(source, part.target)
         check_features(source, part.features)
+    sample_quantiles(np.zeros((1, 1, 1)), quantiles)  # levels that are none are refused before any work
     as_map = "tokens" in members[0].network.needs and not all(
         Key.bag(slot) in source.obsm for slot in members[0].features["slots"]
     )
     _check_options(members, as_map=as_map, store=store, genes=genes, n_samples=n_samples)
 
+    behind: set[str] = set()
     if as_map:
         options: dict[str, Any] = {"window": window, "stride": stride, "min_tiles": min_tiles, "store": store}
         outputs = _map(source, members, key, options, sample_key, batch_size=batch_size, device=device, progress=show)
+        arrays: dict[str, np.ndarray] = {}
     else:
         rows = rows_of(source, sample_key=sample_key, patient_key=None)
         origin = source_of(members[0], data, source, rows, image=image, sample_key=sample_key, progress=show)
+        _warn_if_few(members[0], rows)
         drawn: dict[str, Any] = {"n_samples": n_samples, "seed": seed, "genes": _panel(origin, genes, members[0])}
+        drawn["quantiles"] = quantiles
+        if genes is not None:  # what the table says of them may come from the expression of these patients
+            behind = set(table_patients(table_record(source, members[0].network.config.gene_table)))
         groups = {key: members} | ({} if genes is not None else _baselines(key, members, baselines))
         where: dict[str, Any] = {"batch_size": batch_size, "device": device}
         if n_samples and store is not None:
             with SampleStore(store, list(source.obs_names), genes or target.names, n_samples) as samples:
-                outputs = _tables(groups, key, origin, people, genes, drawn | {"take_samples": samples.take}, **where)
+                taken = drawn | {"take_samples": samples.take}
+                outputs, arrays = _tables(groups, key, origin, people, genes, taken, **where)
                 store = samples.finish()
         else:
-            outputs = _tables(groups, key, origin, people, genes, drawn, **where)
+            outputs, arrays = _tables(groups, key, origin, people, genes, drawn, **where)
     outputs = slots.arrange(key, outputs)
 
     container, adata = begin(data, copy, table_key)
-    seen = sorted({name for part in members for name in part.training.patients_seen})
+    seen = sorted({name for part in members for name in part.training.patients_seen} | behind)
     sample = source.obs[sample_key].astype(str).to_numpy()
     recognized = recognized_sections(members, source, sample)
     saw = among(people, [name for name in seen if name != UNKNOWN] + list(people[np.isin(sample, recognized)]))
@@ -227,10 +248,26 @@ def predict(
         record["tile_um"] = sizes
     if n_samples:
         record |= {"n_samples": n_samples, "samples_seed": seed, "store": None if store is None else str(store)}
+        record["quantiles"] = [float(level) for level in quantiles]
     write_predictions(adata, key, outputs.frames, record, names=slots.names, elsewhere=as_map and store is not None)
+    for slot, values in arrays.items():
+        adata.obsm[slot] = values
     for name, values in ({Key.leaky(key): mark_column(saw, seen)} | outputs.columns).items():
         adata.obs[name] = values
     return container if copy else None
+
+
+def _warn_if_few(member: FittedModel, rows: Rows) -> None:
+    """Say where a section has so few rows that standardizing its features leaves little of them."""
+    if member.features["scaling"] != "section" or not member.features["slots"]:
+        return
+    names, sizes = np.unique(rows.sample, return_counts=True)
+    if (few_rows := sizes < _FEW).any():
+        warnings.warn(
+            f"section {names[few_rows][0]!r} has {int(sizes[few_rows][0])} observations, by which its features are "
+            f"standardized; predict sections as a whole, or fit with features={{'slot': …, 'scaling': 'global'}}",
+            stacklevel=3,
+        )
 
 
 def _check_options(
@@ -275,6 +312,8 @@ def _panel(source: Source, genes: Sequence[str] | None, member: FittedModel) -> 
     tables: dict[str, Any] = {}
     for name in sorted(member.network.needs):
         if INPUTS[name].axis == "gene":
+            if known := member.training.extra.get(name):
+                check_same_table(source.adata, source.config.gene_table, known, member.panel)
             tables |= readers()[name].read(replace(source, genes=names))
     if not tables:
         raise TypeError(
@@ -305,21 +344,25 @@ def _tables(
     genes: Sequence[str] | None,
     drawn: dict[str, Any],
     **where: Any,
-) -> Outputs:
-    """Tables (n_obs, n_outputs) of every slot."""
+) -> tuple[Outputs, dict[str, np.ndarray]]:
+    """Tables (n_obs, n_outputs) of every slot, and samples and quantiles by slot."""
     import pandas as pd
 
     frames: dict[str, pd.DataFrame] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, parts in groups.items():
         own = name == key
         part_source = source if own else source_of(parts[0], source.data, source.adata, source.rows, image=source.image)
         part_source = replace(part_source, sample_key=source.sample_key, progress=source.progress and own)
-        mean, std = predict_members(parts, part_source, people, **(drawn if own else {}), **where)
+        found = predict_members(parts, part_source, people, **(drawn if own else {}), **where)
         columns = list(genes) if own and genes is not None else parts[0].panel
-        frames[name] = pd.DataFrame(mean, index=source.adata.obs_names, columns=columns)
-        if std is not None and own:
-            frames[Key.std(name)] = pd.DataFrame(std, index=source.adata.obs_names, columns=columns)
-    return Outputs(groups[key], frames)
+        frames[name] = pd.DataFrame(found.mean, index=source.adata.obs_names, columns=columns)
+        if found.std is not None and own:
+            frames[Key.std(name)] = pd.DataFrame(found.std, index=source.adata.obs_names, columns=columns)
+        if own:
+            kept = {Key.samples(key): found.samples, Key.quantiles(key): found.quantiles}
+            arrays = {slot: values for slot, values in kept.items() if values is not None}
+    return Outputs(groups[key], frames), arrays
 
 
 def _map(

@@ -37,7 +37,8 @@ def check_range(mean: np.ndarray, model: FittedModel) -> None:
         )
     if not model.target.linear:
         return
-    center, scale = (values.numpy() for values in (model.network.target_mean, model.network.target_std))
+    network = model.network
+    center, scale = (values.numpy()[: network.n_wanted] for values in (network.target_mean, network.target_std))
     far = np.maximum(high - center, center - low) > _FAR * scale
     if not far.any():
         return

@@ -49,7 +49,8 @@ def retrieval_bank(
     """Replace the spots that a fitted retrieval model looks up by those of other measured sections.
 
     The weights stay as they are. Predictions then are averages of the given spots: of another cohort, another protocol, or
-    more patients than the model was trained on.
+    more patients than the model was trained on. They are pulled towards the mean of these spots by as much as those of the
+    training were towards theirs (`shrink` of the networks).
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ def retrieval_bank(
     renewed = deepcopy(network)
     if same_patient is not None:
         renewed.config = replace(renewed.config, same_patient=same_patient)
-    show_rows(renewed, "finish", arrays, resolve_device(device))
+    show_rows(renewed, "finish", arrays, device=resolve_device(device))
     facts = replace(
         fitted.training,
         patients=rows.patients,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,10 @@ import numpy as np
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._provenance import read_record
+from stpredict.slots._rows import unit_of
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
+from stpredict.tl.learn.inputs._gene_table import NAME as GENE_TABLE
+from stpredict.tl.learn.inputs._gene_table import describe_table, how_made
 from stpredict.tl.learn.inputs._origin import unrecorded
 from stpredict.tl.learn.inputs._reader import Scaling, Source
 from stpredict.tl.learn.inputs._slots import FROM_SLOTS, check_features, describe_features, feature_keys
@@ -26,9 +30,9 @@ if TYPE_CHECKING:
     from stpredict.training import ArraySet, FittedModel, TrainConfig, TrainingFacts
     from stpredict.training.targets import Target
 
-#: The network itself, without anything to learn from.
-OWN_COMPARATORS = ("untrained", "permuted")
-Variant = Literal["fit", "untrained", "permuted"]
+#: The network itself, without something to learn from.
+OWN_COMPARATORS = ("untrained", "permuted", "permuted_table")
+Variant = Literal["fit", "untrained", "permuted", "permuted_table"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,14 @@ class Task:
     described
         Provenance of the features.
     variant
-        `"fit"`; `"permuted"`: on labels that were shuffled; `"untrained"`: as it is drawn.
+        `"fit"`; `"permuted"`: on labels that were shuffled, in closed form each output for itself; `"permuted_table"`: with
+        the rows of its table of genes given to other genes; `"untrained"`: as it is drawn.
     init
         Model to start from.
     feature_patients
         Patients whose expression had a part in the features; `"unknown"` where nobody wrote down how they were made.
+    table_made
+        How the table of genes was made.
     """
 
     info: ModelInfo
@@ -64,11 +71,17 @@ class Task:
     variant: Variant = "fit"
     init: FittedModel | None = None
     feature_patients: list[str] = field(default_factory=list)
+    table_made: dict[str, Any] = field(default_factory=dict)
 
     @property
     def needs(self) -> frozenset[str]:
         """Inputs that the network reads."""
         return self.info.reads(self.options)
+
+    @property
+    def gene_table(self) -> str | None:
+        """Name of the table of genes that the network reads, if it reads one."""
+        return self.info.configure(self.options).gene_table if GENE_TABLE in self.needs else None
 
     def source(self, **others: Any) -> Source:
         """Where its inputs are read from; what does not follow from the task is passed."""
@@ -99,6 +112,7 @@ def make_task(
     """
     from stpredict.models import get_model
     from stpredict.training import FittedModel, train_config
+    from stpredict.training._auxiliary import check_weighs_genes
 
     start = FittedModel.load(model) if isinstance(model, Path) else model if isinstance(model, FittedModel) else None
     info = get_model(model if isinstance(model, str) else start.model)  # type: ignore[union-attr]
@@ -120,13 +134,14 @@ def make_task(
         )
     options = without_counts(info, with_lattice(adata, info, given), hyperparameters, reader)
     needs = info.reads(options)
-    scaling = scaling or "global"
+    scaling = scaling or _default_scaling(adata, needs)
     if "tokens" in needs and scaling != "global":
         raise ValueError(
             f"expected features with scaling='global' for networks on bags; found {scaling!r}; what tells slides apart "
             "would be standardized away"
         )
     config = train_config(info.name, training, reader, hyperparameters)
+    check_weighs_genes(info, config, reader.of_genes)
     slots = feature_keys(adata, features, bag="tokens" in needs) if needs & FROM_SLOTS else []
     if start is not None and slots:
         known = list(start.features["slots"]), start.features["scaling"]
@@ -139,7 +154,14 @@ def make_task(
     described = describe_features(adata, slots, scaling)
     if options.get("kinds") == "slots":
         options = options | {"kinds": tuple(entry["dim"] for entry in described["slots"].values())}
-    return Task(info, options, config, slots, scaling, described, init=start, feature_patients=_origin(adata, slots))
+    task = Task(info, options, config, slots, scaling, described, init=start, feature_patients=_origin(adata, slots))
+    return replace(task, table_made=how_made(adata, task.gene_table))
+
+
+def _default_scaling(adata: AnnData, needs: frozenset[str]) -> Scaling:
+    """How features are scaled where nobody says: within sections, but slides, which are compared with each other."""
+    compared = "tokens" in needs or unit_of(adata) == "slide"
+    return "section" if needs & FROM_SLOTS and not compared else "global"
 
 
 def without_counts(info: ModelInfo, options: dict[str, Any], asked: Any, reader: TargetSlots) -> dict[str, Any]:
@@ -165,6 +187,8 @@ def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequenc
     from stpredict.training import train_config
 
     if name in OWN_COMPARATORS:
+        if name == "permuted_table" and main.gene_table is None:
+            return None
         closed = main.info.cls.closed_form
         return None if closed and name == "untrained" else replace(main, variant=name)  # type: ignore[arg-type]
     info = get_model(name)
@@ -180,9 +204,11 @@ def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequenc
         slots = main.slots or ([] if features is None else feature_keys(adata, features))
         if not slots or feature_matrix(adata, slots[0]) is None:
             return None  # a network on pixels and no features named, or bags without their mean
-    described = describe_features(adata, slots, main.scaling)
+    scaling = main.scaling if main.slots else _default_scaling(adata, info.reads())
     origin = _origin(adata, slots)
-    return Task(info, {}, train_config(name), slots, main.scaling, described, feature_patients=origin)
+    return Task(
+        info, {}, train_config(name), slots, scaling, describe_features(adata, slots, scaling), feature_patients=origin
+    )
 
 
 def _origin(adata: AnnData, slots: Sequence[str]) -> list[str]:
@@ -205,12 +231,21 @@ def fit_task(
     """Fit a task on training rows with their target."""
     from stpredict.training import FittedModel, fit_arrays, predict_arrays, untrained
 
+    wanted = arrays.only_primary()
+    if task.config.auxiliary is None or task.variant == "untrained":  # beside one that trains on auxiliary genes
+        arrays = wanted
     if task.variant == "untrained":
         result = untrained(task.info.name, arrays, hyperparameters=task.options, seed=seed)
     else:
+        # What fits each output on its own is no other for rows that do not stay whole.
+        variants: dict[str, Callable[[int], ArraySet]] = {
+            "permuted": partial(arrays.permuted, by_output=task.info.cls.closed_form),
+            "permuted_table": arrays.with_permuted_tables,
+        }
+        given = variants.get(task.variant)
         result = fit_arrays(
             task.info.name,
-            arrays.permuted(seed) if task.variant == "permuted" else arrays,
+            arrays if given is None else given(seed),
             hyperparameters=task.options,
             config=task.config,
             device=device,
@@ -221,7 +256,13 @@ def fit_task(
         )
     settings = {name: value for name, value in task.config.to_dict().items() if name != "device"}
     facts = replace(facts, settings=settings, validated_on=result.validated_on, n_epochs=result.n_epochs)
-    facts = replace(facts, feature_patients=task.feature_patients)
+    facts = replace(facts, auxiliary=result.auxiliary)
+    facts = replace(facts, feature_patients=task.feature_patients, extra={**facts.extra, **result.network.facts()})
+    if task.gene_table is None:
+        facts = replace(facts, table_patients=[])
+    elif task.variant == "fit":
+        known = describe_table(arrays.genes.names, arrays.genes.tables[GENE_TABLE], task.table_made)
+        facts = replace(facts, extra=facts.extra | {GENE_TABLE: known})
     if task.init is not None and task.variant != "untrained":
         before = task.init.training
         facts = replace(facts, pretraining_patients=before.patients_seen, content=[*facts.content, *before.content])
@@ -232,7 +273,7 @@ def fit_task(
         outputs = predict_arrays(result.network, arrays, device=device).mean[:, 0]
         facts = replace(facts, mean={"model": float(outputs.mean())}, median={"model": float(np.median(outputs))})
     if target.quantities and target.kind != "counts":  # which come with their depths, and vary with them
-        facts = replace(facts, spread=_spread(arrays))
+        facts = replace(facts, spread=_spread(wanted))
     empty: dict[str, Any] = {"slots": {}, "scaling": task.scaling}
     return FittedModel(
         model=task.info.name,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict.training.targets._expression import mean_correlation
+from stpredict.training.targets._expression import mean_correlation, within_variance
 from stpredict.training.targets._target import Target
 
 if TYPE_CHECKING:
@@ -78,10 +78,27 @@ class CountsTarget(Target):
 
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
         """Half the deviance, mean over observations and genes."""
+        return self.losses(prediction, values, scale).mean()
+
+    def losses(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
+        """Half the deviance of every count (n, n_genes)."""
         from stpredict.models.nn._count_loss import count_deviance
 
         counts, depth, theta = self.parts(values)
-        return count_deviance(counts, prediction.mean.float(), depth, theta).mean() / 2
+        return count_deviance(counts, prediction.mean.float(), depth, theta) / 2
+
+    def part(self, index: np.ndarray) -> CountsTarget:
+        """Some of the genes; the depths stay what they are."""
+        rates, theta = (tuple(values[i] for i in index) if values else () for values in (self.rates, self.theta))
+        return replace(self, genes=tuple(self.genes[i] for i in index), rates=rates, theta=theta)
+
+    def values_of(self, values: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Counts and depths of some genes."""
+        return values[:, np.concatenate([index, len(self.genes) + np.asarray(index)])]
+
+    def variability(self, values: np.ndarray, section: np.ndarray) -> np.ndarray:
+        """Variance of Pearson residuals within sections, mean over the sections."""
+        return within_variance(self._residuals(values), section)
 
     def parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Counts and depths (n, n_genes), and inverse dispersion (n_genes,), of a batch."""
@@ -104,10 +121,7 @@ class CountsTarget(Target):
 
     def validate(self, mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
         """Mean over sections and genes of the correlation of rates with Pearson residuals; -1 where none is defined."""
-        counts, depth = np.split(values.astype(np.float64), 2, axis=1)
-        expected = np.maximum(depth * np.array(self.rates), 1e-12)
-        residuals = (counts - expected) / np.sqrt(expected + expected**2 / _THETA)
-        return mean_correlation(np.exp(np.minimum(mean, 0)), residuals, section)
+        return mean_correlation(np.exp(np.minimum(mean, 0)), self._residuals(values), section)
 
     def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
         """Rates of log rates: between 0 and 1."""
@@ -115,6 +129,12 @@ class CountsTarget(Target):
 
     def link_std(self, mean: np.ndarray, std: np.ndarray) -> None:
         """None: a standard deviation of log rates says nothing of counts."""
+
+    def _residuals(self, values: np.ndarray) -> np.ndarray:
+        """Pearson residuals (n, n_genes) from the training proportions."""
+        counts, depth = np.split(values.astype(np.float64), 2, axis=1)
+        expected = np.maximum(depth * np.array(self.rates), 1e-12)
+        return (counts - expected) / np.sqrt(expected + expected**2 / _THETA)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the genes."""

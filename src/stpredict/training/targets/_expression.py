@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._constant import constant
 from stpredict.metrics import pearson
+from stpredict.metrics._rates import residual_gain
 from stpredict.training.targets._target import Target
 
 if TYPE_CHECKING:
@@ -56,11 +57,33 @@ class ExpressionTarget(Target):
         """The expression itself."""
         return values
 
+    def lowest(self) -> np.ndarray | None:
+        """Mean residual of each gene at a rate of 0, where the values are residuals whose depths are known."""
+        if self.normalization.get("method") != "pearson_residuals" or not self.rates:
+            return None
+        gain = residual_gain(np.array(self.rates), np.array(self.depths), float(self.normalization["theta"]))
+        return np.where(gain > 0, -gain, -np.inf)
+
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
         """Squared error in units of each gene, or the likelihood where the network gives a spread."""
-        from stpredict.models.nn._heads import regression_loss
+        return self.losses(prediction, values, scale).mean()
 
-        return regression_loss(prediction, values, scale)
+    def losses(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
+        """The same of every value (n, n_genes)."""
+        from stpredict.models.nn._heads import regression_losses
+
+        return regression_losses(prediction, values, scale)
+
+    def part(self, index: np.ndarray) -> ExpressionTarget:
+        """The same unit, and some of the genes."""
+        rates = tuple(self.rates[i] for i in index) if self.rates else ()
+        return replace(self, genes=tuple(self.genes[i] for i in index), rates=rates)
+
+    def variability(self, values: np.ndarray, section: np.ndarray) -> np.ndarray:
+        """Normalized dispersion of logarithms :cite:p:`satija2015`, variance of anything else; mean over sections."""
+        if self.normalization.get("method") == "pearson_residuals" or values.min() < 0:
+            return within_variance(values, section)
+        return dispersion(values, section)
 
     def validate(self, mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
         """Mean over sections and genes of the correlation within a section; -1 where none is defined."""
@@ -82,6 +105,27 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
     std[constant(std, mean)] = 0.0
     return mean, std
+
+
+def within_variance(values: np.ndarray, section: np.ndarray) -> np.ndarray:
+    """Variance (d,) of columns (n, d) within a section, mean over the sections."""
+    return np.mean([values[section == code].var(axis=0, dtype=np.float64) for code in np.unique(section)], axis=0)
+
+
+def dispersion(values: np.ndarray, section: np.ndarray) -> np.ndarray:
+    """Dispersion (d,) of logarithms (n, d) among genes of the same level, mean over the sections; -inf where undefined."""
+    import pandas as pd
+    import scanpy as sc
+    from anndata import AnnData
+
+    obs = pd.DataFrame({"section": pd.Categorical(section.astype(str))}, index=np.arange(len(values)).astype(str))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # genes that were never seen
+        found = sc.pp.highly_variable_genes(
+            AnnData(values, obs=obs), flavor="seurat", batch_key="section", inplace=False
+        )
+    score = found["dispersions_norm"].to_numpy(dtype=np.float64)
+    return np.where(np.isfinite(score), score, -np.inf)
 
 
 def scales(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

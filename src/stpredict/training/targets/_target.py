@@ -51,6 +51,22 @@ class Target(ABC):
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
         """Loss of a prediction; `scale` (n_outputs,) is the standard deviation of `start`."""
 
+    def losses(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
+        """Loss of every value (n, n_outputs), whose mean is the loss; of targets that are measured gene by gene."""
+        raise TypeError(f"expected a target of genes; found {self.kind!r}, whose loss is not one of single outputs")
+
+    def part(self, index: np.ndarray) -> Target:
+        """The same target with some of its genes, in their order."""
+        raise TypeError(f"expected a target of genes; found {self.kind!r}, which is all or nothing")
+
+    def values_of(self, values: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Columns of values (n, …) that belong to some of the genes."""
+        return values[:, index]
+
+    def variability(self, values: np.ndarray, section: np.ndarray) -> np.ndarray:
+        """How much each gene varies within sections (n_outputs,), beyond what its level explains."""
+        raise TypeError(f"expected a target of genes; found {self.kind!r}, whose outputs cannot be ranked")
+
     @abstractmethod
     def validate(self, mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
         """Score of the outputs (n, n_outputs) of all validation rows; the higher, the better."""
@@ -60,12 +76,21 @@ class Target(ABC):
         """Whether the outputs of a model are in the unit of the values."""
         return self.quantities
 
+    @property
+    def separate(self) -> bool:
+        """Whether the values of each output could have been measured without those of the others."""
+        return self.quantities
+
     def outputs(self, values: Tensor) -> Tensor | None:
         """Values on the scale of the outputs, for least squares and for looking them up; `None` for what is no quantity."""
         return None
 
     def shift(self, outputs: Tensor) -> Tensor | None:
         """What least squares have to add to training outputs (n, n_outputs) for the link; `None` where nothing."""
+        return None
+
+    def lowest(self) -> np.ndarray | None:
+        """Lowest mean value of each output (n_outputs,), infinite where there is none; `None` where no output has one."""
         return None
 
     def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:

@@ -73,6 +73,11 @@ class ValueTarget(Target):
         """Whether outputs are values."""
         return self.link_name == "identity"
 
+    @property
+    def separate(self) -> bool:
+        """Whether values are no shares of a whole."""
+        return self.link_name != "softmax"
+
     def start(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Outputs of the training mean, and the standard deviation of the outputs to aim at; 1 for constant ones."""
         if self.linear:

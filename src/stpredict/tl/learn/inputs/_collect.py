@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,13 @@ def with_lattice(adata: AnnData, info: ModelInfo, hyperparameters: Any) -> dict[
     if "lattice" in {field.name for field in fields(info.config)} and "lattice" not in chosen and found:
         chosen |= {"lattice": found.pop()} if len(found) == 1 else {"augment": False} | chosen
     return chosen
+
+
+def identities(names: Iterable[str]) -> np.ndarray:
+    """A number (n_obs,) int64 of the name of each observation, whichever others there are: what is drawn for it depends on it."""
+    import pandas as pd
+
+    return pd.util.hash_array(np.asarray(list(map(str, names)), dtype=object)).astype(np.int64)
 
 
 def patient_codes(patients: np.ndarray, known: Sequence[str]) -> np.ndarray:

@@ -25,9 +25,8 @@ class Neighbors(Reader):
         for key in source.slots:
             slots = Key.neighbors(key), Key.neighbor_mask(key)
             for slot in slots:
-                check_obsm(
-                    source.adata, slot, "put the features of the neighboring tiles there, and which of them exist"
-                )
+                call = f"run stp.pp.neighbor_features(adata, {key.removeprefix('X_')!r})"
+                check_obsm(source.adata, slot, call)
             values, mask = (source.adata.obsm[slot][source.rows.index] for slot in slots)
             if values.ndim != 3 or mask.shape != values.shape[:2]:
                 raise ValueError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from stpredict.slots._rows import Rows
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
 
     from stpredict.slots._container import Container
@@ -40,6 +41,9 @@ class Source:
         Images that the object does not record.
     genes
         Panel, for what is known of genes and for what was measured; empty at prediction.
+    train
+        Mask (n_obs,) of the measured training observations of a fold, of which tables of expression are made anew; `None`
+        where tables are taken as they are.
     sample_key
         Column of `obs` with the section.
     progress
@@ -54,6 +58,7 @@ class Source:
     scaling: Scaling = "global"
     image: Any = None
     genes: Sequence[str] = ()
+    train: np.ndarray | None = None
     sample_key: str = "sample"
     progress: bool = False
 

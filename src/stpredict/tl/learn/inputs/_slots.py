@@ -111,8 +111,8 @@ def features_like(key: str, entry: Mapping[str, Any], adata: AnnData | None) -> 
     if adata is None or is_tile_table(adata):
         return f"run stp.pp.tiles(slide, like=model), then stp.pp.image_features(slide, {encoder})"
     options = "" if tile_um is None else f", tile_um={tile_um:g}"
-    if list(context := entry.get("context", [1.0])) != [1.0]:
-        options += f", context=({', '.join(f'{scale:g}' for scale in context)})"
+    if context := entry.get("context"):
+        options += f", context=({', '.join(f'{scale:g}' for scale in context)}{',' * (len(context) == 1)})"
     return f"run stp.pp.image_features(adata, {encoder}{options})"
 
 

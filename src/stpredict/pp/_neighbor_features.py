@@ -1,0 +1,186 @@
+"""Features of the tiles around every observation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.slots._keys import Key, check_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from stpredict.encoders import Encoder
+    from stpredict.slots._container import Container
+
+
+def neighbor_features(
+    data: Container,
+    encoder: str | Encoder | Callable[[torch.Tensor], torch.Tensor] = "color-texture",
+    grid: int = 5,
+    *,
+    image: Any = None,
+    tile_um: float | None = None,
+    tile_px: int | None = None,
+    microns_per_pixel: float | Mapping[str, float] | None = None,
+    weights: str | Path | None = None,
+    sample_key: str = Key.SAMPLE,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    cache: bool = True,
+    progress: bool | None = None,
+    check: bool = True,
+    key_added: str | None = None,
+    table_key: str = Key.TABLE,
+    copy: bool = False,
+) -> Container | None:
+    """Compute image features of a square of tiles around every observation, its own tile in the middle.
+
+    Networks that read the surroundings of a spot, such as `"triplex"`, find them there, beside the features of
+    :func:`stpredict.pp.image_features`, with which the tile in the middle agrees. Tiles lie side by side on whole pixels. One that
+    the squares of several observations share is read and encoded once: on a lattice whose pitch is a multiple of the
+    tile, inner tiles cost as little as without a square.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with `obsm["spatial"]` (x, y in full-resolution pixels) and `obs[sample_key]`.
+    encoder
+        As in :func:`stpredict.pp.image_features`; a network of your own needs `tile_px` and `key_added`.
+    grid
+        Side of the square in tiles, odd; networks take 5.
+    image
+        Image of the section, or a mapping from section to it; when `None`, it is found as in
+        :func:`stpredict.pp.image_features`.
+    tile_um
+        Side of a tile in µm, the same as of the features beside these; the encoder's field of view by default.
+    tile_px
+        Side of a tile in pixels, for a network of your own.
+    microns_per_pixel
+        µm per full-resolution pixel, or a mapping by section; by default read from
+        `uns["spatial"][sample]["scalefactors"]`.
+    weights
+        Weight file of the encoder; the published weights, which are downloaded, when `None`.
+    sample_key
+        Column of `obs` that names the section.
+    batch_size
+        Number of tiles encoded at once.
+    device
+        Device to run the encoder on; `settings.device` when `None`.
+    cache
+        Whether to read features from `settings.cache_dir` and write them there.
+    progress
+        Whether to show a progress bar; `settings.progress` when `None`.
+    check
+        Whether to refuse positions that lie clearly better on the tissue with x and y exchanged.
+    key_added
+        Slot of the features beside which these are written, beginning with `"X_"`; `"X_{encoder}"` when `None`.
+    table_key
+        Table of a SpatialData.
+    copy
+        Whether to return a changed copy instead of changing `data`.
+
+    Returns
+    -------
+    `None`, or the changed copy. Writes
+
+    - `obsm["{key_added}_neighbors"]`: features, float32 (n_obs, grid², dim), row by row from the upper left; 0 where
+      there is no tile.
+    - `obsm["{key_added}_neighbor_mask"]`: bool (n_obs, grid²), which tiles there are. One that reaches beyond the image
+      is none; the one in the middle always is, filled by reflection.
+    - `uns["stpredict"]["{key_added}_neighbors"]`: encoder, its fingerprint, dim, tile_um, tile_px, grid, and per section
+      microns_per_pixel, the number of different tiles (`n_tiles`), and of places without one (`masked`).
+
+    Raises
+    ------
+    KeyError
+        When positions, sections or an image are missing.
+    ValueError
+        When `grid` is even, µm per pixel is not known, positions do not fit the image, the image is damaged, or features
+        are not finite.
+    FileNotFoundError
+        When an image is missing, or weights are needed and neither given nor reachable.
+    RuntimeError
+        When the weights of the encoder are gated.
+    TypeError
+        When `data` is neither AnnData nor SpatialData.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(1, 1, 4, n_spots=9)
+    >>> stp.pp.neighbor_features(adata, cache=False)
+    >>> adata.obsm["X_color-texture_neighbors"].shape
+    (9, 25, 153)
+    >>> bool(adata.obsm["X_color-texture_neighbor_mask"][:, 12].all())
+    True
+    """
+    from tqdm.auto import tqdm
+
+    from stpredict.core._settings import settings
+    from stpredict.core._validate import check_positive
+    from stpredict.encoders._resize import warn_if_coarse
+    from stpredict.pp._cache import FeatureCache
+    from stpredict.pp._image_features import encoder_for
+    from stpredict.pp._squares import features_of_squares, squares_around
+    from stpredict.pp._windows import sections_of
+    from stpredict.slots._container import begin, get_table
+    from stpredict.slots._provenance import write_record
+
+    check_key(key_added)
+    check_grid(grid, batch_size)
+    network = encoder_for(encoder, weights, device, tile_px, key_added)
+    width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
+    part, key = network.for_side(width_um), key_added or Key.features(network.name)
+    table = get_table(data, table_key)
+    sections = sections_of(data, table, image, microns_per_pixel, sample_key, width_um, (1.0,), check)
+    for section in sections:
+        warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), part.tile_px)
+    store = FeatureCache() if cache and network.reproducible else None
+    features = np.empty((table.n_obs, grid**2, network.dim), dtype=np.float32)
+    mask = np.empty(features.shape[:2], dtype=bool)
+    n_tiles: dict[str, int] = {}
+    show = settings.progress if progress is None else progress
+    with tqdm(unit="tile", desc=network.name, disable=not show) as bar:
+        for section in sections:
+            picture = section.find()
+            try:
+                squares = squares_around(picture, section.positions, section.sides[0], grid)
+                found = features_of_squares(
+                    picture, section, squares, part, width_um, int(batch_size), store, bar.update
+                )
+            finally:
+                picture.close()
+            features[section.rows], mask[section.rows] = squares.spread(found), squares.mask
+            n_tiles[section.name] = len(squares.centers)
+
+    container, adata = begin(data, copy, table_key)
+    adata.obsm[Key.neighbors(key)], adata.obsm[Key.neighbor_mask(key)] = features, mask
+    write_record(
+        adata,
+        Key.neighbors(key),
+        {
+            "encoder": network.name,
+            "fingerprint": network.fingerprint,
+            "dim": network.dim,
+            "tile_um": width_um,
+            "tile_px": network.tile_px,
+            "grid": int(grid),
+            "microns_per_pixel": {section.name: section.microns_per_pixel for section in sections},
+            "n_tiles": n_tiles,
+            "masked": {section.name: int((~mask[section.rows]).sum()) for section in sections},
+        },
+    )
+    return container if copy else None
+
+
+def check_grid(grid: int, batch_size: int) -> None:
+    """Raise where the square has no tile in its middle, or no tile is encoded at once."""
+    if isinstance(grid, bool) or int(grid) != grid or grid < 1 or grid % 2 == 0:
+        raise ValueError(f"expected grid to be an odd number of tiles, such as 5; found {grid!r}")
+    if int(batch_size) != batch_size or batch_size < 1:
+        raise ValueError(f"expected batch_size to be a positive whole number; found {batch_size!r}")

@@ -1,0 +1,144 @@
+"""Squares of tiles around observations: tiles that several squares share are cut and encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stpredict.core._validate import check_finite
+from stpredict.pp._image_features import encoded_around
+
+if TYPE_CHECKING:
+    import torch
+
+    from stpredict.encoders import Encoder
+    from stpredict.io._image import SectionImage
+    from stpredict.pp._cache import FeatureCache
+    from stpredict.pp._windows import Section
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Tiles of `grid` x `grid` around the observations of a section, side by side without a gap.
+
+    Attributes
+    ----------
+    centers
+        (u, 2) x and y of the middle of every different tile, in full-resolution pixels.
+    tile
+        (n, grid²) int64 number of the tile at each place, row by row; -1 outside the image.
+    side
+        Side of a tile in full-resolution pixels.
+    """
+
+    centers: np.ndarray
+    tile: np.ndarray
+    side: int
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Which places (n, grid²) have a tile."""
+        return self.tile >= 0
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Values (u, d) of the tiles at their places (n, grid², d); 0 where there is no tile."""
+        spread = values[self.tile]
+        spread[~self.mask] = 0
+        return spread
+
+
+def squares_around(picture: SectionImage, positions: np.ndarray, side: int, grid: int) -> Squares:
+    """Find the different tiles of the squares around positions (n, 2).
+
+    Tiles lie on whole pixels, so that those of neighbors on a lattice coincide where its pitch is a multiple of the
+    tile. A tile that reaches beyond the image is none, but for the one in the middle.
+    """
+    step = (np.arange(grid) - grid // 2) * side
+    offset = np.stack(np.meshgrid(step, step), axis=2).reshape(-1, 2)  # x changes first: row by row
+    corner = picture.corners(positions, side)[:, None] + offset
+    flat = corner.reshape(-1, 2)
+    inside = ~picture.reaching_beyond(_centers(picture, flat, side), side).reshape(corner.shape[:2])
+    inside[:, grid**2 // 2] = True
+    different, number = np.unique(corner[inside], axis=0, return_inverse=True)
+    tile = np.full(inside.shape, -1, dtype=np.int64)
+    tile[inside] = number.ravel()
+    return Squares(_centers(picture, different, side), tile, side)
+
+
+def _centers(picture: SectionImage, corner: np.ndarray, side: int) -> np.ndarray:
+    """Middles (u, 2) of windows with these corners, as positions."""
+    return np.asarray(corner + picture.origin + side / 2)
+
+
+def features_of_squares(
+    picture: SectionImage,
+    section: Section,
+    squares: Squares,
+    encoder: Encoder,
+    tile_um: float,
+    batch_size: int,
+    store: FeatureCache | None,
+    done: Callable[[int], Any],
+    *,
+    drawing: str = "",
+    drawn: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    source: tuple[SectionImage, float] | None = None,
+) -> np.ndarray:
+    """Features (u, dim) of the different tiles of a section, from the cache where it has them.
+
+    Parameters
+    ----------
+    picture, section, squares
+        Where the tiles are.
+    encoder
+        Its input size is that of `tile_um`.
+    tile_um
+        Side of a tile in µm.
+    batch_size
+        Tiles encoded at once.
+    store
+        Cache; `None` for none.
+    done
+        Told how many tiles are done.
+    drawing
+        What else the features depend on, for the cache.
+    drawn
+        What is drawn of tiles uint8 (b, 3, px, px), and encoded in their place.
+    source
+        Another picture of the section, and how many of its pixels one of `picture` is.
+    """
+    from stpredict.pp._cache import cache_key
+
+    def compute() -> np.ndarray:
+        found = np.empty((len(squares.centers), encoder.dim), dtype=np.float32)
+        where, scale = (picture, 1.0) if source is None else source
+        centers = squares.centers if source is None else (squares.centers - picture.origin) * scale
+        side = max(1, round(squares.side * scale))
+        for rows, features in encoded_around(where, centers, side, encoder, batch_size, drawn):
+            found[rows] = features
+            done(len(rows))
+        check_finite(
+            found, f"features of section {section.name!r}", f"encoder {encoder.name!r} or its weights are broken"
+        )
+        return found
+
+    if store is None:
+        return compute()
+    key = cache_key(
+        {
+            "image": picture.fingerprint(),
+            "encoder": encoder.fingerprint,
+            "centers": squares.centers,
+            "tile_um": tile_um,
+            "tile_px": encoder.tile_px,
+            "microns_per_pixel": section.microns_per_pixel,
+            "drawing": drawing,
+        }
+    )
+    features, found = store.get_or_compute(key, (len(squares.centers), encoder.dim), compute)
+    if found:
+        done(len(features))
+    return features
