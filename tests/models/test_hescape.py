@@ -93,9 +93,9 @@ def test_embeddings_have_length_1_and_scales_stay_in_bounds(objective: str, enco
         loss.backward()
         optimizer.step()
     net.finish([data.batch(np.arange(16))])
-    assert 0 <= float(net.logit_scale) <= math.log(100) + 1e-6
+    assert 0 <= float(net.logit_scale.detach()) <= math.log(100) + 1e-6
     if objective == "siglip":
-        assert float(net.logit_bias) == -10
+        assert float(net.logit_bias.detach()) == -10
 
 
 def test_losses_equal_loops() -> None:
@@ -169,7 +169,9 @@ def test_batches_of_one_patient() -> None:
 
 @pytest.mark.parametrize(("objective", "encoder"), PAIRS)
 @pytest.mark.parametrize("batches", ["across", "within"])
-def test_finds_the_expression_of_other_patients(objective: str, encoder: str, batches: str) -> None:
+def test_finds_the_expression_of_other_patients(
+    objective: str, encoder: str, batches: str, record_property: Any
+) -> None:
     from stpredict.metrics import recall_at_k
 
     torch.set_num_threads(1)
@@ -178,10 +180,11 @@ def test_finds_the_expression_of_other_patients(objective: str, encoder: str, ba
     test = data.take(data.patient == 3)
     image, spot = embedded(net, test.batch(np.arange(len(test))))
     chance = 5 / len(test)
-    assert recall_at_k(image, spot, 5).mean() > 4 * chance
-    assert recall_at_k(spot, image, 5).mean() > 4 * chance
-    mean = predict_arrays(net, test).mean
-    assert ((mean - test.target) ** 2).mean() < 0.9 * test.target.var(axis=0).mean()
+    found = [recall_at_k(*pair, 5).mean() / chance for pair in ((image, spot), (spot, image))]
+    error = ((predict_arrays(net, test).mean - test.target) ** 2).mean() / test.target.var(axis=0).mean()
+    record_property("printed", f"{objective}, {encoder}, {batches}: {min(found):.1f} times chance, error {error:.2f}")
+    assert min(found) > 4
+    assert error < 0.9
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

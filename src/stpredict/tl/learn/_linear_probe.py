@@ -48,7 +48,6 @@ def linear_probe(
     allow_leakage: bool = False,
     level: float = 0.95,
     n_boot: int = 2000,
-    n_jobs: int = 1,
     seed: int = 0,
     key_added: str = "probe",
     sample_key: str = Key.SAMPLE,
@@ -84,8 +83,6 @@ def linear_probe(
         Level of the bootstrap intervals :cite:p:`efron1993`.
     n_boot
         Number of bootstrap samples.
-    n_jobs
-        Processes that work on the fits of a fold side by side.
     seed
         Random seed for folds and intervals.
     key_added
@@ -161,7 +158,7 @@ def linear_probe(
             task = make_task(view, "ridge", reader, features=slot, scaling=scaling, hyperparameters=hyperparameters)
             (found,) = run_folds(
                 view, view, {label: task}, [fold], request, keys,
-                allow_leakage=allow_leakage, n_jobs=n_jobs, device=resolve_device("cpu"), seed=seed,
+                allow_leakage=allow_leakage, device=resolve_device("cpu"), seed=seed,
                 progress=settings.progress,
             )  # fmt: skip
             results.append(replace(found, number=number))
