@@ -62,7 +62,7 @@ def resident(name: str) -> float:
     return next(float(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name)) / 1e3
 
 
-def cost(variant: str, n_epochs: int = 8) -> dict[str, float]:
+def cost(variant: str, n_epochs: int = 4) -> dict[str, float]:
     """Processor seconds of an epoch, and memory in MB; for a fresh process."""
     from stpredict.core._optional import mend_torchvision
 

@@ -122,6 +122,12 @@ SECTION_LEVEL = {
         "training": {"learning_rate": 1e-3},
     },
 }
+# What retrieval networks find as it is found, as published.
+AS_FOUND = {
+    f"{name}, as found": SECTION_LEVEL[f"{name}, per section"]
+    | {"hyperparameters": SECTION_LEVEL[f"{name}, per section"]["hyperparameters"] | {"shrink": False}}
+    for name in ("bleep", "mclstexp")
+}
 # A line of each model, in the order of what it costs.
 _BEST = MODELS["ridge, context, per section"]
 DEPTH = (
@@ -130,7 +136,9 @@ DEPTH = (
     | {"ridge to counts, context, per section": _BEST | {"target": stp.targets.Counts}}
     | {f"ridge, {slot}, per section": {"model": "ridge", "features": per_section(slot)} for slot in FREE}
     | {"mlp": MODELS["mlp"]}
-    | {name: SECTION_LEVEL[name] for name in ("bleep, per section", "mclstexp, per section", "histogene")}
+    | {name: SECTION_LEVEL[name] for name in ("bleep, per section", "mclstexp, per section")}
+    | AS_FOUND
+    | {"histogene": SECTION_LEVEL["histogene"]}
     | {"hist, per section": HIST["hist, per section"]}
     | {name: SECTION_LEVEL[name] for name in ("egn", "hist2st, without ZINB", "thitogene", "hggep")}
     | {"color": MODELS["color"]}

@@ -2,7 +2,7 @@
 
 Five sections with pictures, all genes, `cross_validate` on a panel of the 2,270 genes with the most counts and random
 features (only sizes matter here). Written as AnnData by anndata and by `io.write_zarr`, as SpatialData by `io.write_zarr`,
-and for comparison one prediction as a DataFrame in `obsm`, which Zarr keeps as one array per gene. Times are wall time,
+then parts of it alone, and for comparison one prediction as a DataFrame in `obsm`, which Zarr keeps as one array per gene. Times are wall time,
 with that of the processor beside it.
 
 python benchmarks/stores.py ../shared/data/her2st
@@ -64,6 +64,15 @@ def main(folder: str) -> None:
             out / "c",
             lambda: stp.io.write_zarr(sdata, out / "c"),
         )
+        parts = {
+            "X": ad.AnnData(adata.X),
+            "counts": ad.AnnData(layers={"counts": adata.layers["counts"]}),
+            "predictions": ad.AnnData(obs=adata.obs[[]], obsm=dict(adata.obsm)),
+            "uns, a file or two for each value": ad.AnnData(uns=dict(adata.uns)),
+        }
+        for number, (what, part) in enumerate(parts.items()):
+            path = out / f"part{number}"
+            line(f"of it, {what}", path, lambda part=part, path=path: stp.io.write_zarr(part, path))
         one = ad.AnnData(obs=adata.obs[[]], obsm={"predicted": frame})
         line("one prediction alone, as a DataFrame", out / "d", lambda: one.write_zarr(out / "d"))
         one.obsm["predicted"] = adata.obsm["predicted_ridge"]

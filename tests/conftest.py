@@ -50,14 +50,14 @@ def _cohort() -> ad.AnnData:
     adata = stp.datasets.synthetic_cohort(
         3, 2, 16, n_spots=49, microns_per_pixel=4.0, counts_per_spot=3000, stain_shift=0.05
     )
-    stp.pp.image_features(adata)
+    stp.pp.image_features(adata, context=(1,))
     stp.pp.normalize(adata, method="log1p")
     return adata
 
 
 @pytest.fixture
 def cohort(_cohort: ad.AnnData) -> ad.AnnData:
-    """Three patients with two sections of 49 spots each, 16 genes, images, color-texture features, normalized."""
+    """Three patients with two sections of 49 spots each, 16 genes, images, color-texture features of the spot alone, normalized."""
     return _cohort.copy()
 
 

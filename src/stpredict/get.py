@@ -15,6 +15,7 @@ from stpredict.slots._expression import in_tissue
 from stpredict.slots._grids import cells_of, rows_of
 from stpredict.slots._keys import Key
 from stpredict.slots._predicted import predicted_table
+from stpredict.slots._samples import samples_of
 from stpredict.slots._score_tables import (
     LOWER_IS_BETTER,
     RankedGenes,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
-__all__ = ["from_grid", "nuclei", "predicted", "to_grid", "top_genes"]
+__all__ = ["from_grid", "nuclei", "predicted", "samples", "to_grid", "top_genes"]
 
 
 def __dir__() -> list[str]:
@@ -101,6 +102,61 @@ def predicted(
     [[1.0], [1.0]]
     """
     return predicted_table(get_table(data, table_key, key), key, layer=layer, sample_key=sample_key, scale=scale)
+
+
+def samples(
+    data: Container,
+    key: str = Key.PREDICTED,
+    genes: Sequence[str] | None = None,
+    *,
+    table_key: str = Key.TABLE,
+) -> np.ndarray:
+    """Return the samples of a prediction, from the object or from the store that its record names.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData with a prediction that was made with `n_samples`.
+    key
+        Slot of the prediction in `obsm`.
+    genes
+        Genes of the prediction; all of them when `None`.
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    Samples (n_obs, n_samples, n_genes) float32 in the unit of the prediction.
+
+    Raises
+    ------
+    KeyError
+        When there is no such prediction, no gene of that name, or there are no samples.
+    ValueError
+        When the samples that are there belong to other genes or observations.
+
+    Examples
+    --------
+    >>> import stpredict as stp
+    >>> adata = stp.datasets.synthetic_cohort(2, 1, 4, n_spots=20)
+    >>> stp.pp.image_features(adata)
+    >>> stp.pp.normalize(adata)
+    >>> train = adata.obs["patient"] == "P1"
+    >>> model = stp.tl.fit(adata, "stem", train, hyperparameters="small", training={"max_epochs": 1})
+    >>> stp.tl.predict(adata, model, n_samples=3)
+    >>> stp.get.samples(adata).shape
+    (40, 3, 4)
+    """
+    adata = get_table(data, table_key, key)
+    found = samples_of(adata, key)
+    if found is None:
+        raise KeyError(
+            f"expected samples of obsm[{key!r}]; found none; call stp.tl.predict with n_samples=, with a model that draws samples"
+        )
+    missing = [] if genes is None else [name for name in genes if name not in found.genes]
+    if missing:
+        raise KeyError(f"expected genes of the prediction; found {few(missing)}; take genes among {few(found.genes)}")
+    return found.read(np.arange(adata.n_obs), genes)
 
 
 def to_grid(

@@ -31,6 +31,9 @@ def everything() -> ArraySet:
         "token_size": rng.integers(0, 3, (N, 5)).astype(np.float32),
         "neighbors": rng.normal(size=(N, 3, 4)).astype(np.float32),
         "neighbor_mask": rng.uniform(size=(N, 3)) < 0.5,
+        "edges": rng.normal(size=(N, 3, 4)).astype(np.float32),
+        "nuclei": rng.normal(size=(N, 3, 4)).astype(np.float32),
+        "boundary_mask": rng.uniform(size=(N, 3)) < 0.5,
         "counts": rng.poisson(2, (N, GENES)).astype(np.float32),
         "size_factor": rng.uniform(0.5, 2, N).astype(np.float32),
     }
@@ -86,6 +89,7 @@ def renamed(data: ArraySet) -> ArraySet:
 NORMALIZATION = {"method": "log1p"}
 FIELDS: dict[str, list[Callable[[ArraySet], ArraySet]]] = {
     "section": [lambda d: replace(d, section=altered(d.section))],
+    "reach_um": [lambda d: replace(d, reach_um=123.0)],
     "patient": [lambda d: replace(d, patient=altered(d.patient))],
     "inputs": [with_input(name, altered) for name in INPUTS],
     "target": [lambda d: replace(d, target=altered(d.target)), lambda d: replace(d, target=None)],

@@ -147,6 +147,22 @@ def test_folds_of_other_columns_are_checked(toy) -> None:
         stp.cohorts.recorded_folds(toy, ["mine"])
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["x before y", "y before x"])
+def test_places_of_the_centers_of_patches_tell_no_scale(tmp_path, encoder, order) -> None:
+    """Files of earlier releases hold the centers, row before column, where later ones hold corners."""
+    task = write_bench(tmp_path / "bench" / "IDC")
+    for path in (task / "patches").glob("*.h5"):
+        table = ad.read_h5ad(task / "adata" / f"{path.stem}.h5ad")
+        with h5py.File(path, "r+") as file:
+            names = [name.decode() for name in file["barcode"][:, 0]]
+            file["coords"][:] = table.obsm["spatial"][table.obs_names.get_indexer(names)][:, order]
+    with pytest.raises(ValueError, match="expected the µm per pixel of 'A'"):
+        stp.io.read_hest(task, patient=lambda name: name[0])
+    adata = stp.io.read_hest(task, encoder=encoder, patient=lambda name: name[0], microns_per_pixel=0.25)
+    (record,) = (entry for key, entry in adata.uns["stpredict"].items() if key.startswith("X_"))
+    assert record["tile_um"] == SIDE / 2
+
+
 def _without_scale(root: Path) -> None:
     shutil.rmtree(root / "metadata")
     shutil.rmtree(root / "patches")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from stpredict.models import Batch, Shape
-from stpredict.models._ridge import Ridge, RidgeConfig, inner_groups, section_mean
+from stpredict.models._ridge import Ridge, RidgeConfig, inner_folds, section_mean
+from stpredict.training.targets import CountsTarget
 
 
 def make_batch(n: int = 90, d: int = 12, n_genes: int = 4, seed: int = 0, noise: float = 1.0) -> Batch:
@@ -95,18 +99,70 @@ def test_noise_asks_for_a_larger_penalty() -> None:
     assert (noisy.residual_std > clean.residual_std).all()
 
 
-def test_inner_groups() -> None:
+def held_out(batch: Batch) -> list[int]:
+    """Number of the fold that holds out each row."""
+    return torch.stack([held for _, held in inner_folds(batch)]).int().argmax(dim=0).tolist()
+
+
+def test_inner_folds() -> None:
     batch = make_batch()
-    assert inner_groups(batch).tolist() == batch.patient.tolist()
+    assert held_out(batch) == batch.patient.tolist()
     batch.patient = torch.zeros_like(batch.patient)
-    assert inner_groups(batch).tolist() == batch.section.tolist()
+    assert held_out(batch) == batch.section.tolist()
+    assert all(torch.equal(train, ~held) for train, held in inner_folds(batch))
     batch.section = torch.zeros_like(batch.section)
-    stripes = inner_groups(batch)
+    batch["positions"][:, 1] *= 3  # stripes lie across the longer side
+    stripes = torch.tensor(held_out(batch))
     assert torch.bincount(stripes).tolist() == [18] * 5
-    order = batch["positions"][:, 0].argsort()
-    assert (stripes[order].diff() >= 0).all()
+    assert (stripes[batch["positions"][:, 1].argsort()].diff() >= 0).all()
     del batch.inputs["positions"]
-    assert inner_groups(batch).unique().tolist() == [0]
+    assert inner_folds(batch) == []
+
+
+@pytest.mark.parametrize("reach", [5.0, 12.0])
+def test_stripes_of_a_section_lie_behind_a_buffer(reach: float) -> None:
+    batch = replace(make_batch(), patient=torch.zeros(90).long(), section=torch.zeros(90).long(), reach_um=reach)
+    x = batch["positions"].numpy()
+    for train, held in inner_folds(batch):
+        assert held.sum() == 18
+        gap = np.abs(x[train][:, None] - x[held]).max(axis=2).min(axis=1)
+        assert gap.min() >= reach
+        left = np.abs(x[~train & ~held][:, None] - x[held]).max(axis=2).min(axis=1)
+        assert len(left) > 0
+        assert left.max() < reach
+
+
+def test_a_buffer_as_wide_as_the_section_leaves_no_inner_folds() -> None:
+    batch = replace(make_batch(), patient=torch.zeros(90).long(), section=torch.zeros(90).long(), reach_um=80.0)
+    assert inner_folds(batch) == []
+    assert float(solved(batch, alphas=(0.1, 1.0, 10.0)).alpha) == 1.0
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_features_shared_with_neighbors_ask_for_a_larger_penalty_behind_a_buffer(counts: bool) -> None:
+    """Columns of a lattice share features and noise in pairs: a stripe that begins between two of a pair is no test."""
+    rng = np.random.default_rng(3)
+    place = np.stack(np.meshgrid(np.arange(40.0), np.arange(5.0)), axis=-1).reshape(-1, 2)
+    pair = ((place[:, 0] - 7) // 2).astype(int) + 4  # each border of a stripe of 8 columns is within a pair
+    features, noise = (np.take(rng.normal(size=(30, d)), pair, axis=0) for d in (60, 3))
+    values = np.exp(0.8 * noise + 0.1 * features[:, :3])
+    nothing = torch.zeros(200).long()
+    target: Any = torch.from_numpy(np.log(values)).float()
+    kind = None
+    if counts:
+        kind = CountsTarget(("a", "b", "c"), (0.01,) * 3, (), (1000.0,))
+        target = torch.from_numpy(np.hstack([rng.poisson(20 * values), np.full((200, 3), 1000)])).float()
+    batch = Batch(
+        nothing, nothing, {"positions": torch.from_numpy(place).float(), "features": torch.from_numpy(features).float()},
+        target=target, kind=kind,
+    )  # fmt: skip
+
+    def alpha(reach: float) -> float:
+        network = Ridge(RidgeConfig(), Shape(3, {"features": 60}))
+        network.finish([replace(batch, reach_um=reach)])
+        return float(network.alpha)
+
+    assert alpha(1.5) > alpha(0.0)
 
 
 def test_group_without_inner_folds_uses_the_middle_penalty() -> None:

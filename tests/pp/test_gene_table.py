@@ -211,6 +211,8 @@ WRONG: dict[str, tuple[Callable[[ad.AnnData, Path], Any], type[Exception], str]]
     "no width": (lambda a, p: stp.pp.gene_table(a, "random", n_components=0), ValueError, "whole number of at least 1"),
     "no training": (lambda a, p: stp.pp.gene_table(a, "expression"), ValueError, "found neither; test patients"),
     "strange patient": (lambda a, p: stp.pp.gene_table(a, "expression", patients=["q"]), KeyError, "found q"),
+    "patients of nothing": (lambda a, p: stp.pp.gene_table(a, "random", patients=["p0"]), ValueError, "no patients= for"),
+    "training of a table": (lambda a, p: stp.pp.gene_table(a, np.eye(6), train="x"), ValueError, "no train= for"),
     "nothing to permute": (lambda a, p: stp.pp.gene_table(a, "permuted"), KeyError, r"varm\['gene_table'\]"),
     "no texts": (lambda a, p: stp.pp.gene_table(a, "text"), ValueError, "found no texts"),
     "no column": (lambda a, p: stp.pp.gene_table(a, "text", texts="summary"), KeyError, r"var\['summary'\]"),

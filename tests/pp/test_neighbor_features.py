@@ -154,12 +154,12 @@ def test_errors_leave_everything_as_it_was(frozen: Any) -> None:
     assert frozen(adata) == before
 
 
-def test_networks_read_them(toy: ad.AnnData) -> None:
+def test_networks_read_them() -> None:
     """From pictures to a prediction: features, neighbors, grid, fit, predict."""
     adata = sections(names=("a", "b", "c"))
     adata.obs["patient"] = adata.obs["sample"].astype(str)
-    stp.pp.image_features(adata, tile_um=TILE, cache=False)
-    stp.pp.neighbor_features(adata, tile_um=TILE, cache=False)
+    stp.pp.image_features(adata, Counting(), tile_um=TILE, tile_px=TILE, key_added=KEY, cache=False)
+    run(adata)
     stp.pp.grid(adata)
     adata.X = np.random.default_rng(0).poisson(5, (adata.n_obs, 1)).astype(np.float32)
     stp.pp.normalize(adata)
@@ -169,6 +169,6 @@ def test_networks_read_them(toy: ad.AnnData) -> None:
     )
     stp.tl.predict(adata, model)
     assert np.isfinite(adata.obsm["predicted"]).all(axis=None)
-    del adata.obsm["X_color-texture_neighbors"]
-    with pytest.raises(KeyError, match="run stp.pp.neighbor_features\\(adata, 'color-texture'\\)"):
+    del adata.obsm[f"{KEY}_neighbors"]
+    with pytest.raises(KeyError, match="run stp.pp.neighbor_features\\(adata, 'mine'\\)"):
         stp.tl.predict(adata, model)

@@ -220,3 +220,47 @@ def test_slides_are_streamed_where_there_is_tissue(image, tmp_path):
     assert known.shape == own.shape == (len(slide.shapes["tiles"]), 38)
     assert np.corrcoef(known.X[:, 0], own.X[:, 0])[0, 1] > 0.9
     assert stp.pl.nuclei(slide, side_um=50).get_title() == "slide"
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("stretch", [(1.0, 0.6), (0.7, 1.0)])
+def test_pixels_that_are_not_square_change_no_size(image, found, given, stretch):
+    """The picture as another machine stored it, with fewer pixels along one side."""
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    shape = round(width * stretch[0]), round(height * stretch[1])
+    stored = np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BOX))
+    mpp = 0.5 * width / shape[0], 0.5 * height / shape[1]
+    positions = pd.DataFrame({"x": [shape[0] / 2], "y": [shape[1] / 2]}, index=["spot"])
+    adata = stp.io.from_tables(
+        None, positions, stored, sample="s", patient="p", microns_per_pixel=mpp, spot_diameter_um=5, check=False
+    )
+    segmentation = None
+    whole = stp.get.nuclei(found)
+    if given:
+        outlines = whole[["geometry"]].copy()
+        outlines["geometry"] = outlines.scale(shape[0] / width, shape[1] / height, origin=(0, 0))
+        scale = tuple(side / min(mpp) for side in mpp)
+        segmentation = stp.io.read_nuclei(outlines, scale=scale)
+    stp.pp.nuclei(adata, segmentation, progress=False)
+    again = stp.get.nuclei(adata)
+    if given:  # of polygons it is their own
+        whole = whole.assign(perimeter_um=whole.length * 0.5)
+    um = min(mpp)
+    here, there = (frame[["x", "y"]].to_numpy() * side for frame, side in ((again, um), (whole, 0.5)))
+    gap = np.abs(here[:, None] - there).max(axis=2)
+    near = gap.argmin(axis=1)
+    same = gap.min(axis=1) < 2  # µm: what is parted otherwise, where detail was lost, is another nucleus
+    assert same.mean() > 0.85
+    assert abs(len(again) - len(whole)) < 0.15 * len(whole)
+    for name, tolerance in {
+        "area_um2": 0.08,
+        "major_um": 0.05,
+        "minor_um": 0.05,
+        "nearest_um": 0.03,
+        "perimeter_um": 0.05,
+    }.items():
+        ratio = again[name].to_numpy()[same] / whole[name].to_numpy()[near[same]]
+        assert np.median(ratio) == pytest.approx(1, abs=tolerance), name
+    np.testing.assert_allclose(again.area * um**2, again["area_um2"], rtol=0.2)

@@ -103,7 +103,7 @@ def test_features_of_several_kinds_are_required_at_prediction():
     train = (cohort.obs["patient"] != "P3").to_numpy()
     features = {"slot": ["color-texture", "nuclei"], "scaling": "section"}
     model = stp.tl.fit(cohort, "ridge", train, features=features, hyperparameters={"kinds": "slots"}, baselines=())
-    assert tuple(model.network.config.kinds) == (153, 38)
+    assert tuple(model.network.config.kinds) == (306, 38)
     assert list(model.features["slots"]) == ["X_color-texture", "X_nuclei"]
     test = cohort[~train].copy()
     stp.tl.predict(test, model)

@@ -64,6 +64,7 @@ def toy(toy: ad.AnnData) -> ad.AnnData:
     rng = np.random.default_rng(1)
     toy.obsm["X_toy_neighbors"] = rng.normal(size=(toy.n_obs, N_NEIGHBORS, 3)).astype(np.float32)
     toy.obsm["X_toy_neighbor_mask"] = rng.random((toy.n_obs, N_NEIGHBORS)) < 0.8
+    toy.uns["stpredict"]["X_toy_neighbors"] = {"encoder": "toy"}
     return toy
 
 

@@ -27,7 +27,7 @@ def spots() -> ad.AnnData:
 def model(spots: ad.AnnData):
     """Trained on regions of two neighboring sections of the same patient, each with the sum of its spots."""
     train = spots[spots.obs["sample"] != "C2"].copy()
-    stp.pp.image_features(train, tile_um=TILE_UM)
+    stp.pp.image_features(train, tile_um=TILE_UM, context=(1,))
     place = train.obs[["array_row", "array_col"]].floordiv(4).astype(str)
     train.obs["sample"] = train.obs["sample"].astype(str) + "_" + place["array_row"] + "_" + place["array_col"]
     size = train.obs.groupby("sample")["sample"].transform("size")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import stpredict as stp
-from stpredict.models import get_model, list_models
+from stpredict.models import Panel, get_model, list_models
 from stpredict.training import ArraySet, TrainingFacts, fit_arrays, predict_arrays, train_config
+from stpredict.training._data import WholeSections
 from stpredict.training.targets import CountsTarget, target_from_dict
 
 MODELS = list(list_models().index)
@@ -25,21 +26,30 @@ def counted(n: int = 24) -> ArraySet:
     tokens = np.concatenate([tone[:, None] / 255 + rng.normal(0, 0.1, (n, 8, 3)), rng.normal(size=(n, 8, 3))], axis=2)
     kind = CountsTarget(GENES, SHARE, depths=(200.0, 800.0))
     patches = np.clip(tone[:, None, None, :] + rng.normal(0, 8, (n, 32, 32, 3)), 0, 255).astype(np.uint8)
+    features = tokens.mean(axis=1).astype(np.float32)
+    cell = np.stack(np.divmod(np.arange(n) % (n // 4), 3), axis=1)
+    section = np.arange(n) * 4 // n
+    squares = dict.fromkeys(("neighbors", "edges", "nuclei"), np.repeat(features[:, None], 25, axis=1))
+    masks = dict.fromkeys(("neighbor_mask", "boundary_mask"), np.ones((n, 25), dtype=bool))
     return ArraySet(
-        section=np.arange(n) * 4 // n,
+        section=section,
         patient=np.arange(n) * 2 // n,
         inputs={
             "positions": rng.uniform(0, 1000, (n, 2)).astype(np.float32),
-            "features": tokens.mean(axis=1).astype(np.float32),
+            "features": features,
             "patches": patches,
-            "cell": np.stack(np.divmod(np.arange(n) % (n // 4), 3), axis=1),
+            "cell": cell,
+            **squares,
+            **masks,
             "counts": counts.astype(np.float32),
             "size_factor": (depth / np.median(depth)).astype(np.float32),
             "tokens": tokens.astype(np.float32),
             "token_size": np.ones((n, 8), dtype=np.float32),
         },
+        genes=Panel(GENES, {"gene_table": rng.normal(size=(4, 3)).astype(np.float32)}),
         target=np.column_stack([counts, np.repeat(depth[:, None], 4, axis=1)]).astype(np.float32),
         kind=kind,
+        whole=WholeSections(section, np.arange(n), {"section_features": features, "section_cell": cell}),
     )
 
 

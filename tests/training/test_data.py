@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from stpredict.training import ArraySet, Loader, TrainConfig
+from stpredict.training import ArraySet, Loader, TrainConfig, WholeSections
 from stpredict.training._data import summarize
-from stpredict.training._validation import inner_split
+from stpredict.training._validation import inner_sides, inner_split
 from stpredict.training.targets import CountsTarget, ValueTarget
 
 
@@ -105,13 +106,14 @@ def test_permuted_within_sections() -> None:
         data.permuted(1)
 
 
-def test_each_output_by_a_shuffle_of_its_own() -> None:
+def test_each_output_by_a_shuffle_of_its_own_over_all_rows() -> None:
     data = make(spots=20)
+    data.target += 10 * data.section[:, None]
     changed = data.permuted(1, by_output=True)
     np.testing.assert_array_equal(changed["features"], data["features"])
-    for code in range(6):
-        rows = data.section == code
-        np.testing.assert_array_equal(np.sort(changed.target[rows], axis=0), np.sort(data.target[rows], axis=0))
+    np.testing.assert_array_equal(np.sort(changed.target, axis=0), np.sort(data.target, axis=0))
+    means = [changed.target[data.section == code].mean() for code in range(6)]
+    assert np.ptp(means) < 25  # 50 before
     kept = {tuple(row) for row in changed.target} & {tuple(row) for row in data.target}
     assert len(kept) < len(data) / 5
     np.testing.assert_array_equal(changed.target, data.permuted(1, by_output=True).target)
@@ -130,7 +132,7 @@ def test_a_count_keeps_its_depth_and_fractions_keep_their_rows() -> None:
     changed = ArraySet(section, section, target=target, kind=kind).permuted(0, by_output=True).target
     np.testing.assert_array_equal(changed[:, 4:] - changed[:, :4], 1000)
     assert (changed[:, :4] != counts).mean() > 0.8
-    assert (np.sort(changed[:15, :4], axis=0) == np.sort(counts[:15], axis=0)).all()
+    assert (np.sort(changed[:, :4], axis=0) == np.sort(counts, axis=0)).all()
     fractions = rng.dirichlet(np.ones(3), 30).astype(np.float32)
     kind = ValueTarget.of(("x", "y", "z"), "softmax", fractions, ("", "", ""), "shares")
     changed = ArraySet(section, section, target=fractions, kind=kind).permuted(0, by_output=True).target
@@ -154,11 +156,64 @@ def test_inner_split_by_patient_section_stripe() -> None:
     held_out, unit = inner_split(single, 0.25, seed=0)
     assert unit == "stripe"
     assert held_out.sum() == 5
-    assert single["positions"][held_out, 0].min() > single["positions"][~held_out, 0].max()
+    along = int(np.ptp(single["positions"], axis=0).argmax())
+    assert single["positions"][held_out, along].min() > single["positions"][~held_out, along].max()
 
     held_out, unit = inner_split(make(patients=1, sections=1, spots=3), 0.2, seed=0)
     assert unit == "none"
     assert not held_out.any()
+
+
+@pytest.mark.parametrize("reach", [0.0, 15.0])
+def test_a_stripe_lies_behind_a_buffer(reach: float) -> None:
+    data = make(patients=1, sections=1, spots=80)
+    data.reach_um = reach
+    train, validation, unit = inner_sides(data, 0.25, seed=0)
+    assert validation is not None
+    assert (unit, len(validation)) == ("stripe", 20)
+    gap = np.abs(train["positions"][:, None] - validation["positions"]).max(axis=2).min()
+    assert gap >= reach
+    near = np.abs(data["positions"][:, None] - validation["positions"]).max(axis=2).min(axis=1)
+    assert len(train) == (60 if reach == 0 else (near >= reach).sum())
+    assert not set(train.section) & set(validation.section)
+
+
+def test_whole_sections_are_divided_too() -> None:
+    data = make(patients=1, sections=1, spots=80)
+    data.reach_um = 15.0
+    everyone = np.arange(100, dtype=np.float32)[:, None]  # with rows that are not in the set
+    data.whole = WholeSections(np.zeros(100, dtype=np.int64), np.arange(80) + 10, {"section_features": everyone})
+    for part in inner_sides(data, 0.25, seed=0)[:2]:
+        assert part is not None
+        seen = part.batch(np.arange(len(part)), frozenset({"section_features", "features"}))
+        assert torch.equal(seen["section_features"], seen["features"] + 10)
+        assert seen.sections is not None
+        assert torch.equal(seen.sections.code, seen.section)
+
+
+def test_unmeasured_rows_near_a_stripe_are_not_looked_at_either() -> None:
+    data = make(patients=1, sections=1, spots=80)
+    data.labeled, data.reach_um = np.arange(80) % 2 == 0, 15.0
+    train, validation, _ = inner_sides(data, 0.25, seed=0)
+    assert validation is not None
+    assert 0 < (~train.labeled).sum() < 40
+    assert np.abs(train["positions"][:, None] - validation["positions"]).max(axis=2).min() >= 15
+
+
+def test_a_buffer_that_leaves_too_little_holds_out_nothing() -> None:
+    data = make(patients=1, sections=1, spots=80)
+    data.reach_um = 70.0
+    train, validation, unit = inner_sides(data, 0.25, seed=0)
+    assert (train, validation, unit) == (data, None, "none")
+
+
+def test_patients_and_sections_need_no_buffer() -> None:
+    for sizes in ({"patients": 5}, {"patients": 1, "sections": 3}):
+        data = make(**sizes)
+        data.reach_um = 1000.0
+        train, validation, _ = inner_sides(data, 0.4, seed=0)
+        assert validation is not None
+        assert len(train) + len(validation) == len(data)
 
 
 def test_something_is_always_left_to_train_on() -> None:

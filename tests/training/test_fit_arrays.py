@@ -9,7 +9,7 @@ import torch
 
 from stpredict.core._optional import mend_torchvision
 from stpredict.training import ArraySet, fit_arrays, predict_arrays, train_config
-from stpredict.training._validation import inner_split
+from stpredict.training._validation import inner_sides, inner_split
 
 OPTIONS = {"hidden": 8, "dropout": 0.2}
 
@@ -208,6 +208,43 @@ def test_defaults_of_loop_network_and_call() -> None:
     assert train_config("ridge").max_epochs == 200
     with pytest.raises(TypeError, match="found epochs"):
         train_config("mlp", {"epochs": 3})
+
+
+def section_of(n: int = 12) -> ArraySet:
+    """One section on a square lattice of 100 µm, read in squares of 250 µm."""
+    rng = np.random.default_rng(5)
+    cell = np.stack(np.meshgrid(np.arange(n), np.arange(n)), axis=-1).reshape(-1, 2)
+    features = rng.normal(size=(n * n, 4)).astype(np.float32)
+    nothing = np.zeros(n * n, dtype=np.int64)
+    inputs = {"features": features, "positions": 100 * cell.astype(np.float32), "cell": cell.astype(np.int64)}
+    return ArraySet(nothing, nothing, inputs, target=features[:, :3] * 2, reach_um=250.0)
+
+
+@pytest.mark.parametrize("network", ["mlp", "hist"])
+@pytest.mark.parametrize("value", [np.nan, 1e6])
+def test_the_buffer_of_the_inner_stripe_changes_nothing(network: str, value: float) -> None:
+    """Bit for bit, in weights and in what the epoch was chosen by; what lies behind the buffer does."""
+    settings = train_config(network, {"max_epochs": 2, "patience": 2, "refit": False})
+
+    def fit(data: ArraySet):
+        return fit_arrays(network, data, hyperparameters="small", config=settings)
+
+    data = section_of()
+    train, validation, unit = inner_sides(data, settings.validation_fraction, 0)
+    assert validation is not None
+    assert unit == "stripe"
+    gap = np.abs(data["positions"][:, None] - validation["positions"]).max(axis=2).min(axis=1)
+    buffer = (gap > 0) & (gap < 250)
+    assert buffer.sum() + len(train) + len(validation) == len(data)
+    assert buffer.sum() > 10
+    before = fit(data)
+    data["features"][buffer], data.target[buffer] = value, value
+    after = fit(data)
+    assert equal(before, after)
+    pd.testing.assert_frame_equal(before.history, after.history)
+    data = section_of()
+    data["features"][np.flatnonzero(gap >= 250)[0]] += 1
+    assert not equal(before, fit(data))
 
 
 def test_scalers_never_see_the_rows_that_choose_the_epoch() -> None:

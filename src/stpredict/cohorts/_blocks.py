@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.cohorts._splits import Fold
+from stpredict.core._apart import gaps_um
 from stpredict.core._validate import few
 from stpredict.slots._checks import check_patients
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
-from stpredict.slots._reach import MARGIN, field_of_view, gaps_um, recorded_features, section_um
+from stpredict.slots._reach import MARGIN, field_of_view, recorded_features, section_um
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -144,4 +145,4 @@ def _fold(
             f"expected observations of section {name!r} further than {buffer:g} µm from block {number + 1}, to train on; "
             f"found {int(train.sum())} of {len(rows)}; take more blocks, or features with a smaller field of view"
         )
-    return Fold(f"{name} block {number + 1}", train, test, within=True)
+    return Fold(f"{name} block {number + 1}", train, test, within=True, buffer_um=buffer)

@@ -32,6 +32,9 @@ class Fold:
         Whether training and test are parts of one section, apart by more than the fields of view of what a model reads, as
         :func:`stpredict.cohorts.spatial_blocks` makes them. Scores are then marked as `"within section"`, and where the
         parts are too close, or other sections of the patient are in training, the fold is refused.
+    buffer_um
+        Width of the buffer between parts of a section. The inner validation of a fit to the rest of the section has one of
+        the same width, or of the fields of view where these are wider.
 
     Examples
     --------
@@ -46,6 +49,7 @@ class Fold:
     test: np.ndarray
     leaky: bool = False
     within: bool = False
+    buffer_um: float = 0.0
 
 
 def assert_disjoint(adata: AnnData, train: np.ndarray, test: np.ndarray, *, patient_key: str = Key.PATIENT) -> None:

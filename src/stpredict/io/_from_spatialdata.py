@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from stpredict.core._validate import check_positive, few
 from stpredict.io._centroids import centroids
 from stpredict.io._image import element_names, element_scale, thumbnail_of
@@ -13,6 +15,7 @@ from stpredict.io._to_spatialdata import ATTRS, SPOTS
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, escaped
+from stpredict.slots._nuclei import nuclei_keys, nuclei_shapes, write_nuclei
 from stpredict.slots._sections import kept_sections, section_entry
 
 if TYPE_CHECKING:
@@ -60,6 +63,7 @@ def from_spatialdata(
     - `uns["spatial"][sample]`: `microns_per_pixel` and `spot_diameter_fullres` where known (of labels, that of a
       circle of the median area), and the thumbnail `hires`
       of a downscaled image `{sample}_hires_image` or `{sample}_image`, each where it was missing
+    - `uns[key][sample]`: nuclei that :func:`stpredict.pp.nuclei` found, in the shapes `{sample}_{key}`
 
     Raises
     ------
@@ -117,7 +121,32 @@ def from_spatialdata(
         entry = section_entry(adata, sample)
         spatial[escaped(sample)] = _entry(sdata, sample, entry, section_mpp, diameters.get(region))
     adata.uns["spatial"] = kept_sections({Key.SPATIAL: spatial}, samples.unique())
+    for key in nuclei_keys(adata):
+        frames = {name: _placed(nuclei_shapes(sdata, adata, key, name), coordinate_system) for name in samples.unique()}
+        if found := {name: frame for name, frame in frames.items() if frame is not None}:
+            write_nuclei(adata, adata, key, found)
     return adata
+
+
+def _placed(frame: Any, coordinate_system: str | None) -> Any:
+    """Nuclei in a coordinate system; as they are stored when `None`."""
+    if frame is None or coordinate_system is None or not len(frame):
+        return frame
+    import shapely
+    from spatialdata.transformations import get_transformation
+
+    known = get_transformation(frame, get_all=True)
+    if coordinate_system not in known:
+        raise KeyError(f"expected nuclei in the coordinate system {coordinate_system!r}; found {few(map(repr, known))}")
+    matrix = known[coordinate_system].to_affine_matrix(("x", "y"), ("x", "y"))
+
+    def place(points: np.ndarray) -> np.ndarray:
+        return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+    frame = frame.copy()
+    frame[["x", "y"]] = place(frame[["x", "y"]].to_numpy())
+    frame["geometry"] = shapely.transform(frame.geometry.to_numpy(), place)
+    return frame
 
 
 def _entry(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,15 @@ from stpredict.io._map_files import (
     read_list,
 )
 from stpredict.slots._keys import Key
-from stpredict.slots._prediction import write_prediction
+from stpredict.slots._prediction import NAMES, Names, write_prediction
+from stpredict.slots._provenance import drop_records, read_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 MARK = "stpredict_map"  # attribute of the root with the digest of the call
 WORK = "stpredict_work"  # group that is there while a map is unfinished
+_PER_COLUMN = {"units", "training_rates", "training_spread"}
 GENES = "genes "  # what the names of its chunks of genes begin with
 
 
@@ -50,6 +52,8 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
     -------
     Table of the tiles without features, with the map in `obsm[key]` (tiles × genes in the order asked for, which
     :func:`stpredict.get.predicted` returns with their names), the columns of `obs`, the positions in `obsm["spatial"]` and the picture in `uns["spatial"]`.
+    The record of the prediction says what it is of: the unit of genes (rates of counts, log1p values, residuals), or the units
+    and the link of values.
 
     Raises
     ------
@@ -121,8 +125,21 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
         )
     # A mark that the table had when the map was begun is of an earlier prediction.
     adata.obs = adata.obs.drop(columns=Key.leaky(key), errors="ignore")
-    write_prediction(adata, key, pd.DataFrame(values, index=adata.obs_names, columns=names[columns]))
+    frame = pd.DataFrame(values, index=adata.obs_names, columns=names[columns])
+    record, what = _of_columns(read_record(adata, MARK) or {}, columns, len(names))
+    drop_records(adata, [MARK])
+    write_prediction(adata, key, frame, record, names=what)
     return adata
+
+
+def _of_columns(record: Mapping[str, Any], columns: np.ndarray, n: int) -> tuple[dict[str, Any], Names]:
+    """What a map of n columns says of its target, for some of them, and what they are; genes where it says nothing."""
+    found = {name: value for name, value in record.items() if name not in ("names", "stpredict_version")}
+    for name in (_PER_COLUMN | {"training_depths"}) & set(found):
+        values = np.asarray(found[name])
+        found[name] = values[..., columns] if name in _PER_COLUMN and values.shape[-1:] == (n,) else values
+    what = record.get("names", "genes")
+    return found, what if what in NAMES else "genes"
 
 
 def unfinished_path(path: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ _IMAGES = {".tif", ".tiff", ".png"}
 _TYPE, _PROBABILITY, _ID = "type", "type_probability", "source_id"
 
 
-def read_nuclei(source: Any, *, scale: float | None = None, types: Mapping[Any, str] | None = None) -> Any:
+def read_nuclei(
+    source: Any, *, scale: float | tuple[float, float] | None = None, types: Mapping[Any, str] | None = None
+) -> Any:
     """Read nuclei that another tool has segmented.
 
     Parameters
@@ -38,8 +40,10 @@ def read_nuclei(source: Any, *, scale: float | None = None, types: Mapping[Any, 
         - the second result of StarDist's `predict_instances`, a mapping with `"coord"` (n, 2, n_rays);
         - a GeoDataFrame of polygons, with a column `type` where known.
     scale
-        Full-resolution pixels of the section per pixel of the segmentation; 1 when `None`. A HoVer-Net file of a whole
-        slide names a magnification instead of a scale, and needs it.
+        Full-resolution pixels of the section per pixel of the segmentation, or along x and along y; 1 when `None`. A
+        HoVer-Net file of a whole slide names a magnification instead of a scale, and needs it. Pixels of a section are square:
+        a segmentation of an image whose pixels are not needs two numbers, the µm of its pixels along x and y over
+        `microns_per_pixel` of the section.
     types
         Names of the types in the file, such as `{1: "neoplastic", 2: "inflammatory"}`.
 
@@ -72,7 +76,7 @@ def read_nuclei(source: Any, *, scale: float | None = None, types: Mapping[Any, 
     import shapely
     from shapely import affinity
 
-    factor = 1.0 if scale is None else check_positive(scale, "scale")
+    factors = _factors(scale)
     where = str(source) if isinstance(source, (str, Path)) else type(source).__name__
     shapes, columns = _parts(source, scale)
     geometry = [_polygon(shape) for shape in shapes]
@@ -80,8 +84,8 @@ def read_nuclei(source: Any, *, scale: float | None = None, types: Mapping[Any, 
     if geometry and not there:
         raise ValueError(f"expected polygons in {where}; found none among {len(geometry)} shapes; pass {_FORMS}")
     frame = gpd.GeoDataFrame(geometry=[geometry[row] for row in there])
-    if factor != 1:
-        frame["geometry"] = [affinity.scale(shape, factor, factor, origin=(0, 0)) for shape in frame.geometry]
+    if factors != (1.0, 1.0):
+        frame["geometry"] = [affinity.scale(shape, *factors, origin=(0, 0)) for shape in frame.geometry]
     if not np.isfinite(shapely.bounds(frame.geometry.to_numpy())).all():
         raise ValueError(f"expected finite coordinates in {where}; found others; write the file again")
     columns = {name: [values[row] for row in there] for name, values in columns.items()}
@@ -92,6 +96,15 @@ def read_nuclei(source: Any, *, scale: float | None = None, types: Mapping[Any, 
     if any(name is not None for name in columns.get(_ID, [])):
         frame[_ID] = [str(name) for name in columns[_ID]]
     return frame
+
+
+def _factors(scale: Any) -> tuple[float, float]:
+    if scale is None:
+        return 1.0, 1.0
+    pair = tuple(scale) if isinstance(scale, Sequence) else (scale, scale)
+    if len(pair) != 2:
+        raise ValueError(f"expected scale as one number, or along x and along y; found {scale!r}")
+    return check_positive(pair[0], "scale along x"), check_positive(pair[1], "scale along y")
 
 
 def _named(value: Any, types: Mapping[Any, str] | None) -> str:
@@ -117,7 +130,7 @@ def _polygon(shape: Any) -> Any:
 _Parts = tuple[list[Any], dict[str, list[Any]]]  # shapes, and what is known of each
 
 
-def _parts(source: Any, scale: float | None) -> _Parts:
+def _parts(source: Any, scale: Any) -> _Parts:
     if hasattr(source, "geometry"):
         return list(source.geometry), {
             name: list(source[name]) for name in (_TYPE, _PROBABILITY, _ID) if name in source
@@ -195,7 +208,7 @@ def _lines(path: Path) -> Iterator[np.ndarray]:
                 yield values.reshape(-1, 2) + 0.5
 
 
-def _json(path: Path, scale: float | None) -> _Parts:
+def _json(path: Path, scale: Any) -> _Parts:
     with damage_named(path, "a segmentation in JSON"):
         content = json.loads(path.read_bytes())
     if isinstance(content, Mapping) and "nuc" in content:

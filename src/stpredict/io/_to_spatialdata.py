@@ -12,6 +12,7 @@ from stpredict.core._validate import check_finite, check_positive, check_unique,
 from stpredict.io._image import SectionImage, section_image
 from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._keys import Key, check_key, distinct, storable
+from stpredict.slots._nuclei import nuclei_keys, read_nuclei_of, sections_with_nuclei, write_nuclei
 from stpredict.slots._positions import positions_of
 from stpredict.slots._predicted import predicted_table
 from stpredict.slots._prediction import main_predictions
@@ -75,6 +76,8 @@ def to_spatialdata(
     - per section the circles `{sample}_spots` and the image `{sample}_image` (a thumbnail is scaled to full-resolution
       pixels by its transformation). What SpatialData does not accept in a name becomes `_` there, and stays as it is in
       `obs[sample_key]`;
+    - per section the polygons of its nuclei, `{sample}_{key}`, where :func:`stpredict.pp.nuclei` has found some, instead of
+      `uns[key]`;
     - the table, a copy of `adata` with the columns `region` and `spot_id` that join it to the circles;
     - a table per prediction, of its name: `X` is the prediction, `var` its genes, `layers["measured"]` what was measured,
       as :func:`stpredict.get.predicted` has them. To draw one:
@@ -142,13 +145,20 @@ def to_spatialdata(
     whole = adata.copy()
     if there := kept_sections(adata.uns, sections):
         whole.uns[Key.SPATIAL] = there
+    nuclei = {key: sections_with_nuclei(adata, key, sections) for key in nuclei_keys(adata) if key in whole.uns}
+    for key in nuclei:
+        del whole.uns[key]
     tables = {table_key: whole} | {key: _predicted(adata, key, sample_key, patient_key) for key in keys}
     for key, table in tables.items():
         table.uns.pop(ATTRS, None)
         _rename(table)
         table.obs[_REGION], table.obs[_INSTANCE] = region, adata.obs_names.to_numpy(dtype=object)
         tables[key] = TableModel.parse(table, region=list(shapes), region_key=_REGION, instance_key=_INSTANCE)
-    return SpatialData(images=pictures, shapes=shapes, tables=tables)
+    sdata = SpatialData(images=pictures, shapes=shapes, tables=tables)
+    for key, names_with in nuclei.items():
+        frames = {name: read_nuclei_of(adata, adata, key, name) for name in names_with}
+        write_nuclei(sdata, whole, key, frames)
+    return sdata
 
 
 def _keys(adata: AnnData, predictions: bool | str | Sequence[str], table_key: str) -> list[str]:

@@ -50,15 +50,15 @@ def correlation_distance(truth: Any, predicted: Any) -> np.ndarray:
     if len(samples) < 2:
         return result
     n_samples = samples.shape[1]
-    y = _standard(truth.toarray() if hasattr(truth, "toarray") else truth)[:, None]
+    y = _standard(truth.toarray() if hasattr(truth, "toarray") else truth)
     x = _standard(samples.reshape(len(samples), -1)).reshape(samples.shape)
-    known = np.isfinite(y).all(axis=(0, 1)) & np.isfinite(x).all(axis=(0, 1))
+    known = np.isfinite(y).all(axis=0) & np.isfinite(x).all(axis=(0, 1))
     if known.sum() < 2:
         return result
-    y, x = y[:, 0, known], x[:, :, known].reshape(-1, known.sum())
-    found = np.empty(known.sum())
+    y, drawn = y[:, known], x[:, :, known].reshape(-1, int(known.sum()))
+    found = np.empty(drawn.shape[1])
     for genes in gene_blocks((len(found), len(found)), copies=2):
-        apart = x[:, genes].T @ x / n_samples - y[:, genes].T @ y
+        apart = drawn[:, genes].T @ drawn / n_samples - y[:, genes].T @ y
         apart[np.arange(len(apart)), np.arange(genes.start, genes.start + len(apart))] = 0.0
         found[genes] = np.sqrt(np.square(apart).sum(axis=1) / (len(found) - 1))
     result[known] = found

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from stpredict.core._validate import check_choice, check_positive
 from stpredict.models._triplex import Three, Triplex, TriplexConfig
 from stpredict.models.base._batch import Batch, Prediction, Summary
-from stpredict.models.base._predictor import Stage
+from stpredict.models.base._predictor import Predictor, Stage
 from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._retrieval import in_chunks
@@ -21,6 +21,7 @@ from stpredict.models.base._shape import Panel, Shape
 from stpredict.models.nn._attention import CrossEncoder
 from stpredict.models.nn._branches import projection
 from stpredict.models.nn._standardize import Standardize
+from stpredict.models.nn._weighted import weighted_mean
 
 _PAIRS = 2**14  # of spots and genes that go through the layers at once
 _LEAST = 1e-8  # of a loss that weights are made of
@@ -48,7 +49,8 @@ class DKANConfig(TriplexConfig):
     n_pairs
         Pairs of a spot and a gene that are contrasted in a step; all of them where there are fewer.
     contrast
-        Weight of the contrast against the supervised loss, where both are alike; 0 leaves it out.
+        Weight of the contrast against the supervised loss, where both are alike; 0 leaves it out. Weights are inverse to
+        the losses, and the contrast falls first: with the published 3 hardly anything is left for the prediction.
     """
 
     depth: Three = (1, 2, 2)
@@ -62,7 +64,7 @@ class DKANConfig(TriplexConfig):
     expression_dropout: float = 0.3
     temperature: float = 0.1
     n_pairs: int = 2048
-    contrast: float = 3.0
+    contrast: float = 0.1
 
     def __post_init__(self) -> None:
         """Check what fits together."""
@@ -125,7 +127,7 @@ _SIZES: Mapping[str, Any] = {
 _NAMES = ("depth", "gene_depth", "heads", "gene_heads", "mlp", "gene_mlp", "dropout", "temperature")
 #: What the published networks do otherwise than this one does by default.
 _AS_PUBLISHED: dict[str, Any] = {
-    "target": "patches", "dim": 1024, "keys": "single", "gene_dropout": (0.3, 0.3, 0.3), "detach_teacher": False,
+    "target": "patches", "dim": 1024, "keys": "single", "gene_dropout": (0.3, 0.3, 0.3), "detach_teacher": False, "contrast": 3.0,
     "standardize": False, "stain_jitter": 0.0,
 }  # fmt: skip
 _TRAINED: dict[str, Any] = {
@@ -138,7 +140,7 @@ _TRAINED: dict[str, Any] = {
     "dkan",
     config=DKANConfig,
     description="What is known of genes (a table) asks the tokens of the spot, its neighbors and its section",
-    paper="zhang2026",
+    paper="zhang2025",
     license_of_reference="MIT",
 )
 class DKAN(Triplex):
@@ -160,7 +162,9 @@ class DKAN(Triplex):
         "gene_heads": (2, 2, 2), "gene_mlp": (1, 1, 1), "gene_dropout": (0.0, 0.0, 0.0), "expression_dropout": 0.0,
         "n_pairs": 128,
     }  # fmt: skip
-    own_tensors = (*Triplex.own_tensors, "exp_encoder.projection.", "table", "level")
+    own_tensors = (
+        *Predictor.own_tensors, "fc_target.", "fc_neighbor.", "fc_global.", "exp_encoder.projection.", "table", "level",
+    )  # fmt: skip
 
     config: DKANConfig
     table: Tensor
@@ -265,13 +269,17 @@ class DKAN(Triplex):
         supervised = parts.pop("total")
         if not self.config.contrast:
             return {"total": supervised, **parts}
-        contrast = self.contrast(prediction.extras["answers"], prediction.extras["rows"], batch)
+        image, expression, pair_weight = self.aligned(prediction.extras["answers"], prediction.extras["rows"], batch)
+        contrast = contrast_loss(image, expression, self.config.temperature, pair_weight)
         weight = adaptive_weights(supervised, contrast, self.config.contrast)
         total = weight[0] * supervised + weight[1] * contrast
         return {"total": total, "supervised": supervised, "contrast": contrast, **parts}
 
-    def contrast(self, answers: Tensor, rows: Tensor, batch: Batch) -> Tensor:
-        """How well the answers of the picture (n, g, dim) are told apart by those of the expression, in some pairs."""
+    def aligned(self, answers: Tensor, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the picture (n, g, dim) and the expression answer in some pairs of a spot and a gene, (m, dim) each.
+
+        The third is the weight (m,) of each pair, that of its gene, where genes have one.
+        """
         expression = batch.outputs()
         if expression is None:
             raise ValueError(
@@ -283,7 +291,7 @@ class DKAN(Triplex):
         tokens = self.exp_encoder((expression - self.target_mean) / self.target_std)
         # There is one key, so that genes of a spot do not meet: only those that are drawn are computed.
         expressed = self.exp_fusion_encoder(rows[0, gene].unsqueeze(1), tokens[spot].unsqueeze(1)).squeeze(1)
-        return contrast_loss(answers[spot, gene], expressed, self.config.temperature)
+        return answers[spot, gene], expressed, None if batch.weight is None else batch.weight[gene]
 
     def _with_one(self, table: Tensor) -> Tensor:
         return F.pad(self.of_genes(table), (0, 1), value=1.0)
@@ -292,10 +300,13 @@ class DKAN(Triplex):
         return mean.clamp_min(0) if self.config.clamp else mean
 
 
-def contrast_loss(image: Tensor, expression: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of each row of one (m, d) finding its own among the rows of the other, by cosine."""
+def contrast_loss(image: Tensor, expression: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy of each row of one (m, d) finding its own among the rows of the other, by cosine; weighted (m,)."""
     logits = F.normalize(image, dim=1) @ F.normalize(expression, dim=1).T / temperature
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    own = torch.arange(len(logits), device=logits.device)
+    if weight is None:
+        return F.cross_entropy(logits, own)
+    return weighted_mean(F.cross_entropy(logits, own, reduction="none")[None], weight)
 
 
 def adaptive_weights(supervised: Tensor, contrast: Tensor, factor: float) -> Tensor:

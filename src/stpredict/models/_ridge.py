@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from stpredict.core._apart import clear_of, is_enough, ranks_along
 from stpredict.core._constant import constant
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
@@ -17,7 +19,7 @@ from stpredict.models.base._shape import Shape
 from stpredict.models.nn._above_lowest import AboveLowest
 from stpredict.models.nn._count_ridge import fit_counts
 
-_MAX_GROUPS = 10
+_MAX_GROUPS, _STRIPES = 10, 5
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Ridge(Predictor):
     """Closed-form ridge regression, all genes and all penalties at once.
 
     The penalty is chosen by cross-validation inside the training set, grouped by patient (by section where there is
-    one patient, by stripes of the section where there is one section), on the squared error after centering within
-    each section: the part of the error that a map of the section shows. Slides of a cohort are compared with each
+    one patient, by stripes of the section, each behind a buffer, where there is one section), on the squared error after
+    centering within each section: the part of the error that a map of the section shows. Slides of a cohort are compared with each
     other, and nothing is centered. The same held-out residuals give the standard deviation of each gene.
 
     Values with a link are solved for on the scale of the link, as logarithms, log odds or log ratios; the intercept is then
@@ -107,15 +109,13 @@ class Ridge(Predictor):
         features, target = batch["features"].double(), measured.double()
         section = batch.section
         alphas = [self.config.alpha] if self.config.alpha is not None else list(self.config.alphas)
-        groups = inner_groups(batch)
-        n_groups = int(groups.max()) + 1 if len(groups) else 0
+        folds = inner_folds(batch)
         error = torch.zeros(len(alphas), self.n_outputs, dtype=torch.float64)
         # Slides of a cohort are one section; a patient's few of them have no pattern to be centered on.
         centered = len(section.unique()) > 1 or len(batch.patient.unique()) == 1
-        if n_groups > 1:
-            for group in range(n_groups):
-                held_out = groups == group
-                fit = _solve(features[~held_out], target[~held_out], section[~held_out], alphas, self.config)
+        if folds:
+            for train, held_out in folds:
+                fit = _solve(features[train], target[train], section[train], alphas, self.config)
                 error += _held_out_error(fit, features[held_out], target[held_out], section[held_out], centered)
             best = int((error / target.var(dim=0).clamp_min(1e-12)).mean(dim=1).argmin())
             residual = (error[best] / len(features)).sqrt()
@@ -147,7 +147,7 @@ class Ridge(Predictor):
 
         overall = counts.sum(dim=0).clamp_min(0.5) / depth.sum(dim=0).clamp_min(1)
         fit = fit_counts(
-            batch["features"].double(), counts, depth, theta, overall, inner_groups(batch), level,
+            batch["features"].double(), counts, depth, theta, overall, inner_folds(batch), level,
             alphas=[self.config.alpha] if self.config.alpha is not None else list(self.config.alphas),
             n_components=self.config.n_components,
         )  # fmt: skip
@@ -158,19 +158,26 @@ class Ridge(Predictor):
         self.alpha.fill_(fit.alpha)
 
 
-def inner_groups(batch: Batch) -> Tensor:
-    """Groups for the inner cross-validation: patients, or sections of a single patient, or stripes of one section.
+def inner_folds(batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    """Masks (n,) of what the inner cross-validation trains on and holds out; empty where there is too little for any.
 
-    At most ten: more of them are put together.
+    It holds out patients, or sections of a single patient, at most ten groups of them: more are put together; or stripes of
+    one section, each behind a buffer.
     """
     for codes in (batch.patient, batch.section):
         _, groups = codes.unique(return_inverse=True)
         if len(groups) and int(groups.max()) > 0:
-            return groups % _MAX_GROUPS
-    if "positions" not in batch or len(batch) < 10:
-        return torch.zeros(len(batch), dtype=torch.long)
-    ranks = batch["positions"][:, 0].argsort(stable=True).argsort(stable=True)
-    return ranks * 5 // len(batch)
+            groups = groups % _MAX_GROUPS
+            return [(groups != group, groups == group) for group in range(int(groups.max()) + 1)]
+    if "positions" not in batch or len(batch) < 2 * _STRIPES:
+        return []
+    positions = batch["positions"].cpu().numpy()
+    stripe = ranks_along(positions) * _STRIPES // len(positions)
+    folds = [(clear_of(stripe == number, positions, batch.reach_um), stripe == number) for number in range(_STRIPES)]
+    if not all(is_enough(*fold) for fold in folds):
+        return []
+    train, held_out = (torch.from_numpy(np.stack(side)).to(batch.section.device) for side in zip(*folds, strict=True))
+    return list(zip(train, held_out, strict=True))
 
 
 def _center(values: Tensor, section: Tensor, how: str) -> tuple[Tensor, Tensor]:

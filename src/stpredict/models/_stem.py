@@ -15,7 +15,7 @@ from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._diffusion import Diffusion, VlbT0, kept_steps
-from stpredict.models.nn._gene_transformer import Average, GeneTransformer, xavier
+from stpredict.models.nn._gene_transformer import Average, GeneTransformer, small_normal, xavier
 from stpredict.models.nn._keyed_noise import keyed_normal, mixed
 from stpredict.models.nn._standardize import Standardize
 
@@ -40,6 +40,10 @@ class StemConfig:
     scale
         `"gene"`: targets in units of each gene's training mean and standard deviation, which the schedule of noise is
         made for. `"none"`: as they are, as published.
+    residual
+        Whether the network learns what departs from the noise in a standard normal value, its share of the variance. A new
+        network then draws each gene from its training mean and spread; otherwise, as published, it finds no noise, and samples
+        end hundreds of standard deviations away until most of the training is over.
     vlb_t0
         What the variance of the last step is learned from: `"gaussian"`, the likelihood of a normal density; `"none"`,
         nothing; `"image"`, as published, the likelihood of pixels, which means nothing for expression.
@@ -58,6 +62,7 @@ class StemConfig:
     spacing: str = "50"
     n_samples: int = 20
     scale: Literal["gene", "none"] = "gene"
+    residual: bool = True
     vlb_t0: VlbT0 = "gaussian"
     standardize: bool = True
     average: float = 0.9999
@@ -88,7 +93,9 @@ class Stem(Predictor):
     """
 
     only_expression = True
+    weighs_genes = False  # genes of a spot are told from each other
     samples = True
+    weighs_genes = False  # the loss of one gene reads the noisy values of all others
     monitors = ("loss",)
     own_tensors = (*HEAD, "net.gene", "average.gene")
     training_defaults = {
@@ -100,7 +107,14 @@ class Stem(Predictor):
     }
     small = {"hidden": 32, "depth": 2, "heads": 2, "n_steps": 200, "spacing": "20", "average": 0.99}
     paper = Preset(
-        {"scale": "none", "vlb_t0": "image", "standardize": False, "warm_average": False, "spacing": "1000"},
+        {
+            "scale": "none",
+            "residual": False,
+            "vlb_t0": "image",
+            "standardize": False,
+            "warm_average": False,
+            "spacing": "1000",
+        },
         {"max_epochs": 4000, "learning_rate": 1e-4, "patience": 0, "gradient_clip": 0.0},
     )
 
@@ -110,8 +124,7 @@ class Stem(Predictor):
         self.standardize = Standardize(width)
         self.condition = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, config.hidden))
         xavier(self.condition)
-        for layer in (self.condition[0], self.condition[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+        small_normal(self.condition)
         self.net = GeneTransformer(shape.n_outputs, config.hidden, config.depth, config.heads)
         self.average = Average(self.net, config.average, warm=config.warm_average)
         self.average_condition = Average(self.condition, config.average, warm=config.warm_average)
@@ -143,7 +156,7 @@ class Stem(Predictor):
     def losses(self, values: Tensor, features: Tensor, time: Tensor, drawn: Tensor) -> dict[str, Tensor]:
         """Parts of the loss, mean over observations, of scaled values (n, n_genes) at steps (n,) with noise (n, n_genes)."""
         noisy = self.diffusion.noisy(values, time, drawn)
-        noise, between = self.found(noisy, time, self.told(features)).float().unbind(dim=-1)
+        noise, between = self.found(noisy, time, self.told(features)).unbind(dim=-1)
         squares = (noise - drawn).square().mean()
         bound = self.diffusion.bound(values, noisy, time, noise.detach(), between, self.config.vlb_t0).mean()
         return {"total": squares + bound, "noise": squares, "bound": bound}
@@ -156,7 +169,15 @@ class Stem(Predictor):
     def found(self, noisy: Tensor, time: Tensor, told: Tensor) -> Tensor:
         """Noise and place of the variance between its bounds (n, n_genes, 2); by the average weights after training."""
         inputs = (noisy, time, told)
-        return self.net(*inputs) if self.training else self.average.call(self.net, *inputs)
+        found = (self.net(*inputs) if self.training else self.average.call(self.net, *inputs)).float()
+        if not self.config.residual:
+            return found
+        noise, between = found.unbind(dim=-1)
+        return torch.stack([noise + self.diffusion.noise[time][:, None] * noisy, between], dim=-1)
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Predict a batch by samples of the seed 0."""
+        return self.predict(batch)
 
     def predict(self, batch: Batch, *, n_samples: int = 0, generator: Generator | None = None) -> Prediction:
         """Mean and standard deviation of samples, and the samples where a number of them is asked for."""
@@ -173,6 +194,7 @@ class Stem(Predictor):
         seed: int = 0,
         identity: Tensor | None = None,
         spacing: str | None = None,
+        first: int = 0,
     ) -> Tensor:
         """Samples (n, n_samples, n_genes) in the unit of the target, in memory that grows with nothing but these.
 
@@ -188,20 +210,30 @@ class Stem(Predictor):
             (n,) int64, what tells the observation from others; its number in `features` when `None`.
         spacing
             Steps, as in :class:`StemConfig`; those of the configuration when `None`.
+        first
+            Number of the first sample: `first=20` goes on where 20 samples have stopped.
         """
         identity = torch.arange(len(features), device=features.device) if identity is None else identity
         spacing = self.config.spacing if spacing is None else spacing
         diffusion = Diffusion(self.config.n_steps, spacing).to(features.device)
-        keys = mixed(mixed(torch.full_like(identity, seed), 0) ^ mixed(identity, 1), 2)[:, None]
-        keys = mixed(keys, torch.arange(n_samples, device=keys.device)).flatten()
+        whole = torch.full_like(identity, seed & (2**63 - 1))
+        keys = mixed(mixed(whole, 0) ^ mixed(identity, 1), 2)[:, None]
+        keys = mixed(keys, torch.arange(first, first + n_samples, device=keys.device)).flatten()
         told = self.told(features).repeat_interleave(n_samples, dim=0)
         at_once = max(1, _HELD // (4 * self.config.hidden * self.n_outputs))
         parts = [
-            diffusion.sample(
-                lambda values, time, told=some: self.found(values, time, told).float(),
-                lambda number, key=key: keyed_normal(mixed(key, number), self.n_outputs),
-            )
-            for some, key in zip(told.split(at_once), keys.split(at_once), strict=True)
+            self._draw(diffusion, some, key) for some, key in zip(told.split(at_once), keys.split(at_once), strict=True)
         ]
         values = torch.cat(parts).unflatten(0, (len(features), n_samples))
         return self.target_mean + self.target_std * values
+
+    def _draw(self, diffusion: Diffusion, told: Tensor, keys: Tensor) -> Tensor:
+        """One sample (n, n_genes) of each condition (n, hidden), with the noise of its key (n,)."""
+
+        def network(values: Tensor, time: Tensor) -> Tensor:
+            return self.found(values, time, told)
+
+        def noise(number: int) -> Tensor:
+            return keyed_normal(mixed(keys, number), self.n_outputs)
+
+        return diffusion.sample(network, noise)

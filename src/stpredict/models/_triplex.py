@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from stpredict.models.nn._branches import (
 from stpredict.models.nn._heads import RegressionHead
 from stpredict.models.nn._resnet import ResNet18Trunk
 from stpredict.models.nn._standardize import Standardize
+from stpredict.models.nn._weighted import weighted_mean
 
 _CHUNK = 64  # patches that go through the convolutions at once, where no gradient is taken
 Three = tuple[int, int, int]
@@ -178,7 +179,7 @@ class Triplex(Predictor):
     and stand in `extras["branches"]`. A batch holds spots of one section, which is encoded once for all of them.
     """
 
-    published = Published("fc.weight", _read, _PER_10_000_OF_THE_PANEL)
+    published: ClassVar[Published | None] = Published("fc.weight", _read, _PER_10_000_OF_THE_PANEL)
 
     draws = "section_rows"
     needs = frozenset({"features", "neighbors", "neighbor_mask", "section_features", "section_cell"})
@@ -202,7 +203,7 @@ class Triplex(Predictor):
         else:
             width = shape.width("features")
             self.of_target = Standardize(width)
-        self.target_linear = nn.Linear(width, dim)
+        self.target_linear: nn.Module = nn.Linear(width, dim)
         self.of_neighbors = Standardize(shape.width("neighbors"), of="neighbors")
         self.of_section = Standardize(shape.width("section_features"), of="section_features")
         self.neighbor_linear = projection(shape.width("neighbors"), dim)
@@ -279,7 +280,7 @@ class Triplex(Predictor):
         teacher = prediction.mean.detach() if self.config.detach_teacher else prediction.mean
         for name, mean in prediction.extras["branches"].items():
             parts[name] = super().loss(Prediction(mean), batch)["total"]
-            distance = ((mean - teacher) / self.target_std).square().mean()
+            distance = weighted_mean(((mean - teacher) / self.target_std).square(), batch.weight)
             total = total + (1 - alpha) * parts[name] + alpha * distance
         return {"total": total, **parts}
 

@@ -15,6 +15,7 @@ from stpredict.pl._scores import scores
 from stpredict.pl._slide import slide
 from stpredict.pl._spatially_variable import spatially_variable
 from stpredict.pl._survival import survival
+from stpredict.pl._uncertainty import uncertainty
 from stpredict.pl._well_predicted import well_predicted
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "slide",
     "spatially_variable",
     "survival",
+    "uncertainty",
     "well_predicted",
 ]

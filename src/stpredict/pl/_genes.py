@@ -23,12 +23,11 @@ from stpredict.pl._style import (
     value_label,
 )
 from stpredict.slots._container import find_table, get_table
-from stpredict.slots._expression import marked_measured
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._score_tables import picked_on
-from stpredict.slots._truth import measured_values_of, predicts_values
+from stpredict.slots._truth import measured_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,10 +220,7 @@ def _draw_row(
 def _measured(adata: AnnData, key: str, names: Sequence[str], rows: np.ndarray, layer: str | None) -> np.ndarray:
     """Measured values (n, n_genes), NaN for genes and observations without."""
     check_unique(adata.var_names, "var_names")
-    values = measured_values_of(adata, key, names, layer).reindex(columns=list(names)).to_numpy(dtype=float)[rows]
-    if not predicts_values(adata, key):
-        values[~marked_measured(adata)[rows]] = np.nan
-    return values
+    return measured_columns(adata, key, names, layer)[rows]
 
 
 def _columns(columns: Sequence[str] | None, sections: list[Section], measured: np.ndarray) -> list[str]:

@@ -2,6 +2,7 @@
 
 from stpredict.pp._as_slides import as_slides
 from stpredict.pp._bag import bag
+from stpredict.pp._boundary_features import boundary_features
 from stpredict.pp._filter_genes import filter_genes
 from stpredict.pp._gene_table import gene_table
 from stpredict.pp._grid import grid
@@ -21,6 +22,7 @@ from stpredict.pp._tissue import tissue
 __all__ = [
     "as_slides",
     "bag",
+    "boundary_features",
     "filter_genes",
     "gene_table",
     "grid",

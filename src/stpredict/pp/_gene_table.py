@@ -134,8 +134,10 @@ def gene_table(
     >>> adata = stp.datasets.synthetic_cohort(n_patients=2, n_sections=1, n_spots=30, n_genes=5)
     >>> sets = {"odd": adata.var_names[::2], "even": adata.var_names[1::2]}
     >>> stp.pp.gene_table(adata, sets)
-    >>> adata.varm["gene_table"].round(2).tolist()
-    [[0.58, 0.0], [0.0, 0.71], [0.58, 0.0], [0.0, 0.71], [0.58, 0.0]]
+    >>> (adata.varm["gene_table"] ** 2).round(2)[:3]
+    array([[0.33, 0.  ],
+           [0.  , 0.5 ],
+           [0.33, 0.  ]], dtype=float32)
     """
     check_key(key_added)
     check_choice(missing, ("error", "nan"), "missing")
@@ -145,20 +147,24 @@ def gene_table(
         raise ValueError(f"expected n_components to be a whole number of at least 1; found {n_components!r}")
     genes = [str(gene) for gene in adata.var_names]
     width = n_components or _WIDTH
-    record: dict[str, Any] = {}
-    if isinstance(source, str) and source in _NAMED:
-        record["method"] = source
-    if record and source == "random":
+    method = source if isinstance(source, str) and source in _NAMED else "given"
+    record: dict[str, Any] = {"method": method}
+    for name, value, known in (("train", train, {"expression"}), ("patients", patients, {"expression", "given"})):
+        if value is not None and method not in known:
+            raise ValueError(
+                f"expected no {name}= for this source, which no patient has a part in by itself; found {value!r}"
+            )
+    if method == "random":
         rows = random_rows(genes, width, seed)
         record |= {"n_components": width, "seed": seed}
-    elif record and source == "permuted":
+    elif method == "permuted":
         rows, record = _permuted(adata, of or Key.GENE_TABLE, seed, record)
-    elif record and source == "expression":
+    elif method == "expression":
         chosen = _chosen(adata, train, patients, layer, patient_key)
         record |= {"n_components": width, "seed": seed, "layer": layer}
         record["patients"] = sorted(set(one_name(adata.obs[patient_key])[chosen]))
         rows = table_of_expression(adata, chosen, record, sample_key)
-    elif record:
+    elif method == "text":
         written = texts_of(adata, texts)
         rows = text_rows(written, genes, encoder)
         record |= {"encoder": encoder, "digest": _digest(f"{gene}\0{written.get(gene, '')}".encode() for gene in genes)}

@@ -41,7 +41,7 @@ def neighbor_features(
     """Compute image features of a square of tiles around every observation, its own tile in the middle.
 
     Networks that read the surroundings of a spot, such as `"triplex"`, find them there, beside the features of
-    :func:`stpredict.pp.image_features`, with which the tile in the middle agrees. Tiles lie side by side on whole pixels. One that
+    :func:`stpredict.pp.image_features`, with whose first field of view the tile in the middle agrees. Tiles lie side by side on whole pixels. One that
     the squares of several observations share is read and encoded once: on a lattice whose pitch is a multiple of the
     tile, inner tiles cost as little as without a square.
 

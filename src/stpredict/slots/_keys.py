@@ -72,6 +72,21 @@ class Key:
         return f"{features}_neighbor_mask"
 
     @staticmethod
+    def edges(features: str) -> str:
+        """Features of the edges in the tiles around each observation: `obsm["X_{encoder}_edges"]` (n, n_neighbors, d)."""
+        return f"{features}_edges"
+
+    @staticmethod
+    def nuclei_drawn(features: str) -> str:
+        """Features of the nuclei in the tiles around each observation: `obsm["X_{encoder}_nuclei"]` (n, n_neighbors, d)."""
+        return f"{features}_nuclei"
+
+    @staticmethod
+    def boundary_mask(features: str) -> str:
+        """Which of these tiles exist: `obsm["X_{encoder}_boundary_mask"]` (n, n_neighbors)."""
+        return f"{features}_boundary_mask"
+
+    @staticmethod
     def probability(label: str) -> str:
         """Predicted probability of a class."""
         return f"{storable(label)}_probability"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.encoders._measure_nuclei import DISTANCES, MEASURES
 from stpredict.slots._container import is_spatialdata
-from stpredict.slots._keys import distinct, escaped, storable
+from stpredict.slots._keys import Key, distinct, escaped, storable
+from stpredict.slots._provenance import read_record, records
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from spatialdata import SpatialData
 
     from stpredict.slots._container import Container
 
@@ -31,22 +34,55 @@ def write_nuclei(data: Container, adata: AnnData | None, key: str, frames: Mappi
         stems = distinct(frames)
         for sample, frame in frames.items():
             name, system = (key, "global") if adata is None else (f"{stems[sample]}_{key}", sample)
-            data.shapes[name] = ShapesModel.parse(frame, transformations={system: Identity()})
+            if len(frame):
+                data.shapes[name] = ShapesModel.parse(frame, transformations={system: Identity()})
+            elif name in data.shapes:  # SpatialData has no shapes without any; the record says that there are none
+                del data.shapes[name]
         return
     assert adata is not None
     found = dict(adata.uns.get(key, {}))
     adata.uns[key] = found | {escaped(sample): _arrays(frame) for sample, frame in frames.items()}
 
 
+def nuclei_keys(adata: AnnData) -> list[str]:
+    """Names of nuclei that :func:`stpredict.pp.nuclei` has recorded in a table, wherever they are."""
+    return [key for key, entry in records(adata).items() if isinstance(entry, Mapping) and "n_nuclei" in entry]
+
+
+def sections_with_nuclei(adata: AnnData, key: str, samples: Iterable[str]) -> list[str]:
+    """Sections among some whose nuclei are in `uns` of a table."""
+    found = adata.uns.get(key)
+    return [name for name in samples if isinstance(found, Mapping) and escaped(name) in found]
+
+
+def nuclei_shapes(data: SpatialData, adata: AnnData | None, key: str, sample: str) -> Any:
+    """Shapes of the nuclei of one section, or of a slide where `adata` is `None`; `None` where nobody has looked for any."""
+    names = [key] if adata is None else [f"{sample}_{key}", f"{storable(sample)}_{key}"]
+    found = next((data.shapes[name] for name in names if name in data.shapes), None)
+    record = data.attrs.get(Key.UNS, {}).get(key) if adata is None else read_record(adata, key)
+    number = ((record or {}).get("n_nuclei") or {}).get(sample)
+    return _nothing() if found is None and number == 0 else found
+
+
+def _nothing() -> Any:
+    """Table of no nuclei."""
+    import geopandas as gpd
+
+    columns = {"nucleus_id": np.zeros(0, dtype=np.int64)} | {
+        name: np.zeros(0) for name in ("x", "y", *MEASURES, *DISTANCES)
+    }
+    return gpd.GeoDataFrame(columns, geometry=[])
+
+
 def read_nuclei_of(data: Container, adata: AnnData | None, key: str, sample: str) -> Any:
     """Table of polygons of one section, or of a slide where `adata` is `None`; an error without one."""
     call = "run stp.pp.nuclei first, or correct `key`"
     if is_spatialdata(data):
-        names = [key] if adata is None else list(dict.fromkeys([f"{sample}_{key}", f"{storable(sample)}_{key}"]))
-        for name in names:
-            if name in data.shapes:
-                return data.shapes[name]
-        raise KeyError(f"expected shapes[{names[0]!r}]; found {sorted(data.shapes)}; {call}")
+        shapes = nuclei_shapes(data, adata, key, sample)
+        if shapes is None:
+            name = key if adata is None else f"{sample}_{key}"
+            raise KeyError(f"expected shapes[{name!r}]; found {sorted(data.shapes)}; {call}")
+        return shapes
     assert adata is not None
     found = adata.uns.get(key)
     if not isinstance(found, Mapping) or escaped(sample) not in found:

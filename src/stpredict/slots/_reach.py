@@ -43,14 +43,3 @@ def section_um(adata: AnnData, rows: np.ndarray, name: str) -> np.ndarray:
     """Positions (n, 2) in µm of rows of one section."""
     check_obsm(adata, Key.SPATIAL, "give the positions of the observations, in pixels of the full-resolution image")
     return positions_of(adata)[rows] * microns_per_pixel(adata, name)
-
-
-def gaps_um(points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Distance (n,) of points (n, 2) to the nearest of others (m, 2), along the axis on which it is larger.
-
-    Squares of one side around two points overlap where it is smaller than that side.
-    """
-    from scipy.spatial import cKDTree
-
-    distance, _ = cKDTree(others).query(points, p=np.inf)
-    return np.asarray(distance)

@@ -109,6 +109,8 @@ def quantiles_of(adata: AnnData, key: str, levels: Sequence[float]) -> np.ndarra
 
 def joined_samples(parts: Mapping[str, AnnData], key: str, genes: Sequence[str]) -> dict[str, np.ndarray]:
     """Samples and quantiles of a prediction of several objects, by slot, where all of them have as many."""
+    import pandas as pd
+
     found = {}
     for slot in (Key.samples(key), Key.quantiles(key)):
         if any(slot not in part.obsm for part in parts.values()):
@@ -119,7 +121,7 @@ def joined_samples(parts: Mapping[str, AnnData], key: str, genes: Sequence[str])
         for part in parts.values():
             columns = prediction_frame(part, key).columns
             values = _checked(part, slot, len(columns), key)
-            at = columns.get_indexer(list(genes))
+            at = columns.get_indexer(pd.Index(list(genes)))
             arrays.append(np.where(at >= 0, values[:, :, np.maximum(at, 0)], np.float32(np.nan)))
         found[slot] = np.concatenate(arrays)
     return found

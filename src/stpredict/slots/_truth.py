@@ -10,7 +10,14 @@ import numpy as np
 
 from stpredict.core._validate import few
 from stpredict.slots._checks import check_genes
-from stpredict.slots._expression import matrix_of, measured_matrix, measured_rows, read_normalization, to_dense
+from stpredict.slots._expression import (
+    marked_measured,
+    matrix_of,
+    measured_matrix,
+    measured_rows,
+    read_normalization,
+    to_dense,
+)
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import SOURCE
 from stpredict.slots._provenance import read_record
@@ -145,6 +152,14 @@ def measured_values_of(adata: AnnData, key: str, names: Sequence[str], layer: st
         if (there := [n for n in names if n in known])
         else pd.DataFrame(index=adata.obs_names)
     )
+
+
+def measured_columns(adata: AnnData, key: str, names: Sequence[str], layer: str | None = None) -> np.ndarray:
+    """What was measured of columns of a prediction (n_obs, len(names)) float64; NaN for columns and observations without."""
+    values = measured_values_of(adata, key, names, layer).reindex(columns=list(names)).to_numpy(dtype=float)
+    if not predicts_values(adata, key):
+        values[~marked_measured(adata)] = np.nan
+    return values
 
 
 def measured_of(adata: AnnData, key: str, names: Sequence[str], layer: str | None = None, rows: Any = None) -> Any:

@@ -12,7 +12,7 @@ from stpredict.core._validate import few
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet
 from stpredict.training._gene_weights import Weighted, soft_mask
-from stpredict.training._validation import inner_split
+from stpredict.training._validation import inner_sides
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,10 +132,9 @@ class AuxiliaryTraining:
         """Give both sides their weights; set rows aside to tune the cut on, other ones than those that stop training."""
         validation = None if validation is None else self.judging(validation)
         if self.config.auxiliary == "dkgsb":
-            held_out, self.tuned_on = inner_split(train, self.config.validation_fraction, seed + 1)
-            if held_out.any():
-                self.tuning = self.judging(train.take(held_out).only_labeled())
-                train = train.take(~held_out)
+            train, held_out, self.tuned_on = inner_sides(train, self.config.validation_fraction, seed + 1)
+            if held_out is not None:
+                self.tuning = self.judging(held_out.only_labeled())
             elif validation is not None:
                 self.tuning, self.same_rows = validation.only_labeled(), True
             else:
@@ -205,6 +204,28 @@ def with_primary(data: ArraySet, config: TrainConfig) -> ArraySet:
     Returns
     -------
     The same rows with their outputs in another order, and `n_primary`.
+
+    Raises
+    ------
+    KeyError
+        When a primary gene is not in the panel.
+    TypeError
+        When the target is none of genes.
+    ValueError
+        When there is no target whose kind is known, or no gene is left to be auxiliary.
+
+    Examples
+    --------
+    >>> import numpy as np, stpredict as stp
+    >>> rng = np.random.default_rng(0)
+    >>> section, features = np.arange(40) // 10, rng.normal(size=(40, 3)).astype(np.float32)
+    >>> kind = stp.training.targets.ExpressionTarget(("A", "B", "C", "D"), {"method": "scanpy"})
+    >>> target = (features @ rng.normal(size=(3, 4))).astype(np.float32)
+    >>> data = stp.training.ArraySet(section, section, {"features": features}, target, kind)
+    >>> config = stp.training.train_config("mlp", {"auxiliary": "all", "primary": ["C"], "max_epochs": 2})
+    >>> fit = stp.training.fit_arrays("mlp", stp.training.with_primary(data, config), config=config)
+    >>> fit.network.n_outputs, stp.training.predict_arrays(fit.network, data).mean.shape
+    (4, (40, 1))
     """
     if data.kind is None or data.target is None:
         raise ValueError("expected rows with a target of genes whose kind is known; found none; pass `kind`")

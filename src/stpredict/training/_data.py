@@ -77,6 +77,9 @@ class ArraySet:
         numbers here when `None`.
     n_primary
         Number of outputs that are wanted, the first ones, where the others are auxiliary; all of them when `None`.
+    reach_um
+        Side of the largest square that a row was read from, margin included: rows of a section that are nearer to each
+        other share pixels. 0 where that is not known.
     """
 
     section: np.ndarray
@@ -90,6 +93,7 @@ class ArraySet:
     genes: Panel = field(default_factory=Panel)
     identity: np.ndarray | None = None
     n_primary: int | None = None
+    reach_um: float = 0.0
 
     def __post_init__(self) -> None:
         unknown = sorted(self.inputs.keys() - INPUTS.keys())
@@ -160,11 +164,31 @@ class ArraySet:
             identity=None if self.identity is None else self.identity[index],
         )
 
+    def divided(self, train: np.ndarray, held_out: np.ndarray) -> tuple[ArraySet, ArraySet]:
+        """Two parts, masks (n,), of sections that are on both sides: neither knows of the other.
+
+        Inputs of whole sections are those of the part, and the sections of the second are others than those of the first.
+        """
+        own, held = self.take(train)._alone(), self.take(held_out)._alone()
+        held.section = held.section + 1 + self.section.max()
+        if held.whole is not None:
+            held.whole = replace(held.whole, code=held.whole.code + 1 + self.section.max())
+        return own, held
+
+    def _alone(self) -> ArraySet:
+        """The rows in sections that hold nothing but these."""
+        if self.whole is None:
+            return self
+        members, whole = self.whole.row, self.whole
+        inputs = {name: values[members] for name, values in whole.inputs.items()}
+        return replace(self, whole=replace(whole, code=whole.code[members], row=np.arange(len(members)), inputs=inputs))
+
     def permuted(self, seed: int, *, by_output: bool = False) -> ArraySet:
         """The same inputs with what was measured shuffled: among the rows of each section, or of slides among patients.
 
-        With `by_output` each output has a shuffle of its own, where outputs are separate measurements. Rows do not stay
-        whole then, and outputs that vary together do not err together.
+        With `by_output` each output has a shuffle of its own over all rows, where outputs are separate measurements. Rows do
+        not stay whole then, so that outputs that vary together do not err together, and no difference between sections is
+        left to be learned.
         """
         if self.target is None:
             raise ValueError("expected a target to permute; found none")
@@ -172,23 +196,24 @@ class ArraySet:
         _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
         # Slides of a patient keep one profile: each patient gets that of another's first slide.
         slides = self.unit == "slide" and len(first) > 1
-        groups = [first] if slides else [np.flatnonzero(self.section == code) for code in np.unique(self.section)]
         if by_output and (self.kind is None or self.kind.separate):
             data = self.only_labeled()
             if data is not self:
                 return data.permuted(seed, by_output=True)
             # Behind the outputs there may be more of the same: counts and their depths.
             values = self.target.reshape(len(self), -1, self.n_outputs).copy()
-            for rows in groups:
-                order = rng.random((len(rows), 1, self.n_outputs)).argsort(axis=0)
-                values[rows] = np.take_along_axis(values[rows], order, axis=0)
+            rows = first if slides else np.arange(len(self))
+            order = rng.random((len(rows), 1, self.n_outputs)).argsort(axis=0)
+            values[rows] = np.take_along_axis(values[rows], order, axis=0)
             target = values.reshape(self.target.shape)
             return replace(self, target=target[first][patient] if slides else target)
         order = np.arange(len(self))
-        for rows in groups:
-            order[rows] = rng.permutation(rows)
         if slides:
-            order = order[first][patient]
+            order = rng.permutation(first)[patient]
+        else:
+            for code in np.unique(self.section):
+                rows = np.flatnonzero(self.section == code)
+                order[rows] = rng.permutation(rows)
         inputs = {k: v[order] if INPUTS[k].measured else v for k, v in self.inputs.items()}
         labeled = None if self.labeled is None else self.labeled[order]
         return replace(self, inputs=inputs, target=self.target[order], labeled=labeled)
@@ -231,11 +256,12 @@ class ArraySet:
             labeled=None if self.labeled is None else tensor(self.labeled),
             sections=sections,
             identity=torch.from_numpy(np.arange(len(self))[index]) if self.identity is None else tensor(self.identity),
+            reach_um=self.reach_um,
         )
 
     def digest(self) -> str:
         """Digest of everything in the set: no two sets that differ in anything share it."""
-        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names), self.n_primary]).encode())
+        digest = hashlib.sha256(json.dumps([self.unit, list(self.genes.names), self.n_primary, self.reach_um]).encode())
         if self.kind is not None:
             digest.update(json.dumps([self.kind.names, self.kind.to_dict()], sort_keys=True, default=str).encode())
         arrays: dict[str, Any] = {"section": self.section, "patient": self.patient, "target": self.target}

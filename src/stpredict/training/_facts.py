@@ -54,7 +54,8 @@ class TrainingFacts:
         `n_kept`, the number of genes up to it, what rows it was `tuned_on`, and `tuned_where_stopped`, whether these are the
         rows that chose the number of epochs as well.
     extra
-        Facts of special kinds of models.
+        Facts of special kinds of models, and what a network says of its training (`facts()`): `"shrinkage"` of networks that
+        look up training spots, with the spots that it was fitted on and quartiles of the slopes over genes.
     """
 
     patients: list[str] = field(default_factory=list)

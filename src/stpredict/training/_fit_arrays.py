@@ -22,7 +22,7 @@ from stpredict.models.base._registry import Hyperparameters
 from stpredict.training._auxiliary import AuxiliaryTraining, check_weighs_genes
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, row_groups, summarize
-from stpredict.training._validation import inner_split
+from stpredict.training._validation import inner_sides
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,12 +201,11 @@ def fit_arrays(
 
     mend_torchvision()
     helpers = None if config.auxiliary is None else AuxiliaryTraining(data, config, device)
-    held_out, unit = np.zeros(len(data), dtype=bool), "none"
+    train, validation, unit = data, None, "none"
     if config.patience > 0:
-        held_out, unit = inner_split(data, config.validation_fraction, seed)
+        train, validation, unit = inner_sides(data, config.validation_fraction, seed)
     name = "" if checkpoint_dir is None else _digest(model, options, config, seed, data, init)
     with _checkpoints(checkpoint_dir, name) as root, torch.random.fork_rng(devices=[]):
-        train, validation = data.take(~held_out), data.take(held_out) if held_out.any() else None
         if helpers is not None:
             train, validation = helpers.divide(train, validation, seed)
         where: dict[str, Any] = {

@@ -4,7 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
+from stpredict.core._apart import clear_of, is_enough, ranks_along
 from stpredict.training._data import ArraySet
+
+
+def inner_sides(data: ArraySet, fraction: float, seed: int) -> tuple[ArraySet, ArraySet | None, str]:
+    """Divide a training set into what is trained on and what chooses the epoch.
+
+    A stripe of a section is held out behind a buffer: rows that share pixels with one of its rows are on neither side, and
+    what a network reads of whole sections is divided as well.
+
+    Parameters
+    ----------
+    data, fraction, seed
+        As :func:`inner_split` has them.
+
+    Returns
+    -------
+    Rows to train on, rows held out (`None` where none are), and what was held out.
+    """
+    held_out, unit = inner_split(data, fraction, seed)
+    if not held_out.any():
+        return data, None, unit
+    if unit != "stripe":
+        return data.take(~held_out), data.take(held_out), unit
+    return *data.divided(_clear(data, held_out), held_out), unit
 
 
 def inner_split(data: ArraySet, fraction: float, seed: int) -> tuple[np.ndarray, str]:
@@ -24,7 +48,7 @@ def inner_split(data: ArraySet, fraction: float, seed: int) -> tuple[np.ndarray,
     Returns
     -------
     Mask (n,) of the rows held out, and what was held out: `"patient"`, `"section"`, `"stripe"`, or `"none"` where the
-    set is too small to spare anything.
+    set is too small to spare anything, with the buffer around a stripe.
     """
     if data.labeled is not None:
         return _with_unlabeled(data, data.labeled, fraction, seed)
@@ -38,10 +62,16 @@ def inner_split(data: ArraySet, fraction: float, seed: int) -> tuple[np.ndarray,
     n_held_out = round(fraction * len(data))
     if n_held_out < 2 or len(data) - n_held_out < 2:
         return np.zeros(len(data), dtype=bool), "none"
-    along = data["positions"][:, 0] if "positions" in data else np.arange(len(data))
-    mask = np.zeros(len(data), dtype=bool)
-    mask[np.argsort(along, kind="stable")[-n_held_out:]] = True
+    ranks = ranks_along(data["positions"]) if "positions" in data else np.arange(len(data))
+    mask = ranks >= len(data) - n_held_out
+    if not is_enough(_clear(data, mask), mask):
+        return np.zeros(len(data), dtype=bool), "none"
     return mask, "stripe"
+
+
+def _clear(data: ArraySet, held_out: np.ndarray) -> np.ndarray:
+    """Mask (n,) of the rows that share nothing with those of a stripe."""
+    return clear_of(held_out, data.inputs.get("positions"), data.reach_um)
 
 
 def _with_unlabeled(data: ArraySet, labeled: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, str]:

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from stpredict.models.nn._attention import CrossEncoder, SelfAttention, TransformerEncoder, square_offsets
+from stpredict.models.nn._attention import (
+    CrossAttention,
+    CrossEncoder,
+    SelfAttention,
+    TransformerEncoder,
+    square_offsets,
+)
 
 D, HEADS = 8, 2
 
@@ -77,6 +83,24 @@ def test_masked_tokens_reach_no_other(kind: type) -> None:
     empty = torch.zeros_like(mask)
     found = stack(keys, empty) if kind is TransformerEncoder else stack(tokens, keys, empty)
     assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_cross_attention_within_a_square(centered: bool) -> None:
+    """Nearer keys count more at first; cells of the same offset count the same."""
+    torch.manual_seed(0)
+    layer = CrossAttention(D, HEADS, side=5, centered=centered)
+    assert layer.attention_biases.shape == (HEADS, 25)
+    nn.init.zeros_(layer.to_q.weight)  # no content: places alone
+    keys = torch.eye(25, D).unsqueeze(0)
+    tokens = torch.randn(1, 2 if centered else 25, D)
+    weight = torch.exp(layer.attention_biases[0][layer.offset])
+    weight = weight / weight.sum(dim=1, keepdim=True)
+    wanted = layer.to_out(weight @ layer.to_kv(keys)[..., D:]).expand(1, len(tokens[0]), D)
+    torch.testing.assert_close(layer(tokens, keys), wanted, rtol=1e-4, atol=1e-5)
+    middle = weight[0] if centered else weight[12]
+    assert middle.argmax() == 12
+    assert middle[0] == middle[24] < middle[6] == middle[8]
 
 
 @pytest.mark.parametrize("kind", [TransformerEncoder, CrossEncoder])

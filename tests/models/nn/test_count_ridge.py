@@ -28,7 +28,8 @@ def fitted(data: dict, theta: float, alphas: tuple[float, ...], n_groups: int = 
     groups = torch.arange(len(counts)) % n_groups
     level = lambda values, weight, rows: values - (weight * values).sum(0) / weight.sum(0)
     return fit_counts(
-        data["features"], counts, data["depth"][:, None].expand_as(counts), torch.full_like(offset, theta), offset, groups,
+        data["features"], counts, data["depth"][:, None].expand_as(counts), torch.full_like(offset, theta), offset,
+        [(groups != group, groups == group) for group in groups.unique()] if len(groups.unique()) > 1 else [],
         level, alphas=alphas, n_components=99,
     ), offset  # fmt: skip
 

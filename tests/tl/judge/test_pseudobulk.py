@@ -140,3 +140,40 @@ def test_errors(predicted, case: str) -> None:
         change(predicted)
     with pytest.raises(error, match=message):
         stp.tl.pseudobulk(predicted, **options)
+
+
+@pytest.fixture(scope="module")
+def counted() -> ad.AnnData:
+    """Two sections whose counts tell of different shares, with features that know the shares of every spot."""
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet([20, 10, 5, 65], 80)
+    depth = rng.integers(2000, 20_000, 80)
+    obs = pd.DataFrame({"sample": np.repeat(["a", "b"], 40), "patient": np.repeat(["p", "q"], 40)})
+    adata = ad.AnnData(rng.poisson(share * depth[:, None]).astype(np.float32), obs=obs.rename(index=str))
+    adata.var_names = list("ABCD")
+    adata.obsm["X_toy"] = np.log(share).astype(np.float32)
+    return adata
+
+
+@pytest.mark.filterwarnings("ignore:nobody wrote down")
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_rates_are_put_on_the_scale_of_x(counted, scale) -> None:
+    adata = counted.copy()
+    stp.pp.normalize(adata, method="log1p")
+    model = stp.tl.fit(adata, "ridge", target=stp.targets.Counts(), features="toy", baselines=False)
+    stp.tl.predict(adata, model)
+    assert adata.obsm["predicted"].max() < 1
+    bulk = stp.tl.pseudobulk(adata, by="sample", scale=scale)
+    np.testing.assert_allclose(bulk.X, bulk.layers["measured"], atol=0.1)
+    if scale == "linear":
+        rates = pd.DataFrame(adata.obsm["predicted"]).groupby(adata.obs["sample"].to_numpy()).mean()
+        np.testing.assert_allclose(bulk.X, np.log1p(1e4 * rates), atol=0.02)
+
+
+def test_residuals_have_no_linear_scale(counted) -> None:
+    adata = counted.copy()
+    stp.pp.normalize(adata)
+    adata.obsm["predicted"] = pd.DataFrame(adata.X, adata.obs_names, adata.var_names)
+    assert (np.abs(stp.tl.pseudobulk(adata, by="sample").X) < 0.2 * adata.X.std(axis=0)).all()  # no level
+    with pytest.raises(ValueError, match="Pearson residuals, which are relative to their section"):
+        stp.tl.pseudobulk(adata, scale="linear")

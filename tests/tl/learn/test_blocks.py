@@ -14,8 +14,9 @@ import torch
 
 import stpredict as stp
 from stpredict.cohorts import Fold, spatial_blocks
+from stpredict.core._apart import gaps_um
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
-from stpredict.slots._reach import gaps_um
+from stpredict.training import _validation
 
 QUICK: dict[str, Any] = {"max_epochs": 2, "patience": 0}
 SMALL: dict[str, Any] = {
@@ -33,7 +34,7 @@ def _section() -> ad.AnnData:
     adata = stp.datasets.synthetic_cohort(1, 1, 16, n_spots=100, microns_per_pixel=4.0, counts_per_spot=3000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a picture of 4 µm per pixel is enlarged
-        stp.pp.image_features(adata)
+        stp.pp.image_features(adata, context=(1,))
     stp.pp.normalize(adata)
     stp.pp.grid(adata)
     return adata
@@ -119,6 +120,30 @@ def test_a_block_and_its_buffer_change_nothing(
     assert changed.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.equal(tensor, changed[name]), name
+
+
+@pytest.mark.parametrize(("buffer", "context"), [(300.0, 1.0), (400.0, 3.0)])
+def test_the_inner_stripe_has_the_buffer_of_the_block(
+    section: ad.AnnData, monkeypatch: pytest.MonkeyPatch, buffer: float, context: float
+) -> None:
+    found: list[Any] = []
+    sides = _validation.inner_sides
+
+    def inner_sides(*arguments: Any) -> Any:
+        found.append((arguments[0], *sides(*arguments)))
+        return found[-1][1:]
+
+    monkeypatch.setattr("stpredict.training._fit_arrays.inner_sides", inner_sides)
+    section.uns["stpredict"]["X_color-texture"]["context"] = [context]
+    fold = spatial_blocks(section, 4, buffer)[1]
+    options: dict[str, Any] = {"features": "color-texture", "baselines": False, "training": QUICK | {"patience": 2}}
+    stp.tl.fit_folds(section, "mlp", splitter=[fold], **options)
+    stp.tl.fit(section, "mlp", fold.train, **options)
+    for (data, train, validation, unit), wide in zip(found, (buffer, 1.1 * 112 * context), strict=True):
+        assert unit == "stripe"
+        assert data.reach_um == pytest.approx(wide)
+        assert gaps_um(train["positions"], validation["positions"]).min() >= wide
+        assert (len(train) + len(validation) < len(data)) == (wide > 200)  # spots are 200 µm apart
 
 
 def test_what_is_changed_in_training_changes_the_model(section: ad.AnnData, untouched: Callable[[str], Any]) -> None:

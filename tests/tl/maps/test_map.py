@@ -20,6 +20,7 @@ from stpredict.tl.maps._map import gene_chunks, map_table, predict_map
 from stpredict.tl.maps._map_store import MapStore
 from stpredict.tl.maps._mapper import Mapper
 from stpredict.tl.maps._windows import lay_windows
+from stpredict.training.targets import ExpressionTarget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,8 @@ def test_peak_is_not_displaced(stride):
 
 
 def model(network, genes=None):
-    return SimpleNamespace(network=network, panel=genes or [f"G{i}" for i in range(network.n_outputs)])
+    panel = genes or [f"G{i}" for i in range(network.n_outputs)]
+    return SimpleNamespace(network=network, panel=panel, target=ExpressionTarget(tuple(panel)), training=None)
 
 
 @pytest.fixture
@@ -387,8 +389,10 @@ def test_errors_leave_the_table(tiles, frozen):
         map_table(tiles, [network], "X_other")
     with pytest.raises(ValueError, match=r"\(\d+, 9\).*found \(\d+, 8\)"):
         map_table(tiles, [model(build("mean", n_features=9))], "X_toy")
+    stranger = model(build("mean"), ["a"])
+    stranger.network = torch.nn.Linear(8, 5)
     with pytest.raises(TypeError, match="networks on bags; found Linear"):
-        map_table(tiles, [SimpleNamespace(network=torch.nn.Linear(8, 5), panel=["a"])], "X_toy")
+        map_table(tiles, [stranger], "X_toy")
     with pytest.raises(ValueError, match="same genes and features"):
         Mapper([build("mean"), build("mean", n_genes=4)])
     with pytest.raises(ValueError, match="gene_chunk"):

@@ -86,6 +86,9 @@ class Batch:
     identity
         (n,) int64, what tells an observation from all others, whichever are predicted with it: what a network draws for it
         may depend on that.
+    reach_um
+        Side of the largest square that a row was read from, margin included: rows of a section that are nearer to each
+        other share pixels. 0 where that is not known.
     """
 
     section: Tensor
@@ -96,6 +99,7 @@ class Batch:
     labeled: Tensor | None = None
     sections: Sections | None = None
     identity: Tensor | None = None
+    reach_um: float = 0.0
 
     def __len__(self) -> int:
         return len(self.section)

@@ -8,6 +8,8 @@ tokens, since the matrix of weights is never held. Dropout stops at evaluation; 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -109,12 +111,30 @@ class CrossAttention(nn.Module):
         Number of heads.
     dropout
         After the last linear map.
+    side
+        Where given, the keys are the cells of a square of this side, row by row, and each head learns what is added to
+        a logit for each pair of absolute offsets, as in :class:`SelfAttention`. At first nearer cells count more.
+    centered
+        Whether all tokens lie in the middle of that square; otherwise they are its cells as well.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+    attention_biases: Tensor | None
+    offset: Tensor
+
+    def __init__(
+        self, dim: int, heads: int, dropout: float = 0.0, *, side: int | None = None, centered: bool = False
+    ) -> None:
         super().__init__()
         check_heads(dim, heads)
         self.heads = heads
+        self.attention_biases = None
+        if side is not None:
+            steps = torch.arange(side)
+            near = -(steps[:, None] + steps).flatten().float()
+            self.attention_biases = nn.Parameter(near.repeat(heads, 1))
+            offset = square_offsets(side)
+            middle = side**2 // 2
+            self.register_buffer("offset", offset[middle : middle + 1] if centered else offset, persistent=False)
         self.to_q = nn.Linear(dim, dim, bias=False)
         self.to_kv = nn.Linear(dim, 2 * dim, bias=False)
         self.to_out = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout))
@@ -122,6 +142,9 @@ class CrossAttention(nn.Module):
     def forward(self, tokens: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend from tokens (b, n, dim) to keys (b, k, dim), of which those outside `mask` (b, k) do not count."""
         bias = None if mask is None else mask_bias(mask)
+        if self.attention_biases is not None:
+            own = self.attention_biases[:, self.offset]
+            bias = own if bias is None else own + bias
         key, value = self.to_kv(keys).chunk(2, dim=2)
         return self.to_out(attend(self.to_q(tokens), key, value, self.heads, bias))
 
@@ -214,13 +237,15 @@ class CrossEncoder(nn.Module):
         Width of the feed-forward, as a multiple of `dim`.
     dropout
         Dropout of attention and feed-forward.
+    **square
+        Square whose cells the keys are, see :class:`CrossAttention`.
     """
 
-    def __init__(self, dim: int, depth: int, heads: int, mlp: float, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, depth: int, heads: int, mlp: float, dropout: float = 0.0, **square: Any) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             _Layer(
-                PreNorm(dim, CrossAttention(dim, heads, dropout)),
+                PreNorm(dim, CrossAttention(dim, heads, dropout, **square)),
                 PreNorm(dim, FeedForward(dim, round(mlp * dim), dropout)),
             )
             for _ in range(depth)

@@ -60,7 +60,7 @@ def fit_counts(
     depth: Tensor,
     theta: Tensor,
     offset: Tensor,
-    groups: Tensor,
+    folds: Sequence[tuple[Tensor, Tensor]],
     level: Callable[[Tensor, Tensor, Tensor], Tensor],
     *,
     alphas: Sequence[float],
@@ -81,7 +81,7 @@ def fit_counts(
     repeated with the curvature held and :math:`t` halved for a gene whose likelihood has fallen. The first step is a ridge
     regression of the working response. The penalty :math:`\alpha \bar I`, with :math:`\bar I` the median information, is
     the same for every gene: one prior of the slopes of log rates, so that a gene of few counts is drawn to its constant
-    further than one of many. It is chosen on held-out groups by the weighted squared error of the working response.
+    further than one of many. It is chosen on held-out rows by the weighted squared error of the working response.
 
     Parameters
     ----------
@@ -93,8 +93,8 @@ def fit_counts(
         (n_genes,) inverse dispersion; infinity for Poisson.
     offset
         (n_genes,) proportions that the log rates are relative to.
-    groups
-        (n,) groups of the inner cross-validation; one group leaves the middle one of the penalties.
+    folds
+        Masks (n,) of what the inner cross-validation trains on and holds out; none leave the middle one of the penalties.
     level
         Takes the level out of values (m, n_genes) with weights of the same shape of the rows that are held out (n,), as
         the held-out error is to be compared.
@@ -105,15 +105,13 @@ def fit_counts(
     """
     information = _weights(depth, offset, theta)
     shape = (information / information.sum(dim=0).clamp_min(1e-12)).mean(dim=1)
-    n_groups = int(groups.max()) + 1 if len(groups) else 0
     best = len(alphas) // 2
-    if n_groups > 1 and len(alphas) > 1:
+    if folds and len(alphas) > 1:
         error = torch.zeros(len(alphas), counts.shape[1], dtype=features.dtype, device=features.device)
         null = torch.zeros_like(error[0])
-        for group in range(n_groups):
-            held = groups == group
-            rows = (features, counts, depth, shape, groups)
-            inside, outside = ([each[side] for each in rows] for side in (~held, held))
+        for train, held in folds:
+            rows = (features, counts, depth, shape)
+            inside, outside = ([each[side] for each in rows] for side in (train, held))
             basis = _basis(inside[0], inside[3], n_components)
             slopes = _first_step(basis, inside, offset, theta, alphas)
             part, nothing = _held_out(basis, slopes, outside, offset, theta, level, held)

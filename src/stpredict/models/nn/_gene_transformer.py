@@ -36,15 +36,15 @@ class GeneTransformer(nn.Module):
         self.gene = nn.Parameter(torch.empty(n_genes, hidden))
         self.value = nn.Sequential(nn.Linear(1, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.time = nn.Sequential(nn.Linear(2 * _N_FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-        self.blocks = nn.ModuleList(Block(hidden, heads) for _ in range(depth))
+        blocks = [Block(hidden, heads) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.modulation = nn.Linear(hidden, 2 * hidden)
         self.head = nn.Linear(hidden, n_outputs)
         xavier(self)
+        small_normal(self.time)
         nn.init.kaiming_uniform_(self.gene, a=math.sqrt(5))
-        for layer in (self.time[0], self.time[2]):
-            nn.init.normal_(layer.weight, std=0.02)
-        for layer in (self.modulation, self.head, *(block.modulation for block in self.blocks)):
-            nn.init.zeros_(layer.weight)
+        for silent in (self.modulation, self.head, *(block.modulation for block in blocks)):
+            nn.init.zeros_(silent.weight)
 
     def forward(self, values: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """Outputs (n, n_genes, n_outputs).
@@ -108,6 +108,13 @@ def xavier(module: nn.Module) -> None:
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+
+def small_normal(module: nn.Module) -> None:
+    """Draw the weights of every linear layer from a normal distribution of a standard deviation of 0.02."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.02)
 
 
 class Average(nn.Module):

@@ -69,9 +69,10 @@ class Shrinkage(nn.Module):
         """
         sums: dict[int, Tensor] = {}
         for predicted, truth, section in pairs:
-            x, y = predicted.double() - self.center, truth.double() - self.center
+            # On the CPU: not every accelerator knows double precision.
+            x, y = ((values.float() - self.center).cpu().double() for values in (predicted, truth))
             for number in section.unique().tolist():
-                rows = section == number
+                rows = (section == number).cpu()
                 a, b = x[rows], y[rows]
                 part = torch.stack(
                     [torch.ones_like(a).sum(0), a.sum(0), b.sum(0), (a * b).sum(0), (a * a).sum(0), (b * b).sum(0)]

@@ -17,6 +17,7 @@ from stpredict.slots._people import one_name
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record, write_record
 from stpredict.slots._rows import say_slides
+from stpredict.slots._scale import RATE, converted, known, unit_in, unit_of_prediction
 from stpredict.slots._truth import check_of_genes
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def pseudobulk(
     scale
         Scale of the mean. `"log"`: the values as they are, that is logged expression. `"linear"`: the logarithm is
         undone before the mean and taken again after it, as bulk sequencing of ground tissue does; a prediction that is
-        smoother than the truth then comes out lower, since peaks weigh more than their share.
+        smoother than the truth then comes out lower, since peaks weigh more than their share. Residuals have no logarithm
+        to undo, and no level within a section: their mean is about 0 in each, whatever the section expresses.
     genes
         Genes to average; those of the prediction by default.
     sample_key, patient_key
@@ -80,10 +82,14 @@ def pseudobulk(
     KeyError
         When the prediction, a gene, the slides or the patients are missing.
     ValueError
-        When nothing on tissue was predicted, or the logarithm to undo is not known; or when the genes of the prediction
-        are not known.
+        When nothing on tissue was predicted, or the logarithm to undo is not known, as with residuals; or when the genes of
+        the prediction are not known.
     TypeError
         When `data` is neither AnnData nor SpatialData.
+
+    Notes
+    -----
+    Rates, which models of counts predict, are put on the scale of a normalized `X` first.
 
     Examples
     --------
@@ -104,6 +110,11 @@ def pseudobulk(
     check_of_genes(adata, key)
     frame = prediction_frame(adata, key, genes)
     check_patients(adata, sample_key, patient_key)
+    own = unit_in(read_record(adata, "normalize"))
+    if layer is None and known(own) and unit_of_prediction(adata, key).get("method") == RATE:
+        rates = frame.to_numpy(dtype=np.float64)
+        on_scale = converted(adata, key, rates, list(frame.columns), "normalized", sample_key)
+        frame = pd.DataFrame(on_scale, index=frame.index, columns=frame.columns)
     base = _log_base(adata, layer) if scale == "linear" else None
     if layer is not None:
         check_layer(adata, layer, "name the layer that holds the target")
@@ -159,6 +170,12 @@ def _log_base(adata: AnnData, layer: str | None) -> float:
         return 2.0
     if layer is None and not record and "log1p" in adata.uns:
         return float(adata.uns["log1p"].get("base") or np.e)
+    if layer is None and record.get("method") == "pearson_residuals":
+        raise ValueError(
+            "expected logged expression for scale='linear'; found Pearson residuals, which are relative to their section: "
+            "their mean is about 0 in each, and no level of expression follows from it; normalize with "
+            "stp.pp.normalize(adata, method='log1p'), and fit and predict again"
+        )
     raise ValueError(
         f"expected values that were normalized by stp.pp.normalize for scale='linear'; found "
         f"{'a layer of unknown unit' if layer is not None else 'no record of a logarithm'}; pass scale='log'"

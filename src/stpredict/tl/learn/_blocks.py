@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.cohorts import Fold, spatial_blocks
+from stpredict.core._apart import gaps_um
 from stpredict.core._validate import few
 from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._people import among, one_name
-from stpredict.slots._reach import MARGIN, field_of_view, gaps_um, section_um
+from stpredict.slots._reach import MARGIN, section_um
 from stpredict.targets import Expression
+from stpredict.tl.learn.inputs._collect import fields_um
 from stpredict.tl.learn.inputs._features import standardized_by
+from stpredict.tl.learn.inputs._neighbors import SQUARES, in_units_of_sections
 from stpredict.tl.learn.targets._expression import panel_strangers
 
 if TYPE_CHECKING:
@@ -30,11 +33,7 @@ _HAND = "pass splitter=stp.cohorts.spatial_blocks(adata, n_blocks, buffer_um=…
 
 def reach_um(adata: AnnData, task: Task) -> float | None:
     """Side in µm of the largest square that a task reads of an observation; `None` where that is not known."""
-    sides = [field_of_view(adata, task.slots)]
-    if "neighbors" in task.needs:
-        sides.append(None)  # tiles around an observation, wherever they are
-    if "patches" in task.needs:
-        sides.append(float(task.info.configure(task.options).patch_um))
+    sides = fields_um(adata, task.slots, task.needs, task.info.configure(task.options))
     known = [side for side in sides if side is not None]
     return max(known) if len(known) == len(sides) else None
 
@@ -131,11 +130,9 @@ def sides_of(
             arrays = _standardized(arrays, task, sample, np.ones(len(rows), dtype=bool))
         return arrays.take(train), arrays.take(test)
     arrays = _standardized(arrays, task, sample, train)
-    own, held = (_alone(arrays, side) for side in (train, test))
-    held.section = held.section + 1 + arrays.section.max()
-    if held.whole is not None:
-        held.whole = replace(held.whole, code=held.whole.code + 1 + arrays.section.max())
-    return own, held
+    own, held_out = arrays.divided(train, test)
+    own.reach_um = max(own.reach_um, fold.buffer_um)
+    return own, held_out
 
 
 def _standardized(arrays: ArraySet, task: Task, sample: np.ndarray, by: np.ndarray) -> ArraySet:
@@ -145,6 +142,8 @@ def _standardized(arrays: ArraySet, task: Task, sample: np.ndarray, by: np.ndarr
     inputs, whole = dict(arrays.inputs), arrays.whole
     if "features" in inputs:
         inputs["features"] = standardized_by(inputs["features"], sample, by)
+    for name in SQUARES.keys() & inputs.keys():
+        inputs[name] = in_units_of_sections(inputs[name], inputs[SQUARES[name]], sample, by)
     if whole is not None and "section_features" in whole.inputs:
         place = {int(code): str(name) for code, name in zip(arrays.section, sample, strict=True)}
         names = np.array([place[int(code)] for code in whole.code])
@@ -153,13 +152,3 @@ def _standardized(arrays: ArraySet, task: Task, sample: np.ndarray, by: np.ndarr
         scaled = standardized_by(whole.inputs["section_features"], names, these)
         whole = replace(whole, inputs=whole.inputs | {"section_features": scaled})
     return replace(arrays, inputs=inputs, whole=whole)
-
-
-def _alone(arrays: ArraySet, keep: np.ndarray) -> ArraySet:
-    """Some rows, in sections that hold nothing but these."""
-    part = arrays.take(keep)
-    if part.whole is None:
-        return part
-    members, whole = part.whole.row, part.whole
-    inputs = {name: values[members] for name, values in whole.inputs.items()}
-    return replace(part, whole=replace(whole, code=whole.code[members], row=np.arange(len(members)), inputs=inputs))

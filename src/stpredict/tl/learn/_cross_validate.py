@@ -89,7 +89,7 @@ def cross_validate(
         comparison with published numbers only.
     baselines
         Names of the comparators, which are tasks like any other: closed-form models (`"mean"`, `"ridge"`), the ridge on
-        shuffled labels (`"ridge (permuted labels)"`), the ridge fitted to and compared with counts that were redrawn with
+        labels that were shuffled, each gene by itself (`"ridge (permuted labels)"`), the ridge fitted to and compared with counts that were redrawn with
         constant proportions at the real depths (`"ridge (null genes)"`, of expression that was normalized from counts: what
         depth alone gives under this target and score); for each model in `models` that reads a table of genes,
         `"permuted_table"`, fitted with the row of another gene for each (what the table says of genes is what is above it);

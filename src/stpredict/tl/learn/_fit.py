@@ -27,7 +27,7 @@ from stpredict.tl.learn._task import check_enough, comparator, fit_task, make_ta
 from stpredict.tl.learn.inputs._collect import collect
 from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
 from stpredict.tl.learn.inputs._origin import check_features_origin
-from stpredict.tl.learn.inputs._slots import split_features
+from stpredict.tl.learn.inputs._slots import slots_read, split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
 from stpredict.tl.learn.targets._parse import parse_target
 
@@ -60,8 +60,8 @@ def fit(
     """Fit a model to predict expression, values, classes or follow-up from histology.
 
     The number of epochs is chosen on an inner validation split by patient (by section where there is one patient, by a
-    stripe of the section where there is one section); penalties of closed-form models by inner cross-validation over
-    the same groups. Everything that is learned from data (panel, standardization, stopping) is learned from the
+    stripe of the section where there is one section, behind a buffer as wide as what is read around an observation); penalties of
+    closed-form models by inner cross-validation over such groups. Everything that is learned from data (panel, standardization, stopping) is learned from the
     training observations.
 
     Parameters
@@ -185,7 +185,8 @@ def fit(
     arrays = replace(with_target(collect(source, needs), whole, values, rows.measured), n_primary=n_primary)
     goal = whole if n_primary is None else whole.part(np.arange(n_primary))
     read = sorted({slot for each in (task, *wanted) if each is not None for slot in each.slots})
-    check_features_origin(adata, read, request, np.flatnonzero(mask & usable))
+    beside = [slot for slot in slots_read(needs, slots) if slot not in read]
+    check_features_origin(adata, [*read, *beside], request, np.flatnonzero(mask & usable))
     gene_tables = [] if task.gene_table is None else [task.gene_table]
     warn_of_unrecorded(adata, gene_tables)
     behind = table_strangers(adata, gene_tables, rows.patients, anew=False, allow_leakage=allow_leakage)

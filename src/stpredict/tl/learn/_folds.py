@@ -23,6 +23,7 @@ from stpredict.tl.learn.inputs._collect import collect, identities, patient_code
 from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
 from stpredict.tl.learn.inputs._origin import check_features_origin
 from stpredict.tl.learn.inputs._reader import readers
+from stpredict.tl.learn.inputs._slots import slots_read
 from stpredict.tl.learn.targets._base import Keys, slots_for
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ def run_folds(
         whole, _, n_primary = primary_first(target, reader.read(adata, request, target, own, keys), own, settings)
         goals.append((whole.part(np.arange(n_primary or 0)), whole, n_primary, others))
     slots = sorted({slot for task in tasks.values() for slot in task.slots})
-    check_features_origin(adata, slots, request, rows.index[rows.measured])
+    every = sorted({slot for task in tasks.values() for slot in slots_read(task.needs, task.slots)})
+    check_features_origin(adata, every, request, rows.index[rows.measured])
     gene_tables = sorted({task.gene_table for task in tasks.values() if task.gene_table is not None})
     warn_of_unrecorded(adata, gene_tables)
     people = one_name(adata.obs[keys.patient])

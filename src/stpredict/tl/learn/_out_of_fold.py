@@ -52,10 +52,10 @@ def write_out_of_fold(
     by_number = {result.number: result.target for result in results}
     trained = [by_number[number] for number in range(len(folds))]
     write_predictions(adata, key, written, {**record, **unit_record(trained, list(frame.columns))}, names=slots.names)
-    if all(result.samples is not None for result in results):
-        n_samples = int(results[0].samples.shape[1])
-        write_record(adata, key, {**(read_record(adata, key) or {}), "n_samples": n_samples})
-        adata.obsm[Key.samples(key)] = _joined_samples(adata, results, list(frame.columns))
+    drawn = [result.samples for result in results if result.samples is not None]
+    if len(drawn) == len(results):
+        write_record(adata, key, {**(read_record(adata, key) or {}), "n_samples": int(drawn[0].shape[1])})
+        adata.obsm[Key.samples(key)] = _joined_samples(adata, results, drawn, list(frame.columns))
     for name, values in columns.items():
         adata.obs[name] = _as_category(values) if values.dtype == object else values
     adata.obs[Key.leaky(key)] = written_marks(marks_of(adata, results, folds, keys))
@@ -82,15 +82,17 @@ def tables(adata: AnnData, results: Sequence[FoldResult], which: str) -> pd.Data
     return pd.DataFrame(values, index=adata.obs_names, columns=outputs)
 
 
-def _joined_samples(adata: AnnData, results: Sequence[FoldResult], outputs: Sequence[str]) -> np.ndarray:
+def _joined_samples(
+    adata: AnnData, results: Sequence[FoldResult], drawn: Sequence[np.ndarray], outputs: Sequence[str]
+) -> np.ndarray:
     """Samples (n_obs, n_samples, n_outputs) of all folds, NaN as in their mean."""
     import pandas as pd
 
-    values = np.full((adata.n_obs, results[0].samples.shape[1], len(outputs)), np.nan, dtype=np.float32)
+    values = np.full((adata.n_obs, drawn[0].shape[1], len(outputs)), np.nan, dtype=np.float32)
     index = pd.Index(outputs)
-    for result in results:
+    for result, samples in zip(results, drawn, strict=True):
         at = index.get_indexer(pd.Index(result.target.names))
-        values[result.test[:, None], :, at] = result.samples.transpose(0, 2, 1)
+        values[result.test[:, None], :, at] = samples.transpose(0, 2, 1)
     return values
 
 

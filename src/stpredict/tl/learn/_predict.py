@@ -196,9 +196,13 @@ def predict(
     )
     _check_options(members, as_map=as_map, store=store, genes=genes, n_samples=n_samples)
 
+    about = slots.record(target)
+    if target.quantities and genes is None:
+        about = {**about, **unit_record([target], target.names), "training_spread": members[0].training.spread}
     behind: set[str] = set()
     if as_map:
         options: dict[str, Any] = {"window": window, "stride": stride, "min_tiles": min_tiles, "store": store}
+        options["record"] = {"target": target.kind, "names": slots.names, **about}
         outputs = _map(source, members, key, options, sample_key, batch_size=batch_size, device=device, progress=show)
         arrays: dict[str, np.ndarray] = {}
     else:
@@ -238,10 +242,8 @@ def predict(
         "seed": first.training.seed,
         "allow_leakage": any(part.training.allow_leakage for part in members),
         "target": target.kind,
-        **slots.record(target),
+        **about,
     }
-    if target.quantities and genes is None:
-        record |= unit_record([target], target.names) | {"training_spread": first.training.spread}
     if as_map:
         record |= {"window": window, "stride": stride, "store": None if store is None else str(store)}
     if sizes := unlike_sizes(adata, first.features):
@@ -285,12 +287,12 @@ def _check_options(
         raise ValueError(f"expected n_samples to be a whole number of at least 0; found {n_samples!r}")
     if as_map and not slots.maps:
         raise ValueError(
-            f"expected a model of expression or of follow-up for a map; found one of {target.kind.replace('_', '-')}"
+            f"expected a model of expression, counts, values or follow-up for a map; found one of {target.kind.replace('_', '-')}"
         )
     if store is not None and not (slots.stores and (as_map or n_samples)):
         raise ValueError(
-            "expected `store=` with a map of expression (a network on bags, and the tiles of a slide), or with "
-            "`n_samples`; found " + ("neither" if slots.stores else f"a model of {target.kind.replace('_', '-')}")
+            "expected `store=` with a map of expression, counts or values (a network on bags, and the tiles of a slide), or "
+            "with `n_samples`; found " + ("neither" if slots.stores else f"a model of {target.kind.replace('_', '-')}")
         )
     if as_map and (genes is not None or n_samples):
         raise ValueError("expected no `genes=` and no `n_samples=` for a map; found some; take maps of the whole panel")

@@ -19,7 +19,7 @@ from stpredict.tl.learn.inputs._gene_table import NAME as GENE_TABLE
 from stpredict.tl.learn.inputs._gene_table import describe_table, how_made
 from stpredict.tl.learn.inputs._origin import unrecorded
 from stpredict.tl.learn.inputs._reader import Scaling, Source
-from stpredict.tl.learn.inputs._slots import FROM_SLOTS, check_features, describe_features, feature_keys
+from stpredict.tl.learn.inputs._slots import FROM_SLOTS, check_features, describe_features, feature_keys, slots_read
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,8 @@ def make_task(
     described = describe_features(adata, slots, scaling)
     if options.get("kinds") == "slots":
         options = options | {"kinds": tuple(entry["dim"] for entry in described["slots"].values())}
-    task = Task(info, options, config, slots, scaling, described, init=start, feature_patients=_origin(adata, slots))
+    origin = _origin(adata, slots_read(needs, slots))
+    task = Task(info, options, config, slots, scaling, described, init=start, feature_patients=origin)
     return replace(task, table_made=how_made(adata, task.gene_table))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial as partial_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from stpredict.models.base._bag import BagPredictor
     from stpredict.training import FittedModel
+    from stpredict.training.targets import Target
 
 _CHUNK = 2**22  # values of a chunk of genes: 16 MB
 _LEAST = 64  # genes of a chunk, however many tiles
@@ -93,6 +95,7 @@ def map_table(
     progress: bool = False,
     sample_key: str = Key.SAMPLE,
     key_added: str = Key.PREDICTED,
+    record: Mapping[str, Any] | None = None,
 ) -> tuple[pd.DataFrame | Path, np.ndarray, np.ndarray]:
     """Predict the maps of all slides of a tile table with the mean over some models.
 
@@ -124,10 +127,12 @@ def map_table(
         Column of `obs` that names the slide.
     key_added
         Name of the prediction, for the columns of `obs` in the store.
+    record
+        What the store says of the target: kind, unit, link.
 
     Returns
     -------
-    The map as a DataFrame (n_tiles, n_genes) or the path of the store, the number of windows behind each tile
+    The map, in the unit of users, as a DataFrame (n_tiles, n_genes) or the path of the store, the number of windows behind each tile
     (n_tiles,), and whether only windows with fewer than `min_tiles` tiles cover it (n_tiles,).
 
     Raises
@@ -149,7 +154,9 @@ def map_table(
     panel = list(fitted[0].panel)
     if std and (store is None or len(networks) < 2):
         raise ValueError("expected `std=True` with several models and a store; found one model or no store")
-    mapper = Mapper(networks, batch_size=batch_size, device=device, progress=progress)
+    targets = [model.target for model in fitted]
+    links = [partial_of(part.target.link, facts=part.training) for part in fitted] if targets[0].quantities else None
+    mapper = Mapper(networks, batch_size=batch_size, device=device, progress=progress, links=links)
     call = "run stp.pp.tiles(slide) and stp.pp.image_features(slide), which write it"
     for name in (sample_key, Key.ARRAY_ROW, Key.ARRAY_COL):
         check_obs(adata, name, call)
@@ -169,6 +176,8 @@ def map_table(
         n_windows[slide_rows], partial[slide_rows] = windows.n_windows, windows.partial_tiles
     slides = [features if len(slide_rows) == len(features) else features[slide_rows] for slide_rows in rows]
     chunks = gene_chunks(len(panel), max(adata.n_obs, *map(len, layout)), gene_chunk)
+    if targets[0].quantities and not targets[0].separate:
+        chunks = [slice(0, len(panel))]
     order = np.argsort(np.concatenate(rows), kind="stable") if len(rows) > 1 else slice(None)
 
     if store is None:
@@ -178,8 +187,8 @@ def map_table(
         return pd.DataFrame(whole, index=adata.obs_names, columns=panel), n_windows, partial
 
     counts = {Key.n_windows(key_added): n_windows, Key.partial(key_added): partial}
-    digest = _digest(networks, slides, layout, panel, [str(name) for name in adata.obs_names], chunks, std)
-    with MapStore.open(store, digest, adata, panel, chunks, counts, std=std) as target:
+    digest = _digest(networks, slides, layout, panel, [str(name) for name in adata.obs_names], chunks, std, targets)
+    with MapStore.open(store, digest, adata, panel, chunks, counts, std=std, record=record) as target:
         if not target.complete:
             for genes, mean, spread in mapper.run(slides, layout, chunks, store=target, std=std):
                 target.write(genes, mean[order], None if spread is None else spread[order])
@@ -216,6 +225,7 @@ def _digest(
     names: Sequence[str],
     chunks: Sequence[slice],
     std: bool,
+    targets: Sequence[Target],
 ) -> str:
     """Digest of everything that a map depends on, and of the chunks it is stored in."""
     digest = hashlib.sha256(b"stpredict-map-1")
@@ -238,4 +248,7 @@ def _digest(
         add("origins", laid.origins)
         add("partial", laid.partial)
     add(json.dumps([list(panel), list(names), [[genes.start, genes.stop] for genes in chunks], std]))
+    for target in targets:
+        if target.kind != "expression":  # the map of which is what the network gives
+            add(json.dumps(target.to_dict(), sort_keys=True, default=str))
     return digest.hexdigest()

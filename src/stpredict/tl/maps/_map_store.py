@@ -18,6 +18,7 @@ from stpredict.core._turns import fresh_path, remove, tidy, turn
 from stpredict.io._map_files import LOG, Written, check_begun, chunk_files, list_files, metadata_files, write_list
 from stpredict.io._read_map import GENES, MARK, WORK, mark_of, unfinished_path
 from stpredict.slots._keys import Key
+from stpredict.slots._provenance import write_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -71,6 +72,7 @@ class MapStore:
         obs: Mapping[str, np.ndarray],
         *,
         std: bool = False,
+        record: Mapping[str, Any] | None = None,
     ) -> MapStore:
         """Begin a store, or find one that the same call began or finished.
 
@@ -90,6 +92,8 @@ class MapStore:
             Columns to add to those of the table.
         std
             Make room for the standard deviation.
+        record
+            What is to be known of the target.
 
         Raises
         ------
@@ -113,7 +117,7 @@ class MapStore:
                 fresh = fresh_path(path)
                 try:
                     with _advice(path):
-                        _begin(fresh, digest, adata, genes, chunks, obs, std)
+                        _begin(fresh, digest, adata, genes, chunks, obs, std, record)
                         if not unfinished.exists():  # another process, where there are no locks
                             os.replace(fresh, unfinished)
                 except OSError:
@@ -243,6 +247,7 @@ def _begin(
     chunks: Sequence[slice],
     obs: Mapping[str, np.ndarray],
     std: bool,
+    record: Mapping[str, Any] | None,
 ) -> None:
     """Write everything but the map itself."""
     import pandas as pd
@@ -255,6 +260,7 @@ def _begin(
         obsm={Key.SPATIAL: np.asarray(adata.obsm[Key.SPATIAL])} if Key.SPATIAL in adata.obsm else {},
         uns={name: adata.uns[name] for name in _KEPT if name in adata.uns},
     )
+    write_record(table, MARK, record or {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # which version of Zarr is written is anndata's setting
         table.write_zarr(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,9 @@ class Mapper:
         Device of the work.
     progress
         Whether to show a progress bar.
+    links
+        What turns the outputs (n_tiles, g) of each network into values, after the mean over windows and before that over
+        networks; outputs are values when `None`.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Mapper:
         batch_size: int | None = None,
         device: str | None = None,
         progress: bool = False,
+        links: Sequence[Callable[[np.ndarray], np.ndarray]] | None = None,
     ) -> None:
         from stpredict.core._device import resolve_device
         from stpredict.models.base._bag import BagPredictor
@@ -60,6 +64,7 @@ class Mapper:
         self.device = resolve_device(device)
         self.batch_size = batch_size or (32 if self.device.type == "cpu" else 256)
         self.progress = progress
+        self.links = None if links is None else list(links)
 
     def run(
         self,
@@ -159,6 +164,8 @@ class Mapper:
         for number, (network, parts) in enumerate(zip(self.networks, staged, strict=True)):
             slides = [self._decode(network, part, laid, genes) for part, laid in zip(parts, windows, strict=True)]
             values = slides[0] if len(slides) == 1 else np.concatenate(slides)
+            if self.links is not None:
+                values = self.links[number](values)
             if len(self.networks) == 1:
                 return values, None
             change = values - mean

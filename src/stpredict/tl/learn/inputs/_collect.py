@@ -10,9 +10,11 @@ import numpy as np
 
 from stpredict.slots._people import person
 from stpredict.slots._provenance import read_record
+from stpredict.slots._reach import MARGIN, field_of_view
 from stpredict.slots._rows import Rows
 from stpredict.tl.learn.inputs._positions import positions_um
 from stpredict.tl.learn.inputs._reader import Source, readers
+from stpredict.tl.learn.inputs._slots import slots_read
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,7 +59,21 @@ def collect(source: Source, needs: frozenset[str]) -> ArraySet:
         if whole is None
         else WholeSections(whole.rows.section, np.searchsorted(whole.rows.index, rows.index), inputs["section"]),
         genes=Panel(tuple(source.genes), inputs["gene"]),
+        reach_um=MARGIN
+        * max((side or 0.0 for side in fields_um(source.adata, source.slots, needs, source.config)), default=0.0),
     )
+
+
+def fields_um(adata: AnnData, slots: Sequence[str], needs: frozenset[str], config: Any) -> list[float | None]:
+    """Sides in µm of the squares that a network reads around an observation; `None` for one that is not known."""
+    sides = [field_of_view(adata, slots)]
+    for slot in slots_read(needs, slots)[len(slots) :]:  # tiles around an observation
+        record = read_record(adata, slot) or {}
+        known = {"grid", "tile_um"} <= record.keys()
+        sides.append(float(record["grid"]) * float(record["tile_um"]) if known else None)
+    if "patches" in needs:
+        sides.append(float(config.patch_um))
+    return sides
 
 
 def _reads(needs: frozenset[str], axis: str) -> bool:
@@ -67,15 +83,15 @@ def _reads(needs: frozenset[str], axis: str) -> bool:
 
 
 def _whole_sections(source: Source) -> Rows:
-    """All observations of the sections of a source, in the codes of its rows."""
+    """All observations of the sections of a source, in the codes of its rows; those among these are the measured ones."""
     rows, adata = source.rows, source.adata
     sample = adata.obs[source.sample_key].astype(str).to_numpy()
     code = dict(zip(rows.sample, rows.section, strict=True))
     index = np.flatnonzero(np.isin(sample, list(code)))
     section = np.array([code[name] for name in sample[index]], dtype=np.int64)
     nobody = np.zeros(len(index), dtype=np.int64)
-    yes = np.ones(len(index), dtype=bool)
-    return Rows(index, sample[index], nobody.astype(str), section, nobody, yes, yes, rows.unit)
+    own, yes = np.isin(index, rows.index), np.ones(len(index), dtype=bool)
+    return Rows(index, sample[index], nobody.astype(str), section, nobody, own, yes, rows.unit)
 
 
 def with_lattice(adata: AnnData, info: ModelInfo, hyperparameters: Any) -> dict[str, Any]:

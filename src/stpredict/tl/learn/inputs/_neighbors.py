@@ -1,17 +1,24 @@
-"""Features of the tiles around each observation."""
+"""Features of the tiles around each observation, and of what is drawn of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from stpredict.core._constant import constant
 from stpredict.core._validate import check_finite
 from stpredict.slots._booleans import read_bool
 from stpredict.slots._checks import check_obsm
 from stpredict.slots._keys import Key
+from stpredict.slots._made import differing
 from stpredict.slots._matrix import numeric_matrix, single_precision
+from stpredict.slots._provenance import read_record
 from stpredict.tl.learn.inputs._reader import Reader, Source
+
+#: Inputs that are squares of tiles, and their masks.
+SQUARES = {"neighbors": "neighbor_mask", "edges": "boundary_mask", "nuclei": "boundary_mask"}
 
 
 class Neighbors(Reader):
@@ -21,22 +28,75 @@ class Neighbors(Reader):
 
     def read(self, source: Source) -> dict[str, Any]:
         """Features (n, n_neighbors, d) float32 and mask (n, n_neighbors) bool; several encoders side by side."""
-        parts, masks = [], []
-        for key in source.slots:
-            slots = Key.neighbors(key), Key.neighbor_mask(key)
-            for slot in slots:
-                call = f"run stp.pp.neighbor_features(adata, {key.removeprefix('X_')!r})"
-                check_obsm(source.adata, slot, call)
-            values, mask = (source.adata.obsm[slot][source.rows.index] for slot in slots)
-            if values.ndim != 3 or mask.shape != values.shape[:2]:
-                raise ValueError(
-                    f"expected neighbors (n_obs, n_neighbors, d) in obsm[{slots[0]!r}] and their mask beside them; found "
-                    f"{values.shape} and {mask.shape}"
-                )
-            mask = read_bool(mask.ravel(), f"obsm[{slots[1]!r}]").reshape(mask.shape)
-            values = numeric_matrix(values, f"obsm[{slots[0]!r}]")
-            values = single_precision(np.where(mask[..., None], values, 0), f"features in obsm[{slots[0]!r}]")
-            check_finite(values.reshape(len(values), -1), f"features in obsm[{slots[0]!r}]", "compute them again")
-            parts.append(values)
-            masks.append(mask)
-        return {"neighbors": np.concatenate(parts, axis=2), "neighbor_mask": np.logical_and.reduce(masks)}
+        values, mask = _squares(source, Key.neighbors, Key.neighbor_mask, "neighbor_features")
+        return {"neighbors": values, "neighbor_mask": mask}
+
+
+class Boundaries(Reader):
+    """`obsm["X_{encoder}_edges"]` and `obsm["X_{encoder}_nuclei"]`, (n_obs, n_neighbors, d) each, with their mask."""
+
+    names = ("edges", "nuclei", "boundary_mask")
+
+    def read(self, source: Source) -> dict[str, Any]:
+        """Features (n, n_neighbors, d) float32 and mask (n, n_neighbors) bool; several encoders side by side."""
+        edges, mask = _squares(source, Key.edges, Key.boundary_mask, "boundary_features")
+        nuclei, _ = _squares(source, Key.nuclei_drawn, Key.boundary_mask, "boundary_features")
+        return {"edges": edges, "nuclei": nuclei, "boundary_mask": mask}
+
+
+def _squares(
+    source: Source, of: Callable[[str], str], mask_of: Callable[[str], str], function: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the squares of tiles of all encoders side by side, 0 outside their common mask, and the mask."""
+    parts, masks = [], []
+    for key in source.slots:
+        call = f"run stp.pp.{function}(adata, {key.removeprefix('X_')!r})"
+        slots = of(key), mask_of(key)
+        for slot in slots:
+            check_obsm(source.adata, slot, call)
+        _check_made_alike(source, key, slots[0], call)
+        values, mask = (source.adata.obsm[slot][source.rows.index] for slot in slots)
+        if values.ndim != 3 or mask.shape != values.shape[:2]:
+            raise ValueError(
+                f"expected neighbors (n_obs, n_neighbors, d) in obsm[{slots[0]!r}] and their mask beside them; found "
+                f"{values.shape} and {mask.shape}"
+            )
+        mask = read_bool(mask.ravel(), f"obsm[{slots[1]!r}]").reshape(mask.shape)
+        values = numeric_matrix(values, f"obsm[{slots[0]!r}]")
+        values = single_precision(np.where(mask[..., None], values, 0), f"features in obsm[{slots[0]!r}]")
+        check_finite(values.reshape(len(values), -1), f"features in obsm[{slots[0]!r}]", "compute them again")
+        if source.scaling == "section":
+            values = in_units_of_sections(values, mask, source.rows.sample, np.ones(len(values), dtype=bool))
+        parts.append(values)
+        masks.append(mask)
+    return np.concatenate(parts, axis=2), np.logical_and.reduce(masks)
+
+
+def in_units_of_sections(values: np.ndarray, mask: np.ndarray, sample: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Squares (n, k, d) in units of the middle tiles of their section, which are its features; 0 outside the mask.
+
+    Those of the rows `by` (n,) count, or all where none of a section is among them, as for features.
+    """
+    scaled = np.empty_like(values)
+    for name in np.unique(sample):
+        rows = sample == name
+        middle = values[rows & by if (rows & by).any() else rows, values.shape[1] // 2].astype(np.float64)
+        mean, std = middle.mean(axis=0), middle.std(axis=0)
+        scale = 1 / np.where(constant(std, mean), np.inf, std)
+        scaled[rows] = (values[rows] - mean.astype(np.float32)) * scale.astype(np.float32)
+    scaled[~mask] = 0
+    return scaled
+
+
+def _check_made_alike(source: Source, key: str, slot: str, call: str) -> None:
+    """Raise where the tiles around were made otherwise than the features in the middle, by which a model knows both."""
+    middle, around = read_record(source.adata, key) or {}, read_record(source.adata, slot) or {}
+    different = differing(
+        middle, around, [n for n in ("encoder", "fingerprint", "tile_um") if n in middle and n in around]
+    )
+    if different:
+        sides = "; ".join(f"{name}: {middle[name]!r} and {around[name]!r}" for name in different)
+        raise ValueError(
+            f"expected obsm[{key!r}] and obsm[{slot!r}] made in the same way; found {sides}; {call} with the encoder and "
+            "the tile_um of the features"
+        )

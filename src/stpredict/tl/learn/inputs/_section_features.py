@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stpredict.tl.learn.inputs._cell import Cell
-from stpredict.tl.learn.inputs._features import read_features
+from stpredict.tl.learn.inputs._features import read_features, standardized_by
 from stpredict.tl.learn.inputs._positions import Positions
 from stpredict.tl.learn.inputs._reader import Reader, Source
 
@@ -16,9 +16,12 @@ class SectionFeatures(Reader):
     names = ("section_features",)
 
     def read(self, source: Source) -> dict[str, Any]:
-        """Features (m, d) float32."""
+        """Features (m, d) float32, in the units of those of the rows that are read beside them."""
         rows = source.rows
-        return {"section_features": read_features(source.adata, source.slots, source.scaling, rows.index, rows.sample)}
+        features = read_features(source.adata, source.slots, "global", rows.index, rows.sample)
+        if source.scaling == "section":
+            features = standardized_by(features, rows.sample, rows.measured)
+        return {"section_features": features}
 
 
 class SectionPositions(Reader):

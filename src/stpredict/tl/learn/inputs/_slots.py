@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _COARSER = 1.5
 #: Inputs that come from slots of image features.
-FROM_SLOTS = frozenset({"features", "tokens", "neighbors", "section_features"})
+FROM_SLOTS = frozenset({"features", "tokens", "neighbors", "section_features", "edges", "nuclei"})
+_BESIDE = {"neighbors": Key.neighbors, "edges": Key.edges, "nuclei": Key.nuclei_drawn}
 
 
 def feature_keys(adata: AnnData, features: str | Sequence[str] | None, *, bag: bool = False) -> list[str]:
@@ -60,7 +61,12 @@ def feature_keys(adata: AnnData, features: str | Sequence[str] | None, *, bag: b
 
 def _beside(key: str, others: Sequence[str]) -> bool:
     """Whether a slot was made of another one."""
-    return any(key in {Key.bag(other), Key.neighbors(other)} for other in others)
+    return any(key in {Key.bag(other), *(of(other) for of in _BESIDE.values())} for other in others)
+
+
+def slots_read(needs: Iterable[str], slots: Sequence[str]) -> list[str]:
+    """Slots of image features, and those beside them, that a network with these needs reads."""
+    return [*slots, *(_BESIDE[name](slot) for name in sorted(set(needs) & _BESIDE.keys()) for slot in slots)]
 
 
 def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class CountsSlots(TargetSlots):
     kind = "counts"
     request = Counts
     closed_form = True
+    maps = True
+    stores = True
     quantities = True
 
     def resolve(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
 from stpredict.slots._values import OBS, read_values
 from stpredict.targets import Values
-from stpredict.tl.learn.targets._base import Keys, Outputs, TargetSlots
+from stpredict.tl.learn.targets._base import Keys, TargetSlots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +34,7 @@ class ValueSlots(TargetSlots):
     names = "values"
     closed_form = True
     maps = True
+    stores = True
     quantities = True
     skips_unmeasured = True
 
@@ -88,19 +88,6 @@ class ValueSlots(TargetSlots):
         values: ValueTarget = target  # type: ignore[assignment]
         units = list(values.units) if any(values.units) else None
         return {SOURCE: values.slot, "units": units, "link": values.link_name}
-
-    def arrange(self, key: str, outputs: Outputs) -> Outputs:
-        """Turn maps, which are means of outputs, into values."""
-        import pandas as pd
-
-        if not outputs.as_map:
-            return outputs
-        first = outputs.members[0]
-        frames = {
-            slot: pd.DataFrame(first.target.link(frame.to_numpy(), first.training), frame.index, frame.columns)
-            for slot, frame in outputs.frames.items()
-        }
-        return replace(outputs, frames=frames)
 
 
 def request_values(adata: AnnData, request: Values) -> pd.DataFrame:
