@@ -40,8 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             run_demo(options.data, options.out, n_jobs=options.jobs, seed=options.seed)
         else:
+            from stpredict.core._settings import settings
             from stpredict.demo._bench_align import run_bench_align
 
+            settings.progress = False  # the bars of a hundred fits would bury the table
             run_bench_align(
                 options.data, options.out,
                 images=options.images, genes=options.genes, objectives=options.objectives, batches=options.batches,

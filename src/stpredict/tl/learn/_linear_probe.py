@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from stpredict.core._settings import settings
 from stpredict.core._validate import check_choice
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
@@ -159,7 +158,7 @@ def linear_probe(
             (found,) = run_folds(
                 view, view, {label: task}, [fold], request, keys,
                 allow_leakage=allow_leakage, device=resolve_device("cpu"), seed=seed,
-                progress=settings.progress,
+                progress=False,
             )  # fmt: skip
             results.append(replace(found, number=number))
     slots = {label: f"{key_added}_{name}" for label, name in distinct(given).items()}
