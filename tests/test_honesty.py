@@ -25,10 +25,10 @@ MODELS = {
     **{
         name: {
             "model": name,
-            "training": {"max_epochs": 3, "patience": 0, "learning_rate": 3e-3},
+            "training": {"max_epochs": n_epochs, "patience": 0, "learning_rate": 3e-3},
             "hyperparameters": "small",
         }
-        for name in ("triplex", "bg_triplex", "dkan")
+        for name, n_epochs in (("triplex", 3), ("bg_triplex", 3), ("dkan", 8))
     },
 }
 

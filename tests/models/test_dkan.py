@@ -21,7 +21,7 @@ from stpredict.training._data import WholeSections
 
 COUNTS = {"her2st": 265_916_345, "cscc": 228_150_377, "stnet": 278_513_993}
 WIDE = dict.fromkeys(("neighbors", "section_features", "gene_table"), 1024)
-D, SEEN, UNSEEN, SIDE = 8, 80, 400, 8
+D, SEEN, UNSEEN, SIDE = 8, 48, 384, 8
 TINY = {
     "dim": 8, "heads": (2, 2, 2), "gene_heads": (2, 2, 2), "depth": (1, 1, 1), "dropout": (0.3, 0.3, 0.3), "n_pairs": 16,
 }  # fmt: skip
@@ -282,7 +282,7 @@ def trained() -> dict[tuple[int, str], tuple[Predictor, ArraySet, np.ndarray, np
         for name, table in (("true", true), ("permuted", true[derangement(len(true), seed)])):
             train = data.take(data.section < 3)
             train = replace(train, target=train.target[:, :SEEN], genes=panel(table[:SEEN]))
-            config = {"max_epochs": 14, "patience": 0, "learning_rate": 3e-3, "batch_size": 32}
+            config = {"max_epochs": 12, "patience": 0, "learning_rate": 3e-3, "batch_size": 32}
             fit = fit_arrays(
                 "dkan", train, hyperparameters="small", config=train_config("dkan").updated(config), seed=seed
             )

@@ -169,6 +169,13 @@ def test_networks_read_them() -> None:
     )
     stp.tl.predict(adata, model)
     assert np.isfinite(adata.obsm["predicted"]).all(axis=None)
+    patches = {"target": "patches", "patch_px": 32, "patch_um": TILE}
+    sizes = stp.models.get_model("triplex").options("small") | patches
+    quick = {"max_epochs": 1, "patience": 0}
+    first = (adata.obs["sample"] == "a").to_numpy()
+    seen = stp.tl.fit(adata, "triplex", first, hyperparameters=sizes, training=quick, baselines=False)
+    stp.tl.predict(adata, seen)
+    assert np.isfinite(adata.obsm["predicted"]).all(axis=None)
     del adata.obsm[f"{KEY}_neighbors"]
     with pytest.raises(KeyError, match="run stp.pp.neighbor_features\\(adata, 'mine'\\)"):
         stp.tl.predict(adata, model)

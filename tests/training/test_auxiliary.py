@@ -81,9 +81,8 @@ def test_the_most_variable_genes_are_the_primary_ones() -> None:
 def test_logarithms_and_counts_are_ranked_by_what_their_level_does_not_explain() -> None:
     rng = np.random.default_rng(0)
     rate = np.tile(np.linspace(5, 30, 200), (300, 1))
-    rate[:, 100] *= np.exp(
-        rng.normal(size=300) - 0.5
-    )  # not more of it, but more here than there; the last ones vary most
+    # Not more of it, but more here than there; the last ones vary most.
+    rate[:, 100] *= np.exp(rng.normal(size=300) - 0.5)
     counts = rng.poisson(rate).astype(np.float32)
     section = np.zeros(300, dtype=int)
     logs = ExpressionTarget(names(200), {"method": "log1p"})

@@ -104,7 +104,8 @@ def test_within_sections_the_units_are_those_of_the_training_side() -> None:
 
 
 def test_what_a_network_sees_of_a_spot_is_as_wide_as_the_square(squares: ad.AnnData) -> None:
-    task = SimpleNamespace(needs=get_model("triplex").reads(), slots=["X_toy"])
+    info = get_model("triplex")
+    task = SimpleNamespace(needs=info.reads(), slots=["X_toy"], info=info, options="small")
     assert reach_um(squares, task) is None  # nobody said how many tiles there are
     squares.uns["stpredict"]["X_toy_neighbors"]["grid"] = 5
     assert reach_um(squares, task) == 500

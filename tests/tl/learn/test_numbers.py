@@ -30,10 +30,10 @@ def train_mask(adata: Any) -> np.ndarray:
     return (adata.obs["patient"] != "p2").to_numpy()
 
 
-def fitted(adata: Any, model: str) -> Any:
+def fitted(adata: Any, model: str, **options: Any) -> Any:
     if model == "hist":
         stp.pp.grid(adata)
-    return stp.tl.fit(adata, model, train_mask(adata), baselines=False, **QUICK.get(model, {}))
+    return stp.tl.fit(adata, model, train_mask(adata), baselines=False, **QUICK.get(model, {}), **options)
 
 
 def predicted(adata: Any, model: Any) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_a_feature_far_from_its_training_is_warned_about(toy) -> None:
     column = 1 + 1e-3 * np.random.default_rng(1).normal(size=72)
     toy.obsm["X_toy"] = np.column_stack([toy.obsm["X_toy"], column]).astype(np.float32)
     for model in ("ridge", "mlp"):
-        network = fitted(toy, model)
+        network = fitted(toy, model, features={"scaling": "global"})  # within its section it would be one of many
         test = toy[~train_mask(toy)].copy()
         predicted(test, network)
         test.obsm["X_toy"][3:5, -1] = 1e5
@@ -97,7 +97,9 @@ def test_a_feature_far_from_its_training_is_warned_about(toy) -> None:
             stp.tl.predict(test, network)
     toy.obsm["X_toy"][-1, -1] = 1e5
     with pytest.warns(UserWarning, match="'ridge' predicts 1 of 24"):
-        stp.tl.cross_validate(toy, ["ridge"], metrics=["pearson"], baselines=False, ceiling=False)
+        stp.tl.cross_validate(
+            toy, ["ridge"], features={"scaling": "global"}, metrics=["pearson"], baselines=False, ceiling=False
+        )
 
 
 def test_predictions_that_are_no_numbers_are_refused(toy, frozen) -> None:

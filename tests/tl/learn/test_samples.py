@@ -178,6 +178,16 @@ def test_cross_validation_scores_the_samples_of_the_folds(toy: ad.AnnData) -> No
     assert "predicted_ridge_samples" not in toy.obsm
 
 
+@pytest.mark.parametrize("options", [{"n_samples": -1}, {"n_samples": 1.5}, {"metrics": ["crps"]}])
+def test_cross_validation_without_samples_is_refused_before_any_work(
+    toy: ad.AnnData, frozen: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    before = frozen(toy)
+    with pytest.raises(ValueError, match="expected (n_samples to be|samples for the metrics crps; found n_samples=0)"):
+        stp.tl.cross_validate(toy, "stem", **options)
+    assert frozen(toy) == before
+
+
 # Bounds
 
 

@@ -13,6 +13,7 @@ from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key, distinct
 from stpredict.slots._marks import sections_record
+from stpredict.tl.judge._distribution import DISTRIBUTION
 from stpredict.tl.judge._evaluate import DEFAULT_METRICS, KNOWN_METRICS, evaluate
 from stpredict.tl.judge._habits import check_habits
 from stpredict.tl.judge._segmentation import segmentation
@@ -163,6 +164,7 @@ def cross_validate(
     check_patients(adata, sample_key, patient_key)
     for metric in metrics:
         check_choice(metric, KNOWN_METRICS, "metrics")
+    _check_samples(n_samples, metrics)
     habits = check_habits(habits)
     request = parse_target(adata, target)
     reader = slots_for(request)
@@ -205,7 +207,8 @@ def cross_validate(
         )  # fmt: skip
         if null is not None:
             own = [result for result in results if result.label == next(iter(tasks))]
-            scoring = {"metrics": metrics, "ceiling": ceiling, "habits": habits, "sample_key": sample_key, **where}
+            plain = [name for name in metrics if name not in DISTRIBUTION]  # of redrawn counts nobody draws samples
+            scoring = {"metrics": plain, "ceiling": ceiling, "habits": habits, "sample_key": sample_key, **where}
             leaky = adata.obs[Key.leaky(next(iter(slots.values())))]
             beside = null_scores(
                 adata, null, folds, own, leaky, keys, device=resolve_device(device), seed=seed, scoring=scoring
@@ -215,6 +218,14 @@ def cross_validate(
         table = _judge(data, slots, request, sample_key, where)
     table.attrs["keys"] = slots
     return table
+
+
+def _check_samples(n_samples: int, metrics: Sequence[str]) -> None:
+    """Raise before any work where there will be no samples to score, or their number is none."""
+    if isinstance(n_samples, bool) or n_samples < 0 or int(n_samples) != n_samples:
+        raise ValueError(f"expected n_samples to be a whole number of at least 0; found {n_samples!r}")
+    if metrics and set(metrics) <= set(DISTRIBUTION) and not n_samples:
+        raise ValueError(f"expected samples for the metrics {', '.join(metrics)}; found n_samples=0; pass n_samples=20")
 
 
 def _judge(

@@ -119,12 +119,12 @@ def dispersion(values: np.ndarray, section: np.ndarray) -> np.ndarray:
     from anndata import AnnData
 
     obs = pd.DataFrame({"section": pd.Categorical(section.astype(str))}, index=np.arange(len(values)).astype(str))
+    table = AnnData(values, obs=obs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # genes that were never seen
-        found = sc.pp.highly_variable_genes(
-            AnnData(values, obs=obs), flavor="seurat", batch_key="section", inplace=False
-        )
-    score = found["dispersions_norm"].to_numpy(dtype=np.float64)
+        found = sc.pp.highly_variable_genes(table, flavor="seurat", batch_key="section", inplace=False)
+    # By name: without a number of genes scanpy returns them in the order of the alphabet.
+    score = found.loc[table.var_names, "dispersions_norm"].to_numpy(dtype=np.float64)
     return np.where(np.isfinite(score), score, -np.inf)
 
 
