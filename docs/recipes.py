@@ -29,6 +29,8 @@ PUBLISHED = {
     "version 1, 30 in its argument parser), of which that with the highest correlation on the scored fold is kept",
     "bleep": "AdamW 1e-3, weight decay 1e-3, batch 256, 4 epochs, the best one on a fifth of the spots drawn at random; "
     "turns and mirror images; starts from ImageNet",
+    "hescape": "AdamW 1e-5, weight decay 0.01, cosine after a warm-up of 782 steps, 20,000 to 40,000 steps of 64 tiles on each "
+    "device, clipped at 5; patience 5 with a smallest gain of 0.01; image encoders frozen, or with LoRA",
     "mclstexp": "Adam 1e-4, weight decay 1e-3, 128 shuffled spots a step, no dropout in the projection heads, 90 epochs, the "
     "last one kept; turns by any angle, mirror images and jittered colors; starts from ImageNet",
     "convnext": "AdamW with betas 0.9 and 0.95, weight decay 0.05 (not on offsets), cosine down to 1e-5, dropped paths 0.4, "

@@ -1,4 +1,4 @@
-"""Command line: `python -m stpredict demo`."""
+"""Command line: `python -m stpredict demo` and `python -m stpredict bench align`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     demo.add_argument("--jobs", type=int, default=2, help="processes for the cross-validation")
     demo.add_argument("--seed", type=int, default=0)
+    bench = commands.add_parser("bench", help="benchmarks that print a table")
+    benches = bench.add_subparsers(dest="bench", required=True)
+    align = benches.add_parser("align", help="alignment of images and expression: recall, probes, mixing of patients")
+    align.add_argument(
+        "--data", type=Path, help="folder in the her2st layout, or an .h5ad file; synthetic sections when left out"
+    )
+    align.add_argument("--out", type=Path, default=Path("stpredict-align"), help="folder for the tables")
+    align.add_argument("--images", nargs="+", default=["color-texture"], help="encoders, or slots of obsm")
+    align.add_argument("--genes", nargs="+", default=["mlp", "pca"], help="mlp, pca, or slots of obsm")
+    align.add_argument("--objectives", nargs="+", default=["clip", "siglip"], choices=["clip", "siglip"])
+    align.add_argument("--batches", nargs="+", default=["across", "within"], choices=["across", "within"])
+    align.add_argument("--scaling", choices=["section", "global"], help="scaling of features, see stp.tl.fit")
+    align.add_argument("--folds", type=int, help="folds of patients; pairs of patients, or one by one, when left out")
+    align.add_argument("--epochs", type=int, help="upper limit of epochs")
+    align.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        from stpredict.demo._demo import run_demo
+        if options.command == "demo":
+            from stpredict.demo._demo import run_demo
 
-        run_demo(options.data, options.out, n_jobs=options.jobs, seed=options.seed)
+            run_demo(options.data, options.out, n_jobs=options.jobs, seed=options.seed)
+        else:
+            from stpredict.core._settings import settings
+            from stpredict.demo._bench_align import run_bench_align
+
+            settings.progress = False  # the bars of a hundred fits would bury the table
+            run_bench_align(
+                options.data, options.out,
+                images=options.images, genes=options.genes, objectives=options.objectives, batches=options.batches,
+                scaling=options.scaling, n_folds=options.folds, max_epochs=options.epochs, seed=options.seed,
+            )  # fmt: skip
     except (FileNotFoundError, KeyError, ValueError) as error:
         parser.exit(1, f"stpredict: {error.args[0] if error.args else error}\n")
     return 0

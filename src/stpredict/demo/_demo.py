@@ -65,7 +65,7 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     from stpredict.demo._report import write_report
 
     started = time.perf_counter()
-    adata = _read(data, out, seed)
+    adata = read_sections(data, out, seed)
     print(
         f"{adata.n_obs} spots of {adata.obs['sample'].nunique()} sections and {adata.obs['patient'].nunique()} patients"
     )
@@ -135,7 +135,8 @@ def _what_kinds_add(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _read(data: Path | None, out: Path, seed: int) -> AnnData:
+def read_sections(data: Path | None, out: Path, seed: int) -> AnnData:
+    """Real sections that have an image, or synthetic ones."""
     import stpredict as stp
 
     if data is None:

@@ -1,5 +1,6 @@
 """Scores on arrays: truth and prediction in, one value per gene out."""
 
+from stpredict.metrics._batch_mixing import batch_mixing, batch_variance
 from stpredict.metrics._benjamini_hochberg import benjamini_hochberg
 from stpredict.metrics._bootstrap import bootstrap_mean
 from stpredict.metrics._concordance import concordance
@@ -16,9 +17,11 @@ from stpredict.metrics._pearson import pearson, pearson_p
 from stpredict.metrics._pearson_residuals import pearson_residuals
 from stpredict.metrics._pearson_with_background import pearson_with_background
 from stpredict.metrics._rasterize import rasterize
+from stpredict.metrics._recall_at_k import recall_at_k
 from stpredict.metrics._relative_variance_distance import relative_variance_distance
 from stpredict.metrics._residual_ceiling import residual_ceiling
 from stpredict.metrics._rmse import rmse, rmse_iqr
+from stpredict.metrics._robustness_index import robustness_index
 from stpredict.metrics._segmentation import segmentation
 from stpredict.metrics._spearman import spearman
 from stpredict.metrics._ssim import ssim
@@ -27,6 +30,8 @@ from stpredict.metrics._variance_ratio import variance_ratio
 from stpredict.metrics._williams_t import williams_t
 
 __all__ = [
+    "batch_mixing",
+    "batch_variance",
     "benjamini_hochberg",
     "bootstrap_mean",
     "concordance",
@@ -47,10 +52,12 @@ __all__ = [
     "pearson_residuals",
     "pearson_with_background",
     "rasterize",
+    "recall_at_k",
     "relative_variance_distance",
     "residual_ceiling",
     "rmse",
     "rmse_iqr",
+    "robustness_index",
     "sample_quantiles",
     "segmentation",
     "spearman",

@@ -152,6 +152,11 @@ class Key:
         return f"{key}_pca"
 
     @staticmethod
+    def embedded(key: str, side: str) -> str:
+        """Embeddings of the images or of the genes in their common space: `"{key}_image"`, `"{key}_genes"`."""
+        return f"{key}_{side}"
+
+    @staticmethod
     def colors(key: str) -> str:
         """Entry of `uns` with a color per category of a column of `obs`, as scanpy has it."""
         return f"{key}_colors"

@@ -4,6 +4,7 @@ from stpredict.tl.biology._cnv import cnv
 from stpredict.tl.biology._domains import domains
 from stpredict.tl.explain._attribution import attribution
 from stpredict.tl.explain._predictability import predictability
+from stpredict.tl.judge._batch_mixing import batch_mixing
 from stpredict.tl.judge._cluster_agreement import cluster_agreement
 from stpredict.tl.judge._compare_to_st import compare_to_st
 from stpredict.tl.judge._conformal import conformal
@@ -14,22 +15,30 @@ from stpredict.tl.judge._evaluate import evaluate
 from stpredict.tl.judge._noise_ceiling import noise_ceiling
 from stpredict.tl.judge._pseudobulk import pseudobulk
 from stpredict.tl.judge._pseudobulk_agreement import pseudobulk_agreement
+from stpredict.tl.judge._recall_at_k import recall_at_k
+from stpredict.tl.judge._robustness import robustness
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._summarize import summarize
 from stpredict.tl.judge._survival import survival
 from stpredict.tl.judge._well_predicted import well_predicted
+from stpredict.tl.learn._align import align
 from stpredict.tl.learn._cross_validate import cross_validate
+from stpredict.tl.learn._embed import embed
 from stpredict.tl.learn._fit import fit
 from stpredict.tl.learn._fit_folds import fit_folds
+from stpredict.tl.learn._linear_probe import linear_probe
 from stpredict.tl.learn._predict import predict
 from stpredict.tl.learn._retrieval_bank import retrieval_bank
+from stpredict.tl.outcomes._donor_probe import donor_probe
 from stpredict.tl.outcomes._fit_outcome import fit_outcome
 from stpredict.tl.outcomes._predict_outcome import predict_outcome
 from stpredict.tl.outcomes._result import OutcomeResult
 
 __all__ = [
     "OutcomeResult",
+    "align",
     "attribution",
+    "batch_mixing",
     "cluster_agreement",
     "cnv",
     "compare_to_st",
@@ -38,18 +47,23 @@ __all__ = [
     "de_overlap",
     "domain_agreement",
     "domains",
+    "donor_probe",
+    "embed",
     "emd",
     "evaluate",
     "fit",
     "fit_folds",
     "fit_outcome",
+    "linear_probe",
     "noise_ceiling",
     "predict",
     "predict_outcome",
     "predictability",
     "pseudobulk",
     "pseudobulk_agreement",
+    "recall_at_k",
     "retrieval_bank",
+    "robustness",
     "segmentation",
     "summarize",
     "survival",

@@ -16,7 +16,9 @@ from stpredict.models import INPUTS, Batch, Panel, Predictor, Sections, Summary
 from stpredict.training.targets import Target
 from stpredict.training.targets._expression import moments, scales
 
-Draws = Literal["rows", "sections", "section_rows"]
+Draws = Literal["rows", "sections", "section_rows", "patient_rows"]
+#: What all rows of a batch have in common.
+_APART = {"section_rows": "section", "patient_rows": "patient"}
 #: Inputs that every batch holds where they are known: places do not depend on the network.
 _ALWAYS = frozenset({"positions"})
 
@@ -313,8 +315,8 @@ class Loader:
     data
         The rows.
     draws
-        `"rows"`: shuffled rows; `"sections"`: whole sections; `"section_rows"`: shuffled rows, each batch of one
-        section.
+        `"rows"`: shuffled rows; `"sections"`: whole sections; `"section_rows"`, `"patient_rows"`: shuffled rows, each
+        batch of one section or one patient.
     batch_size
         Rows, or sections, per batch.
     needs
@@ -343,7 +345,7 @@ class Loader:
         if not self.shuffle:
             return row_groups(self.data, self.draws, self.batch_size)
         rng = np.random.default_rng([self.seed, self.epoch])
-        if self.draws == "section_rows":
+        if self.draws in _APART:
             groups = row_groups(self.data, self.draws, self.batch_size, rng.permutation(len(self.data)))
             return [groups[i] for i in rng.permutation(len(groups))]
         if self.draws == "rows":
@@ -358,8 +360,9 @@ class Loader:
             yield self.data.batch(index, self.needs)
 
     def __len__(self) -> int:
-        if self.draws == "section_rows":
-            return int((-(-np.unique(self.data.section, return_counts=True)[1] // self.batch_size)).sum())
+        if self.draws in _APART:
+            codes = getattr(self.data, _APART[self.draws])
+            return int((-(-np.unique(codes, return_counts=True)[1] // self.batch_size)).sum())
         n = len(self.data) if self.draws == "rows" else len(np.unique(self.data.section))
         return -(-n // self.batch_size)
 
@@ -371,15 +374,15 @@ def loader_for(network: Predictor, data: ArraySet, batch_size: int, **options: A
 
 
 def row_groups(data: ArraySet, draws: Draws, batch_size: int, order: np.ndarray | None = None) -> list[np.ndarray]:
-    """Rows of each batch, in order: `batch_size` of them, of one section or of any, or those of `batch_size` sections.
+    """Rows of each batch, in order: `batch_size` of them, of any or of one section or patient, or whole sections.
 
-    `order` (n,) is that of the rows within their sections, for batches of one section.
+    `order` (n,) is that of the rows within their sections or patients, for batches of one.
     """
-    if draws == "section_rows":
+    if draws in _APART:
         order = np.arange(len(data)) if order is None else order
-        groups = []
-        for code in np.unique(data.section):
-            rows = order[data.section[order] == code]
+        groups, codes = [], getattr(data, _APART[draws])
+        for code in np.unique(codes):
+            rows = order[codes[order] == code]
             # As many rows in each, so that no step sees a few only.
             groups += np.array_split(rows, -(-len(rows) // batch_size))
         return groups

@@ -26,7 +26,8 @@ class TrainingFacts:
     pretraining_patients
         Patients that the weights it started from were trained on; `"unknown"` where nobody said.
     feature_patients
-        `"unknown"` where nobody wrote down how the features were made: they may come from the expression to be predicted.
+        Patients whose expression had a part in the features, as where images were aligned with it; `"unknown"` where nobody
+        wrote down how the features were made: they may come from the expression to be predicted.
     table_patients
         Other patients whose expression had a part in the table of genes; `"unknown"` among them where that was not recorded.
     content

@@ -60,8 +60,9 @@ class Predictor(nn.Module):
     """
 
     needs: frozenset[str] = frozenset({"features"})
-    #: What a step is made of: shuffled observations, shuffled observations of one section, or whole sections.
-    draws: ClassVar[Literal["rows", "section_rows", "sections"]] = "rows"
+    #: What a step is made of: shuffled observations, shuffled observations of one section or one patient, or whole sections.
+    #: Networks whose configuration chooses say it of themselves.
+    draws: Literal["rows", "section_rows", "patient_rows", "sections"] = "rows"
     #: Whether a step may hold several sections, `batch_size` of them; otherwise it holds one.
     several_sections: ClassVar[bool] = True
     #: Observations, or sections, of a step without gradients.
@@ -72,6 +73,8 @@ class Predictor(nn.Module):
     samples: ClassVar[bool] = False
     #: Whether it compares expression, and can predict nothing else.
     only_expression: ClassVar[bool] = False
+    #: Whether it can compare other values of an observation in place of its expression.
+    compares_values: ClassVar[bool] = False
     #: Whether its loss is one of every gene, that of its target, so that some genes may count for more than others.
     weighs_genes: ClassVar[bool] = True
     #: Departures from the default training configuration, see :class:`stpredict.training.TrainConfig`.

@@ -102,14 +102,34 @@ class RetrievalPredictor(Predictor):
     key_length: Tensor
 
     def __init__(self, config: Any, shape: Shape) -> None:
-        check_choice(config.image_encoder, IMAGE_ENCODERS, "image_encoder")
         check_choice(config.weighting, WEIGHTINGS, "weighting")
-        for name in ("k", "n_embedding", "chunk"):
+        for name in ("k", "n_embedding"):
             check_positive(getattr(config, name), name)
-        self.temperature = _TEMPERATURE[config.normalize] if config.temperature is None else config.temperature
-        check_positive(self.temperature, "temperature")
+        if config.temperature is not None:
+            check_positive(config.temperature, "temperature")
         super().__init__(config, shape)
-        self.body = None
+        self.body: DenseNet121 | ResNet50 | None = None
+        self.make_image_side(shape)
+        self.bank = Bank(config.n_embedding, shape.n_outputs)
+        self.register_buffer("key_length", torch.zeros(0))
+        self.shrinkage = Shrinkage(shape.n_outputs)
+
+    @property
+    def unit_length(self) -> bool:
+        """Whether embeddings have length 1."""
+        return bool(self.config.normalize)
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """What products of embeddings are divided by."""
+        given = self.config.temperature
+        return _TEMPERATURE[self.unit_length] if given is None else given
+
+    def make_image_side(self, shape: Shape) -> None:
+        """Build what `embed_images` needs: an image encoder, or a layer that standardizes features, and a projection head."""
+        config = self.config
+        check_choice(config.image_encoder, IMAGE_ENCODERS, "image_encoder")
+        check_positive(config.chunk, "chunk")
         if config.image_encoder == "features":
             width = shape.width("features")
             self.standardize = Standardize(width)
@@ -117,9 +137,6 @@ class RetrievalPredictor(Predictor):
             self.body = _BODIES[config.image_encoder]()
             width = self.body.n_outputs
         self.image_projection = ProjectionHead(width, config.n_embedding, config.dropout)
-        self.bank = Bank(config.n_embedding, shape.n_outputs)
-        self.register_buffer("key_length", torch.zeros(0))
-        self.shrinkage = Shrinkage(shape.n_outputs)
 
     @classmethod
     def reads(cls, config: Any) -> frozenset[str]:
@@ -132,7 +149,7 @@ class RetrievalPredictor(Predictor):
 
     def load_initial_weights(self) -> None:
         """Start the image encoder from `config.weights`."""
-        if self.config.weights is not None and self.body is not None:
+        if self.body is not None and self.config.weights is not None:
             self.body.load_imagenet(self.config.weights)
 
     def forward(self, batch: Batch) -> Prediction:
@@ -235,7 +252,7 @@ class RetrievalPredictor(Predictor):
         self.bank.patient = patient
 
     def _finished(self, embedded: Tensor) -> Tensor:
-        return F.normalize(embedded, dim=1) if self.config.normalize else embedded
+        return F.normalize(embedded, dim=1) if self.unit_length else embedded
 
     def _embed_patches(self, patches: Tensor) -> Tensor:
         assert self.body is not None
@@ -287,13 +304,13 @@ class RetrievalPredictor(Predictor):
         affinity = torch.zeros_like(found, dtype=image.dtype)  # logarithm of the weight
         if self.config.weighting != "mean":
             keys = self.bank.keys[index]
-            if not self.config.normalize:
+            if not self.unit_length:
                 keys = keys * self.key_length[index].unsqueeze(2)
             if self.config.weighting == "similarity":
                 affinity = torch.einsum("nd,nkd->nk", image, keys) / self.temperature
             else:
                 apart = keys - image.unsqueeze(1)
-                square = apart.square().sum(dim=2) if self.config.normalize else apart.abs().sum(dim=2).square()
+                square = apart.square().sum(dim=2) if self.unit_length else apart.abs().sum(dim=2).square()
                 affinity = -square.clamp_min(_SMALLEST).log()
         return affinity.masked_fill(~found, -torch.inf).softmax(dim=1)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._marks import UNKNOWN
+from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
 from stpredict.tl.learn.inputs._gene_table import NAME as GENE_TABLE
@@ -56,7 +57,7 @@ class Task:
     init
         Model to start from.
     feature_patients
-        `"unknown"` where nobody wrote down how the features were made.
+        Patients whose expression had a part in the features; `"unknown"` where nobody wrote down how they were made.
     table_made
         How the table of genes was made.
     """
@@ -125,7 +126,8 @@ def make_task(
             f"expected a network that is trained in steps for this target; found {info.name!r}; take one of "
             "stp.models.list_models(), or, for numbers (scores, fractions, proteins), target=stp.targets.Values(…)"
         )
-    if info.cls.only_expression and not reader.of_genes:
+    compared = reader.of_genes or (info.cls.compares_values and reader.quantities)
+    if info.cls.only_expression and not compared:
         raise ValueError(
             f"expected genes as the target of {info.name!r}, which compares the expression of spots with their pictures; found "
             f"{reader.kind.replace('_', '-')}; take another of stp.models.list_models()"
@@ -211,7 +213,9 @@ def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequenc
 
 
 def _origin(adata: AnnData, slots: Sequence[str]) -> list[str]:
-    return [UNKNOWN] if unrecorded(adata, slots) else []
+    """Patients whose expression had a part in features, as where these were aligned with it."""
+    seen = {str(name) for slot in slots for name in (read_record(adata, slot) or {}).get("patients_seen", [])}
+    return sorted(seen | ({UNKNOWN} if unrecorded(adata, slots) else set()))
 
 
 def fit_task(
