@@ -51,6 +51,7 @@ def everything() -> ArraySet:
         labeled=np.arange(N) != 2,
         whole=WholeSections(np.arange(M) // 3, np.arange(N), whole),
         genes=Panel(("a", "b", "c"), {"gene_table": rng.normal(size=(GENES, 4)).astype(np.float32)}),
+        n_primary=2,
         identity=np.arange(N) * 10,
     )
 
@@ -115,6 +116,7 @@ FIELDS: dict[str, list[Callable[[ArraySet], ArraySet]]] = {
     ],
     "genes": [lambda d: replace(d, genes=Panel()), renamed],
     "identity": [lambda d: replace(d, identity=altered(d.identity)), lambda d: replace(d, identity=None)],
+    "n_primary": [lambda d: replace(d, n_primary=1), lambda d: replace(d, n_primary=None)],
 }
 CHANGES = [(f"{name} {i}", change) for name, changes in FIELDS.items() for i, change in enumerate(changes)]
 
@@ -200,14 +202,21 @@ OTHER_SETTINGS = {
     "max_epochs": 7, "batch_size": 7, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5, "momentum": 0.5,
     "schedule": "cosine", "final_learning_rate": 1e-3, "step_epochs": 7, "step_factor": 0.5, "patience": 7, "min_delta": 0.5, "validation_fraction": 0.5, "monitor": "correlation",
     "loss_tolerance": 0.25, "refit": False, "gradient_clip": 0.5, "precision": "32-true", "device": "cpu",
+    "auxiliary": "all",
+}  # fmt: skip
+#: What means something with auxiliary genes alone, and is no setting without them.
+WITH_AUXILIARY = {
+    "n_primary": 3, "primary": ["g1"], "gene_loss": "pearson", "mask_temperature": 0.5, "cut_start": 0.25,
+    "cut_learning_rate": 0.5, "cut_pairs": 3, "cut_steps": 3, "cut_gradient": "unrolled",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(TrainConfig)])
 def test_any_setting_changes_the_digest_but_the_device(name: str) -> None:
-    changed = CONFIG.updated({name: OTHER_SETTINGS[name]})
-    assert changed != CONFIG
-    assert (digest(everything(), config=changed) == digest(everything())) == (name == "device")
+    config = CONFIG.updated({"auxiliary": "dkgsb"}) if name in WITH_AUXILIARY else CONFIG
+    changed = config.updated({name: (OTHER_SETTINGS | WITH_AUXILIARY)[name]})
+    assert changed != config
+    assert (digest(everything(), config=changed) == digest(everything(), config=config)) == (name == "device")
 
 
 def test_network_hyperparameters_seed_and_start_change_the_digest() -> None:

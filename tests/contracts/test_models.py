@@ -264,7 +264,8 @@ def test_auxiliary_genes_weigh_the_loss_or_are_refused(model):
     names = tuple(f"g{i}" for i in range(GENES))
     data = replace(toy(model), kind=ExpressionTarget(names, {"method": "layer", "layer": "toy"}))
     config = default_config(model).updated({"max_epochs": 2, "patience": 0, "cut_pairs": 1, "mask_temperature": 0.3})
-    config = config.updated({"auxiliary": "dkgsb", "primary": names[:2], "batch_size": 8})
+    # Steps that move the loss by more than its rounding.
+    config = config.updated({"auxiliary": "dkgsb", "primary": names[:2], "batch_size": 8, "learning_rate": 1e-3})
     options = {"hyperparameters": hyperparameters(model), "config": config}
     data = with_primary(data, config)
     if not get_model(model).cls.weighs_genes:

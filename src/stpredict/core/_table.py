@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-_WIDEST = 48  # letters of a text
+_WIDEST = 44  # letters of a text
 
 
 class Table(pd.DataFrame):

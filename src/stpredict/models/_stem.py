@@ -93,7 +93,6 @@ class Stem(Predictor):
     """
 
     only_expression = True
-    weighs_genes = False  # genes of a spot are told from each other
     samples = True
     weighs_genes = False  # the loss of one gene reads the noisy values of all others
     monitors = ("loss",)
