@@ -126,7 +126,7 @@ EPOCHS = {
     "hggep": 40,
     "hist2st": 30,
     "histogene": 20,
-    "stem": 80,
+    "stem": 150,
     "stnet": 10,
     "thitogene": 30,
     "triplex": 15,

@@ -60,7 +60,8 @@ def test_the_published_network_has_its_parameters() -> None:
 
 def test_the_published_recipe() -> None:
     config = stp.models.get_model("stem").configure("paper")
-    assert (config.residual, config.standardize, config.warm_average) == (False, False, False)
+    assert (config.learns, config.shrink) == ("noise", False)
+    assert (config.standardize, config.warm_average) == (False, False)
     assert (config.scale, config.vlb_t0, config.spacing, config.n_samples) == ("none", "image", "1000", 20)
     training = train_config("stem", hyperparameters="paper")
     assert (training.learning_rate, training.weight_decay, training.batch_size, training.max_epochs) == (
@@ -79,7 +80,7 @@ def test_a_new_network_finds_no_noise() -> None:
     found = network.net(torch.randn(7, 5), torch.randint(100, (7,)), torch.randn(7, 16))
     assert found.shape == (7, 5, 2)
     assert not found.any()
-    untouched = build("stem", 5, {"features": 3}, hyperparameters=TINY | {"residual": False}, seed=0).train()
+    untouched = build("stem", 5, {"features": 3}, hyperparameters=TINY | {"learns": "noise"}, seed=0).train()
     torch.manual_seed(0)
     parts = untouched.step(batch_of(torch.randn(500, 3), target=torch.randn(500, 5)), Stage())
     assert abs(parts["noise"].item() - 1) < 0.1
@@ -88,7 +89,7 @@ def test_a_new_network_finds_no_noise() -> None:
 @pytest.mark.parametrize(("time", "total", "bound"), [(0, 2.38, 1.39), (1, 1.63, 0.63), (10, 1.11, 0.11), (100, 1.0, 0), (999, 1.0, 0)])  # fmt: skip
 def test_loss_of_a_new_published_network_by_step(time: int, total: float, bound: float) -> None:
     """Of log2 counts a quarter of which are 0: the likelihood of pixels has another value for 0 than for all others."""
-    options = {"vlb_t0": "image", "residual": False, "hidden": 8, "depth": 1, "heads": 1}
+    options = {"vlb_t0": "image", "learns": "noise", "hidden": 8, "depth": 1, "heads": 1}
     network = build("stem", 100, {"features": 3}, hyperparameters=options, seed=0).train()
     generator = torch.Generator().manual_seed(0)
     values = torch.log2(1 + torch.poisson(torch.full((400, 100), 1.43), generator=generator))
@@ -180,7 +181,9 @@ def test_spacings_that_are_none_are_refused(spacing: str) -> None:
         build("stem", 3, {"features": 2}, hyperparameters={"spacing": spacing})
 
 
-@pytest.mark.parametrize(("name", "value"), [("scale", "log"), ("vlb_t0", "poisson"), ("heads", 5)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("scale", "log"), ("learns", "values"), ("vlb_t0", "poisson"), ("heads", 5)]
+)
 def test_settings_that_are_none_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"expected .*{name}"):
         build("stem", 3, {"features": 2}, hyperparameters={name: value})
@@ -426,3 +429,27 @@ def test_few_steps_predict_what_all_steps_predict(learned: Any, record_property:
     for found in some.values():
         assert abs(found - whole) < 0.02
     assert abs(implicit - drawn) < 0.02
+
+
+def test_the_mean_is_shrunk_by_what_held_out_rows_say_and_samples_are_not() -> None:
+    """Genes that features say nothing of: a mean of samples is their noise."""
+    rng = np.random.default_rng(0)
+    data = ArraySet(
+        section=np.repeat(np.arange(4), 40),
+        patient=np.repeat(np.arange(4), 40),
+        inputs={"features": rng.normal(size=(160, 3)).astype(np.float32)},
+        target=rng.normal(size=(160, 6)).astype(np.float32),
+    )
+    means = {}
+    for shrink in (True, False):
+        config = train_config("stem").updated({"max_epochs": 2, "patience": 2, "batch_size": 40})
+        fit = fit_arrays("stem", data, hyperparameters=TINY | {"shrink": shrink}, config=config)
+        found = predict_arrays(fit.network, data, n_samples=20)
+        means[shrink] = found.mean
+        facts = fit.network.facts()
+        np.testing.assert_allclose(found.samples.mean(axis=1).std(axis=0), 20**-0.5, rtol=0.35)
+    assert facts == {}
+    assert 1 - np.mean((data.target - means[False]) ** 2) / np.mean(data.target**2) < -0.03
+    assert abs(1 - np.mean((data.target - means[True]) ** 2) / np.mean(data.target**2)) < 0.01
+    for gene in range(6):  # the order of the rows stays
+        assert np.corrcoef(means[True][:, gene], means[False][:, gene])[0, 1] > 0.99

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,6 +18,7 @@ from stpredict.models.base._shape import Shape
 from stpredict.models.nn._diffusion import Diffusion, VlbT0, kept_steps
 from stpredict.models.nn._gene_transformer import Average, GeneTransformer, small_normal, xavier
 from stpredict.models.nn._keyed_noise import keyed_normal, mixed
+from stpredict.models.nn._shrinkage import Shrinkage
 from stpredict.models.nn._standardize import Standardize
 
 _HELD = 2**26  # values of the widest layer that sampling holds at a time: 256 MB
@@ -40,10 +42,14 @@ class StemConfig:
     scale
         `"gene"`: targets in units of each gene's training mean and standard deviation, which the schedule of noise is
         made for. `"none"`: as they are, as published.
-    residual
-        Whether the network learns what departs from the noise in a standard normal value, its share of the variance. A new
-        network then draws each gene from its training mean and spread; otherwise, as published, it finds no noise, and samples
-        end hundreds of standard deviations away until most of the training is over.
+    learns
+        `"velocity"`: the network learns where values go from signal to noise :cite:p:`salimans2022`, with the same weight at
+        every step. A new network then draws each gene from its training mean and spread, and what features say of the mean is
+        learned early. `"noise"`, as published, finds no noise at first: samples end hundreds of standard deviations away
+        until most of the training is over.
+    shrink
+        Pull the mean of samples towards the training mean, gene by gene, by as much as held-out observations say: a mean of
+        few samples holds their noise. Samples stay as they are drawn, and so does the mean where nothing was held out.
     vlb_t0
         What the variance of the last step is learned from: `"gaussian"`, the likelihood of a normal density; `"none"`,
         nothing; `"image"`, as published, the likelihood of pixels, which means nothing for expression.
@@ -62,7 +68,8 @@ class StemConfig:
     spacing: str = "50"
     n_samples: int = 20
     scale: Literal["gene", "none"] = "gene"
-    residual: bool = True
+    learns: Literal["velocity", "noise"] = "velocity"
+    shrink: bool = True
     vlb_t0: VlbT0 = "gaussian"
     standardize: bool = True
     average: float = 0.9999
@@ -70,6 +77,7 @@ class StemConfig:
 
     def __post_init__(self) -> None:
         check_choice(self.scale, ("gene", "none"), "scale")
+        check_choice(self.learns, ("velocity", "noise"), "learns")
         check_choice(self.vlb_t0, ("gaussian", "image", "none"), "vlb_t0")
         kept_steps(self.n_steps, self.spacing)
         if self.hidden % self.heads:
@@ -96,7 +104,8 @@ class Stem(Predictor):
     samples = True
     weighs_genes = False  # the loss of one gene reads the noisy values of all others
     monitors = ("loss",)
-    own_tensors = (*HEAD, "net.gene", "average.gene")
+    own_tensors = (*HEAD, "net.gene", "average.gene", "shrinkage.")
+    calibrated = ("shrinkage.",)
     training_defaults = {
         "max_epochs": 400,
         "batch_size": 256,
@@ -108,7 +117,8 @@ class Stem(Predictor):
     paper = Preset(
         {
             "scale": "none",
-            "residual": False,
+            "learns": "noise",
+            "shrink": False,
             "vlb_t0": "image",
             "standardize": False,
             "warm_average": False,
@@ -130,6 +140,7 @@ class Stem(Predictor):
         self.average = Average(self.net, config.average, warm=config.warm_average)
         self.average_condition = Average(self.condition, config.average, warm=config.warm_average)
         self.diffusion = Diffusion(config.n_steps)
+        self.shrinkage = Shrinkage(shape.n_outputs)
 
     def prepare(self, summary: Summary) -> None:
         """Take the statistics of the training set, and start the average at the weights."""
@@ -147,10 +158,7 @@ class Stem(Predictor):
         if self.training:
             self.average.update(self.net)
             self.average_condition.update(self.condition)
-        measured = batch.outputs()
-        if measured is None:
-            raise ValueError("expected the expression of genes to learn from; found none in the batch")
-        values = (measured - self.target_mean) / self.target_std
+        values = (_expression(batch) - self.target_mean) / self.target_std
         time = torch.randint(len(self.diffusion), (len(batch),), device=values.device)
         return self.losses(values, batch["features"], time, torch.randn_like(values))
 
@@ -158,9 +166,12 @@ class Stem(Predictor):
         """Parts of the loss, mean over observations, of scaled values (n, n_genes) at steps (n,) with noise (n, n_genes)."""
         noisy = self.diffusion.noisy(values, time, drawn)
         noise, between = self.found(noisy, time, self.told(features)).unbind(dim=-1)
-        squares = (noise - drawn).square().mean()
+        apart = noise - drawn
+        if self.config.learns == "velocity":
+            apart = apart / self.diffusion.signal[time][:, None]
+        squares = apart.square().mean()
         bound = self.diffusion.bound(values, noisy, time, noise.detach(), between, self.config.vlb_t0).mean()
-        return {"total": squares + bound, "noise": squares, "bound": bound}
+        return {"total": squares + bound, self.config.learns: squares, "bound": bound}
 
     def told(self, features: Tensor) -> Tensor:
         """Condition (n, hidden) of features (n, d)."""
@@ -171,10 +182,11 @@ class Stem(Predictor):
         """Noise and place of the variance between its bounds (n, n_genes, 2); by the average weights after training."""
         inputs = (noisy, time, told)
         found = (self.net(*inputs) if self.training else self.average.call(self.net, *inputs)).float()
-        if not self.config.residual:
+        if self.config.learns == "noise":
             return found
-        noise, between = found.unbind(dim=-1)
-        return torch.stack([noise + self.diffusion.noise[time][:, None] * noisy, between], dim=-1)
+        velocity, between = found.unbind(dim=-1)
+        signal, noise = (part[time][:, None] for part in (self.diffusion.signal, self.diffusion.noise))
+        return torch.stack([signal * velocity + noise * noisy, between], dim=-1)
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch by samples of the seed 0."""
@@ -185,7 +197,20 @@ class Stem(Predictor):
         seed = 0 if generator is None else generator.initial_seed()
         drawn = self.sample(batch["features"], n_samples or self.config.n_samples, seed=seed, identity=batch.identity)
         found = Prediction.of_samples(drawn)
-        return found if n_samples else Prediction(found.mean, std=found.std)
+        mean = self.shrinkage(found.mean) if self.shrinkage.known else found.mean
+        return replace(found, mean=mean, samples=found.samples if n_samples else None)
+
+    def calibrate(self, batches: Iterable[Batch], held_out: Iterable[Batch]) -> None:
+        """Compare the mean of samples of held-out observations with their expression."""
+        if not self.config.shrink:
+            return
+        values = torch.cat([_expression(batch) for batch in batches])
+        self.shrinkage.center = values.mean(dim=0)
+        self.shrinkage.fit(((self.predict(b).mean, _expression(b), b.section) for b in held_out), "held-out")
+
+    def facts(self) -> dict[str, Any]:
+        """Which observations the slopes are of, and quartiles of them over genes."""
+        return self.shrinkage.facts()
 
     def sample(
         self,
@@ -238,3 +263,10 @@ class Stem(Predictor):
             return keyed_normal(mixed(keys, number), self.n_outputs)
 
         return diffusion.sample(network, noise)
+
+
+def _expression(batch: Batch) -> Tensor:
+    measured = batch.outputs()
+    if measured is None:
+        raise ValueError("expected the expression of genes to learn from; found none in the batch")
+    return measured

@@ -212,12 +212,7 @@ class RetrievalPredictor(Predictor):
 
     def facts(self) -> dict[str, Any]:
         """Which spots the slopes are of, and quartiles of them over genes."""
-        if not self.config.shrink:
-            return {}
-        quartiles = torch.quantile(self.shrinkage.slope.double(), torch.tensor([0.25, 0.5, 0.75]).double())
-        return {
-            "shrinkage": {"fitted_on": self.shrinkage.fitted_on, "quartiles": [round(q, 3) for q in quartiles.tolist()]}
-        }
+        return self.shrinkage.facts() if self.config.shrink else {}
 
     def make_room(self, state: Mapping[str, Tensor]) -> None:
         """Size the bank like that of a saved state."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,24 +40,39 @@ class Shrinkage(nn.Module):
 
     center: Tensor
     slope: Tensor
+    held_out: Tensor
 
     def __init__(self, n_genes: int) -> None:
         super().__init__()
         self.register_buffer("center", torch.zeros(n_genes))
         self.register_buffer("slope", torch.zeros(n_genes))
-        self.fitted_on = ""
+        self.register_buffer("held_out", torch.tensor(False))
 
     @property
     def known(self) -> bool:
         """Whether there are slopes."""
         return bool(self.slope.gt(0).all())
 
+    @property
+    def fitted_on(self) -> str:
+        """Which spots the slopes are of."""
+        return "held-out" if self.held_out else "training" if self.known else ""
+
     def forward(self, mean: Tensor, center: Tensor | None = None) -> Tensor:
         """Shrink predictions (n, n_genes), towards another center (n, n_genes) where one is given."""
         center = self.center if center is None else center
         return center + self.slope * (mean - center)
 
-    def fit(self, pairs: Iterable[tuple[Tensor, Tensor, Tensor]], fitted_on: str) -> None:
+    def facts(self) -> dict[str, Any]:
+        """Which spots the slopes are of, and quartiles of them over genes; nothing while they are unknown."""
+        if not self.known:
+            return {}
+        quartiles = torch.quantile(
+            self.slope.double(), torch.tensor([0.25, 0.5, 0.75], device=self.slope.device).double()
+        )
+        return {"shrinkage": {"fitted_on": self.fitted_on, "quartiles": [round(q, 3) for q in quartiles.tolist()]}}
+
+    def fit(self, pairs: Iterable[tuple[Tensor, Tensor, Tensor]], fitted_on: Literal["held-out", "training"]) -> None:
         """Take the slopes of the truth on the predictions, both less their means in each section.
 
         Parameters
@@ -85,7 +101,7 @@ class Shrinkage(nn.Module):
         variance = torch.where((own > 0) & (noise > 0) & (free > 0), noise / (own * free), torch.inf)
         slope = shared / own.where(own > 0, 1.0)
         self.slope.copy_(pooled(slope, variance).clamp(SMALLEST, 1.0))
-        self.fitted_on = fitted_on
+        self.held_out.fill_(fitted_on == "held-out")
 
 
 def pooled(slope: Tensor, variance: Tensor) -> Tensor:
