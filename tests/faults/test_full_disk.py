@@ -52,7 +52,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_features_and_patches_are_returned(cohort: ad.AnnData, empty_cache: Path) -> None:
     wanted = np.array(cohort.obsm["X_color-texture"])
     with full() as said:
-        stp.pp.image_features(cohort)
+        stp.pp.image_features(cohort, context=(1,))
         table = stp.pp.patches(cohort, 112, 16)
     np.testing.assert_array_equal(cohort.obsm["X_color-texture"], wanted)
     assert set(table["path"]) == {""}
