@@ -62,7 +62,7 @@ def test_features_are_those_of_the_section_the_tiles_were_cut_from(tmp_path: Pat
     tiles = from_tiles(folder, microns_per_pixel=2.0, batch_size=4)
     section = ad.AnnData(obs=pd.DataFrame({"sample": "slide"}, index=[str(i) for i in range(6)]))
     section.obsm["spatial"] = np.array(corners) + SIDE / 2
-    stp.pp.image_features(section, image=image, microns_per_pixel=2.0, cache=False)
+    stp.pp.image_features(section, image=image, microns_per_pixel=2.0, context=(1,), cache=False)
     np.testing.assert_allclose(tiles.obsm["X_color-texture"], section.obsm["X_color-texture"], rtol=1e-5, atol=1e-5)
     theirs, ours = (read_record(a, "X_color-texture") for a in (section, tiles))
     assert {**theirs, "microns_per_pixel": 0} == {**ours, "microns_per_pixel": 0}

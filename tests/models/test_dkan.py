@@ -327,6 +327,7 @@ def test_the_whole_way(toy: ad.AnnData) -> None:
     rng = np.random.default_rng(0)
     toy.obsm["X_toy_neighbors"] = rng.normal(size=(72, 25, 4)).astype(np.float32)
     toy.obsm["X_toy_neighbor_mask"] = np.ones((72, 25), dtype=bool)
+    toy.uns["stpredict"]["X_toy_neighbors"] = {"encoder": "toy"}
     train = (toy.obs["patient"] != "p2").to_numpy()
     options: dict[str, Any] = {"hyperparameters": "small", "training": {"max_epochs": 2}}
     model = stp.tl.fit(toy, "dkan", train, target=["G0", "G1", "G2", "G3"], baselines=False, **options)

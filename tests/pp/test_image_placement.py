@@ -44,7 +44,7 @@ def container(pixels: np.ndarray, transformation: object, system: str = "S", **o
 
 
 def features(sdata: object, tile_um: float = 56, **options: object) -> np.ndarray:
-    stp.pp.image_features(sdata, tile_um=tile_um, cache=False, **options)
+    stp.pp.image_features(sdata, tile_um=tile_um, context=(1,), cache=False, **options)
     return sdata["table"].obsm[KEY]
 
 
@@ -122,7 +122,7 @@ def test_a_box_query_of_a_pyramid(expected):
         target_coordinate_system="S",
     )  # fmt: skip
     adata = whole["table"]
-    stp.pp.image_features(adata, image={"S": part}, tile_um=56, cache=False)
+    stp.pp.image_features(adata, image={"S": part}, tile_um=56, context=(1,), cache=False)
     np.testing.assert_allclose(adata.obsm[KEY], expected, atol=1e-5)
 
 
