@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from time import perf_counter
@@ -60,7 +61,11 @@ RETRIEVAL = [f"{name}{how}" for name in ("bleep", "mclstexp") for how in ("", AS
 FIRST = ("mean", "ridge", "mlp", "hist", "egn", *RETRIEVAL)  # in the order of what they cost: features
 LAST = ("color", "histogene", "hist2st", "thitogene", "hggep", "stnet")  # pixels
 FEW_EPOCHS = {"stnet": 2}
-PREPARED = {"features", "patches", "positions", "cell", "counts", "size_factor"}  # inputs
+PREPARED = {  # inputs
+    "features", "patches", "positions", "cell", "counts", "size_factor",
+    "neighbors", "neighbor_mask", "section_features", "section_cell", "gene_table",
+}  # fmt: skip
+DRAWN = {"edges", "nuclei", "boundary_mask"}  # on simulated sections alone: drawings of 25 tiles take their time
 NULL_SCORES = ("pearson", "pearson_residual", "deviance_explained")
 
 
@@ -147,22 +152,29 @@ def null_scores(
 
 
 def every_model(
-    adata: AnnData, panel: list[str], epochs: int, minutes: float, out: Path
+    adata: AnnData, panel: list[str], epochs: int, minutes: float, out: Path, *, only: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Scores of all models on null genes of simulated and of real sections, and the lines there was no time to begin."""
+    """Scores of all models, or of some, on null genes of simulated and of real sections, and the lines there was no time to begin."""
     needs = stp.models.list_models()["needs"].str.split(", ")
-    known = [name for name, inputs in needs.items() if set(inputs) - {""} <= PREPARED]
+    known = [name for name, inputs in needs.items() if set(inputs) - {""} <= PREPARED | DRAWN]
     names = [*FIRST, *sorted(set(known) - {*FIRST, *LAST}), *LAST]
+    names = [name for name in names if not only or name.removesuffix(AS_FOUND) in only]
     made = redrawn(stp.datasets.synthetic_cohort(), 0)
     stp.pp.image_features(made)
-    stp.pp.grid(made)
-    stp.pp.grid(adata)
+    stp.pp.nuclei(made)
+    stp.pp.boundary_features(made)
+    for data, slot in ((made, "color-texture"), (adata, f"color-texture-{WIDE}")):
+        stp.pp.grid(data)
+        stp.pp.neighbor_features(data, key_added=slot)
+        stp.pp.gene_table(data, "random", n_components=16)
     cohorts = {
         "synthetic cohort": (made, list(made.var_names), "color-texture"),
         "her2st": (redrawn(adata, 0), panel, {"slot": f"color-texture-{WIDE}", "scaling": "section"}),
     }
     rows, left, start = {}, [], perf_counter()
     for name, data, target in product(names, cohorts, ("Pearson residuals", "log1p, all genes")):
+        if data == "her2st" and DRAWN & set(needs[name.removesuffix(AS_FOUND)]):
+            continue
         null, genes, features = cohorts[data]
         path = out / f"model-{data}-{name}-{target}-{epochs}.csv"
         if not path.is_file() and perf_counter() - start > 60 * minutes:
@@ -220,15 +232,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--figure", type=Path, help="draw the first table into this file")
     parser.add_argument("--genes", type=int, help="the first so many of the panel, to see that everything runs")
-    parser.add_argument("--models", action="store_true", help="every regression model on null genes, and nothing else")
+    parser.add_argument(
+        "--models", nargs="*", help="only these models on null genes, every regression model if none is named"
+    )
     parser.add_argument("--epochs", type=int, default=10, help="of the networks of --models")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no line of --models later than that")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     stp.settings.progress = False
     panel = (args.data.parent / "published" / "her2st_785_genes.txt").read_text().split()[: args.genes]
-    if args.models:
-        table, left = every_model(read(args.data), panel, args.epochs, args.minutes, args.out)
+    if args.models is not None:
+        table, left = every_model(read(args.data), panel, args.epochs, args.minutes, args.out, only=args.models)
         print(f"null genes, at most {args.epochs} epochs, patients apart\n{table.round(4).to_string()}")
         print(f"not run: {', '.join(left) or 'none'}")
         return
