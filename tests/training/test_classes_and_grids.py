@@ -7,8 +7,9 @@ import torch
 
 from stpredict.models.nn._heads import class_probabilities, classification_loss, one_hot
 from stpredict.training import ArraySet, Loader, fit_arrays, train_config
-from stpredict.training._data import row_groups, summarize
+from stpredict.training._data import summarize
 from stpredict.training._fit_arrays import _digest
+from stpredict.training._loader import row_groups
 from stpredict.training.targets import ClassTarget
 
 

@@ -14,8 +14,9 @@ from torch import nn
 from torch.func import functional_call
 
 from stpredict.core._device import seed_torch
-from stpredict.training._data import ArraySet, loader_for
+from stpredict.training._data import ArraySet
 from stpredict.training._gene_weights import Weighted, soft_mask
+from stpredict.training._loader import loader_for
 
 if TYPE_CHECKING:
     from torch import Tensor

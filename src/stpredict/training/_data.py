@@ -1,10 +1,10 @@
-"""The training set as arrays, and the loader that turns it into batches."""
+"""The training set as arrays."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -12,13 +12,10 @@ import numpy as np
 import torch
 
 from stpredict.core._derangement import derangement
-from stpredict.models import INPUTS, Batch, Panel, Predictor, Sections, Summary
+from stpredict.models import INPUTS, Batch, Panel, Sections, Summary
 from stpredict.training.targets import Target
 from stpredict.training.targets._expression import moments, scales
 
-Draws = Literal["rows", "sections", "section_rows", "patient_rows"]
-#: What all rows of a batch have in common.
-_APART = {"section_rows": "section", "patient_rows": "patient"}
 #: Inputs that every batch holds where they are known: places do not depend on the network.
 _ALWAYS = frozenset({"positions"})
 
@@ -305,96 +302,6 @@ def fingerprint(values: Any) -> str:
         values = values[np.arange(len(values))]
     array = np.ascontiguousarray(values)
     return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()
-
-
-class Loader:
-    """Batches of an :class:`ArraySet`: some rows, or some whole sections, at a time.
-
-    Parameters
-    ----------
-    data
-        The rows.
-    draws
-        `"rows"`: shuffled rows; `"sections"`: whole sections; `"section_rows"`, `"patient_rows"`: shuffled rows, each
-        batch of one section or one patient.
-    batch_size
-        Rows, or sections, per batch.
-    needs
-        Inputs to fill.
-    shuffle
-        Whether every epoch has an order of its own.
-    seed
-        Random seed for the order, which depends on nothing else, so that it is the same on any machine.
-    """
-
-    def __init__(
-        self,
-        data: ArraySet,
-        draws: Draws = "rows",
-        *,
-        batch_size: int = 256,
-        needs: frozenset[str] | None = None,
-        shuffle: bool = False,
-        seed: int = 0,
-    ) -> None:
-        self.data, self.draws, self.batch_size, self.needs, self.shuffle = data, draws, batch_size, needs, shuffle
-        self.seed = seed
-        self.epoch = 0
-
-    def _groups(self) -> Sequence[np.ndarray]:
-        if not self.shuffle:
-            return row_groups(self.data, self.draws, self.batch_size)
-        rng = np.random.default_rng([self.seed, self.epoch])
-        if self.draws in _APART:
-            groups = row_groups(self.data, self.draws, self.batch_size, rng.permutation(len(self.data)))
-            return [groups[i] for i in rng.permutation(len(groups))]
-        if self.draws == "rows":
-            order = rng.permutation(len(self.data))
-            return [order[rows] for rows in row_groups(self.data, self.draws, self.batch_size)]
-        return _whole_sections(self.data, rng.permutation(np.unique(self.data.section)), self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        groups = self._groups()
-        self.epoch += 1
-        for index in groups:
-            yield self.data.batch(index, self.needs)
-
-    def __len__(self) -> int:
-        if self.draws in _APART:
-            codes = getattr(self.data, _APART[self.draws])
-            return int((-(-np.unique(codes, return_counts=True)[1] // self.batch_size)).sum())
-        n = len(self.data) if self.draws == "rows" else len(np.unique(self.data.section))
-        return -(-n // self.batch_size)
-
-
-def loader_for(network: Predictor, data: ArraySet, batch_size: int, **options: Any) -> Loader:
-    """Batches as a network draws them; one section at a time where it takes no more."""
-    size = 1 if network.draws == "sections" and not network.several_sections else batch_size
-    return Loader(data, network.draws, batch_size=size, needs=network.needs, **options)
-
-
-def row_groups(data: ArraySet, draws: Draws, batch_size: int, order: np.ndarray | None = None) -> list[np.ndarray]:
-    """Rows of each batch, in order: `batch_size` of them, of any or of one section or patient, or whole sections.
-
-    `order` (n,) is that of the rows within their sections or patients, for batches of one.
-    """
-    if draws in _APART:
-        order = np.arange(len(data)) if order is None else order
-        groups, codes = [], getattr(data, _APART[draws])
-        for code in np.unique(codes):
-            rows = order[codes[order] == code]
-            # As many rows in each, so that no step sees a few only.
-            groups += np.array_split(rows, -(-len(rows) // batch_size))
-        return groups
-    if draws == "rows":
-        rows = np.arange(len(data))
-        return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    return _whole_sections(data, np.unique(data.section), batch_size)
-
-
-def _whole_sections(data: ArraySet, sections: np.ndarray, per_batch: int) -> list[np.ndarray]:
-    starts = range(0, len(sections), per_batch)
-    return [np.flatnonzero(np.isin(data.section, sections[start : start + per_batch])) for start in starts]
 
 
 def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -> Summary:

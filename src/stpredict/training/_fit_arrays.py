@@ -21,7 +21,8 @@ from stpredict.models import Batch, Panel, Predictor, build, get_model
 from stpredict.models.base._registry import Hyperparameters
 from stpredict.training._auxiliary import AuxiliaryTraining, check_weighs_genes
 from stpredict.training._config import TrainConfig
-from stpredict.training._data import ArraySet, row_groups, summarize
+from stpredict.training._data import ArraySet, summarize
+from stpredict.training._loader import row_groups
 from stpredict.training._validation import inner_sides
 
 if TYPE_CHECKING:

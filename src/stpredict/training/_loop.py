@@ -20,8 +20,9 @@ from stpredict.core._progress import Epoch, tell
 from stpredict.models import Batch, Prediction, Predictor, Stage
 from stpredict.training._checkpoints import CheckpointFile, LastCheckpoint
 from stpredict.training._config import TrainConfig
-from stpredict.training._data import ArraySet, Loader, loader_for
+from stpredict.training._data import ArraySet
 from stpredict.training._gene_weights import Weighted
+from stpredict.training._loader import Loader, loader_for
 from stpredict.training._two_phase import TwoPhaseRule
 from stpredict.training.targets._expression import mean_correlation
 
