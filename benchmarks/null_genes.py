@@ -61,11 +61,9 @@ RETRIEVAL = [f"{name}{how}" for name in ("bleep", "mclstexp") for how in ("", AS
 FIRST = ("mean", "ridge", "mlp", "hist", "egn", *RETRIEVAL)  # in the order of what they cost: features
 LAST = ("color", "histogene", "hist2st", "thitogene", "hggep", "stnet")  # pixels
 FEW_EPOCHS = {"stnet": 2}
-PREPARED = {  # inputs
-    "features", "patches", "positions", "cell", "counts", "size_factor",
-    "neighbors", "neighbor_mask", "section_features", "section_cell", "gene_table",
-}  # fmt: skip
-DRAWN = {"edges", "nuclei", "boundary_mask"}  # on simulated sections alone: drawings of 25 tiles take their time
+SQUARES = {"neighbors", "neighbor_mask", "section_features", "section_cell"}
+AROUND = "color-statistics"  # of 25 tiles around every spot: six numbers of each
+PREPARED = {"features", "patches", "positions", "cell", "counts", "size_factor", "gene_table", *SQUARES}  # inputs
 NULL_SCORES = ("pearson", "pearson_residual", "deviance_explained")
 
 
@@ -156,26 +154,25 @@ def every_model(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Scores of all models, or of some, on null genes of simulated and of real sections, and the lines there was no time to begin."""
     needs = stp.models.list_models()["needs"].str.split(", ")
-    known = [name for name, inputs in needs.items() if set(inputs) - {""} <= PREPARED | DRAWN]
+    known = [name for name, inputs in needs.items() if set(inputs) - {""} <= PREPARED]
     names = [*FIRST, *sorted(set(known) - {*FIRST, *LAST}), *LAST]
     names = [name for name in names if not only or name.removesuffix(AS_FOUND) in only]
     made = redrawn(stp.datasets.synthetic_cohort(), 0)
     stp.pp.image_features(made)
-    stp.pp.nuclei(made)
-    stp.pp.boundary_features(made)
-    for data, slot in ((made, "color-texture"), (adata, f"color-texture-{WIDE}")):
+    for data in (made, adata):
         stp.pp.grid(data)
-        stp.pp.neighbor_features(data, key_added=slot)
         stp.pp.gene_table(data, "random", n_components=16)
+        stp.pp.image_features(data, AROUND)
+        stp.pp.neighbor_features(data, AROUND)
     cohorts = {
         "synthetic cohort": (made, list(made.var_names), "color-texture"),
         "her2st": (redrawn(adata, 0), panel, {"slot": f"color-texture-{WIDE}", "scaling": "section"}),
     }
     rows, left, start = {}, [], perf_counter()
     for name, data, target in product(names, cohorts, ("Pearson residuals", "log1p, all genes")):
-        if data == "her2st" and DRAWN & set(needs[name.removesuffix(AS_FOUND)]):
-            continue
         null, genes, features = cohorts[data]
+        if SQUARES & set(needs[name.removesuffix(AS_FOUND)]):
+            features = AROUND
         path = out / f"model-{data}-{name}-{target}-{epochs}.csv"
         if not path.is_file() and perf_counter() - start > 60 * minutes:
             left.append(f"{name} ({data}, {target})")
