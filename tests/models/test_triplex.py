@@ -73,7 +73,9 @@ def correlation(predicted: Any, data: ArraySet) -> float:
 def test_published_configurations_have_the_published_sizes(preset: str) -> None:
     with torch.device("meta"):
         built = stp.models.build("triplex", hyperparameters=preset)
-    own = [name for name in built.state_dict() if not name.startswith(("target_mean", "target_std", "of_"))]
+    own = [
+        name for name in built.state_dict() if not name.startswith(("target_mean", "target_std", "of_", "shrinkage"))
+    ]
     assert (sum(p.numel() for p in built.parameters()), len(own)) == COUNTS[preset]
 
 
@@ -86,7 +88,7 @@ def test_parts_of_a_published_configuration() -> None:
         "fc_neighbor": 128_250, "fc_global": 128_250, "neighbor_linear": 0, "section_linear": 0,
     }  # fmt: skip
     found = {name: sum(p.numel() for p in part.parameters()) for name, part in built.named_children()}
-    assert {name: n for name, n in found.items() if not name.startswith("of_")} == parts
+    assert {name: n for name, n in found.items() if not name.startswith(("of_", "shrinkage"))} == parts
 
 
 def test_evaluation_twice_is_identical_and_training_is_not() -> None:
@@ -223,7 +225,7 @@ def test_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ).eval()
     theirs = {}
     for name, values in ours.state_dict().items():
-        if name.startswith(("target_mean", "target_std", "of_")):
+        if name.startswith(("target_mean", "target_std", "of_", "shrinkage")):
             continue
         if name.startswith("global_encoder") and name.endswith("to_qkv.weight"):
             packed = torch.empty_like(values)

@@ -96,7 +96,7 @@ class BGTriplex(Triplex):
         "shipped": Preset(
             {
                 "target": "patches", "dim": 512, "depth": (1, 5, 4), "heads": (4, 8, 4), "mlp": (4, 4, 4),
-                "dropout": (0.4, 0.3, 0.3), "detach_teacher": False, "standardize": False, "stain_jitter": 0.0,
+                "dropout": (0.4, 0.3, 0.3), "detach_teacher": False, "shrink": False, "standardize": False, "stain_jitter": 0.0,
                 "guide_keys": "single", "share_guide": True,
             },
             {

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from stpredict.core._validate import check_choice, check_positive
 from stpredict.models._triplex import Three, Triplex, TriplexConfig
 from stpredict.models.base._batch import Batch, Prediction, Summary
-from stpredict.models.base._predictor import Predictor, Stage
+from stpredict.models.base._predictor import Stage
 from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._retrieval import in_chunks
 from stpredict.models.base._shape import Panel, Shape
+from stpredict.models.base._shrinking import ShrinkingPredictor
 from stpredict.models.nn._attention import CrossEncoder
 from stpredict.models.nn._branches import projection
 from stpredict.models.nn._standardize import Standardize
@@ -127,7 +128,7 @@ _SIZES: Mapping[str, Any] = {
 _NAMES = ("depth", "gene_depth", "heads", "gene_heads", "mlp", "gene_mlp", "dropout", "temperature")
 #: What the published networks do otherwise than this one does by default.
 _AS_PUBLISHED: dict[str, Any] = {
-    "target": "patches", "dim": 1024, "keys": "single", "gene_dropout": (0.3, 0.3, 0.3), "detach_teacher": False, "contrast": 3.0,
+    "target": "patches", "dim": 1024, "keys": "single", "gene_dropout": (0.3, 0.3, 0.3), "detach_teacher": False, "shrink": False, "contrast": 3.0,
     "standardize": False, "stain_jitter": 0.0,
 }  # fmt: skip
 _WIDTHS = dict.fromkeys(("neighbors", "section_features", "gene_table"), 1024)
@@ -165,7 +166,7 @@ class DKAN(Triplex):
         "n_pairs": 128,
     }  # fmt: skip
     own_tensors = (
-        *Predictor.own_tensors, "fc_target.", "fc_neighbor.", "fc_global.", "exp_encoder.projection.", "table", "level",
+        *ShrinkingPredictor.own_tensors, "fc_target.", "fc_neighbor.", "fc_global.", "exp_encoder.projection.", "table", "level",
     )  # fmt: skip
 
     config: DKANConfig
@@ -248,7 +249,12 @@ class DKAN(Triplex):
         mean = torch.where(at < 0, mean, self.target_mean[at])
         std = torch.where(at < 0, log_std.exp(), self.target_std[at])
         values = self.answers(self.gene_rows(table), *hidden, self.fc_final_img).squeeze(2)
-        return Prediction(self._clamped(mean + std * values))
+        found = self._clamped(mean + std * values)
+        if not self.shrinkage.known:
+            return Prediction(found)
+        slope = torch.where(at < 0, self.shrinkage.slope.mean(), self.shrinkage.slope[at])
+        center = torch.where(at < 0, mean, self.shrinkage.center[at])
+        return Prediction(center + slope * (found - center))
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch; `extras` hold the predictions of the branches, and in training what was answered to genes."""

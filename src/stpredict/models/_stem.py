@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from stpredict.core._validate import check_choice
 from stpredict.models.base._batch import Batch, Prediction, Summary
-from stpredict.models.base._predictor import HEAD, Predictor, Stage
+from stpredict.models.base._predictor import Stage
 from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
+from stpredict.models.base._shrinking import ShrinkingPredictor
 from stpredict.models.nn._diffusion import Diffusion, VlbT0, kept_steps
 from stpredict.models.nn._gene_transformer import Average, GeneTransformer, small_normal, xavier
 from stpredict.models.nn._keyed_noise import keyed_normal, mixed
-from stpredict.models.nn._shrinkage import Shrinkage
 from stpredict.models.nn._standardize import Standardize
 
 _HELD = 2**26  # values of the widest layer that sampling holds at a time: 256 MB
@@ -91,7 +90,7 @@ class StemConfig:
     paper="zhu2025",
     license_of_reference="MIT",
 )
-class Stem(Predictor):
+class Stem(ShrinkingPredictor):
     """Noise of the genes of a spot, found by a transformer over genes that image features modulate.
 
     Training adds noise of a random step to the expression and asks for it; the variance of a step back is learned from the
@@ -104,8 +103,7 @@ class Stem(Predictor):
     samples = True
     weighs_genes = False  # the loss of one gene reads the noisy values of all others
     monitors = ("loss",)
-    own_tensors = (*HEAD, "net.gene", "average.gene", "shrinkage.")
-    calibrated = ("shrinkage.",)
+    own_tensors = (*ShrinkingPredictor.own_tensors, "net.gene", "average.gene")
     training_defaults = {
         "max_epochs": 400,
         "batch_size": 256,
@@ -140,7 +138,6 @@ class Stem(Predictor):
         self.average = Average(self.net, config.average, warm=config.warm_average)
         self.average_condition = Average(self.condition, config.average, warm=config.warm_average)
         self.diffusion = Diffusion(config.n_steps)
-        self.shrinkage = Shrinkage(shape.n_outputs)
 
     def prepare(self, summary: Summary) -> None:
         """Take the statistics of the training set, and start the average at the weights."""
@@ -196,21 +193,8 @@ class Stem(Predictor):
         """Mean and standard deviation of samples, and the samples where a number of them is asked for."""
         seed = 0 if generator is None else generator.initial_seed()
         drawn = self.sample(batch["features"], n_samples or self.config.n_samples, seed=seed, identity=batch.identity)
-        found = Prediction.of_samples(drawn)
-        mean = self.shrinkage(found.mean) if self.shrinkage.known else found.mean
-        return replace(found, mean=mean, samples=found.samples if n_samples else None)
-
-    def calibrate(self, batches: Iterable[Batch], held_out: Iterable[Batch]) -> None:
-        """Compare the mean of samples of held-out observations with their expression."""
-        if not self.config.shrink:
-            return
-        values = torch.cat([_expression(batch) for batch in batches])
-        self.shrinkage.center = values.mean(dim=0)
-        self.shrinkage.fit(((self.predict(b).mean, _expression(b), b.section) for b in held_out), "held-out")
-
-    def facts(self) -> dict[str, Any]:
-        """Which observations the slopes are of, and quartiles of them over genes."""
-        return self.shrinkage.facts()
+        found = self.shrunk(Prediction.of_samples(drawn))
+        return found if n_samples else replace(found, samples=None)
 
     def sample(
         self,

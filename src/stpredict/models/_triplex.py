@@ -8,16 +8,16 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from stpredict.core._validate import check_choice
 from stpredict.models.base._batch import Batch, Prediction, Summary
-from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._preset import Preset
 from stpredict.models.base._published import Published, Tree, count_layers, only, sizes_of
 from stpredict.models.base._registry import register
 from stpredict.models.base._retrieval import in_chunks
 from stpredict.models.base._shape import Shape
+from stpredict.models.base._shrinking import ShrinkingPredictor
 from stpredict.models.nn._augment import augmented, standardized
 from stpredict.models.nn._branches import (
     FusionEncoder,
@@ -56,6 +56,8 @@ class TriplexConfig:
         Share of the distillation in the loss of a branch: how far it is from the fused prediction.
     detach_teacher
         Whether distillation leaves the fused prediction as it is, instead of drawing it to the branches as well.
+    shrink
+        Pull predictions of expression towards the training mean, gene by gene, by as much as held-out observations say.
     residual
         Whether the convolution over the grid of the section adds to the tokens, instead of replacing them.
     standardize
@@ -82,6 +84,7 @@ class TriplexConfig:
     dropout: tuple[float, float, float] = (0.1, 0.1, 0.1)
     alpha: float = 0.3
     detach_teacher: bool = True
+    shrink: bool = True
     residual: bool = True
     standardize: bool = True
     clamp: bool = False
@@ -104,7 +107,7 @@ class TriplexConfig:
 
 #: What the published networks do otherwise than this one does by default.
 _AS_PUBLISHED: dict[str, Any] = {
-    "target": "patches", "detach_teacher": False, "residual": False, "standardize": False, "clamp": True,
+    "target": "patches", "detach_teacher": False, "shrink": False, "residual": False, "standardize": False, "clamp": True,
     "stain_jitter": 0.0,
 }  # fmt: skip
 _TRAINED: dict[str, Any] = {"learning_rate": 1e-4, "weight_decay": 1e-2, "patience": 20, "gradient_clip": 0.0}
@@ -173,7 +176,7 @@ def _unpacked(parts: list[Tensor], heads: int) -> Tensor:
     paper="chung2024",
     license_of_reference="none",
 )
-class Triplex(Predictor):
+class Triplex(ShrinkingPredictor):
     """Tokens of the spot's tile, of its 5 x 5 neighbors and of its section; a spot's token asks the other two.
 
     Every branch predicts the genes as well, from the mean of its tokens; these predictions are part of the loss only,
@@ -190,7 +193,7 @@ class Triplex(Predictor):
         "dim": 32, "depth": (1, 1, 1), "heads": (2, 2, 2), "mlp": (1, 1, 1), "dropout": (0.0, 0.0, 0.0),
         "patch_px": 32,
     }  # fmt: skip
-    own_tensors = (*Predictor.own_tensors, "fc_")
+    own_tensors: ClassVar[tuple[str, ...]] = (*ShrinkingPredictor.own_tensors, "fc_")
 
     config: TriplexConfig
 
@@ -264,6 +267,10 @@ class Triplex(Predictor):
         target = self.target_tokens(batch)
         neighbors = self.neighbor_encoder(self.neighbor_tokens(batch), mask)
         return self.read_out(target, neighbors, mask, self.section_tokens(batch))
+
+    def predict(self, batch: Batch, *, n_samples: int = 0, generator: Generator | None = None) -> Prediction:
+        """Predict a batch, as sure as held-out observations allow."""
+        return self.shrunk(self(batch))
 
     def read_out(self, target: Tensor, neighbors: Tensor, mask: Tensor, spot: Tensor) -> Prediction:
         """Fuse the tokens of the branches, and predict from each."""
