@@ -44,7 +44,7 @@ def container(pixels: np.ndarray, transformation: object, system: str = "S", **o
 
 
 def features(sdata: object, tile_um: float = 56, **options: object) -> np.ndarray:
-    stp.pp.image_features(sdata, tile_um=tile_um, context=(1,), cache=False, **options)
+    stp.pp.image_features(sdata, tile_um=tile_um, cache=False, **{"context": (1,)} | options)
     return sdata["table"].obsm[KEY]
 
 
