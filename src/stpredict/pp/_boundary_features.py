@@ -110,7 +110,7 @@ def boundary_features(
     from stpredict.pp._cache import FeatureCache
     from stpredict.pp._image_features import encoder_for
     from stpredict.pp._neighbor_features import check_grid
-    from stpredict.pp._squares import features_of_squares, squares_around
+    from stpredict.pp._squares import features_of_squares, record_of, squares_around
     from stpredict.pp._windows import sections_of
     from stpredict.slots._container import begin, get_table
     from stpredict.slots._nuclei import read_nuclei_of
@@ -155,20 +155,7 @@ def boundary_features(
         (Key.edges(key), edges, drawing), (Key.nuclei_drawn(key), filled, nuclei_key)
     ):  # fmt: skip
         adata.obsm[slot] = values
-        write_record(
-            adata,
-            slot,
-            {
-                "encoder": network.name,
-                "fingerprint": network.fingerprint,
-                "dim": network.dim,
-                "tile_um": width_um,
-                "tile_px": network.tile_px,
-                "grid": int(grid),
-                "drawing": what,
-                "microns_per_pixel": {section.name: section.microns_per_pixel for section in sections},
-            },
-        )
+        write_record(adata, slot, record_of(network, width_um, grid, sections) | {"drawing": what})
     return container if copy else None
 
 

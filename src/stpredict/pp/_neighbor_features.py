@@ -126,7 +126,7 @@ def neighbor_features(
     from stpredict.encoders._resize import warn_if_coarse
     from stpredict.pp._cache import FeatureCache
     from stpredict.pp._image_features import encoder_for
-    from stpredict.pp._squares import features_of_squares, squares_around
+    from stpredict.pp._squares import features_of_squares, record_of, squares_around
     from stpredict.pp._windows import sections_of
     from stpredict.slots._container import begin, get_table
     from stpredict.slots._provenance import write_record
@@ -163,14 +163,8 @@ def neighbor_features(
     write_record(
         adata,
         Key.neighbors(key),
-        {
-            "encoder": network.name,
-            "fingerprint": network.fingerprint,
-            "dim": network.dim,
-            "tile_um": width_um,
-            "tile_px": network.tile_px,
-            "grid": int(grid),
-            "microns_per_pixel": {section.name: section.microns_per_pixel for section in sections},
+        record_of(network, width_um, grid, sections)
+        | {
             "n_tiles": n_tiles,
             "masked": {section.name: int((~mask[section.rows]).sum()) for section in sections},
         },

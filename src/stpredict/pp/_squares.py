@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -142,3 +142,16 @@ def features_of_squares(
     if found:
         done(len(features))
     return features
+
+
+def record_of(network: Encoder, tile_um: float, grid: int, sections: Sequence[Section]) -> dict[str, Any]:
+    """What is written down of features of squares, whatever was encoded."""
+    return {
+        "encoder": network.name,
+        "fingerprint": network.fingerprint,
+        "dim": network.dim,
+        "tile_um": tile_um,
+        "tile_px": network.tile_px,
+        "grid": int(grid),
+        "microns_per_pixel": {section.name: section.microns_per_pixel for section in sections},
+    }

@@ -9,6 +9,7 @@ import numpy as np
 from stpredict.slots._checks import check_obsm
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._matrix import dense_matrix
+from stpredict.slots._rows import Rows, rows_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,6 +51,18 @@ def full_rows(adata: AnnData, key: str, rows: np.ndarray) -> tuple[np.ndarray, n
             f"expected finite values in obsm[{key!r}]; found none in the rows asked for; compute them first"
         )
     return rows[full], values
+
+
+def sampled_rows(
+    adata: AnnData, key: str, rows: np.ndarray, n: int, seed: int, *, sample_key: str, patient_key: str
+) -> tuple[Rows, np.ndarray]:
+    """Rows that hold values, at most `n` and as many of each section, and these values standardized (n, d)."""
+    index, values = full_rows(adata, key, rows)
+    mask = np.zeros(adata.n_obs, dtype=bool)
+    mask[index] = True
+    of = rows_of(adata, mask, sample_key=sample_key, patient_key=patient_key)
+    kept = spread_rows(of.sample, n, np.random.default_rng(seed))
+    return of.take(kept), standardized(values[kept])
 
 
 def standardized(values: np.ndarray) -> np.ndarray:

@@ -11,8 +11,7 @@ from stpredict.core._validate import check_positive
 from stpredict.slots._checks import as_mask
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
-from stpredict.slots._rows import rows_of
-from stpredict.slots._spread import full_rows, spread_rows, standardized
+from stpredict.slots._spread import sampled_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,14 +98,10 @@ def batch_mixing(
     check_positive(n_neighbors, "n_neighbors")
     check_positive(n_obs, "n_obs")
     names = [keys] if isinstance(keys, str) else list(keys)
+    wanted = np.flatnonzero(as_mask(adata, rows, "rows"))
     lines = []
     for key in names:
-        index, values = full_rows(adata, key, np.flatnonzero(as_mask(adata, rows, "rows")))
-        mask = np.zeros(adata.n_obs, dtype=bool)
-        mask[index] = True
-        of = rows_of(adata, mask, sample_key=sample_key, patient_key=patient_key)
-        kept = spread_rows(of.sample, n_obs, np.random.default_rng(seed))
-        of, values = of.take(kept), standardized(values[kept])
+        of, values = sampled_rows(adata, key, wanted, n_obs, seed, sample_key=sample_key, patient_key=patient_key)
         every = np.arange(len(of))
         per_patient = [every[of.person == code] for code in np.unique(of.person)]
         several = [part for part in per_patient if len(part) > 2 and len(np.unique(of.sample[part])) > 1]

@@ -12,8 +12,7 @@ from stpredict.core._validate import check_positive
 from stpredict.slots._checks import as_mask, check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
-from stpredict.slots._rows import rows_of
-from stpredict.slots._spread import full_rows, spread_rows, standardized
+from stpredict.slots._spread import sampled_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,12 +108,7 @@ def robustness(
         raise ValueError(f"expected at least 3 observations with a label in obs[{label_key!r}]; found {len(wanted)}")
     lines = []
     for key in [keys] if isinstance(keys, str) else list(keys):
-        index, values = full_rows(adata, key, wanted)
-        mask = np.zeros(adata.n_obs, dtype=bool)
-        mask[index] = True
-        of = rows_of(adata, mask, sample_key=sample_key, patient_key=patient_key)
-        kept = spread_rows(of.sample, n_obs, np.random.default_rng(seed))
-        of, values = of.take(kept), standardized(values[kept])
+        of, values = sampled_rows(adata, key, wanted, n_obs, seed, sample_key=sample_key, patient_key=patient_key)
         label = adata.obs[label_key].astype(str).to_numpy()[of.index]
         shuffled = values[np.random.default_rng(seed).permutation(len(values))]
         line: dict[str, Any] = {"key": key}
