@@ -357,3 +357,27 @@ def test_configurations_that_make_no_sense_are_refused(options: dict[str, Any], 
 def test_a_network_without_a_number_of_genes_names_the_presets_that_have_one() -> None:
     with pytest.raises(ValueError, match="expected n_outputs.*found none; of the presets of 'dkan' .*her2st"):
         stp.models.build("dkan", hyperparameters="small")
+
+
+def test_predictions_are_shrunk_by_held_out_rows_and_so_are_genes_never_seen() -> None:
+    """Genes that nothing tells about: what is predicted of them is noise, and is told to be small."""
+    data = sections_set(3)
+    noise = np.random.default_rng(1).normal(size=data.target.shape).astype(np.float32)
+    data.target = noise
+    built = network(data)
+    parts = [data.take(data.section < 2), data.take(data.section == 2)]
+    batches = [[part.batch(np.arange(len(part)), built.needs)] for part in parts]
+    with torch.no_grad():
+        before = built(batches[1][0]).mean
+        built.calibrate(*batches)
+        batch = batches[1][0]
+        after, hidden = built.predict(batch).mean, built.encode(batch)
+        center, slope = built.shrinkage.center, built.shrinkage.slope.clone()
+        assert slope.max() < 0.3  # the maps say nothing of what was held out
+        torch.testing.assert_close(center, torch.from_numpy(noise[data.section < 2].mean(axis=0)))
+        torch.testing.assert_close(after, center + slope * (before - center))
+        torch.testing.assert_close(built.decode(hidden, data.genes).mean, after)
+        strange = panel(np.random.default_rng(2).normal(size=(2, D)), first=50)
+        spread = built.decode(hidden, strange).mean.std(dim=0)
+        built.shrinkage.slope.zero_()  # as if nothing were known
+        torch.testing.assert_close(spread, slope.mean() * built.decode(hidden, strange).mean.std(dim=0))
