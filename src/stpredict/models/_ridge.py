@@ -31,7 +31,8 @@ class RidgeConfig:
     n_components
         Principal components of the standardized features that are kept (fewer when there are fewer).
     alphas
-        Penalties to choose from, in units of the number of training observations.
+        Penalties to choose from, in units of the number of training observations. The largest leave next to nothing of the
+        slopes, whatever the number of features: genes without any pattern are to be predicted by their mean.
     alpha
         A fixed penalty instead of the inner cross-validation.
     center
@@ -47,7 +48,10 @@ class RidgeConfig:
     """
 
     n_components: int = 256
-    alphas: Sequence[float] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+    alphas: Sequence[float] = (
+        *(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+        *(100.0, 300.0, 1000.0, 3000.0, 10000.0),
+    )
     alpha: float | None = None
     center: Literal["global", "section"] = "global"
     rank: int | None = None
