@@ -15,6 +15,7 @@ import stpredict as stp
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+from choosing import choosing  # noqa: E402
 from recipes import PUBLISHED, recipes  # noqa: E402
 
 project = "stpredict"
@@ -163,7 +164,7 @@ def write_tables(*_: Any) -> None:
     contents = {"encoders.md": _encoders(), "models.md": _models()}
     contents |= {"color_texture.md": _dimensions(stp.encoders.color_texture_names())}
     contents |= {"nuclei.md": _dimensions(stp.encoders.nuclei_names())}
-    contents |= {"networks.md": _networks(), "recipes.md": _table(recipes())}
+    contents |= {"networks.md": _networks(), "recipes.md": _table(recipes()), "choosing.md": _table(choosing())}
     contents |= {f"model_{name}.md": _hyperparameters(name) for name in stp.models.list_models().index}
     for name, text in contents.items():
         path = folder / name

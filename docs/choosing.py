@@ -1,0 +1,125 @@
+"""What each network needs and when to use it, for the table of networks to choose from."""
+
+from __future__ import annotations
+
+import stpredict as stp
+
+_COLUMNS = ("needs", "when", "beats the ridge here")
+
+#: What it takes to train, when to use it, and what the tables of the results say of it beside the ridge.
+CHOOSING = {
+    "mean": (
+        "1 section; no memory to speak of",
+        "always, as the line that every error has to beat",
+        "no: it is the floor",
+    ),
+    "color": (
+        "1 section, pictures; patches in memory",
+        "as the control of what staining alone predicts",
+        "no: .067 of .111 within a patient",
+    ),
+    "ridge": (
+        "1 section or 20 patients; twice the features",
+        "first, and as the bar for everything else",
+        "it is the bar",
+    ),
+    "mlp": (
+        "3 sections; features and targets",
+        "features of an encoder, many spots, seconds of time",
+        "no: .099 of .111 within a patient, between patients within what seeds differ by",
+    ),
+    "stnet": (
+        "10 sections and a GPU; patches in memory",
+        "no encoder is to be used, or its choice is in question",
+        "no, at the size that two cores train",
+    ),
+    "hist": (
+        "4 sections on a lattice; 2 GB for 128 × 128 spots and 64 channels",
+        "genes follow an arrangement wider than the view of the features",
+        "no: .106 of .111 within a patient",
+    ),
+    "hggep": (
+        "10 sections and a GPU; 9.4 GB for a section of 5,000 spots",
+        "to compare with its publications",
+        "no; below 0 between patients under log1p",
+    ),
+    "hist2st": ("10 sections and a GPU; quadratic in the spots of a section", "to compare with its publications", "no"),
+    "histogene": (
+        "10 sections and a GPU; quadratic in the spots of a section",
+        "to compare with its publications",
+        "no",
+    ),
+    "thitogene": (
+        "10 sections and a GPU; quadratic in the spots of a section",
+        "to compare with its publications",
+        "no",
+    ),
+    "egn": (
+        "2 patients, as it looks up spots of other ones",
+        "training tissue resembles the new one, spot for spot",
+        "on residuals .035 of .018 from C to B4, one seed; not within a patient; needs more than one patient from B4 to C",
+    ),
+    "bleep": (
+        "2 sections; the training expression is part of the model",
+        "profiles of real spots are wanted, not values gene by gene",
+        "no: .097 of .111 within a patient",
+    ),
+    "mclstexp": (
+        "2 sections; the training expression is part of the model",
+        "as `bleep`, where the neighbors of a spot matter",
+        "no: .100 of .111 within a patient",
+    ),
+    "hescape": (
+        "2 patients; the training expression is part of the model",
+        "to ask whether picture and expression find each other (`tl.align`)",
+        "alignment takes .000 to .014 of r from the ridge, and adds nothing",
+    ),
+    "triplex": (
+        "4 sections, 25 tiles around every spot; linear in the section",
+        "genes follow the ring of tiles around a spot",
+        "no: .014 and .017 of .011 and .009 between patients, about what seeds differ by",
+    ),
+    "bg_triplex": (
+        "as `triplex`, with drawings of edges and nuclei of every tile",
+        "genes change at boundaries between tissues",
+        "on simulated boundaries; no line on real sections yet",
+    ),
+    "dkan": (
+        "4 sections and a table of genes",
+        "genes that were never measured, through what is known of them",
+        "no: .008 and .011 of .011 and .009 between patients",
+    ),
+    "stem": (
+        "4 sections; 20 samples for each spot",
+        "the spread of a gene is asked for, or how genes go together, and not its mean alone",
+        "no line on real sections yet",
+    ),
+    "sequoia": (
+        "50 patients with bulk expression; 100 tokens a slide",
+        "slides without spots, and maps from them",
+        "no: .02 to .05 below it on simulated slides",
+    ),
+    "slide_transformer": ("as `sequoia`", "as the control of `sequoia`", "no: .02 to .06 below it on simulated slides"),
+    "he2rna": (
+        "50 patients with bulk expression; single tiles, no context",
+        "maps whose tiles do not see each other",
+        "no: .17 to .21 below it on simulated slides",
+    ),
+    "convnext": (
+        "50 patients with an outcome, maps of their slides",
+        "outcomes from maps",
+        "it predicts no expression",
+    ),
+}
+
+
+def choosing() -> dict[str, list[str]]:
+    """Columns of the table; an error names the networks that have no line."""
+    table = stp.models.list_models()
+    missing = sorted(set(table.index) - set(CHOOSING))
+    if missing:
+        raise KeyError(f"expected a line in docs/choosing.py for every network; missing {missing}")
+    return {
+        "model": [f"[`{name}`](#{name})" for name in CHOOSING],
+        "reads": [str(table.loc[name, "needs"]).replace("_", " ") or "nothing" for name in CHOOSING],
+    } | {column: [line[number] for line in CHOOSING.values()] for number, column in enumerate(_COLUMNS)}
