@@ -3,6 +3,7 @@
 from stpredict.pl._attribution import attribution
 from stpredict.pl._blocks import blocks
 from stpredict.pl._ceiling import ceiling
+from stpredict.pl._compare_models import compare_models
 from stpredict.pl._domains import domains
 from stpredict.pl._features import features
 from stpredict.pl._genes import genes
@@ -22,6 +23,7 @@ __all__ = [
     "attribution",
     "blocks",
     "ceiling",
+    "compare_models",
     "domains",
     "features",
     "genes",

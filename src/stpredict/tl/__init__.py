@@ -6,6 +6,7 @@ from stpredict.tl.explain._attribution import attribution
 from stpredict.tl.explain._predictability import predictability
 from stpredict.tl.judge._batch_mixing import batch_mixing
 from stpredict.tl.judge._cluster_agreement import cluster_agreement
+from stpredict.tl.judge._compare_models import compare_models
 from stpredict.tl.judge._compare_to_st import compare_to_st
 from stpredict.tl.judge._conformal import conformal
 from stpredict.tl.judge._de_overlap import de_overlap
@@ -41,6 +42,7 @@ __all__ = [
     "batch_mixing",
     "cluster_agreement",
     "cnv",
+    "compare_models",
     "compare_to_st",
     "conformal",
     "cross_validate",
