@@ -9,6 +9,7 @@ from stpredict.pl._features import features
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
 from stpredict.pl._maps import maps
+from stpredict.pl._module_correlation import module_correlation
 from stpredict.pl._nuclei import nuclei
 from stpredict.pl._predictability import predictability
 from stpredict.pl._rank_genes import rank_genes
@@ -29,6 +30,7 @@ __all__ = [
     "genes",
     "history",
     "maps",
+    "module_correlation",
     "nuclei",
     "predictability",
     "rank_genes",

@@ -13,6 +13,7 @@ from stpredict.tl.judge._de_overlap import de_overlap
 from stpredict.tl.judge._domain_agreement import domain_agreement
 from stpredict.tl.judge._emd import emd
 from stpredict.tl.judge._evaluate import evaluate
+from stpredict.tl.judge._module_correlation import ModuleCorrelation, module_correlation
 from stpredict.tl.judge._noise_ceiling import noise_ceiling
 from stpredict.tl.judge._pseudobulk import pseudobulk
 from stpredict.tl.judge._pseudobulk_agreement import pseudobulk_agreement
@@ -36,6 +37,7 @@ from stpredict.tl.outcomes._predict_outcome import predict_outcome
 from stpredict.tl.outcomes._result import OutcomeResult
 
 __all__ = [
+    "ModuleCorrelation",
     "OutcomeResult",
     "align",
     "attribution",
@@ -57,6 +59,7 @@ __all__ = [
     "fit_folds",
     "fit_outcome",
     "linear_probe",
+    "module_correlation",
     "noise_ceiling",
     "predict",
     "predict_outcome",
