@@ -8,6 +8,7 @@ from stpredict.pl._domains import domains
 from stpredict.pl._features import features
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
+from stpredict.pl._learning_curve import learning_curve
 from stpredict.pl._maps import maps
 from stpredict.pl._module_correlation import module_correlation
 from stpredict.pl._nuclei import nuclei
@@ -29,6 +30,7 @@ __all__ = [
     "features",
     "genes",
     "history",
+    "learning_curve",
     "maps",
     "module_correlation",
     "nuclei",
