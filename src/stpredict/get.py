@@ -16,15 +16,7 @@ from stpredict.slots._grids import cells_of, rows_of
 from stpredict.slots._keys import Key
 from stpredict.slots._predicted import predicted_table
 from stpredict.slots._samples import samples_of
-from stpredict.slots._score_tables import (
-    LOWER_IS_BETTER,
-    RankedGenes,
-    cross_validated,
-    gene_means,
-    metric_of,
-    model_of,
-    shown_rows,
-)
+from stpredict.slots._score_tables import ranked_genes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -339,27 +331,7 @@ def top_genes(
     >>> stp.get.top_genes(scores, 1, shown="q")
     ['H']
     """
-    if n < 1:
-        raise ValueError(f"expected n to be at least 1; found {n}")
-    metric = metric_of(scores, metric)
-    everyone = sorted(scores["patient"].astype(str).unique())
-    crossed = shown is not None and cross_validated(scores)
-    if crossed and len(everyone) == 2:
-        raise ValueError(
-            f"expected scores of three patients or more from a cross-validation; found {few(everyone)}: the model that is tested on "
-            "one was trained on the other, so that both scores are one comparison, and ranking on one picks on the other; rank "
-            "by the patient who is not shown alone: stp.tl.predictability(adata[adata.obs['patient'] == …].copy())"
-        )
-    there = np.ones(len(scores), dtype=bool) if shown is None else shown_rows(scores, shown)
-    ranking = scores if shown is None else scores[~there]
-    model = model_of(ranking, model, metric)
-    ranking = ranking[ranking["model"].astype(str) == model]
-    # The fold of those shown may have selected other genes: these were not predicted there.
-    predicted_there = scores["gene"][there & (scores["model"].astype(str) == model).to_numpy()]
-    ranking = ranking[ranking["gene"].isin(predicted_there)]
-    means = gene_means(ranking, metric, ["model"]).droplevel(0).dropna()
-    order = means.sort_values(ascending=metric in LOWER_IS_BETTER, kind="stable").index[:n]
-    return RankedGenes(map(str, order), map(str, ranking["patient"].unique()), metric, model, saw_shown=crossed)
+    return ranked_genes(scores, n, shown, metric, model)
 
 
 def nuclei(

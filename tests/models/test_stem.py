@@ -300,7 +300,7 @@ def test_many_samples_are_drawn_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch
     rows: list[int] = []
     found = network.found
     monkeypatch.setattr(network, "found", lambda values, *rest: (rows.append(len(values)), found(values, *rest))[1])
-    monkeypatch.setattr(_stem, "_HELD", 4 * 16 * 4 * 70)
+    monkeypatch.setattr(_stem, "_HELD_ON_CPU", 4 * 16 * 4 * 70 // torch.get_num_threads())
     torch.testing.assert_close(network.sample(features, 20), whole, rtol=1e-4, atol=1e-4)
     assert max(rows) == 70
     assert len(rows) == 10 * -(-600 // 70)

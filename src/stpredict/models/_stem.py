@@ -20,7 +20,8 @@ from stpredict.models.nn._gene_transformer import Average, GeneTransformer, smal
 from stpredict.models.nn._keyed_noise import keyed_normal, mixed
 from stpredict.models.nn._standardize import Standardize
 
-_HELD = 2**26  # values of the widest layer that sampling holds at a time: 256 MB
+# Values of the widest layer that sampling holds at a time: on a processor few enough for its caches, 4 MB a thread.
+_HELD, _HELD_ON_CPU = 2**26, 2**20
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,8 @@ class Stem(ShrinkingPredictor):
         keys = mixed(mixed(whole, 0) ^ mixed(identity, 1), 2)[:, None]
         keys = mixed(keys, torch.arange(first, first + n_samples, device=keys.device)).flatten()
         told = self.told(features).repeat_interleave(n_samples, dim=0)
-        at_once = max(1, _HELD // (4 * self.config.hidden * self.n_outputs))
+        held = _HELD if keys.device.type != "cpu" else _HELD_ON_CPU * torch.get_num_threads()
+        at_once = max(1, held // (4 * self.config.hidden * self.n_outputs))
         parts = [
             self._draw(diffusion, some, key) for some, key in zip(told.split(at_once), keys.split(at_once), strict=True)
         ]

@@ -120,3 +120,30 @@ def shown_rows(scores: pd.DataFrame, shown: Any) -> np.ndarray:
             "that they are shown on look better than they are; show fewer patients, or leave `shown` out and say so"
         )
     return rows
+
+
+def ranked_genes(
+    scores: pd.DataFrame, n: int, shown: str | Sequence[str] | None, metric: str | None, model: str | None
+) -> RankedGenes:
+    """The best predicted genes, as :func:`stpredict.get.top_genes` says."""
+    if n < 1:
+        raise ValueError(f"expected n to be at least 1; found {n}")
+    metric = metric_of(scores, metric)
+    everyone = sorted(scores["patient"].astype(str).unique())
+    crossed = shown is not None and cross_validated(scores)
+    if crossed and len(everyone) == 2:
+        raise ValueError(
+            f"expected scores of three patients or more from a cross-validation; found {few(everyone)}: the model that is tested on "
+            "one was trained on the other, so that both scores are one comparison, and ranking on one picks on the other; rank "
+            "by the patient who is not shown alone: stp.tl.predictability(adata[adata.obs['patient'] == …].copy())"
+        )
+    there = np.ones(len(scores), dtype=bool) if shown is None else shown_rows(scores, shown)
+    ranking = scores if shown is None else scores[~there]
+    model = model_of(ranking, model, metric)
+    ranking = ranking[ranking["model"].astype(str) == model]
+    # The fold of those shown may have selected other genes: these were not predicted there.
+    predicted_there = scores["gene"][there & (scores["model"].astype(str) == model).to_numpy()]
+    ranking = ranking[ranking["gene"].isin(predicted_there)]
+    means = gene_means(ranking, metric, ["model"]).droplevel(0).dropna()
+    order = means.sort_values(ascending=metric in LOWER_IS_BETTER, kind="stable").index[:n]
+    return RankedGenes(map(str, order), map(str, ranking["patient"].unique()), metric, model, saw_shown=crossed)

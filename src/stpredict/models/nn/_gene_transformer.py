@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stpredict.models.nn._tanh_gelu import TanhGelu
+
 _N_FREQUENCIES, _LONGEST = 128, 10_000.0
 _EPS = 1e-6
 
@@ -74,9 +76,7 @@ class Block(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(hidden, 3 * hidden)
         self.out = nn.Linear(hidden, hidden)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(hidden, 4 * hidden), nn.GELU(approximate="tanh"), nn.Linear(4 * hidden, hidden)
-        )
+        self.feed_forward = nn.Sequential(nn.Linear(hidden, 4 * hidden), TanhGelu(), nn.Linear(4 * hidden, hidden))
         self.modulation = nn.Linear(hidden, 6 * hidden)
 
     def forward(self, tokens: Tensor, told: Tensor) -> Tensor:

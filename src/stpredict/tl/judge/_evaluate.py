@@ -12,14 +12,12 @@ from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
-from stpredict.slots._depth import depth_of
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks
 from stpredict.slots._people import one_name
 from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
-from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import unit_of
 from stpredict.slots._scale import origin_of
 from stpredict.slots._truth import Truth, truth_of
@@ -28,6 +26,7 @@ from stpredict.tl.judge._distribution import DISTRIBUTION, distribution_scores, 
 from stpredict.tl.judge._habits import add_habits, check_habits
 from stpredict.tl.judge._lines import Line, lines_of, smoothed
 from stpredict.tl.judge._parts import scored_parts
+from stpredict.tl.judge._section_facts import lattice_positions, log_depth, n_background
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +40,6 @@ DEFAULT_METRICS = (
 )  # fmt: skip
 _WITH_BACKGROUND = "pearson_with_background"  # only where it is asked for
 KNOWN_METRICS = (*DEFAULT_METRICS, _WITH_BACKGROUND)
-_GRID_MULTIPLE = 16  # published grids are padded to it: 78 × 64 to 80 × 64
 _PATIENT_METRICS = ("pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio")
 _DIRECTIONS = 12  # of the earth mover's distance: evenly spaced, within 1 % of any larger number
 POOLED = "all"  # stands for sample and patient where patients are compared with each other
@@ -227,7 +225,7 @@ def evaluate(
         name, rows = part.sample, np.flatnonzero(part.rows & tissue & measured)
         if not len(rows):
             continue  # an unmeasured section
-        if "ssim" in metrics and _lattice_positions(adata, rows) is None:
+        if "ssim" in metrics and lattice_positions(adata, rows) is None:
             off_lattice.append(part.block or name)
         patient = str(people[rows[0]])
         truth = target.read(scored_genes, rows)
@@ -265,7 +263,7 @@ def evaluate(
                 section = np.flatnonzero((sample == name) & tissue & measured)
                 add_habits(
                     table, adata, habits, section=section, rows=scored_rows, predicted=compared, panel=sorted(known),
-                    n_background=_n_background(adata, scored_rows, sample_key),
+                    n_background=n_background(adata, scored_rows, sample_key),
                 )  # fmt: skip
             for ceiling_name, values in top.items():
                 table[ceiling_name] = values[at]
@@ -353,10 +351,10 @@ def _score(
         if metric in extra:
             columns[metric] = extra[metric]
         elif metric == "pearson_given_depth":
-            depth = _log_depth(adata, rows)
+            depth = log_depth(adata, rows)
             columns[metric] = undefined if depth is None else m.partial_pearson(truth, predicted, depth)
         elif metric == "ssim":
-            position = _lattice_positions(adata, rows)
+            position = lattice_positions(adata, rows)
             columns[metric] = undefined if position is None else m.ssim(truth, predicted, *position)
         elif metric == "emd":
             xy = positions_of(adata)[rows]
@@ -365,38 +363,8 @@ def _score(
             if len(rows) > 1:
                 columns[metric] = m.emd(truth, predicted, xy, max_exact=0, n_projections=_DIRECTIONS, seed=seed)
         elif metric == _WITH_BACKGROUND:
-            empty = _n_background(adata, rows, sample_key)
+            empty = n_background(adata, rows, sample_key)
             columns[metric] = undefined if empty is None else m.pearson_with_background(truth, predicted, empty)
         else:
             columns[metric] = getattr(m, metric)(truth, predicted)
     return pd.DataFrame(columns)
-
-
-def _lattice_positions(adata: AnnData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Row and column of observations on the array; `None` where these are no lattice with one of them per position."""
-    if not {Key.ARRAY_ROW, Key.ARRAY_COL} <= set(adata.obs.columns):
-        return None
-    import pandas as pd
-
-    columns = (pd.to_numeric(adata.obs[key].iloc[rows], errors="coerce") for key in (Key.ARRAY_ROW, Key.ARRAY_COL))
-    row, col = (column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns)
-    row_col = np.column_stack([row, col])
-    whole = np.isfinite(row_col).all() and (row_col == np.round(row_col)).all()
-    return (row, col) if whole and len(np.unique(row_col, axis=0)) == len(row_col) else None
-
-
-def _n_background(adata: AnnData, rows: np.ndarray, sample_key: str) -> int | None:
-    """Cells without tissue in the padded grid of the section of these rows; `None` where it has no grid."""
-    sample = adata.obs[sample_key].astype(str).to_numpy()
-    name = sample[rows[0]]
-    shape = (read_record(adata, "grid") or {}).get("shape", {}).get(name)
-    if shape is None:
-        return None
-    n_cells = np.prod([-(-int(side) // _GRID_MULTIPLE) * _GRID_MULTIPLE for side in shape])
-    return int(n_cells - ((sample == name) & in_tissue(adata)).sum())
-
-
-def _log_depth(adata: AnnData, rows: np.ndarray) -> np.ndarray | None:
-    """Logarithm of the counts (n,) behind each size factor; `None` where there are no counts."""
-    depth = depth_of(adata)
-    return None if depth is None else np.log1p(depth[rows])

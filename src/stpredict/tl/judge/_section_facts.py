@@ -1,0 +1,47 @@
+"""What an object says of the observations of a section, beside their expression: for scores that need more than two maps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpredict.slots._depth import depth_of
+from stpredict.slots._expression import in_tissue
+from stpredict.slots._keys import Key
+from stpredict.slots._provenance import read_record
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_GRID_MULTIPLE = 16  # published grids are padded to it: 78 × 64 to 80 × 64
+
+
+def lattice_positions(adata: AnnData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Row and column of observations on the array; `None` where these are no lattice with one of them per position."""
+    if not {Key.ARRAY_ROW, Key.ARRAY_COL} <= set(adata.obs.columns):
+        return None
+    import pandas as pd
+
+    columns = (pd.to_numeric(adata.obs[key].iloc[rows], errors="coerce") for key in (Key.ARRAY_ROW, Key.ARRAY_COL))
+    row, col = (column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns)
+    row_col = np.column_stack([row, col])
+    whole = np.isfinite(row_col).all() and (row_col == np.round(row_col)).all()
+    return (row, col) if whole and len(np.unique(row_col, axis=0)) == len(row_col) else None
+
+
+def n_background(adata: AnnData, rows: np.ndarray, sample_key: str) -> int | None:
+    """Cells without tissue in the padded grid of the section of these rows; `None` where it has no grid."""
+    sample = adata.obs[sample_key].astype(str).to_numpy()
+    name = sample[rows[0]]
+    shape = (read_record(adata, "grid") or {}).get("shape", {}).get(name)
+    if shape is None:
+        return None
+    n_cells = np.prod([-(-int(side) // _GRID_MULTIPLE) * _GRID_MULTIPLE for side in shape])
+    return int(n_cells - ((sample == name) & in_tissue(adata)).sum())
+
+
+def log_depth(adata: AnnData, rows: np.ndarray) -> np.ndarray | None:
+    """Logarithm of the counts (n,) behind each size factor; `None` where there are no counts."""
+    depth = depth_of(adata)
+    return None if depth is None else np.log1p(depth[rows])
