@@ -233,7 +233,9 @@ class Encoder:
             found = function(self._normalized(tiles))
         if not isinstance(found, torch.Tensor) or found.ndim != 4 or len(found) != len(tiles):
             shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-            raise ValueError(f"expected tokens ({len(tiles)}, d, rows, columns) of encoder {self.name!r}; found {shape}")
+            raise ValueError(
+                f"expected tokens ({len(tiles)}, d, rows, columns) of encoder {self.name!r}; found {shape}"
+            )
         return found.float()
 
     def _normalized(self, tiles: Tensor) -> Tensor:

@@ -25,7 +25,9 @@ def token_function(network: Any) -> Callable[[Tensor], Tensor] | None:
         return lambda tiles: _shuffled(network, tiles)
     if isinstance(network, nn.Module) and callable(features := getattr(network, "forward_features", None)):  # timm
         return lambda tiles: _as_map(features(tiles), int(getattr(network, "num_prefix_tokens", 0)))
-    if isinstance(network, nn.Module) and isinstance(maps := getattr(network, "features", None), nn.Module):  # torchvision
+    if isinstance(network, nn.Module) and isinstance(
+        maps := getattr(network, "features", None), nn.Module
+    ):  # torchvision
         return lambda tiles: maps(tiles)
     return None
 

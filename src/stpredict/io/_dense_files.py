@@ -52,6 +52,7 @@ def new_dense_array(
 
 def describe_dense(group: zarr.Group, name: str, sample: str, dense: DenseMap) -> None:
     """Write what is to be known of a section's map beside its values."""
+    group.attrs["sections"] = [*group.attrs.get("sections", []), name]
     group[name].attrs.update(
         {
             "sample": sample,
@@ -109,7 +110,8 @@ def read_dense(path: str | Path) -> dict[str, DenseMap]:
     try:
         group: Any = zarr.open_group(place, mode="r", zarr_format=3)
         found = {}
-        for _, part in sorted(group.groups()):
+        for name in group.attrs["sections"]:
+            part = group[name]
             about: Mapping[str, Any] = dict(part.attrs)
             settings = {name: about[name] for name in ("microns", "microns_per_pixel", "names", "reach_um", "record")}
             origin = tuple(about["origin"])

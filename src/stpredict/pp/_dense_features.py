@@ -131,9 +131,7 @@ def dense_features(
     if reader is None and not widths:
         raise ValueError("expected an encoder or widths of color; found neither; leave `color=` at its default")
     field = microns if reader is None else reader.tile_um
-    sections = sections_of(
-        data, get_table(data, table_key), image, microns_per_pixel, sample_key, field, (1.0,), check
-    )
+    sections = sections_of(data, get_table(data, table_key), image, microns_per_pixel, sample_key, field, (1.0,), check)
     for section in sections:
         if section.microns_per_pixel > microns:
             raise ValueError(
@@ -184,7 +182,14 @@ class _Reader:
     """An encoder on tiles around squares of places: many places a tile where it has tokens, else one."""
 
     def __init__(
-        self, encoder: Any, weights: Any, device: Any, tile_px: int | None, tile_um: float | None, microns: float, batch: int
+        self,
+        encoder: Any,
+        weights: Any,
+        device: Any,
+        tile_px: int | None,
+        tile_um: float | None,
+        microns: float,
+        batch: int,
     ) -> None:
         from stpredict.core._validate import check_positive
         from stpredict.pp._image_features import encoder_for

@@ -92,7 +92,9 @@ class DenseMap:
     def side_px(self) -> float:
         """Side of a place in full-resolution pixels."""
         if self.microns_per_pixel is None:
-            raise ValueError("expected the µm per pixel of a map; found none; pass `microns_per_pixel=` to stp.pp.DenseMap")
+            raise ValueError(
+                "expected the µm per pixel of a map; found none; pass `microns_per_pixel=` to stp.pp.DenseMap"
+            )
         return self.microns / self.microns_per_pixel
 
     def places(self, xy: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from stpredict.tl.learn._fit_folds import fit_folds
 from stpredict.tl.learn._linear_probe import linear_probe
 from stpredict.tl.learn._predict import predict
 from stpredict.tl.learn._retrieval_bank import retrieval_bank
+from stpredict.tl.learn._super_resolve import super_resolve
 from stpredict.tl.outcomes._donor_probe import donor_probe
 from stpredict.tl.outcomes._fit_outcome import fit_outcome
 from stpredict.tl.outcomes._predict_outcome import predict_outcome
@@ -66,6 +67,7 @@ __all__ = [
     "robustness",
     "segmentation",
     "summarize",
+    "super_resolve",
     "survival",
     "well_predicted",
 ]

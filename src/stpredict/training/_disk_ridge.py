@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict.training._disks import Disks, Shrunk, disk_folds, shrunk_by
 
+_FLAT = 1e4  # penalty of a gene that is predicted by its mean, but for its order
 _SMALLEST = 1e-10  # variance of a component, beside that of the largest, below which it is rounding
 
 
@@ -21,7 +22,7 @@ class RidgeConfig:
     ----------
     alphas
         Penalties to choose from for each gene, in units of the number of spots. A gene that none of them explains better
-        than its mean is predicted by that.
+        than its mean is predicted by little else: a map keeps its order, so that its correlation is defined and counted.
     shrink
         Whether predictions are pulled towards the mean, by as much as spots that were held out say.
     """
@@ -45,7 +46,10 @@ class DiskRidge:
     """
 
     def __init__(
-        self, fit: tuple[np.ndarray, np.ndarray], members: Sequence[tuple[np.ndarray, np.ndarray]], facts: dict[str, Any]
+        self,
+        fit: tuple[np.ndarray, np.ndarray],
+        members: Sequence[tuple[np.ndarray, np.ndarray]],
+        facts: dict[str, Any],
     ) -> None:
         self.fit, self.members, self.facts = fit, members, facts
 
@@ -86,7 +90,7 @@ def fit_disk_ridge(
     alphas = np.array(sorted(map(float, config.alphas)))
     folds = disk_folds(disks, reach_um)
     chosen = np.full(target.shape[1], alphas[len(alphas) // 2])
-    shrunk = Shrunk.none(target.shape[1])
+    shrunk, n_flat = Shrunk.none(target.shape[1]), 0
     if folds:
         parts = [_Spectrum(disks.mean[train], target[train]) for train, _ in folds]
         error = np.zeros((len(alphas) + 1, target.shape[1]))  # the last one is that of the mean
@@ -96,7 +100,8 @@ def fit_disk_ridge(
             for number, alpha in enumerate(alphas):
                 error[number] += ((truth - cast @ part.scores(alpha)) ** 2).sum(axis=0)
             error[-1] += (truth**2).sum(axis=0)
-        chosen = np.append(alphas, np.inf)[error.argmin(axis=0)]
+        best = error.argmin(axis=0)
+        chosen, n_flat = np.append(alphas, _FLAT)[best], int((best == len(alphas)).sum())
         if config.shrink:
             held = [
                 (part.line(chosen, disks.mean[test]), target[test], np.full(int(test.sum()), number))
@@ -108,8 +113,7 @@ def fit_disk_ridge(
     for _ in range(n_members if n_members > 1 else 0):
         rows = rng.integers(0, len(target), len(target))
         members.append(shrunk.of_line(*_Spectrum(disks.mean[rows], target[rows]).weights(chosen)))
-    finite = chosen[np.isfinite(chosen)]
-    facts = {"alpha": float(np.median(finite)) if len(finite) else None, "n_flat": int(len(chosen) - len(finite))}
+    facts = {"alpha": float(np.median(chosen)), "n_flat": n_flat}
     fit = shrunk.of_line(*_Spectrum(disks.mean, target).weights(chosen))
     return DiskRidge(fit, members, facts | shrunk.facts())
 

@@ -47,19 +47,31 @@ class Disks:
         parts = {name: getattr(self, name)[rows] for name in ("mean", "square", "section", "positions_um")}
         return replace(self, **parts, weights=None if self.weights is None else self.weights[rows])
 
-    def moments(self, section: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (d,) and standard deviation (d,) over the places under the spots of a section, infinite for constants."""
-        rows = self.section == section
-        mean = self.mean[rows].mean(axis=0)
-        std = np.sqrt(np.maximum(self.square[rows].mean(axis=0) - mean**2, 0))
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (d,) and standard deviation (d,) of the features over the places under the spots, infinite for constants."""
+        mean = self.mean.mean(axis=0)
+        std = np.sqrt(np.maximum(self.square.mean(axis=0) - mean**2, 0))
         return mean, np.where(constant(std, mean), np.inf, std)
+
+    def standardized(self, mean: np.ndarray, std: np.ndarray) -> Disks:
+        """Features less a mean (d,), in units of a standard deviation (d,)."""
+        places = None if self.places is None else standardize(self.places, mean, std)
+        return replace(self, mean=(self.mean - mean) / std, places=places)
+
+
+def standardize(values: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Features (m, d) float32 less a mean, in units of a standard deviation."""
+    return (values - mean.astype(np.float32)) / std.astype(np.float32)
 
 
 def joined(parts: Sequence[Disks]) -> Disks:
     """Spots of several sections."""
     from scipy.sparse import block_diag
 
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("mean", "square", "section", "positions_um")}
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("mean", "square", "section", "positions_um")
+    }
     with_places = all(part.places is not None for part in parts)
     return Disks(
         **arrays,
