@@ -11,6 +11,8 @@ import numpy as np
 from stpredict.core._disks import place_of
 from stpredict.core._validate import check_positive, check_unique
 
+_ALL = (slice(None), slice(None))
+
 
 @dataclass(frozen=True, eq=False)
 class DenseMap:
@@ -71,8 +73,9 @@ class DenseMap:
         corner = np.asarray(self.origin, dtype=np.float64)
         if corner.shape != (2,) or not np.isfinite(corner).all():
             raise ValueError(f"expected origin as x and y in pixels; found {self.origin!r}")
-        if len(self.names):
-            check_unique(self.names, "names of a map")
+        object.__setattr__(self, "origin", tuple(map(float, corner)))
+        object.__setattr__(self, "names", tuple(map(str, self.names)))
+        check_unique(self.names, "names of a map")
         if len(self.names) not in (0, shape[2]):
             raise ValueError(f"expected {shape[2]} names, one of every value; found {len(self.names)}")
         if self.std is not None and tuple(self.std.shape) != shape:
@@ -105,14 +108,14 @@ class DenseMap:
         """Rows `top` to `bottom` (exclusive) of the values, or of the standard deviations, float32."""
         return np.asarray((self.std if std else self.values)[top:bottom], dtype=np.float32)
 
-    def layer(self, name: str, std: bool = False) -> np.ndarray:
-        """One value by name, or its standard deviation, as a picture (rows, columns)."""
+    def layer(self, name: str, std: bool = False, window: tuple[slice, slice] = _ALL) -> np.ndarray:
+        """One value by name, or its standard deviation, as a picture (rows, columns), or a window of it."""
         if name not in self.names:
             raise KeyError(f"expected a value of the map; found {name!r}; it has {len(self.names)}, see its `names`")
         source = self.std if std else self.values
         if source is None:
             raise KeyError("expected standard deviations in the map; found none; compute several members")
-        return np.asarray(source[:, :, list(self.names).index(name)], dtype=np.float32)
+        return np.asarray(source[*window, list(self.names).index(name)], dtype=np.float32)
 
     def coarser(self, factor: int) -> DenseMap:
         """The map with `factor` x `factor` places averaged into one, computed as rows are read; remainders are left out."""

@@ -19,6 +19,7 @@ from stpredict.tl.judge._recall_at_k import recall_at_k
 from stpredict.tl.judge._robustness import robustness
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._summarize import summarize
+from stpredict.tl.judge._super_resolution_agreement import super_resolution_agreement
 from stpredict.tl.judge._survival import survival
 from stpredict.tl.judge._well_predicted import well_predicted
 from stpredict.tl.learn._align import align
@@ -67,6 +68,7 @@ __all__ = [
     "robustness",
     "segmentation",
     "summarize",
+    "super_resolution_agreement",
     "super_resolve",
     "survival",
     "well_predicted",

@@ -93,15 +93,14 @@ def fit_disk_ridge(
     shrunk, n_flat = Shrunk.none(target.shape[1]), 0
     if folds:
         parts = [_Spectrum(disks.mean[train], target[train]) for train, _ in folds]
-        error = np.zeros((len(alphas) + 1, target.shape[1]))  # the last one is that of the mean
+        gain = np.zeros((len(alphas), target.shape[1]))  # of squared error, beside that of the mean
         for part, (_, held_out) in zip(parts, folds, strict=True):
             truth = _centered(target[held_out])
             cast = _centered(disks.mean[held_out] @ part.vectors)
             for number, alpha in enumerate(alphas):
-                error[number] += ((truth - cast @ part.scores(alpha)) ** 2).sum(axis=0)
-            error[-1] += (truth**2).sum(axis=0)
-        best = error.argmin(axis=0)
-        chosen, n_flat = np.append(alphas, _FLAT)[best], int((best == len(alphas)).sum())
+                gain[number] += (truth**2 - (truth - cast @ part.scores(alpha)) ** 2).sum(axis=0)
+        best, flat = gain.argmax(axis=0), gain.max(axis=0) <= 0
+        chosen, n_flat = np.where(flat, _FLAT, alphas[best]), int(flat.sum())
         if config.shrink:
             held = [
                 (part.line(chosen, disks.mean[test]), target[test], np.full(int(test.sum()), number))

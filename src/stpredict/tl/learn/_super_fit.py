@@ -413,7 +413,7 @@ def _mapped(
             if part is not None:
                 means += part @ mean
             bar.update(bottom - top)
-    record = {"head": head.kind, "counts": learned.counts, "transferred": not own}
+    record = {"head": head.kind, "counts": learned.counts, "n_places": spots.n_places, "transferred": not own}
     dense = DenseMap(
         values, source.microns, source.microns_per_pixel, source.origin, learned.genes, source.reach_um, std, record
     )
