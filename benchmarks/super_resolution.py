@@ -52,7 +52,9 @@ def cells_of(nuclei: pd.DataFrame, rng: np.random.Generator, sample: str) -> ad.
     kind = pd.Categorical(nuclei["kind"], categories=list(KINDS)).codes
     size = rng.gamma(4, 0.25, len(nuclei))
     counts = rng.poisson(rates[kind] * size[:, None]).astype(np.float32)
-    names = [f"{KINDS[i // per_kind].upper()}{i % per_kind}" for i in range(N_GENES)] + [f"NULL{i}" for i in range(N_NULL)]
+    names = [f"{KINDS[i // per_kind].upper()}{i % per_kind}" for i in range(N_GENES)] + [
+        f"NULL{i}" for i in range(N_NULL)
+    ]
     obs = pd.DataFrame({"sample": sample}, index=[f"cell{i}" for i in range(len(nuclei))])
     return ad.AnnData(counts, obs, pd.DataFrame(index=names), obsm={"spatial": nuclei[["x", "y"]].to_numpy()})
 
@@ -68,7 +70,11 @@ def spots_of(
     half = diameter_um / 2
     down = np.arange(half, height - half + 1e-6, pitch_um * np.sqrt(3) / 2)
     xy = np.array(
-        [(x, y) for i, y in enumerate(down) for x in np.arange(half + i % 2 * pitch_um / 2, width - half + 1e-6, pitch_um)]
+        [
+            (x, y)
+            for i, y in enumerate(down)
+            for x in np.arange(half + i % 2 * pitch_um / 2, width - half + 1e-6, pitch_um)
+        ]
     )
     tree = KDTree(cells.obsm["spatial"] * mpp)
     members = tree.query_ball_point(xy, half)
@@ -126,7 +132,10 @@ def synthetic(n_sections: int, side_um: float) -> None:
             "color": stp.pp.dense_features(spots, image=image, check=False),
             "random": stp.pp.dense_features(spots, RandomMaps(), image=image, tile_px=112, tile_um=56, check=False),
         }
-        print(f"section {seed}: {cells.n_obs} cells, {spots.n_obs} spots, {time.perf_counter() - start:.0f} s of features", flush=True)
+        print(
+            f"section {seed}: {cells.n_obs} cells, {spots.n_obs} spots, {time.perf_counter() - start:.0f} s of features",
+            flush=True,
+        )
         tables.append(scored(cells, spots, features, (8, 16, 32), HEADS))
     table = pd.concat(tables)
     null = table["gene"].str.startswith("NULL")
@@ -148,17 +157,24 @@ def xenium(folder: Path) -> None:
         genes = spots.var_names[np.argsort(-total)[:50]]
         stp.pp.normalize(spots)
         features = {"color": stp.pp.dense_features(spots, image=image, check=False)}
-        features["random"] = stp.pp.dense_features(spots, RandomMaps(), image=image, tile_px=112, tile_um=56, check=False)
+        features["random"] = stp.pp.dense_features(
+            spots, RandomMaps(), image=image, tile_px=112, tile_um=56, check=False
+        )
         heads = {name: HEADS[name] for name in ("ridge on color", "ridge on random filters and color")}
         table = scored(cells, spots, features, (8, 16, 32), heads)
-        report(table, genes, f"Xenium lung, {spots.n_obs} spots of {diameter:g} µm every {pitch:g} µm, 50 genes of highest count")
+        report(
+            table,
+            genes,
+            f"Xenium lung, {spots.n_obs} spots of {diameter:g} µm every {pitch:g} µm, 50 genes of highest count",
+        )
 
 
 class RandomMaps:
     """The random filters of the package as maps, before they are averaged over a tile."""
 
-    def __new__(cls):  # noqa: ANN204, D102
+    def __new__(cls):  # noqa: D102
         import torch
+
         from stpredict.encoders._random_filters import RandomFilters
 
         class Maps(RandomFilters):
@@ -179,7 +195,9 @@ def large(side_px: int, n_genes: int) -> None:
         make_large(Path(folder), side_px, n_genes)
         for chunk in (2**12, 2**15):
             command = [sys.executable, __file__, "--one", folder, "--chunk", str(chunk)]
-            told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            told = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            )
             area = (side_px * MPP / 1e4) ** 2
             print(
                 f"chunk {chunk:6}: peak {told['peak_mib']:.0f} MiB above {told['before_mib']:.0f}, "
@@ -224,7 +242,6 @@ def one_large(folder: Path, chunk: int) -> None:
 
     spots = ad.read_h5ad(folder / "spots.h5ad")
     picture = zarr.open_array(folder / "picture.zarr", mode="r")
-    import scipy.ndimage, scipy.sparse, torch  # noqa: E401, F401  # libraries are no part of the peak
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
