@@ -58,11 +58,14 @@ class DiskRidge:
         mean = features @ self.fit[0] + self.fit[1]
         if len(self.members) < 2:
             return mean, None
-        total, squares = np.zeros_like(mean), np.zeros_like(mean)
+        # In single precision: of a spread, three digits are more than anybody knows.
+        single = np.asarray(features, dtype=np.float32)
+        total, squares = np.zeros(mean.shape, dtype=np.float32), np.zeros(mean.shape, dtype=np.float32)
         for weight, intercept in self.members:
-            apart = features @ weight + (intercept - mean)
+            apart = single @ (weight - self.fit[0]).astype(np.float32)
+            apart += (intercept - self.fit[1]).astype(np.float32)
             total += apart
-            squares += apart**2
+            squares += np.square(apart, out=apart)
         n = len(self.members)
         return mean, np.sqrt(np.maximum(squares - total**2 / n, 0) / (n - 1))
 

@@ -12,7 +12,8 @@ from stpredict.core._validate import check_choice, check_positive
 from stpredict.slots._dense_map import DenseMap
 from stpredict.slots._keys import Key, check_key, storable
 from stpredict.tl.learn._places import check_same_values, find_maps, spots_on
-from stpredict.tl.learn._super_fit import HEADS, Head, Result, SpotTarget, configured, run_group
+from stpredict.tl.learn._spot_target import Result, SpotTarget
+from stpredict.tl.learn._super_fit import HEADS, Head, configured, run_group
 
 if TYPE_CHECKING:
     import torch
