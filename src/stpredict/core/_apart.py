@@ -45,3 +45,24 @@ def clear_of(held_out: np.ndarray, positions: np.ndarray | None, reach_um: float
 def is_enough(train: np.ndarray, held_out: np.ndarray) -> bool:
     """Whether as many rows are left to train on (a mask) as are held out, two at least."""
     return bool(train.sum() >= max(2, held_out.sum()))
+
+
+def stripe_folds(positions: np.ndarray, reach_um: float, n_stripes: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Masks (n,) of what to train on and what to hold out, a stripe of one section at a time, each behind a buffer.
+
+    Empty where there is too little for any.
+
+    Parameters
+    ----------
+    positions
+        (n, 2) in µm.
+    reach_um
+        Side of the largest square that a row was read from, its margin included.
+    n_stripes
+        Number of stripes.
+    """
+    if len(positions) < 2 * n_stripes:
+        return []
+    stripe = ranks_along(positions) * n_stripes // len(positions)
+    folds = [(clear_of(stripe == number, positions, reach_um), stripe == number) for number in range(n_stripes)]
+    return folds if all(is_enough(*fold) for fold in folds) else []

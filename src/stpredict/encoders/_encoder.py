@@ -192,12 +192,61 @@ class Encoder:
             raise ValueError(f"expected {self.dim} features from encoder {self.name!r}; found {features.shape[1]}")
         return features
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the network has tokens or maps of its own inside a tile, see :meth:`tokens`."""
+        from stpredict.encoders._token_map import token_function
+
+        return token_function(self.network) is not None
+
+    def tokens(self, tiles: Tensor) -> Tensor:
+        """Encode the parts of tiles: the tokens of a transformer, or the last maps of a convolutional network.
+
+        Parameters
+        ----------
+        tiles
+            uint8 (b, 3, tile_px, tile_px), RGB.
+
+        Returns
+        -------
+        float32 (b, d, rows, columns), on the device of the encoder; `d` need not be `dim`.
+
+        Raises
+        ------
+        TypeError
+            When the network has none: it is neither a transformer nor a convolutional network of timm or torchvision, and
+            has no method `tokens`.
+        ValueError
+            When it returns another shape.
+        """
+        import torch
+
+        from stpredict.encoders._token_map import token_function
+
+        function = token_function(self.network)
+        if function is None:
+            raise TypeError(
+                f"expected an encoder with tokens; found {self.name!r}, which gives one vector a tile; encode a tile around "
+                "every place"
+            )
+        with torch.inference_mode():
+            found = function(self._normalized(tiles))
+        if not isinstance(found, torch.Tensor) or found.ndim != 4 or len(found) != len(tiles):
+            shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+            raise ValueError(
+                f"expected tokens ({len(tiles)}, d, rows, columns) of encoder {self.name!r}; found {shape}"
+            )
+        return found.float()
+
+    def _normalized(self, tiles: Tensor) -> Tensor:
+        """Tiles of 0–255 as the network wants them."""
+        return tiles.to(self.device, non_blocking=True).float().div_(255).sub_(self._mean).div_(self._std)
+
     def _run(self, tiles: Tensor) -> Tensor:
         import torch
 
         with torch.inference_mode():
-            scaled = tiles.to(self.device, non_blocking=True).float().div_(255).sub_(self._mean).div_(self._std)
-            features = self.network(scaled)
+            features = self.network(self._normalized(tiles))
         if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(tiles):
             found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
             raise ValueError(

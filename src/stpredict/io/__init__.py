@@ -1,5 +1,6 @@
 """Readers and writers."""
 
+from stpredict.io._dense_files import read_dense
 from stpredict.io._from_spatialdata import from_spatialdata
 from stpredict.io._from_tables import from_tables
 from stpredict.io._from_tiles import from_tiles
@@ -20,6 +21,7 @@ __all__ = [
     "from_tables",
     "from_tiles",
     "open_slide",
+    "read_dense",
     "read_her2st",
     "read_hest",
     "read_map",

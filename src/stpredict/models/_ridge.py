@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stpredict.core._apart import clear_of, is_enough, ranks_along
+from stpredict.core._apart import stripe_folds
 from stpredict.core._constant import constant
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
@@ -19,7 +19,7 @@ from stpredict.models.base._shape import Shape
 from stpredict.models.nn._above_lowest import AboveLowest
 from stpredict.models.nn._count_ridge import fit_counts
 
-_MAX_GROUPS, _STRIPES = 10, 5
+_MAX_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,10 @@ def inner_folds(batch: Batch) -> list[tuple[Tensor, Tensor]]:
         if len(groups) and int(groups.max()) > 0:
             groups = groups % _MAX_GROUPS
             return [(groups != group, groups == group) for group in range(int(groups.max()) + 1)]
-    if "positions" not in batch or len(batch) < 2 * _STRIPES:
+    if "positions" not in batch:
         return []
-    positions = batch["positions"].cpu().numpy()
-    stripe = ranks_along(positions) * _STRIPES // len(positions)
-    folds = [(clear_of(stripe == number, positions, batch.reach_um), stripe == number) for number in range(_STRIPES)]
-    if not all(is_enough(*fold) for fold in folds):
+    folds = stripe_folds(batch["positions"].cpu().numpy(), batch.reach_um)
+    if not folds:
         return []
     train, held_out = (torch.from_numpy(np.stack(side)).to(batch.section.device) for side in zip(*folds, strict=True))
     return list(zip(train, held_out, strict=True))

@@ -17,6 +17,7 @@ from stpredict.pl._rank_genes import rank_genes
 from stpredict.pl._scores import scores
 from stpredict.pl._slide import slide
 from stpredict.pl._spatially_variable import spatially_variable
+from stpredict.pl._super_resolved import super_resolved
 from stpredict.pl._survival import survival
 from stpredict.pl._uncertainty import uncertainty
 from stpredict.pl._well_predicted import well_predicted
@@ -39,6 +40,7 @@ __all__ = [
     "scores",
     "slide",
     "spatially_variable",
+    "super_resolved",
     "survival",
     "uncertainty",
     "well_predicted",

@@ -3,6 +3,7 @@
 from stpredict.pp._as_slides import as_slides
 from stpredict.pp._bag import bag
 from stpredict.pp._boundary_features import boundary_features
+from stpredict.pp._dense_features import dense_features
 from stpredict.pp._filter_genes import filter_genes
 from stpredict.pp._gene_table import gene_table
 from stpredict.pp._grid import grid
@@ -18,11 +19,14 @@ from stpredict.pp._select_genes import select_genes
 from stpredict.pp._spatially_variable import spatially_variable
 from stpredict.pp._tiles import tiles
 from stpredict.pp._tissue import tissue
+from stpredict.slots._dense_map import DenseMap
 
 __all__ = [
+    "DenseMap",
     "as_slides",
     "bag",
     "boundary_features",
+    "dense_features",
     "filter_genes",
     "gene_table",
     "grid",

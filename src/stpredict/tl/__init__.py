@@ -21,6 +21,7 @@ from stpredict.tl.judge._recall_at_k import recall_at_k
 from stpredict.tl.judge._robustness import robustness
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._summarize import summarize
+from stpredict.tl.judge._super_resolution_agreement import super_resolution_agreement
 from stpredict.tl.judge._survival import survival
 from stpredict.tl.judge._well_predicted import well_predicted
 from stpredict.tl.learn._align import align
@@ -32,6 +33,7 @@ from stpredict.tl.learn._learning_curve import learning_curve
 from stpredict.tl.learn._linear_probe import linear_probe
 from stpredict.tl.learn._predict import predict
 from stpredict.tl.learn._retrieval_bank import retrieval_bank
+from stpredict.tl.learn._super_resolve import super_resolve
 from stpredict.tl.outcomes._donor_probe import donor_probe
 from stpredict.tl.outcomes._fit_outcome import fit_outcome
 from stpredict.tl.outcomes._predict_outcome import predict_outcome
@@ -73,6 +75,8 @@ __all__ = [
     "robustness",
     "segmentation",
     "summarize",
+    "super_resolution_agreement",
+    "super_resolve",
     "survival",
     "well_predicted",
 ]
