@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+_SLOPE = 0.2
 
 
 @dataclass(frozen=True)
@@ -93,3 +97,46 @@ class GCNConv(nn.Module):
         degree = torch.bincount(graphs.links[:, 1], minlength=len(values)).to(values.dtype)
         scaled = self.lin(values) * (1 + degree).rsqrt().unsqueeze(1)
         return (scaled + graphs.sum_of_neighbors(scaled)) * (1 + degree).rsqrt().unsqueeze(1) + self.bias
+
+
+class GATConv(nn.Module):
+    r"""Attention of each node over itself and its neighbors :cite:p:`velickovic2018`, along the links.
+
+    .. math:: y_i = b + \sum_j \alpha_{ij} W x_j, \qquad
+        \alpha_{ij} = \mathrm{softmax}_j\, \mathrm{LeakyReLU}(a^\top W x_i + c^\top W x_j)
+
+    Parameters
+    ----------
+    n_inputs, n_outputs
+        Width before, and of each head's output.
+    heads
+        Number of heads; their outputs are put side by side.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.lin = nn.Linear(n_inputs, heads * n_outputs, bias=False)
+        bound = math.sqrt(6 / (1 + n_outputs))
+        self.of_node = nn.Parameter(torch.empty(heads, n_outputs).uniform_(-bound, bound))
+        self.of_neighbor = nn.Parameter(torch.empty(heads, n_outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(heads * n_outputs))
+
+    def forward(self, values: Tensor, graphs: Graphs) -> Tensor:
+        """Attend: (m, n_inputs) to (m, heads * n_outputs)."""
+        own = torch.arange(len(values), device=values.device)
+        source, node = torch.cat([graphs.links[:, 0], own]), torch.cat([graphs.links[:, 1], own])
+        projected = self.lin(values).unflatten(1, (self.heads, -1))
+        of_node, of_neighbor = (projected * self.of_node).sum(dim=2), (projected * self.of_neighbor).sum(dim=2)
+        scores = F.leaky_relu(of_node[node] + of_neighbor[source], _SLOPE)
+        # The largest one is taken off, so that no exponential is too large; the shares do not depend on it.
+        largest = (
+            scores.detach()
+            .new_zeros(len(values), self.heads)
+            .scatter_reduce(0, node[:, None].expand(-1, self.heads), scores.detach(), "amax", include_self=False)
+        )
+        weight = torch.exp(scores - largest[node])
+        total = torch.zeros_like(largest).index_add(0, node, weight)
+        share = (weight / total[node]).unsqueeze(2)
+        mixed = torch.zeros_like(projected).index_add(0, node, projected[source] * share)
+        return mixed.flatten(1) + self.bias
