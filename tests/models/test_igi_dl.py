@@ -12,6 +12,8 @@ import torch
 
 import stpredict as stp
 from stpredict.models import Batch, Predictor
+from stpredict.models import _igi_dl as network_module
+from stpredict.models.nn import _graphs as module
 from stpredict.models.nn._graphs import GCNConv, GINConv, Graphs
 from stpredict.training import ArraySet, Ragged, fit_arrays, predict_arrays, train_config
 
@@ -140,6 +142,35 @@ def test_layers_are_those_of_torch_geometric(kind: str) -> None:
         own, other = GCNConv(3, 5), geometric.GCNConv(3, 5)
         other.lin.weight.data, other.bias.data = own.lin.weight.data, own.bias.data
     torch.testing.assert_close(own(values, graphs), other(values, HAND.T))
+
+
+def test_sums_along_links_have_the_gradients_of_the_matrix(monkeypatch) -> None:
+    """Also where some links at a time are held, each in its own direction."""
+    monkeypatch.setattr(module, "_LINKS", 2)
+    links = torch.tensor([[0, 1], [2, 1], [3, 0], [1, 3], [0, 3]])
+    matrix = torch.zeros(4, 4, dtype=torch.float64).index_put(
+        (links[:, 1], links[:, 0]), torch.ones(5, dtype=torch.float64)
+    )
+    graphs = Graphs(links, torch.zeros(4, dtype=torch.int64), torch.tensor([4]))
+    values = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(graphs.sum_of_neighbors(values), matrix @ values)
+    assert torch.autograd.gradcheck(graphs.sum_of_neighbors, (values,))
+
+
+def test_what_is_computed_again_has_the_same_gradients(monkeypatch) -> None:
+    data = spots(12)
+    found = []
+    for many in (10**6, 1):
+        monkeypatch.setattr(network_module, "_MANY", many)
+        model = network(branches="graph", dropout=0.0).train()
+        model.step(everything(data, model), model.stages[0])["total"].backward()
+        buffers = {
+            name: each.clone() for name, each in model.named_buffers() if name.endswith(("running_mean", "running_var"))
+        }
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None} | buffers)
+    assert len(found[0]) > 20
+    for name, values in found[0].items():
+        torch.testing.assert_close(found[1][name], values)
 
 
 def test_readouts_are_largest_values_and_means_of_each_graph_and_zero_of_an_empty_one() -> None:

@@ -125,7 +125,12 @@ def slides(n: int = 32, seed: int = 0) -> tuple[AnnData, dict[str, np.ndarray]]:
 def test_an_outcome_that_follows_from_regions_is_learned(tmp_path) -> None:
     data, maps = slides()
     result = stp.tl.fit_outcome(
-        data, "response", maps=maps, n_folds=(2, 2), hyperparameters="super_patches", training={"max_epochs": 25}
+        data,
+        "response",
+        maps=maps,
+        n_folds=(2, 2),
+        hyperparameters="super_patches",
+        training={"max_epochs": 20, "patience": 0},
     )
     scores = result.scores.set_index("model")["auroc"]
     print(scores.to_dict())

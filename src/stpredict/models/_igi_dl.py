@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from stpredict.core._validate import check_choice, check_positive
 from stpredict.models.base._batch import Batch, Prediction, Summary
@@ -23,6 +24,9 @@ from stpredict.models.nn._heads import RegressionHead
 from stpredict.models.nn._resnet import ResNet18Trunk
 from stpredict.models.nn._standardize import Standardize
 
+_MANY = (
+    2**15
+)  # nuclei, beyond which what a layer computes between its input and its output is computed again on the way back
 _CHUNK = 64  # patches that go through the convolutions at once, where no gradient is taken
 _CONVS = {"gin": GINConv, "gcn": GCNConv}
 #: Of what :func:`stpredict.pp.nuclei` measures: neither the direction of the long axis, which means nothing on a slide, nor
@@ -238,7 +242,11 @@ class IGIDL(ShrinkingPredictor):
         found = values.new_zeros(len(batch), 2 * self.config.n_hidden)
         for layer in range(1, self.config.n_layers + 1):
             conv, norm = getattr(self, f"gin_conv{layer}"), getattr(self, f"gin_bn{layer}")["module"]
-            values = F.relu(norm(conv(values, graphs)))
+            if self.training and len(values) > _MANY:
+                values = checkpoint(conv, values, graphs, use_reentrant=False)
+            else:
+                values = conv(values, graphs)
+            values = F.relu(norm(values), inplace=True)
             found = found + graphs.max_and_mean(values)
         if self.no_nuclei is not None:
             found = torch.where((graphs.size == 0).unsqueeze(1), self.no_nuclei, found)

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 _SLOPE = 0.2
+_LINKS = 2**16  # links whose values are held at once
+
+
+class _SumAlong(torch.autograd.Function):
+    """Sum of values along links, of which the values of some are held at a time, forth and back."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, links: Tensor) -> Tensor:
+        ctx.save_for_backward(links)
+        return _sum_along(values, links[:, 0], links[:, 1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (links,) = ctx.saved_tensors
+        return _sum_along(grad, links[:, 1], links[:, 0]), None
+
+
+def _sum_along(values: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    total = torch.zeros_like(values)
+    for start in range(0, len(source), _LINKS):
+        part = slice(start, start + _LINKS)
+        total.index_add_(0, target[part], values[source[part]])
+    return total
 
 
 @dataclass(frozen=True)
@@ -39,7 +63,7 @@ class Graphs:
 
     def sum_of_neighbors(self, values: Tensor) -> Tensor:
         """Sum (m, d) over the links that lead to each node of the values (m, d) they come from."""
-        return torch.zeros_like(values).index_add(0, self.links[:, 1], values[self.links[:, 0]])
+        return _SumAlong.apply(values, self.links)
 
     def max_and_mean(self, values: Tensor) -> Tensor:
         """Largest value and mean of each graph side by side (n, 2 d); 0 for a graph without nodes."""
