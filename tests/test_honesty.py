@@ -32,7 +32,7 @@ MODELS = {
     },
     "igi_dl": {
         "model": "igi_dl",
-        "training": {"max_epochs": 10, "patience": 0, "learning_rate": 3e-3, "batch_size": 32},
+        "training": {"max_epochs": 8, "patience": 0, "learning_rate": 1e-2, "batch_size": 64},
         "hyperparameters": {
             "branches": "graph",
             "n_layers": 2,

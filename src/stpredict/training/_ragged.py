@@ -19,6 +19,18 @@ class Ragged:
         (n,) number of values of each row.
     start
         (n,) where those of each row begin; one row after the other when `None`. Rows may share values.
+
+    Raises
+    ------
+    ValueError
+        When a row ends beyond the values.
+
+    Examples
+    --------
+    >>> import numpy as np, stpredict as stp
+    >>> rows = stp.training.Ragged(np.array([10, 11, 20, 21, 22]), size=np.array([2, 0, 3]))
+    >>> rows[[2, 1]].tolist(), rows[[0]].tolist()
+    ([20, 21, 22], [10, 11])
     """
 
     def __init__(self, values: np.ndarray, size: np.ndarray, start: np.ndarray | None = None) -> None:

@@ -23,7 +23,7 @@ class _SumAlong(torch.autograd.Function):
         return _sum_along(values, links[:, 0], links[:, 1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (links,) = ctx.saved_tensors
         return _sum_along(grad, links[:, 1], links[:, 0]), None
 
