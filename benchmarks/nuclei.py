@@ -1,6 +1,6 @@
 """Nuclei: how many are found on tissue where they are known, and what they add to other features on real sections.
 
-    python benchmarks/nuclei.py [--parts known sections] [--data ../shared/data/her2st]
+    python benchmarks/nuclei.py [--parts known sections graphs memory] [--data ../shared/data/her2st]
 
 `known`: F1, precision and recall on simulated tissue, matched one to one within 4 µm, in total and by kind of nucleus.
 
@@ -16,6 +16,15 @@ sections, Pearson's r, the same given the depth of the spot, and the share of th
 
 `MobileNetV2 (200)` are the first 200 principal components of its features over the training spots, after these were
 standardized within their sections.
+
+`graphs`: the same sections, genes and scores for networks on graphs of nuclei, `igi_dl` (the graph alone; the graph beside frozen
+color-texture, GIN and GCN; color-texture alone through the same perceptron), in a small setting: 3 layers of 64, a perceptron
+of 64, 25 spots a step, at most 30 epochs chosen on an inner validation. Beside them a ridge on color-texture with context, on nuclei with context and
+on random filters. `sd` is that of r over three seeds. The patch through a ResNet-18 that is trained along takes hours on two
+cores and has no line.
+
+`memory`: what a training step and a prediction of `igi_dl` at its published size on the graphs of 5,000 spots take above what was in use before, and
+what the super-patches of a map of 5,000 cells with 500 channels take, each in a process of its own.
 
 Nothing was chosen on these sections but the genes, which are the same in every line: thresholds of the segmentation were
 set on simulated tissue with other seeds than those of `known`, the filters are random and were drawn once. That kinds
@@ -124,7 +133,7 @@ def known() -> None:
         print(f"nuclei in a {name} picture: {len(stp.get.nuclei(adata))}")
 
 
-def read(data: Path, n_genes: int) -> tuple[AnnData, list[str], float]:
+def read(data: Path, n_genes: int, *, imagenet: bool = True) -> tuple[AnnData, list[str], float]:
     """Sections with residuals and all features, the genes that are measured best, and their mean ceiling."""
     adata = stp.io.read_her2st(data, sections=SECTIONS)
     stp.pp.normalize(adata)
@@ -140,7 +149,7 @@ def read(data: Path, n_genes: int) -> tuple[AnnData, list[str], float]:
     n = sum(len(stp.get.nuclei(adata, name)) for name in SECTIONS)
     print(f"pp.nuclei: {perf_counter() - start:.0f} s for {n} nuclei")
     weights = data.parent / "encoders" / "mobilenet_v2.safetensors"
-    if weights.is_file():
+    if imagenet and weights.is_file():
         stp.pp.image_features(adata, IMAGENET, weights=str(weights), progress=False)
     return adata, list(best.index), float(best.mean())
 
@@ -214,10 +223,106 @@ def sections(data: Path, n_genes: int) -> None:
     print("\n" + " | ".join(METRICS) + "\n" + shown.to_string())
 
 
+def network_lines() -> dict[str, dict[str, Any]]:
+    """Networks and ridges of the part `graphs`, by name."""
+    small = {"n_layers": 3, "n_hidden": 64, "mlp": (64,), "image_encoder": "features"}
+    training = {"max_epochs": 30, "patience": 8, "batch_size": 25, "learning_rate": 1e-3}
+    networks = {
+        "igi_dl: graph": {"branches": "graph"},
+        "igi_dl: color-texture": {"branches": "image"},
+        "igi_dl: graph + color-texture": {},
+        "igi_dl: graph (GCN) + color-texture": {"conv": "gcn"},
+    }
+    ridges = {"color-texture with context": COLOR, "nuclei with context": WIDE_NUCLEI, "random filters": RANDOM}
+    return {f"ridge: {name}": {"model": "ridge", "features": slot} for name, slot in ridges.items()} | {
+        name: {"model": "igi_dl", "features": COLOR, "hyperparameters": small | options, "training": training}
+        for name, options in networks.items()
+    }
+
+
+def graphs(data: Path, n_genes: int, n_seeds: int = 3) -> None:
+    """Scores of networks on graphs of nuclei with patients apart, beside ridges."""
+    adata, genes, mean_ceiling = read(data, n_genes, imagenet=False)
+    print(f"{n_genes} genes of mean ceiling {mean_ceiling:.2f}")
+    sample = adata.obs["sample"].astype(str).to_numpy()
+    found = []
+    for name, line in network_lines().items():
+        start = perf_counter()
+        for direction, pairs in list(tests().items())[1:]:
+            train = np.isin(sample, pairs[0][0])
+            for seed in range(1 if line["model"] == "ridge" else n_seeds):
+                options = {key: value for key, value in line.items() if key not in ("model", "features")}
+                model = stp.tl.fit(
+                    adata, line["model"], train, target=genes, baselines=False, seed=seed,
+                    features={"slot": line["features"], "scaling": "section"}, **options,
+                )  # fmt: skip
+                part = adata[~train].copy()
+                stp.tl.predict(part, model)
+                table = stp.tl.evaluate(part, metrics=METRICS, ceiling=False)
+                means = table.groupby("sample", observed=True)[METRICS].mean().mean()
+                found.append({"model": name, "test": direction, "seed": seed, **means})
+        print(f"{name}: {perf_counter() - start:.0f} s", flush=True)
+    table = pd.DataFrame(found).groupby(["model", "test"], sort=False)[METRICS]
+    mean, spread = table.mean(), table.std()["pearson"]
+    cells = mean.map("{:.3f}".format).agg(" | ".join, axis=1)
+    cells += [f" (sd {value:.3f})" if np.isfinite(value) else "" for value in spread]
+    print("\n" + " | ".join(METRICS) + "\n" + cells.unstack("test", sort=False).to_string())
+
+
+def memory(what: str | None = None) -> None:
+    """Peak memory of graphs, each measured in a process of its own."""
+    import subprocess
+    import sys
+
+    if what is None:
+        for name in ("step of igi_dl", "prediction of igi_dl", "super-patches"):
+            subprocess.run([sys.executable, __file__, "--parts", "memory", "--measure", name], check=True)
+        return
+    import torch
+    from her2st import resident
+
+    from stpredict.training import ArraySet, Ragged, predict_arrays
+
+    rng = np.random.default_rng(0)
+    if what == "super-patches":
+        from stpredict.models.nn._super_patches import merge_cells, neighboring_cells
+
+        values = rng.normal(size=(5041, 500)).astype(np.float32)
+        pairs = neighboring_cells(np.ones((71, 71), dtype=bool), "square")
+        before = resident("VmRSS")
+        merged = merge_cells(values, pairs, within=2.0, rounds=4)
+        said = f"{len(values)} cells with 500 channels, {len(merged.size)} super-patches"
+    else:
+        from stpredict.tl.learn.inputs._nuclei_graph import graphs_around
+
+        side, pitch = 71, 100.0
+        centers = np.stack(np.divmod(np.arange(side**2), side), axis=1)[:5000] * pitch
+        xy = rng.uniform(-pitch, side * pitch, (int(5000 * 40), 2))
+        nodes, n_nodes, links, n_links = graphs_around(xy, centers, pitch, 20.0)
+        measures = rng.normal(size=(len(xy), 85)).astype(np.float32)
+        zeros = np.zeros(5000, dtype=np.int64)
+        inputs = {
+            "nuclei_graph": Ragged(measures[nodes], n_nodes), "n_nuclei": n_nodes, "nuclei_links": Ragged(links, n_links), "n_links": n_links,
+        }  # fmt: skip
+        data = ArraySet(zeros, zeros, inputs, target=np.zeros((5000, 179), np.float32))
+        options = stp.models.get_model("igi_dl").options("paper") | {"branches": "graph"}
+        network = stp.models.build("igi_dl", 179, {"nuclei_graph": 85}, hyperparameters=options, seed=0)
+        before = resident("VmRSS")
+        if what == "step of igi_dl":
+            batch = data.batch(np.arange(5000), network.needs)
+            network.step(batch, network.stages[0])["total"].backward()
+        else:
+            predict_arrays(network, data)
+        said = f"5000 spots, {len(nodes)} nuclei, {len(links)} links, threads {torch.get_num_threads()}"
+    print(f"{what}: {said}: {resident('VmHWM') - before:.2f} GB", flush=True)
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=["known", "sections"], default=["known", "sections"])
+    parts = ["known", "sections", "graphs", "memory"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts[:2])
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/her2st"))
     parser.add_argument("--genes", type=int, default=50)
     arguments = parser.parse_args()
@@ -225,6 +330,10 @@ def main() -> None:
         known()
     if "sections" in arguments.parts:
         sections(arguments.data, arguments.genes)
+    if "graphs" in arguments.parts:
+        graphs(arguments.data, arguments.genes)
+    if "memory" in arguments.parts:
+        memory(arguments.measure)
 
 
 if __name__ == "__main__":

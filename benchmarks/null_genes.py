@@ -63,7 +63,18 @@ LAST = ("color", "histogene", "hist2st", "thitogene", "hggep", "stnet")  # pixel
 FEW_EPOCHS = {"stnet": 2}
 SQUARES = {"neighbors", "neighbor_mask", "section_features", "section_cell"}
 AROUND = "color-statistics"  # of 25 tiles around every spot: six numbers of each
-PREPARED = {"features", "patches", "positions", "cell", "counts", "size_factor", "gene_table", *SQUARES}  # inputs
+NUCLEI = {"nuclei_graph", "n_nuclei", "nuclei_links", "n_links"}
+PREPARED = {
+    "features",
+    "patches",
+    "positions",
+    "cell",
+    "counts",
+    "size_factor",
+    "gene_table",
+    *SQUARES,
+    *NUCLEI,
+}  # inputs
 NULL_SCORES = ("pearson", "pearson_residual", "deviance_explained")
 
 
@@ -164,6 +175,8 @@ def every_model(
         stp.pp.gene_table(data, "random", n_components=16)
         stp.pp.image_features(data, AROUND)
         stp.pp.neighbor_features(data, AROUND)
+        if not only or "igi_dl" in only:
+            stp.pp.nuclei(data)
     cohorts = {
         "synthetic cohort": (made, list(made.var_names), "color-texture"),
         "her2st": (redrawn(adata, 0), panel, {"slot": f"color-texture-{WIDE}", "scaling": "section"}),

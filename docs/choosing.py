@@ -84,6 +84,11 @@ CHOOSING = {
         "genes change at boundaries between tissues",
         "on simulated boundaries; no line on real sections yet",
     ),
+    "igi_dl": (
+        "2 sections and nuclei; with pixels 10 sections and a GPU",
+        "nuclei, their types and how they lie are what the genes should follow",
+        "IGI_VERDICT",
+    ),
     "dkan": (
         "4 sections and a table of genes",
         "genes that were never measured, through what is known of them",
@@ -108,6 +113,11 @@ CHOOSING = {
     "convnext": (
         "50 patients with an outcome, maps of their slides",
         "outcomes from maps",
+        "it predicts no expression",
+    ),
+    "super_patches": (
+        "50 patients with an outcome, maps of their slides",
+        "outcomes that follow regions of a map, wherever these lie",
         "it predicts no expression",
     ),
 }

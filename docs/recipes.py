@@ -35,6 +35,9 @@ PUBLISHED = {
     "last one kept; turns by any angle, mirror images and jittered colors; starts from ImageNet",
     "stem": "AdamW 1e-4 without weight decay, 256 spots a step (the last, smaller part left out), 4,000 epochs, of which "
     "the weights after 300,000 steps are used, averaged with 0.9999; seven turned or mirrored copies of each patch; no validation",
+    "igi_dl": "Adam 2e-4, weight decay 1e-4, batch 512, at most 300 epochs, patience 30 on a fifth of the spots drawn at random "
+    "from the training sections; colors normalized to a reference image, no augmentation; no pretrained weights",
+    "super_patches": "learning rate 5e-4, 600 to 1,000 epochs, Cox loss, a tenth of the links dropped",
     "convnext": "AdamW with betas 0.9 and 0.95, weight decay 0.05 (not on offsets), cosine down to 1e-5, dropped paths 0.4, "
     "no augmentation; survival: 5e-3, 300 epochs, all patients a step; response: 5e-5, 200 epochs, 20 a step (the released "
     "vignettes: 0.015 and 1e-4, 200 epochs, and the code multiplies each by the number of batches over 256); the best epoch "
@@ -48,7 +51,7 @@ def _said(settings: dict[str, Any]) -> str:
 
 def default_training(name: str) -> str:
     """Training settings of a network that are not those of the loop."""
-    if name == "convnext":  # which :func:`stpredict.tl.fit_outcome` trains
+    if name in ("convnext", "super_patches"):  # which :func:`stpredict.tl.fit_outcome` trains
         from stpredict.tl.outcomes._network import _COMMON, _TRAINING
 
         return "; ".join(f"{kind.replace('_', '-')}: {_said(_COMMON | own)}" for kind, own in _TRAINING.items())

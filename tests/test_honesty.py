@@ -30,6 +30,18 @@ MODELS = {
         }
         for name, n_epochs in (("triplex", 3), ("bg_triplex", 3), ("dkan", 8))
     },
+    "igi_dl": {
+        "model": "igi_dl",
+        "training": {"max_epochs": 8, "patience": 0, "learning_rate": 1e-2, "batch_size": 64},
+        "hyperparameters": {
+            "branches": "graph",
+            "n_layers": 2,
+            "n_hidden": 16,
+            "mlp": (32,),
+            "dropout": 0.0,
+            "patch_um": PITCH,
+        },
+    },
 }
 
 
@@ -67,6 +79,7 @@ def stained_cohort(seed: int = 0) -> ad.AnnData:
     slots = ("X_field", "X_field_neighbors", "X_field_edges", "X_field_nuclei")
     adata.uns["stpredict"] = {slot: {"encoder": "field"} for slot in slots}
     with_squares(adata)
+    with_nuclei(adata, rng)
     stp.pp.grid(adata)
     stp.pp.gene_table(adata, "random", n_components=8)
     return adata
@@ -86,6 +99,21 @@ def with_squares(adata: ad.AnnData) -> None:
         noise = rng.normal(size=squares.shape).astype(np.float32) * (what != "neighbors")
         adata.obsm[f"X_field_{what}"] = (squares + noise) * mask[..., None]
     adata.obsm["X_field_neighbor_mask"] = adata.obsm["X_field_boundary_mask"] = mask
+
+
+def with_nuclei(adata: ad.AnnData, rng: np.random.Generator) -> None:
+    """Up to four square nuclei in each spot, of the color that the picture has there."""
+    import geopandas as gpd
+    import shapely
+
+    given = {}
+    for name in adata.obs["sample"].unique():
+        place = np.repeat(adata.obsm["spatial"][adata.obs["sample"] == name], 4, axis=0)
+        place = (place + np.tile([[-6, -6], [6, -6], [-6, 6], [6, 6]], (SIDE**2, 1)))[
+            rng.uniform(size=4 * SIDE**2) < 0.7
+        ]
+        given[name] = gpd.GeoDataFrame(geometry=list(shapely.box(*(place - 3).T, *(place + 3).T)))
+    stp.pp.nuclei(adata, given, progress=False)
 
 
 def shuffled(adata: ad.AnnData, seed: int) -> ad.AnnData:
@@ -121,6 +149,7 @@ def stained() -> ad.AnnData:
         (["stnet"], "mean", 4),
         (["triplex", "bg_triplex"], "mean", 6),
         (["dkan"], "mean", 4),
+        (["igi_dl"], "mean", 4),
     ],
 )
 def test_permuted_labels_score_nothing(stained: ad.AnnData, models: list[str], method: str, n: int) -> None:
@@ -144,7 +173,7 @@ def test_permuted_labels_score_nothing(stained: ad.AnnData, models: list[str], m
 
 def test_the_same_models_learn_from_true_labels(stained: ad.AnnData) -> None:
     """Otherwise a score of nothing would say nothing."""
-    models = {name: MODELS[name] for name in ("ridge", "mlp", "color", "triplex", "bg_triplex", "dkan")}
+    models = {name: MODELS[name] for name in ("ridge", "mlp", "color", "triplex", "bg_triplex", "dkan", "igi_dl")}
     table = score(stained.copy(), models, {"method": "mean", "n_genes": 12})
     assert (table["low"] > 0.15).all()
     assert table.loc["ridge", "pearson"] > 0.5

@@ -34,6 +34,10 @@ def everything() -> ArraySet:
         "edges": rng.normal(size=(N, 3, 4)).astype(np.float32),
         "nuclei": rng.normal(size=(N, 3, 4)).astype(np.float32),
         "boundary_mask": rng.uniform(size=(N, 3)) < 0.5,
+        "nuclei_graph": rng.normal(size=(N, 4)).astype(np.float32),
+        "n_nuclei": rng.integers(0, 3, N),
+        "nuclei_links": rng.integers(0, 3, (N, 2)),
+        "n_links": rng.integers(0, 3, N),
         "counts": rng.poisson(2, (N, GENES)).astype(np.float32),
         "size_factor": rng.uniform(0.5, 2, N).astype(np.float32),
     }

@@ -18,6 +18,7 @@ from stpredict.training import (
     ArraySet,
     Fit,
     FittedModel,
+    Ragged,
     TrainConfig,
     TrainingFacts,
     fit_arrays,
@@ -59,6 +60,7 @@ def toy_set(n: int = 24, n_genes: int = GENES, seed: int = 0) -> ArraySet:
             "counts": rng.poisson(np.exp(target - target.max() + 2)).astype(np.float32),
             "size_factor": rng.uniform(0.5, 2, n).astype(np.float32),
             **around(features, np.random.default_rng(seed + 1)),
+            **nuclei_of(features, np.random.default_rng(seed + 2)),
         },
         target=target.astype(np.float32),
         whole=WholeSections(
@@ -86,6 +88,21 @@ def around(features: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarr
         for name in ("neighbors", "edges", "nuclei")
     }
     return squares | {"neighbor_mask": mask, "boundary_mask": mask.copy()}
+
+
+def nuclei_of(features: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    """Up to five nuclei of each row, which are like itself, each linked with the next."""
+    n_nuclei = np.resize([3, 5, 0, 1], len(features))
+    n_links = 2 * np.maximum(n_nuclei - 1, 0)
+    nodes = np.repeat(features, n_nuclei, axis=0)
+    links = [(i, i + 1) for n in n_nuclei for i in range(n - 1)]
+    links = np.array([pair for a, b in links for pair in ((a, b), (b, a))])
+    return {
+        "nuclei_graph": Ragged((nodes + rng.normal(0, 0.1, nodes.shape)).astype(np.float32), n_nuclei),
+        "n_nuclei": n_nuclei,
+        "nuclei_links": Ragged(links, n_links),
+        "n_links": n_links,
+    }
 
 
 def toy_bags(n: int = 24, n_genes: int = GENES, n_tokens: int = 8, seed: int = 0) -> ArraySet:

@@ -69,3 +69,20 @@ def test_refusals_leave_the_object(frozen) -> None:
     with pytest.raises(KeyError, match="missing Z"):
         stp.pp.published_target(adata, panel=["Z"])
     assert frozen(adata) == before
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_counts_and_one_per_million(sparse: bool) -> None:
+    """The inverse is the counts up to the total, and a spot without counts has the same value of every gene."""
+    adata = lattice("square")
+    adata.layers["counts"][4] = 0
+    counts = np.asarray(adata.layers["counts"], dtype=np.float64)
+    if sparse:
+        adata.layers["counts"] = csr_matrix(adata.layers["counts"])
+    stp.pp.published_target(adata, ["plus_one"])
+    values = adata.layers["published"].astype(np.float64)
+    np.testing.assert_allclose(np.exp(values).sum(axis=1), 1e6, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(values) * (counts.sum(axis=1, keepdims=True) + 3) / 1e6 - 1, counts, atol=1e-3)
+    np.testing.assert_allclose(values[4], np.log(1e6 / 3), rtol=1e-6)
+    with pytest.raises(ValueError, match="one library size"):
+        stp.pp.published_target(adata, ["panel", "plus_one"])

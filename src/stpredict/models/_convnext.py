@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stpredict.models.base._batch import Batch, Prediction
-from stpredict.models.base._predictor import HEAD, Predictor
+from stpredict.models.base._predictor import HEAD
 from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
-from stpredict.models.nn._standardize import Standardize
+from stpredict.models.base._slide_map import SlideMapPredictor
 
 _EPS = 1e-6
 
@@ -205,15 +205,9 @@ _TRAINING = {"schedule": "cosine", "final_learning_rate": 1e-5, "weight_decay": 
     paper="woo2023",
     license_of_reference="MIT",
 )
-class ConvNeXt(Predictor):
-    """:class:`ConvNeXtV2` as the training loop knows it: slides are bags whose tokens are the cells of the map.
+class ConvNeXt(SlideMapPredictor):
+    """:class:`ConvNeXtV2` as the training loop knows it."""
 
-    `tokens` are the cells of a map row by row, `token_size` is positive on the tissue, and `features` are the clinical
-    covariates, standardized. Channels are standardized with the cells of the training slides. The output is the log risk, or the logit of the second class.
-    """
-
-    needs = frozenset({"tokens", "token_size", "features"})
-    per_prediction = 64
     own_tensors = (*HEAD, "network.head.")
     small = {"shape": (2, 4), "depths": (1, 1), "dims": (8, 16), "drop_path": 0.0, "augment": False}
     #: The networks of :cite:t:`li2026` and their training.
@@ -230,10 +224,6 @@ class ConvNeXt(Predictor):
 
     def __init__(self, config: ConvNeXtConfig, shape: Shape) -> None:
         super().__init__(config, shape)
-        if config.class_weights and shape.n_outputs != 1:
-            raise ValueError(
-                f"expected two classes with class_weights; found {shape.n_outputs} outputs; leave them out"
-            )
         self.network = ConvNeXtV2(
             shape.width("tokens") + int(config.mask),
             shape.n_outputs,
@@ -242,42 +232,15 @@ class ConvNeXt(Predictor):
             dims=tuple(config.dims),
             drop_path=config.drop_path,
         )
-        self.standardize = Standardize(shape.width("tokens"), of="tokens")
-
-    @classmethod
-    def reads(cls, config: Any) -> frozenset[str]:
-        """Maps, and covariates where there are any."""
-        return cls.needs if config.n_clinical else cls.needs - {"features"}
 
     def forward(self, batch: Batch) -> Prediction:
         """Log risk, logit or expression of each slide."""
-        n, n_cells = len(batch), self.config.shape[0] * self.config.shape[1]
-        if batch["token_size"].shape[1] != n_cells:
-            raise ValueError(
-                f"expected {n_cells} tokens, one for each cell of maps of {self.config.shape}; found "
-                f"{batch['token_size'].shape[1]}; pass hyperparameters={{'shape': (n_rows, n_cols)}}"
-            )
-        tissue = (batch["token_size"] > 0).float().reshape(n, 1, *self.config.shape)
-        maps = self.standardize(batch["tokens"]).movedim(2, 1).reshape(n, -1, *self.config.shape) * tissue
+        cells, on_tissue = self.cells(batch)
+        tissue = on_tissue.float().reshape(len(batch), 1, *self.config.shape)
+        maps = cells.movedim(2, 1).reshape(len(batch), -1, *self.config.shape) * tissue
         both = torch.cat([maps, tissue], dim=1)
         if self.training and self.config.augment:
             both = turned(both, self.config.lattice)
         maps, tissue = both if self.config.mask else both[:, :-1], both[:, -1:]
         clinical = batch["features"] if self.config.n_clinical else None
-        outputs = self.network(maps, tissue, clinical)
-        if not self.config.class_weights:  # classes that weigh the same start from even odds
-            outputs = torch.addcmul(self.target_mean, self.target_std, outputs)
-        return Prediction(outputs)
-
-    def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Cox loss of an outcome in time, or cross-entropy weighted by class."""
-        label = batch.measured("classes")
-        if label is None or not self.config.class_weights:
-            return super().loss(prediction, batch)
-        known = label >= 0
-        label = label.clamp_min(0)
-        weight = torch.tensor(self.config.class_weights, device=label.device)[label] * known
-        losses: Any = F.binary_cross_entropy_with_logits(
-            prediction.mean[:, 0], label.to(prediction.mean.dtype), reduction="none"
-        )
-        return {"total": (weight * losses).sum() / weight.sum().clamp_min(_EPS)}
+        return self.predicted(self.network(maps, tissue, clinical))

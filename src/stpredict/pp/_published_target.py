@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Habits that change the target.
 TARGET_HABITS = ("panel", "smoothed")
+#: One more of each gene before the library size is taken.
+PLUS_ONE = "plus_one"
+_PER_MILLION = 1e6
 _TARGET_SUM = 1e4
 _BESIDE = 1.01  # lattice steps
 
@@ -49,7 +52,9 @@ def published_target(
         AnnData or SpatialData with expression in `X` (n_obs, n_genes), and counts in `layers["counts"]` for `"panel"`.
     habits
         `"panel"`: log1p of counts per 10,000 of the genes of `panel`, instead of what `X` holds. `"smoothed"`: the mean over
-        the observation and those beside it on the array, 3 × 3 of them on a square lattice, 7 on a hexagonal one.
+        the observation and those beside it on the array, 3 × 3 of them on a square lattice, 7 on a hexagonal one. `"plus_one"`,
+        instead of `"panel"`: the natural logarithm of counts and one, per million of these over all genes of the object, as
+        `"igi_dl"` was published with; shallow spots are drawn towards what is the same of all genes.
     panel
         Genes whose counts make the library size; all genes of the object when `None`.
     key_added
@@ -72,7 +77,7 @@ def published_target(
     KeyError
         When `layers["counts"]`, `obs["array_row"]`, `obs["array_col"]` or a gene of the panel is missing.
     ValueError
-        When a habit is unknown, or a position on the array is not known.
+        When a habit is unknown, two are of the library size, or a position on the array is not known.
 
     Examples
     --------
@@ -103,13 +108,18 @@ def section_target(
 ) -> np.ndarray:
     """Values (n, n_genes) float32 of the genes of some columns, for all rows of one section."""
     for habit in habits:
-        check_choice(habit, TARGET_HABITS, "habits")
-    if "panel" in habits:
+        check_choice(habit, (*TARGET_HABITS, PLUS_ONE), "habits")
+    if {"panel", PLUS_ONE} & set(habits):
+        if {"panel", PLUS_ONE} <= set(habits):
+            raise ValueError("expected one library size among the habits; found 'panel' and 'plus_one'; leave one out")
         check_layer(adata, Key.COUNTS, "run stp.pp.normalize(adata), which keeps the counts")
         counts = numeric_matrix(adata.layers[Key.COUNTS], f"layers[{Key.COUNTS!r}]")[rows]
-        own = counts[:, adata.var_names.get_indexer(list(panel))]
-        totals = np.asarray(own.sum(axis=1, dtype=np.float64)).ravel()
-        values = log_normalize(counts[:, columns].astype(np.float32), totals, _TARGET_SUM)
+        if PLUS_ONE in habits:
+            values = log_plus_one(counts[:, columns], counts)
+        else:
+            own = counts[:, adata.var_names.get_indexer(list(panel))]
+            totals = np.asarray(own.sum(axis=1, dtype=np.float64)).ravel()
+            values = log_normalize(counts[:, columns].astype(np.float32), totals, _TARGET_SUM)
     else:
         values = matrix_of(adata, None)[rows][:, columns]
     values = np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
@@ -120,6 +130,13 @@ def section_target(
     weights = _beside(adata, rows[measured])
     smoothed[measured] = (weights @ values[measured]) / np.asarray(weights.sum(axis=1)).reshape(-1, 1)
     return smoothed
+
+
+def log_plus_one(chosen: Any, counts: Any) -> np.ndarray:
+    """Logarithms (n, g) of some counts and one, per million of the counts (n, n_genes) and one of all genes."""
+    chosen = np.asarray(chosen.toarray() if hasattr(chosen, "toarray") else chosen, dtype=np.float64)
+    total = np.asarray(counts.sum(axis=1, dtype=np.float64)).reshape(-1, 1) + counts.shape[1]
+    return np.log((chosen + 1) / total * _PER_MILLION)
 
 
 def _beside(adata: AnnData, rows: np.ndarray) -> csr_matrix:

@@ -9,6 +9,7 @@ from stpredict.training._fitted import FittedModel
 from stpredict.training._loader import Loader
 from stpredict.training._predict_arrays import Predicted, predict_arrays
 from stpredict.training._published import load_published
+from stpredict.training._ragged import Ragged
 
 __all__ = [
     "ArraySet",
@@ -16,6 +17,7 @@ __all__ = [
     "FittedModel",
     "Loader",
     "Predicted",
+    "Ragged",
     "TrainConfig",
     "TrainingFacts",
     "WholeSections",

@@ -13,6 +13,7 @@ import torch
 
 from stpredict.core._derangement import derangement
 from stpredict.models import INPUTS, Batch, Panel, Sections, Summary
+from stpredict.training._ragged import Ragged
 from stpredict.training.targets import Target
 from stpredict.training.targets._expression import moments, scales
 
@@ -56,7 +57,8 @@ class ArraySet:
     section, patient
         (n,) int64 codes.
     inputs
-        Arrays or row sources (n, …) by the names of :data:`stpredict.models.INPUTS`; patches are (n, h, w, 3).
+        Arrays or row sources (n, …) by the names of :data:`stpredict.models.INPUTS`; patches are (n, h, w, 3). Where rows
+        have different numbers of values, as of nuclei, it is a :class:`Ragged`.
     target
         Values measured, see :class:`stpredict.models.Batch`; `None` where nothing was.
     kind
@@ -151,10 +153,7 @@ class ArraySet:
             self,
             section=self.section[index],
             patient=self.patient[index],
-            inputs={
-                name: values[index] if isinstance(values, np.ndarray) else TakenRows(values, index)
-                for name, values in self.inputs.items()
-            },
+            inputs={name: _taken(values, index) for name, values in self.inputs.items()},
             target=None if self.target is None else self.target[index],
             labeled=None if self.labeled is None else self.labeled[index],
             whole=None if self.whole is None else replace(self.whole, row=self.whole.row[index]),
@@ -275,6 +274,13 @@ class ArraySet:
         return digest.hexdigest()
 
 
+def _taken(values: Any, index: np.ndarray) -> Any:
+    """Rows of an array, or a view of those of a row source."""
+    if isinstance(values, Ragged):
+        return values.take(index)
+    return values[index] if isinstance(values, np.ndarray) else TakenRows(values, index)
+
+
 class TakenRows:
     """A view of some rows of a row source, without reading them."""
 
@@ -333,7 +339,10 @@ def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
     for name, values in data.inputs.items():
         each = INPUTS[name]
         if each.width and name in needs:
-            found[name] = values if each.mask is None else values[data.inputs[each.mask] > 0]
+            if each.sizes is not None:
+                found[name] = values[slice(None)]
+            else:
+                found[name] = values if each.mask is None else values[data.inputs[each.mask] > 0]
     if data.whole is not None:
         mine = np.isin(data.whole.code, np.unique(data.section))
         found |= {n: v[mine] for n, v in data.whole.inputs.items() if INPUTS[n].width and n in needs}

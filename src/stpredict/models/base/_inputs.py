@@ -25,6 +25,8 @@ class Input:
         Whether a network has to be told the length of the last axis, and gets its mean and standard deviation.
     mask
         Input that says which places along the second axis are not padding.
+    sizes
+        Input that says how many values each observation has, where these lie one after the other instead of in rows.
     measured
         Whether it comes from the measurement: shuffled together with the target, and absent at prediction.
     """
@@ -34,6 +36,7 @@ class Input:
     shape: str
     width: bool = False
     mask: str | None = None
+    sizes: str | None = None
     measured: bool = False
 
 
@@ -52,6 +55,10 @@ INPUTS: Mapping[str, Input] = MappingProxyType(
             Input("edges", "row", "(n, n_neighbors, d) float32", width=True, mask="boundary_mask"),
             Input("nuclei", "row", "(n, n_neighbors, d) float32", width=True, mask="boundary_mask"),
             Input("boundary_mask", "row", "(n, n_neighbors) bool"),
+            Input("nuclei_graph", "row", "(m, d) float32, nuclei of all rows in order", width=True, sizes="n_nuclei"),
+            Input("n_nuclei", "row", "(n,) int64"),
+            Input("nuclei_links", "row", "(e, 2) int64, from and to which nucleus of its row", sizes="n_links"),
+            Input("n_links", "row", "(n,) int64"),
             Input("counts", "row", "(n, n_genes) float32", measured=True),
             Input("size_factor", "row", "(n,) float32, total counts over their median", measured=True),
             Input("section_features", "section", "(m, d) float32", width=True),

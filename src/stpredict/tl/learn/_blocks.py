@@ -18,6 +18,8 @@ from stpredict.targets import Expression
 from stpredict.tl.learn.inputs._collect import fields_um
 from stpredict.tl.learn.inputs._features import standardized_by
 from stpredict.tl.learn.inputs._neighbors import SQUARES, in_units_of_sections
+from stpredict.tl.learn.inputs._nuclei_graph import NAME as NUCLEI_GRAPH
+from stpredict.tl.learn.inputs._nuclei_graph import nodes_within_sections
 from stpredict.tl.learn.targets._expression import panel_strangers
 
 if TYPE_CHECKING:
@@ -142,6 +144,9 @@ def _standardized(arrays: ArraySet, task: Task, sample: np.ndarray, by: np.ndarr
     inputs, whole = dict(arrays.inputs), arrays.whole
     if "features" in inputs:
         inputs["features"] = standardized_by(inputs["features"], sample, by)
+    if NUCLEI_GRAPH in inputs:
+        n_measures = len(task.info.configure(task.options).measures)
+        inputs[NUCLEI_GRAPH] = nodes_within_sections(inputs[NUCLEI_GRAPH], sample, by, n_measures)
     for name in SQUARES.keys() & inputs.keys():
         inputs[name] = in_units_of_sections(inputs[name], inputs[SQUARES[name]], sample, by)
     if whole is not None and "section_features" in whole.inputs:

@@ -21,6 +21,7 @@ from stpredict.tl.learn._range import check_range
 from stpredict.tl.learn._task import Task, check_enough, fit_task
 from stpredict.tl.learn.inputs._collect import collect, identities, patient_codes
 from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
+from stpredict.tl.learn.inputs._nuclei_graph import NAME as NUCLEI_GRAPH
 from stpredict.tl.learn.inputs._origin import check_features_origin
 from stpredict.tl.learn.inputs._reader import readers
 from stpredict.tl.learn.inputs._slots import slots_read
@@ -276,7 +277,9 @@ def _collect_all(
         # What is measured, and tables of the panel, are those of a fold.
         needs = frozenset(name for name in task.needs if not INPUTS[name].measured and INPUTS[name].axis != "gene")
         config = task.info.configure(task.options)
-        patch = (config.patch_um, config.patch_px) if "patches" in needs else None
+        patch: tuple[Any, ...] = (config.patch_um, config.patch_px) if "patches" in needs else ()
+        if NUCLEI_GRAPH in needs:
+            patch = (*patch, config.patch_um, config.radius_um, config.nuclei_key, config.measures, config.types)
         signature = (needs, task.slots, task.scaling, patch)
         same = next((other for known, other in signatures if known == signature), None)
         if same is None:

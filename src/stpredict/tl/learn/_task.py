@@ -17,6 +17,8 @@ from stpredict.slots._rows import unit_of
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
 from stpredict.tl.learn.inputs._gene_table import NAME as GENE_TABLE
 from stpredict.tl.learn.inputs._gene_table import describe_table, how_made
+from stpredict.tl.learn.inputs._nuclei_graph import NAME as NUCLEI_GRAPH
+from stpredict.tl.learn.inputs._nuclei_graph import with_nuclei
 from stpredict.tl.learn.inputs._origin import unrecorded
 from stpredict.tl.learn.inputs._reader import Scaling, Source
 from stpredict.tl.learn.inputs._slots import FROM_SLOTS, check_features, describe_features, feature_keys, slots_read
@@ -132,7 +134,7 @@ def make_task(
             f"expected genes as the target of {info.name!r}, which compares the expression of spots with their pictures; found "
             f"{reader.kind.replace('_', '-')}; take another of stp.models.list_models()"
         )
-    options = without_counts(info, with_lattice(adata, info, given), hyperparameters, reader)
+    options = without_counts(info, with_nuclei(adata, info, with_lattice(adata, info, given)), hyperparameters, reader)
     needs = info.reads(options)
     scaling = scaling or _default_scaling(adata, needs)
     if "tokens" in needs and scaling != "global":
@@ -162,7 +164,7 @@ def make_task(
 def _default_scaling(adata: AnnData, needs: frozenset[str]) -> Scaling:
     """How features are scaled where nobody says: within sections, but slides, which are compared with each other."""
     compared = "tokens" in needs or unit_of(adata) == "slide"
-    return "section" if needs & FROM_SLOTS and not compared else "global"
+    return "section" if needs & (FROM_SLOTS | {NUCLEI_GRAPH}) and not compared else "global"
 
 
 def without_counts(info: ModelInfo, options: dict[str, Any], asked: Any, reader: TargetSlots) -> dict[str, Any]:

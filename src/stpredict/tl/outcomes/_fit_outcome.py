@@ -82,7 +82,10 @@ def fit_outcome(
     hyperparameters
         Departures from the defaults: `depths`, `dims`, `drop_path`, `augment`; or the name of a preset. Two small stages
         by default, which tens of patients can train; the published networks, with four and with their training
-        settings, are the presets `"survival"` and `"response"`, and `"paper"` is the one for the outcome at hand.
+        settings, are the presets `"survival"` and `"response"`, and `"paper"` is the one for the outcome at hand. Another
+        network on maps is named by `network`: with `{"network": "super_patches"}`, or `"super_patches"` for short
+        (`"super_patches:paper"` for its preset), cells that touch and look alike are joined, and attention goes along the graph
+        of these :cite:p:`gao2024`.
     training
         Departures from the training settings, those of a preset included; see
         :class:`stpredict.training.TrainConfig`.
@@ -145,7 +148,7 @@ def fit_outcome(
     from stpredict.core._device import resolve_device
     from stpredict.tl.outcomes._cohort import check_folds, read_cohort, stratified_folds
     from stpredict.tl.outcomes._folds import cross_validate_outcome, fit_outcome_model
-    from stpredict.tl.outcomes._network import NETWORK, outcome_settings
+    from stpredict.tl.outcomes._network import chosen_network, outcome_settings
     from stpredict.tl.outcomes._result import OutcomeResult
     from stpredict.tl.outcomes._scores import score_outcome
     from stpredict.training.targets import ClassTarget, FollowUpTarget
@@ -167,7 +170,8 @@ def fit_outcome(
         )
     n_outer, n_inner = (n_folds, 3) if isinstance(n_folds, int) else n_folds
     kind = FollowUpTarget("", "") if isinstance(request, FollowUp) else ClassTarget("", ("", ""))
-    sizes, config = outcome_settings(kind, hyperparameters, training or {})
+    network, given = chosen_network(hyperparameters)
+    sizes, config = outcome_settings(kind, network, given, training or {})
     adata = get_table(data, table_key)
     cohort = read_cohort(
         adata, request, maps, channels, clinical, slots[0] if slots else None,
@@ -177,7 +181,7 @@ def fit_outcome(
     column = request.event if isinstance(request, FollowUp) else request.key
     check_folds(cohort, fold, n_outer, n_inner, [column])
     options: dict[str, Any] = {
-        "n_inner": n_inner, "sizes": sizes, "config": config, "seed": seed,
+        "network": network, "n_inner": n_inner, "sizes": sizes, "config": config, "seed": seed,
         "baselines": [*names, "image features"] if slots else names,
     }  # fmt: skip
     device = resolve_device(config.device)
@@ -186,13 +190,13 @@ def fit_outcome(
     model = fit_outcome_model(cohort, epochs=found.epochs, allow_leakage=allow_leakage, device=device, **options)
 
     key = key_added or slots_of(cohort.target.kind).key(cohort.target)
-    adata.obs[key] = found.scores[NETWORK].astype(np.float32)
+    adata.obs[key] = found.scores[network].astype(np.float32)
     if cohort.is_risk:
-        adata.obs[Key.group(key)] = pd.Categorical(np.where(found.high[NETWORK], "high", "low"))
+        adata.obs[Key.group(key)] = pd.Categorical(np.where(found.high[network], "high", "low"))
     adata.obs[Key.fold(key)] = fold
     adata.obs[Key.leaky(key)] = written_marks(cohort.leaky)
     record = {
-        "model": NETWORK, "target": cohort.target.to_dict(),
+        "model": network, "target": cohort.target.to_dict(),
         "channels": [channels] if isinstance(channels, str) else list(channels),
         "clinical": list(cohort.clinical.columns), "n_folds": n_outer, "n_inner": n_inner, "shape": cohort.maps.shape,
         "hyperparameters": sizes, "training": config.to_dict(), "seed": seed, "allow_leakage": allow_leakage,

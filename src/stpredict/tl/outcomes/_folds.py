@@ -12,7 +12,7 @@ from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.outcomes._baselines import MAJORITY, baseline_inputs, fit_baselines, majority
 from stpredict.tl.outcomes._clinical import ClinicalEncoder
 from stpredict.tl.outcomes._cohort import stratified_folds
-from stpredict.tl.outcomes._network import NETWORK, NetworkFit, fit_network
+from stpredict.tl.outcomes._network import NetworkFit, fit_network
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +89,7 @@ def fit_fold(
     cohort: Cohort,
     train: np.ndarray,
     *,
+    network: str,
     n_inner: int,
     sizes: Mapping[str, Any],
     config: TrainConfig,
@@ -99,8 +100,10 @@ def fit_fold(
     """Fit the network and the baselines to one training side; their log risks or logits (n,) of all slides."""
     covariates = ClinicalEncoder(cohort.clinical[train])(cohort.clinical)
     inner = stratified_folds(cohort.patient[train], cohort.stratum[train], n_inner, seed)
-    fit = fit_network(cohort, covariates, train, inner, sizes=sizes, config=config, device=device, seed=seed)
-    found = {NETWORK: fit.score}
+    fit = fit_network(
+        cohort, covariates, train, inner, name=network, sizes=sizes, config=config, device=device, seed=seed
+    )
+    found = {network: fit.score}
     if MAJORITY in baselines:
         found[MAJORITY] = majority(cohort, train)
     inputs = baseline_inputs(cohort.maps, covariates)
@@ -118,6 +121,7 @@ def fit_outcome_model(
     *,
     epochs: Collection[int],
     allow_leakage: bool,
+    network: str,
     n_inner: int,
     sizes: Mapping[str, Any],
     config: TrainConfig,
@@ -139,7 +143,7 @@ def fit_outcome_model(
     n_epochs = int(np.median(list(epochs))) if epochs else config.max_epochs
     fit = fit_network(
         cohort, covariates, everybody, inner,
-        sizes=sizes, config=config, device=device, seed=seed, n_epochs=n_epochs,
+        name=network, sizes=sizes, config=config, device=device, seed=seed, n_epochs=n_epochs,
     )  # fmt: skip
     scores, linear = {"model": fit.score}, {}
     inputs = baseline_inputs(cohort.maps, covariates)
@@ -148,7 +152,7 @@ def fit_outcome_model(
         scores[name] = model(inputs[name])
     settings = {name: value for name, value in config.to_dict().items() if name != "device"}
     return FittedModel(
-        model=NETWORK,
+        model=network,
         network=fit.network,
         target=cohort.target,
         features={"slots": {}, "scaling": "global"},

@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict.core._device import seed_torch
 from stpredict.core._optional import mend_torchvision
+from stpredict.core._validate import check_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,8 @@ _PAPER = {"follow_up": "survival", "classes": "response"}
 _COMMON = {"max_epochs": 200, "patience": 20, "weight_decay": 0.05}
 #: Two small stages: the four of the published networks fit the noise of cohorts of tens of patients.
 _SMALL: dict[str, Any] = {"depths": (1, 1), "dims": (8, 16), "drop_path": 0.1}
+#: Networks on maps, with what is other than their own defaults here.
+NETWORKS: dict[str, dict[str, Any]] = {NETWORK: _SMALL, "super_patches": {}}
 _GIVEN = frozenset({"shape", "mask", "n_clinical", "class_weights", "lattice"})  # follow from the data
 
 
@@ -60,24 +63,33 @@ class NetworkFit:
     n_epochs: int
 
 
+def chosen_network(hyperparameters: Mapping[str, Any] | str | None) -> tuple[str, Mapping[str, Any] | str | None]:
+    """Name of the network, and its hyperparameters or preset, from what a call says of both."""
+    if isinstance(hyperparameters, str):
+        name, _, preset = hyperparameters.partition(":")
+        return (name, preset or None) if name in NETWORKS else (NETWORK, hyperparameters)
+    options = dict(hyperparameters or {})
+    return check_choice(options.pop("network", NETWORK), tuple(NETWORKS), "hyperparameters['network']"), options
+
+
 def outcome_settings(
-    target: Target, hyperparameters: Mapping[str, Any] | str | None, training: Mapping[str, Any]
+    target: Target, network: str, hyperparameters: Mapping[str, Any] | str | None, training: Mapping[str, Any]
 ) -> tuple[dict[str, Any], TrainConfig]:
-    """Hyperparameters of the network and settings of its training, checked."""
+    """Hyperparameters of a network and settings of its training, checked."""
     from stpredict.models import build, get_model
     from stpredict.training import TrainConfig
 
-    info = get_model(NETWORK)
-    if hyperparameters == "paper":  # which has a network for each kind of outcome
+    info = get_model(network)
+    if hyperparameters == "paper" and network == NETWORK:  # which has a network for each kind of outcome
         hyperparameters = _PAPER[target.kind]
     options = info.options(hyperparameters)
     known = [name for name in info.config.__dataclass_fields__ if name not in _GIVEN]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise TypeError(f"expected hyperparameters among {', '.join(known)}; found {', '.join(unknown)}")
-    sizes = _SMALL | options
+    sizes = NETWORKS[network] | options
     # Sizes that do not fit each other are found before anything is read.
-    build(NETWORK, 1, {"tokens": 1}, hyperparameters={"shape": (1, 1), **sizes}, seed=0)
+    build(network, 1, {"tokens": 1}, hyperparameters={"shape": (1, 1), **sizes}, seed=0)
     own = _COMMON | _TRAINING[target.kind] | dict(info.preset(hyperparameters).training)
     config = TrainConfig().updated(own).updated(training)
     if config.monitor == "loss_then_correlation":
@@ -105,6 +117,7 @@ def fit_network(
     train: np.ndarray,
     inner: np.ndarray,
     *,
+    name: str,
     sizes: Mapping[str, Any],
     config: TrainConfig,
     device: torch.device,
@@ -123,6 +136,8 @@ def fit_network(
         Slides to fit on (n,); the outcome of no other is read.
     inner
         Inner fold of each of them; not used where the number of epochs is known.
+    name
+        The network.
     sizes, config
         Hyperparameters and training settings, as :func:`outcome_settings` returned them.
     device, seed
@@ -153,7 +168,7 @@ def fit_network(
         part: ArraySet, validation: ArraySet | None = None, n_epochs: int | None = None
     ) -> tuple[Predictor, pd.DataFrame, int]:
         seed_torch(seed)
-        network = build(NETWORK, 1, widths, hyperparameters=options | dict(sizes))
+        network = build(name, 1, widths, hyperparameters=options | dict(sizes))
         network.prepare(summarize(part, network.needs))
         history, behind = run_epochs(
             network, part, validation, config, n_epochs=n_epochs,

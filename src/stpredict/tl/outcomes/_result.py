@@ -24,7 +24,7 @@ class OutcomeResult:
     Attributes
     ----------
     scores
-        One row per model; `"convnext"` is the network, all others are baselines.
+        One row per model; the first is the network (`"convnext"` by default), all others are baselines.
     predictions
         Out of fold, one row per slide and one column per model: log risk, or probability of the second class.
     history

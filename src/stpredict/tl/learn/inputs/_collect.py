@@ -12,6 +12,8 @@ from stpredict.slots._people import person
 from stpredict.slots._provenance import read_record
 from stpredict.slots._reach import MARGIN, field_of_view
 from stpredict.slots._rows import Rows
+from stpredict.tl.learn.inputs._nuclei_graph import NAME as NUCLEI_GRAPH
+from stpredict.tl.learn.inputs._nuclei_graph import OUTER_UM
 from stpredict.tl.learn.inputs._positions import positions_um
 from stpredict.tl.learn.inputs._reader import Source, readers
 from stpredict.tl.learn.inputs._slots import slots_read
@@ -73,6 +75,8 @@ def fields_um(adata: AnnData, slots: Sequence[str], needs: frozenset[str], confi
         sides.append(float(record["grid"]) * float(record["tile_um"]) if known else None)
     if "patches" in needs:
         sides.append(float(config.patch_um))
+    if NUCLEI_GRAPH in needs:
+        sides.append(float(config.patch_um) + 2 * OUTER_UM)
     return sides
 
 
