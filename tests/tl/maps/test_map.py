@@ -114,7 +114,7 @@ def brute_force(network, features, windows):
 
 @pytest.mark.parametrize("stride", [1, 3, 10])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ["mean", "max", "sequoia", "slide_transformer", "he2rna"])
+@pytest.mark.parametrize("name", ["mean", "max", "sequoia", "slide_transformer", "he2rna", "hist2rna", "deeppt"])
 def test_windows_equal_brute_force(name, layout, stride):
     network, (row, col) = build(name), LAYOUTS[layout]
     features = np.random.default_rng(1).normal(size=(len(row), 8)).astype(np.float32)
