@@ -68,6 +68,16 @@ def test_a_slide_is_the_mean_of_its_tiles(groups: int) -> None:
     assert not torch.allclose(of_tiles(net, torch.cat([tiles, tiles[:5]])), whole, atol=1e-3)
 
 
+def test_padding_may_hold_anything() -> None:
+    net, tiles = network(), torch.randn(4, D)
+    padded, size = torch.cat([tiles, torch.full((2, D), torch.nan)]), torch.tensor([1.0, 2.0, 3.0, 1.0, 0.0, 0.0])
+    torch.testing.assert_close(of_tiles(net, padded, size), of_tiles(net, tiles, size[:4]))
+    one, other = (
+        net.step(batch(each[None], size[None, : len(each)]), net.stages[0])["total"] for each in (padded, tiles)
+    )
+    torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_the_map_averages_to_the_slide(groups: int) -> None:
     net, tiles = network(gene_groups=groups), torch.randn(35, D)

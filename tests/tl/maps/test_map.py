@@ -64,7 +64,7 @@ def build(name, n_genes=5, n_features=8, seed=0):
     if name in {"mean", "max"}:
         return {"mean": MeanBag, "max": MaxBag}[name](n_genes, n_features, seed).eval()
     info = get_model(name)
-    small = {"depth": 2, "heads": 2, "d_head": 4, "hidden": 8}
+    small = {"depth": 2, "heads": 2, "d_head": 4, "hidden": (8,) if name == "hist2rna" else 8}
     known = {field.name for field in dataclasses.fields(info.config)}
     torch.manual_seed(seed)
     config = info.config(**{key: value for key, value in small.items() if key in known})
