@@ -17,6 +17,10 @@ PUBLISHED = {
     "he2rna": "1,024 and 1,024 units, dropout 0.25, Adam 3e-4, batch 16, at most 200 epochs, patience 50, the best "
     "correlation, averaged over projects. In the comparison by {cite:t}`pizurica2024`: 256 and 256, dropout 0.5, Adam 1e-3, "
     "patience 100, the best correlation",
+    "hist2rna": "Adam 1e-4, weight decay 0.01 on the squared weights, batch 12, at most 500 epochs, patience 20 on the squared "
+    "error of a random tenth of the patients, no shuffling (the command-line script: 1e-3, 50 epochs)",
+    "deeppt": "mean of five networks, each stopped on another fifth of the training set; groups of genes of similar median; "
+    "optimizer and epochs not found",
     "hist": "Adam 1e-3, weight decay 1e-4, 5 sections a step, 200 epochs, cosine down to 1e-5; keeps the last epoch, or the "
     "best one (after 20) on the test section; no augmentation",
     "hggep": "Adam 1e-5, one section a step, at most 400 epochs (500 in the code), of which the best on the test section is "

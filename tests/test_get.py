@@ -309,3 +309,27 @@ def test_models_of_a_cross_validation_saw_those_shown(scores):
         get.top_genes(two, 2, shown="p1")
     two.attrs.clear()  # predicted by a model that was trained elsewhere
     assert not get.top_genes(two, 2, shown="p1").saw_shown
+
+
+@pytest.mark.parametrize(("method", "base"), [("log2p1", 2.0), ("log1p", np.e)])
+def test_the_linear_scale_undoes_the_logarithm_and_holds_nothing_below_zero(slides, method: str, base: float) -> None:
+    slides.uns["stpredict"]["normalize"] = {"method": method}
+    wanted = base ** slides.X.astype(float) - 1
+    assert (slides.X > 0).all()
+    values = slides.X[:, :4].copy()
+    values[0, 0], values[1, 1] = -0.7, np.nan
+    slides.obsm["predicted"] = pd.DataFrame(values, slides.obs_names, slides.var_names[:4])
+    found = get.predicted(slides, scale="linear")
+    expected = wanted[:, :4].copy()
+    expected[0, 0], expected[1, 1] = 0, np.nan
+    np.testing.assert_allclose(found.X, expected, rtol=1e-5)
+    np.testing.assert_allclose(found.layers["measured"], wanted[:, :4], rtol=1e-5)
+    assert get.predicted(slides).X[0, 0] == np.float32(-0.7)
+    slides.layers["own"] = slides.X * 2
+    np.testing.assert_allclose(get.predicted(slides, scale="linear", layer="own").layers["measured"],
+                               slides.layers["own"][:, :4])  # fmt: skip
+    slides.uns["stpredict"]["normalize"] = {"method": "pearson_residuals", "theta": 100.0}
+    with pytest.raises(
+        ValueError, match="logarithm of 1 . value for scale='linear'; found .'method': 'pearson_residuals'"
+    ):
+        get.predicted(slides, scale="linear")

@@ -36,7 +36,7 @@ def predicted(
     key: str = Key.PREDICTED,
     *,
     layer: str | None = None,
-    scale: Literal["rate", "log1p", "residuals", "normalized"] | None = None,
+    scale: Literal["rate", "log1p", "residuals", "linear", "normalized"] | None = None,
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> AnnData:
@@ -55,7 +55,8 @@ def predicted(
         Unit to put prediction and measurement in, for models of counts, log1p values and residuals: `"rate"` per count,
         `"log1p"` of counts per 10,000, `"residuals"`, or `"normalized"`, the unit of `X`. A mean log1p value or residual
         belongs to one rate at given depths; those, and the proportions of residuals, are those of each section where it
-        has counts, and those of the training where not. As it was predicted when `None`.
+        has counts, and those of the training where not. `"linear"` undoes the logarithm of 1 + value, of bulk expression as
+        well (`"log2p1"`), and takes what was predicted below 0 for 0. As it was predicted when `None`.
     sample_key
         Column of `obs` that names the section.
     table_key

@@ -322,7 +322,7 @@ def test_stages_equal_the_whole_network(fitted, model):
     """Maps call the stages: tokens one by one, then windows, then slices of the genes."""
     network, data = fitted(model).network, toy_bags()
     batch = data.batch(np.arange(len(data)))
-    mask = batch["token_size"] > 0
+    mask = network.mask(batch)
     with torch.inference_mode():
         tokens = torch.stack([network.tokens(slide) for slide in batch["tokens"]])
         pooled = network.pool(tokens, mask)

@@ -84,12 +84,12 @@ class Sequoia(ResidualBag):
 
     def __init__(self, config: SequoiaConfig, shape: Shape) -> None:
         layers: list[nn.Module] = [
-            _Layer(shape.width("tokens"), config.heads, config.d_head) for _ in range(config.depth)
+            SequoiaLayer(shape.width("tokens"), config.heads, config.d_head) for _ in range(config.depth)
         ]
         super().__init__(config, shape, layers)
 
 
-class _Layer(nn.Module):
+class SequoiaLayer(nn.Module):
     """Mixing and feed-forward network, each added to what comes in; there is no norm before the mixing."""
 
     def __init__(self, width: int, heads: int, d_head: int) -> None:

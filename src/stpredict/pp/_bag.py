@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from stpredict.core._validate import check_choice, check_unique, few
 from stpredict.pp._bulk import Bulk, as_bulk, check_join, check_shared, join_bulk
 from stpredict.pp._slide_tiles import SlideTiles, Source, list_sources, read_slide
-from stpredict.pp._tokens import kmeans_tokens, tile_order
+from stpredict.pp._tokens import kmeans_tokens, mean_token, tile_order
 from stpredict.slots._content import seal_features
 from stpredict.slots._keys import Key
 from stpredict.slots._made import differing
@@ -44,7 +45,7 @@ def bag(
     by: Literal["slide", "patient"] = "slide",
     patient: Mapping[str, str] | pd.Series | None = None,
     n_tokens: int = 100,
-    method: Literal["kmeans"] = "kmeans",
+    method: Literal["kmeans", "mean"] = "kmeans",
     join: Literal["exact", "left"] = "exact",
     shared: bool = True,
     sample_key: str = Key.SAMPLE,
@@ -79,9 +80,10 @@ def bag(
     patient
         Patient of each slide, where the tile tables do not name it or name a wrong one.
     n_tokens
-        Number of tokens of a slide.
+        Number of tokens of a slide; not read for `method="mean"`.
     method
-        Method of clustering: `"kmeans"`, clusters by Lloyd's algorithm from one k-means++ start.
+        Method of clustering: `"kmeans"`, clusters by Lloyd's algorithm from one k-means++ start; or `"mean"`, one token, the
+        mean over all tiles, for networks that read nothing else (`hist2rna`).
     join
         Join of the slides with `expression`. `"exact"`: slides (or patients) and rows of `expression` must be the same.
         `"left"`: further rows are ignored, and slides without a row are unmeasured.
@@ -143,7 +145,7 @@ def bag(
     9.0
     """
     check_choice(by, ("slide", "patient"), "by")
-    check_choice(method, ("kmeans",), "method")
+    check_choice(method, ("kmeans", "mean"), "method")
     check_choice(join, ("exact", "left"), "join")
     if isinstance(n_tokens, bool) or int(n_tokens) != n_tokens or n_tokens < 1:
         raise ValueError(f"expected n_tokens to be a positive whole number; found {n_tokens!r}")
@@ -157,7 +159,9 @@ def bag(
         elif all(name in patient_of for name in names):
             check_join(bulk, [patient_of[name] for name in names], by, join)
 
-    bags = _summarize(sources, encoder, int(n_tokens), sample_key, patient_key, seed, n_jobs, progress)
+    n_tokens = 1 if method == "mean" else int(n_tokens)
+    summarize = mean_token if method == "mean" else partial(kmeans_tokens, n_tokens=n_tokens, seed=seed)
+    bags = _summarize(sources, encoder, summarize, sample_key, patient_key, n_jobs, progress)
     names = [made.slide.name for made in bags]
     check_unique(names, "slides")
     patients = _patients(bags, patient_of, bulk, by, patient_key)
@@ -167,16 +171,15 @@ def bag(
     adata = join_bulk(bulk, units, names)
     if bulk is not None and by == "slide" and shared:
         check_shared(adata.X, adata.obs["measured"].to_numpy(), np.array(patients), names)
-    return _assemble(adata, bags, patients, int(n_tokens), method, seed)
+    return _assemble(adata, bags, patients, n_tokens, method, seed)
 
 
 def _summarize(
     sources: Sequence[Source],
     encoder: str | None,
-    n_tokens: int,
+    summarize: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     sample_key: str,
     patient_key: str,
-    seed: int,
     n_jobs: int,
     progress: bool | None,
 ) -> list[_Bag]:
@@ -192,8 +195,8 @@ def _summarize(
     def work(source: Source) -> _Bag:
         slide = read_slide(source, encoder, sample_key, patient_key)
         slide.features = slide.features[tile_order(slide.features, slide.positions)]
-        tokens, size = kmeans_tokens(slide.features, n_tokens, seed)
-        mean = slide.features.mean(axis=0, dtype=np.float64).astype(np.float32)
+        tokens, size = summarize(slide.features)
+        mean = mean_token(slide.features)[0][0]
         n_tiles, slide.features, slide.positions = len(slide.features), slide.features[:0], None
         return _Bag(slide, n_tiles, mean, tokens, size)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_CHUNK = 4096  # tiles whose features are added up at a time
+
 
 def tile_order(features: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
     """Order of tiles (n,) that depends on where they lie and what they show, never on how they are listed.
@@ -20,6 +22,32 @@ def tile_order(features: np.ndarray, positions: np.ndarray | None = None) -> np.
     if positions is None:
         return np.argsort(by_content, kind="stable")
     return np.lexsort((by_content, positions[:, 1], positions[:, 0]))
+
+
+class MeanOfTiles:
+    """The mean of features that come in chunks: only their sum, in double precision, and their number are kept."""
+
+    def __init__(self) -> None:
+        self.total: np.ndarray | float = 0.0
+        self.n = 0
+
+    def add(self, features: np.ndarray) -> None:
+        """Take a chunk (n, d)."""
+        self.total = self.total + features.sum(axis=0, dtype=np.float64)
+        self.n += len(features)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean (d,) float32 of what was taken."""
+        return np.asarray(self.total / max(self.n, 1), dtype=np.float32)
+
+
+def mean_token(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of tiles (n, d) as the one token (1, d) of a slide, and their number (1,), in chunks."""
+    running = MeanOfTiles()
+    for start in range(0, len(features), _CHUNK):
+        running.add(features[start : start + _CHUNK])
+    return running.mean[None], np.array([running.n], dtype=np.float32)
 
 
 def kmeans_tokens(features: np.ndarray, n_tokens: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,16 @@ import numpy as np
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import SOURCE, prediction_frame
 from stpredict.slots._provenance import read_record
-from stpredict.slots._scale import RATE, converted, measured_in, unit_named, unit_of_prediction
+from stpredict.slots._scale import (
+    LINEAR,
+    RATE,
+    converted,
+    linear_values,
+    measured_in,
+    unit_in,
+    unit_named,
+    unit_of_prediction,
+)
 from stpredict.slots._sections import kept_sections
 from stpredict.slots._truth import check_of_genes, measured_values_of
 
@@ -33,13 +42,16 @@ def predicted_table(
         values = converted(adata, key, values, list(genes), scale, sample_key)
         unit = unit_named(adata, scale)
     # Rates, and what is asked for on another scale, are compared with the counts.
-    from_counts = (unit.get("method") == RATE or scale is not None) and layer is None
+    from_counts = (unit.get("method") == RATE or scale is not None) and layer is None and scale != LINEAR
     if from_counts:
         counted = [gene for gene in genes if gene in adata.var_names] if Key.COUNTS in adata.layers else []
         matrix = measured_in(adata, counted, unit, sample_key=sample_key) if counted else np.zeros((adata.n_obs, 0))
         measured_values = pd.DataFrame(matrix, adata.obs_names, counted)
     else:
         measured_values = measured_values_of(adata, key, list(genes), layer)
+        if scale == LINEAR and layer is None and len(measured_values.columns):
+            linear = linear_values(measured_values.to_numpy(np.float64), unit_in(read_record(adata, "normalize")))
+            measured_values = pd.DataFrame(linear, measured_values.index, measured_values.columns)
     is_measured = genes.isin(measured_values.columns)
     layers = {}
     if is_measured.any():

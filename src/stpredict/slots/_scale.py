@@ -20,7 +20,9 @@ from stpredict.slots._provenance import read_record
 if TYPE_CHECKING:
     from anndata import AnnData
 
-RATE = "rate"
+RATE, LINEAR = "rate", "linear"
+#: Bases of the logarithms of 1 + value.
+BASES = {"log1p": np.e, "log2p1": 2.0}
 _FIELDS = ("method", "unit", "target_sum", "theta", "layer")
 _BY_NAME = {
     "log1p": {"method": "log1p", "target_sum": 1e4},
@@ -50,7 +52,7 @@ def scale_of_truth(adata: AnnData, keys: Sequence[str], layer: str | None) -> di
 
 
 def unit_named(adata: AnnData, name: str) -> dict[str, Any]:
-    """The unit that a user asks for: `"rate"`, `"log1p"`, `"residuals"`, or `"normalized"`, that of `X`.
+    """The unit that a user asks for: `"rate"`, `"log1p"`, `"residuals"`, `"linear"`, or `"normalized"`, that of `X`.
 
     Raises
     ------
@@ -65,8 +67,10 @@ def unit_named(adata: AnnData, name: str) -> dict[str, Any]:
                 "'rate', 'log1p' or 'residuals'"
             )
         return own
+    if name == LINEAR:
+        return {"method": LINEAR}
     if name != RATE and name not in _BY_NAME:
-        raise ValueError(f"expected scale to be 'rate', 'log1p', 'residuals' or 'normalized'; found {name!r}")
+        raise ValueError(f"expected scale to be 'rate', 'log1p', 'residuals', 'linear' or 'normalized'; found {name!r}")
     asked = {"method": RATE} if name == RATE else _BY_NAME[name]
     return own if own.get("method") == asked["method"] else dict(asked)
 
@@ -170,6 +174,16 @@ def _main_record(adata: AnnData, key: str) -> tuple[dict[str, Any], str]:
     return record, key
 
 
+def linear_values(values: np.ndarray, unit: Mapping[str, Any]) -> np.ndarray:
+    """Values (n, n_genes) without their logarithm; what was predicted below 0 is 0 there, and only there."""
+    if unit.get("method") not in BASES:
+        raise ValueError(
+            f"expected values in a logarithm of 1 + value for scale='linear'; found {unit or 'no record of a unit'}; take them as "
+            "they are, without `scale=`"
+        )
+    return np.expm1(np.maximum(values, 0) * np.log(BASES[unit["method"]]))
+
+
 def known(unit: Mapping[str, Any]) -> bool:
     """Whether values of a unit can be turned into rates."""
     return unit.get("method") in (RATE, "log1p", "pearson_residuals")
@@ -253,6 +267,8 @@ def converted(
     unit, to = unit_of_prediction(adata, key), unit_named(adata, scale)
     if same_unit(unit, to):
         return values
+    if to["method"] == LINEAR:
+        return linear_values(values, unit)
     if not known(unit):
         raise ValueError(
             f"expected a prediction of rates, log1p values or residuals to put it on another scale; found {unit or 'no record'} "

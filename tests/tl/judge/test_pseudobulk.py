@@ -177,3 +177,44 @@ def test_residuals_have_no_linear_scale(counted) -> None:
     assert (np.abs(stp.tl.pseudobulk(adata, by="sample").X) < 0.2 * adata.X.std(axis=0)).all()  # no level
     with pytest.raises(ValueError, match="Pearson residuals, which are relative to their section"):
         stp.tl.pseudobulk(adata, scale="linear")
+
+
+def test_all_counts_of_a_slide_together(predicted) -> None:
+    rng = np.random.default_rng(2)
+    counts = rng.poisson(3, predicted.shape).astype(np.float32)
+    counts[:3] *= 20  # deep spots weigh more
+    predicted.layers["counts"] = sparse.csr_matrix(counts)
+    predicted.uns["stpredict"]["normalize"] = {"method": "pearson_residuals", "theta": 100.0}
+    del predicted.obs["depth"]
+    for depth in (None, 2 * counts.sum(axis=1)):  # of all genes that were measured, where that is on record
+        if depth is not None:
+            predicted.obs["depth"] = depth
+        total = counts.sum(axis=1) if depth is None else depth
+        found = stp.tl.pseudobulk(predicted, by="sample", measured="counts").layers["measured"]
+        for i in (0, 3):
+            rows = slice(12 * i, 12 * i + 12)
+            expected = np.log1p(1e4 * counts[rows, :5].sum(axis=0) / total[rows].sum())
+            np.testing.assert_allclose(found[i, :5], expected, rtol=1e-6)
+        assert np.isnan(found[:, 5]).all()
+    people = stp.tl.pseudobulk(predicted, measured="counts")
+    np.testing.assert_allclose(people.layers["measured"][0, :5], found[:2, :5].mean(axis=0))
+    del predicted.layers["counts"]
+    with pytest.raises(KeyError, match=r"layers\['counts'\] for measured='counts'"):
+        stp.tl.pseudobulk(predicted, measured="counts")
+    with pytest.raises(ValueError, match="'sum'"):
+        stp.tl.pseudobulk(predicted, measured="sum")
+
+
+def test_tiles_that_a_model_of_spots_predicted_are_averaged_by_its_logarithm() -> None:
+    """Tiles of slides were never normalized: what the prediction says of its unit is what counts."""
+    obs = pd.DataFrame({"sample": ["a", "a", "b"], "patient": ["p", "p", "q"]}, index=["1", "2", "3"])
+    tiles = ad.AnnData(obs=obs)
+    tiles.obsm["predicted"] = pd.DataFrame({"G": [1.0, 3.0, 2.0]}, index=obs.index)
+    for unit, base in (({"method": "log2p1"}, 2.0), ({"method": "log1p", "target_sum": 1e4}, np.e)):
+        tiles.uns["stpredict"] = {"predicted": {"unit": unit}}
+        bulk = stp.tl.pseudobulk(tiles, by="sample", scale="linear")
+        expected = np.log1p((base**1 + base**3) / 2 - 1) / np.log(base)
+        assert bulk.X.ravel().tolist() == pytest.approx([expected, 2.0])
+    tiles.uns["stpredict"] = {"predicted": {"unit": {"method": "pearson_residuals", "theta": 100.0}}}
+    with pytest.raises(ValueError, match="Pearson residuals, which are relative"):
+        stp.tl.pseudobulk(tiles, scale="linear")

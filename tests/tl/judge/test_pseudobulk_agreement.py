@@ -124,6 +124,46 @@ def test_of_maps(toy) -> None:
     assert table["r"].to_numpy(dtype=float) == pytest.approx(1)
 
 
+def test_several_models_and_the_gene_mean_in_one_table(bulk) -> None:
+    """Maps of spots have no bulk beside them; a model that knows nothing of the patient is as good as the mean of a gene."""
+    rng = np.random.default_rng(1)
+    y = bulk.layers["measured"]
+    maps = ad.AnnData(np.tile(y.mean(axis=0), (12, 1)) + rng.normal(0, 0.05, (12, 40)), obs=bulk.obs.iloc[::2])
+    maps.var_names = bulk.var_names
+    bulk.layers["baseline_mean"] = np.tile(np.linspace(0, 8, 40), (24, 1))
+    fewer = bulk[bulk.obs["patient"] != "p03"][:, ::-1].copy()
+    table = stp.tl.pseudobulk_agreement({"sequoia": fewer, "maps": maps}, correlation="spearman")
+    assert table["model"].unique().tolist() == ["sequoia", "maps", "gene mean"]
+    assert table.groupby("model").size().tolist() == [51, 51, 51]  # the patients and genes that all have
+    single = stp.tl.pseudobulk_agreement(fewer, correlation="spearman")
+    pd.testing.assert_frame_equal(
+        table[table["model"] == "sequoia"].drop(columns="model").reset_index(drop=True), single
+    )
+    r = table.assign(r=table["r"].astype(float)).groupby(["model", "kind"])["r"]
+    assert r.median()["sequoia", "across patients"] > 0.5 > 0.15 > abs(r.mean()["maps", "across patients"])
+    assert r.median()["maps", "across genes"] > 0.9
+    assert r.count()["gene mean", "across patients"] == 0
+    flat = table[(table["model"] == "gene mean") & (table["kind"] == "across genes")]
+    expected = spearmanr(y[2 * 5], np.linspace(0, 8, 40))[0]
+    assert flat.set_index("patient").loc["p05", "r"] == pytest.approx(expected)
+
+    del fewer.layers["measured"]
+    truth = pd.DataFrame(y[::2], [f"p{i:02d}" for i in range(12)], bulk.var_names)
+    given = stp.tl.pseudobulk_agreement({"sequoia": fewer, "maps": maps}, truth, correlation="spearman")
+    pd.testing.assert_frame_equal(
+        given.sort_values(["model", "kind", "gene", "patient"], ignore_index=True),
+        table.sort_values(["model", "kind", "gene", "patient"], ignore_index=True),
+    )
+    with pytest.raises(KeyError, match=r"found \['baseline_mean'\].*truth="):
+        stp.tl.pseudobulk_agreement({"sequoia": fewer, "maps": maps})
+    maps.obs["patient"] = "other"
+    with pytest.raises(ValueError, match="all models have in common; found 0 patients and 40 genes"):
+        stp.tl.pseudobulk_agreement({"sequoia": fewer, "maps": maps}, truth)
+    for wrong in ({}, {"gene mean": bulk}):
+        with pytest.raises(ValueError, match="none called 'gene mean'"):
+            stp.tl.pseudobulk_agreement(wrong)
+
+
 def test_errors(bulk) -> None:
     with pytest.raises(ValueError, match="0 patients"):
         stp.tl.pseudobulk_agreement(bulk, pd.DataFrame({"g1": [1.0]}, index=["x"]))

@@ -64,7 +64,7 @@ def build(name, n_genes=5, n_features=8, seed=0):
     if name in {"mean", "max"}:
         return {"mean": MeanBag, "max": MaxBag}[name](n_genes, n_features, seed).eval()
     info = get_model(name)
-    small = {"depth": 2, "heads": 2, "d_head": 4, "hidden": 8}
+    small = {"depth": 2, "heads": 2, "d_head": 4, "hidden": (8,) if name == "hist2rna" else 8}
     known = {field.name for field in dataclasses.fields(info.config)}
     torch.manual_seed(seed)
     config = info.config(**{key: value for key, value in small.items() if key in known})
@@ -114,7 +114,7 @@ def brute_force(network, features, windows):
 
 @pytest.mark.parametrize("stride", [1, 3, 10])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ["mean", "max", "sequoia", "slide_transformer", "he2rna"])
+@pytest.mark.parametrize("name", ["mean", "max", "sequoia", "slide_transformer", "he2rna", "hist2rna", "deeppt"])
 def test_windows_equal_brute_force(name, layout, stride):
     network, (row, col) = build(name), LAYOUTS[layout]
     features = np.random.default_rng(1).normal(size=(len(row), 8)).astype(np.float32)

@@ -22,13 +22,17 @@ class BagPredictor(Predictor):
     per_prediction = 64
     #: Whether `read_out` is affine in what `pool` returns: then the mean over windows can be taken before it.
     affine_read_out: ClassVar[bool] = True
+    #: Whether tiles count alike, so that `pool` is told how many are behind each token, and not only which tokens there are.
+    weighs_tiles: ClassVar[bool] = False
+    #: Whether it was trained on nothing smaller than a slide, so that what it says of a tile or a window is extrapolated.
+    maps_extrapolate: ClassVar[bool] = False
 
     def tokens(self, bag: Tensor) -> Tensor:
         """Map tokens (..., n_features) to (..., h), each one alone."""
         return bag
 
     def pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Join the tokens (n, n_tokens, h) where `mask` (n, n_tokens) is true.
+        """Join the tokens (n, n_tokens, h) where `mask` (n, n_tokens) is true, or by the tiles that it counts.
 
         Returns
         -------
@@ -40,7 +44,11 @@ class BagPredictor(Predictor):
         """Predict some genes (n, g), in the unit of the target, from what `pool` returned."""
         raise TypeError(f"{type(self).__name__} defines no read_out")
 
+    def mask(self, batch: Batch) -> Tensor:
+        """Which tokens there are (n, n_tokens), or the number of tiles behind each where the network `weighs_tiles`."""
+        return batch["token_size"] if self.weighs_tiles else batch["token_size"] > 0
+
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch of slides."""
-        mask = batch["token_size"] > 0
+        mask = self.mask(batch)
         return Prediction(self.read_out(self.pool(self.tokens(batch["tokens"]), mask), mask))

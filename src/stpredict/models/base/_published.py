@@ -40,12 +40,15 @@ class Tree:
         Sizes and hyperparameters of the network.
     sources
         For each tensor of the network, the tensors of the checkpoint it consists of and how they are joined.
+    ignored
+        Beginnings of the names of tensors that are no part of the network, such as a frozen encoder saved along.
     """
 
     n_features: int
     n_genes: int
     hyperparameters: dict[str, Any]
     sources: dict[str, tuple[list[str], Callable[[list[Tensor]], Tensor]]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
 
     def same(self, ours: str, theirs: str) -> None:
         """Weight and bias of a layer under another name."""
@@ -62,7 +65,7 @@ class Tree:
         """Tensors of the network; an error that names the first one that is missing, left over or misshapen."""
         needed = [key for keys, _ in self.sources.values() for key in keys]
         missing = sorted(set(needed) - set(state))
-        unknown = sorted(set(state) - set(needed))
+        unknown = sorted(key for key in set(state) - set(needed) if not key.startswith(self.ignored))
         if missing or unknown:
             what = f"{len(missing)} missing (first: {missing[0]})" if missing else ""
             more = f"{len(unknown)} unknown (first: {unknown[0]})" if unknown else ""
@@ -99,6 +102,11 @@ def joined(parts: list[Tensor]) -> Tensor:
 def without_kernel(parts: list[Tensor]) -> Tensor:
     """Weights of a convolution over single tokens or cells as those of a linear layer."""
     return parts[0].flatten(1) if parts[0].ndim > 2 and parts[0][0, 0].numel() == 1 else parts[0]
+
+
+def center_tap(parts: list[Tensor]) -> Tensor:
+    """What a convolution of odd width does to sequences of length 1: its middle, as the weights of a linear layer."""
+    return parts[0][..., parts[0].shape[-1] // 2]
 
 
 def count_layers(state: Mapping[str, Tensor], pattern: str) -> int:

@@ -100,9 +100,14 @@ class ResidualBag(StandardizedBag):
 
 
 def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens (n, n_tokens, d) where `mask` (n, n_tokens) is true, as one product."""
+    """Mean over the tokens (n, n_tokens, d) where `mask` (n, n_tokens) is true, or weighted by it, as one product."""
     share = mask.to(tokens.dtype)
     return torch.bmm((share / share.sum(dim=1, keepdim=True)).unsqueeze(1), tokens).squeeze(1)
+
+
+def mean_of_tiles(tokens: Tensor, size: Tensor) -> Tensor:
+    """Mean over tiles (n, d) from tokens (n, n_tokens, d) and the number of tiles behind each; those of none may hold anything."""
+    return masked_mean(tokens.masked_fill((size <= 0).unsqueeze(-1), 0.0), size)
 
 
 def feed_forward(width: int, hidden: int) -> nn.Sequential:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._validate import check_choice
 from stpredict.slots._checks import check_obs
-from stpredict.slots._container import get_table
+from stpredict.slots._container import get_table, is_spatialdata
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, read_marks
 from stpredict.slots._people import one_name
@@ -16,14 +18,16 @@ from stpredict.tl.judge._pseudobulk import BASELINE
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
     from stpredict.slots._container import Container
 
+GENE_MEAN = "gene mean"
 ACROSS_PATIENTS, ACROSS_GENES = "across patients", "across genes"
 
 
 def pseudobulk_agreement(
-    data: Container,
+    data: Container | Mapping[str, Container],
     truth: pd.DataFrame | None = None,
     *,
     correlation: str = "pearson",
@@ -41,10 +45,12 @@ def pseudobulk_agreement(
     Parameters
     ----------
     data
-        Result of :func:`stpredict.tl.pseudobulk`; slides are averaged within their patient.
+        Result of :func:`stpredict.tl.pseudobulk`; slides are averaged within their patient. A mapping from names of
+        models to such results compares maps of spots, maps of tiles and predictions of slides, for the patients and
+        genes that all of them have.
     truth
         Measured profiles, a DataFrame (patients × genes), for example bulk RNA sequencing; `layers["measured"]` when
-        `None`. Patients and genes are joined by name.
+        `None`, of several results that of the first one with any. Patients and genes are joined by name.
     correlation
         Kind of correlation: `"pearson"` or `"spearman"`.
     patient_key
@@ -66,12 +72,16 @@ def pseudobulk_agreement(
       with its own mean: agreement in what distinguishes this patient;
     - `leaky`: `True` where the model saw a patient behind this row, `"unknown"` where nothing tells.
 
+    Of several results also `model`, the name of each, and at the end `"gene mean"`: the prediction that is the same for
+    every patient, whose `r` across patients is undefined.
+
     Raises
     ------
     KeyError
         When there are no measured profiles or no patients.
     ValueError
-        When `truth` has no patient or no gene in common with `bulk`, or names one twice.
+        When `truth` has no patient or no gene in common with `bulk`, or names one twice; or when several results have none
+        in common, or a model is called `"gene mean"`.
     TypeError
         When `truth` is not a DataFrame, or `bulk` is neither AnnData nor SpatialData.
 
@@ -89,29 +99,87 @@ def pseudobulk_agreement(
     """
     import pandas as pd
 
+    check_choice(correlation, ("pearson", "spearman"), "correlation")
+    several = isinstance(data, Mapping) and not is_spatialdata(data)
+    given = dict(data) if several else {"": data}
+    if not given or GENE_MEAN in given:
+        raise ValueError(f"expected one or more models, none called {GENE_MEAN!r}; found {', '.join(given) or 'none'}")
+    profiles = {str(name): _profiles(get_table(each, table_key), patient_key) for name, each in given.items()}
+    if truth is None:
+        known = [each.measured for each in profiles.values() if each.measured is not None]
+        if not known:
+            found = sorted({layer for each in given.values() for layer in get_table(each, table_key).layers})
+            raise KeyError(
+                f"expected layers['measured']; found {found}; average measured slides with "
+                "stp.tl.pseudobulk, or pass the measured profiles with `truth=`"
+            )
+        measured = known[0]
+    else:
+        measured = _given(truth, next(iter(profiles.values())).predicted)
+    if several:
+        measured = _shared(measured, profiles)
+    measured = measured.loc[measured.notna().any(axis=1), measured.notna().any(axis=0)]
+    tables = {name: _agreement(each, measured, correlation) for name, each in profiles.items()}
+    if not several:
+        return next(iter(tables.values()))
+    flat = next(iter(tables.values())).copy()
+    flat["r"], flat["r_centered"], flat["p"], flat["q"] = flat["baseline"], np.nan, np.nan, np.nan
+    whole = pd.concat([*tables.values(), flat], ignore_index=True)
+    whole.insert(0, "model", np.repeat([*tables, GENE_MEAN], len(flat)))
+    return whole
+
+
+@dataclass
+class _Profiles:
+    """Profiles of patients (patients × genes): predicted, measured, and what the training mean says; and marks of leaks."""
+
+    predicted: pd.DataFrame
+    measured: pd.DataFrame | None
+    training_mean: pd.DataFrame | None
+    leaky: pd.Series
+
+
+def _profiles(adata: AnnData, patient_key: str) -> _Profiles:
+    import pandas as pd
+
+    check_obs(adata, patient_key, "run stp.tl.pseudobulk(adata) first, or pass `patient_key=`")
+    patient = one_name(adata.obs[patient_key])
+
+    def layer(name: str) -> pd.DataFrame | None:
+        return _by_patient(adata.layers[name], patient, adata.var_names) if name in adata.layers else None
+
+    return _Profiles(
+        _by_patient(adata.X, patient, adata.var_names),
+        layer(Key.MEASURED),
+        layer(BASELINE),
+        pd.Series(read_marks(adata, "leaky")).groupby(patient).agg(joint_mark),
+    )
+
+
+def _shared(measured: pd.DataFrame, profiles: Mapping[str, _Profiles]) -> pd.DataFrame:
+    """Measured profiles of the patients and genes that every model predicts."""
+    for each in profiles.values():
+        people, genes = measured.index.isin(each.predicted.index), measured.columns.isin(each.predicted.columns)
+        measured = measured.loc[people, genes]
+    if not measured.size:
+        raise ValueError(
+            f"expected patients and genes that all models have in common; found {measured.shape[0]} patients and "
+            f"{measured.shape[1]} genes; name patients and genes alike, or compare fewer models"
+        )
+    return measured
+
+
+def _agreement(profiles: _Profiles, measured: pd.DataFrame, correlation: str) -> pd.DataFrame:
+    """The table of one model."""
+    import pandas as pd
+
     from stpredict import metrics as m
 
-    check_choice(correlation, ("pearson", "spearman"), "correlation")
-    adata = get_table(data, table_key)
-    check_obs(adata, patient_key, "run stp.tl.pseudobulk(adata) first, or pass `patient_key=`")
-    if truth is None and Key.MEASURED not in adata.layers:
-        raise KeyError(
-            f"expected layers['measured']; found {sorted(adata.layers)}; average measured slides with "
-            "stp.tl.pseudobulk, or pass the measured profiles with `truth=`"
-        )
-    patient = one_name(adata.obs[patient_key])
-    predicted = _by_patient(adata.X, patient, adata.var_names)
-    if truth is None:
-        measured = _by_patient(adata.layers[Key.MEASURED], patient, adata.var_names)
-    else:
-        measured = _given(truth, predicted)
-    keep = measured.notna().any(axis=1), measured.notna().any(axis=0)
-    measured = measured.loc[keep]
-    predicted = predicted.reindex(index=measured.index, columns=measured.columns)
+    predicted = profiles.predicted.reindex(index=measured.index, columns=measured.columns)
     shared = None
-    if BASELINE in adata.layers:
-        shared = _by_patient(adata.layers[BASELINE], patient, adata.var_names).reindex_like(measured).to_numpy()
-    marks = pd.Series(read_marks(adata, "leaky")).groupby(patient).agg(joint_mark).reindex(measured.index)
+    if profiles.training_mean is not None:
+        shared = profiles.training_mean.reindex_like(measured).to_numpy()
+    marks = profiles.leaky.reindex(measured.index)
 
     correlate = getattr(m, correlation)
     y, x = measured.to_numpy(), predicted.to_numpy()

@@ -72,6 +72,18 @@ def _target_of(member: FittedModel) -> tuple[str, Any]:
     return member.target.kind, dict(slots_of(member.target.kind).record(member.target))
 
 
+def extrapolates(members: Sequence[FittedModel]) -> bool:
+    """Whether the networks have seen nothing as small as what a map asks them for; a warning says so."""
+    found = any(getattr(part.network, "maps_extrapolate", False) for part in members)
+    if found:
+        warnings.warn(
+            f"model {members[0].model!r} was trained on means over whole slides: what it says of windows of tiles is "
+            "extrapolated, and recorded as such",
+            stacklevel=3,
+        )
+    return found
+
+
 def source_of(member: FittedModel, data: Container, adata: AnnData, rows: Rows, **others: Any) -> Source:
     """Where the inputs of a fitted model are read from."""
     slots, scaling = list(member.features["slots"]), member.features["scaling"]

@@ -22,7 +22,14 @@ from stpredict.slots._people import among
 from stpredict.slots._prediction import write_predictions
 from stpredict.slots._provenance import genes_digest
 from stpredict.slots._rows import Rows, rows_of
-from stpredict.tl.learn._members import find_models, people_of, predict_members, recognized_sections, source_of
+from stpredict.tl.learn._members import (
+    extrapolates,
+    find_models,
+    people_of,
+    predict_members,
+    recognized_sections,
+    source_of,
+)
 from stpredict.tl.learn._sample_store import SampleStore
 from stpredict.tl.learn.inputs._gene_table import check_same_table
 from stpredict.tl.learn.inputs._reader import Source, readers
@@ -160,7 +167,8 @@ def predict(
     -----
     UserWarning
         When `model` is `None`, with the path that the object names and that is read. When the samples cannot be written. When
-        a section has fewer than 10 observations and features are standardized within sections.
+        a section has fewer than 10 observations and features are standardized within sections. When the network of a map was
+        trained on nothing smaller than a slide; the record then has `extrapolated`.
 
     Examples
     --------
@@ -202,6 +210,8 @@ def predict(
     behind: set[str] = set()
     if as_map:
         options: dict[str, Any] = {"window": window, "stride": stride, "min_tiles": min_tiles, "store": store}
+        if extrapolates(members):
+            about = {**about, "extrapolated": True}
         options["record"] = {"target": target.kind, "names": slots.names, **about}
         outputs = _map(source, members, key, options, sample_key, batch_size=batch_size, device=device, progress=show)
         arrays: dict[str, np.ndarray] = {}
