@@ -1,6 +1,7 @@
 """Nuclei: how many are found on tissue where they are known, and what they add to other features on real sections.
 
     python benchmarks/nuclei.py [--parts known sections graphs memory] [--data ../shared/data/her2st]
+        [--out FILE.h5ad]
 
 `known`: F1, precision and recall on simulated tissue, matched one to one within 4 µm, in total and by kind of nucleus.
 
@@ -20,11 +21,13 @@ standardized within their sections.
 `graphs`: the same sections, genes and scores for networks on graphs of nuclei, `igi_dl` (the graph alone; the graph beside frozen
 color-texture, GIN and GCN; color-texture alone through the same perceptron), in a small setting: 3 layers of 64, a perceptron
 of 64, 25 spots a step, at most 30 epochs chosen on an inner validation. Beside them a ridge on color-texture with context, on nuclei with context and
-on random filters. `sd` is that of r over three seeds. The patch through a ResNet-18 that is trained along takes hours on two
+on random filters, and on color-texture and nuclei together. `sd` is that of r over three seeds. The patch through a ResNet-18 that is trained along takes hours on two
 cores and has no line.
 
 `memory`: what a training step and a prediction of `igi_dl` at its published size on the graphs of 5,000 spots take above what was in use before, and
 what the super-patches of a map of 5,000 cells with 500 channels take, each in a process of its own.
+
+The nuclei that `pp.nuclei` finds are kept in `--out`, where a file is named, and not looked for again.
 
 Nothing was chosen on these sections but the genes, which are the same in every line: thresholds of the segmentation were
 set on simulated tissue with other seeds than those of `known`, the filters are random and were drawn once. That kinds
@@ -39,6 +42,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -133,7 +137,21 @@ def known() -> None:
         print(f"nuclei in a {name} picture: {len(stp.get.nuclei(adata))}")
 
 
-def read(data: Path, n_genes: int, *, imagenet: bool = True) -> tuple[AnnData, list[str], float]:
+def find_nuclei(adata: AnnData, out: Path | None) -> None:
+    """`pp.nuclei`, or what it found before."""
+    if out is None or not out.is_file():
+        stp.pp.nuclei(adata, progress=False)
+        if out is not None:
+            found = {"nuclei": adata.uns["nuclei"], "record": adata.uns["stpredict"]["nuclei"]}
+            AnnData(uns=found).write_h5ad(out)
+        return
+    kept = ad.read_h5ad(out).uns
+    adata.uns["nuclei"], adata.uns["stpredict"]["nuclei"] = kept["nuclei"], kept["record"]
+
+
+def read(
+    data: Path, n_genes: int, *, imagenet: bool = True, out: Path | None = None
+) -> tuple[AnnData, list[str], float]:
     """Sections with residuals and all features, the genes that are measured best, and their mean ceiling."""
     adata = stp.io.read_her2st(data, sections=SECTIONS)
     stp.pp.normalize(adata)
@@ -144,7 +162,7 @@ def read(data: Path, n_genes: int, *, imagenet: bool = True) -> tuple[AnnData, l
         stp.pp.image_features(adata, encoder, cache=False, progress=False, **options)
         print(f"{encoder}: {perf_counter() - start:.0f} s for {adata.n_obs} spots")
     start = perf_counter()
-    stp.pp.nuclei(adata, progress=False)
+    find_nuclei(adata, out)
     stp.pp.nuclei_features(adata, context=(1, 3), key_added=f"X_{WIDE_NUCLEI}")
     n = sum(len(stp.get.nuclei(adata, name)) for name in SECTIONS)
     print(f"pp.nuclei: {perf_counter() - start:.0f} s for {n} nuclei")
@@ -207,8 +225,8 @@ def scores(adata: AnnData, genes: list[str], rows: dict[str, list[str]]) -> pd.D
     return pd.DataFrame(found).groupby(["features", "test"], sort=False).mean().unstack("test")
 
 
-def sections(data: Path, n_genes: int) -> None:
-    adata, genes, mean_ceiling = read(data, n_genes)
+def sections(data: Path, n_genes: int, out: Path | None) -> None:
+    adata, genes, mean_ceiling = read(data, n_genes, out=out)
     print(f"{n_genes} genes of mean ceiling {mean_ceiling:.2f}: {', '.join(genes[:8])}, …")
     there = {name.removeprefix("X_") for name in adata.obsm} | (
         {IMAGENET_200} if f"X_{IMAGENET}" in adata.obsm else set()
@@ -233,16 +251,21 @@ def network_lines() -> dict[str, dict[str, Any]]:
         "igi_dl: graph + color-texture": {},
         "igi_dl: graph (GCN) + color-texture": {"conv": "gcn"},
     }
-    ridges = {"color-texture with context": COLOR, "nuclei with context": WIDE_NUCLEI, "random filters": RANDOM}
-    return {f"ridge: {name}": {"model": "ridge", "features": slot} for name, slot in ridges.items()} | {
+    ridges: dict[str, list[str]] = {
+        "color-texture with context": [COLOR], "nuclei with context": [WIDE_NUCLEI], "random filters": [RANDOM],
+        "color-texture + nuclei with context": [COLOR, WIDE_NUCLEI],
+    }  # fmt: skip
+    weighed = {"hyperparameters": {"kinds": "slots"}}
+    return {f"ridge: {name}": {"model": "ridge", "features": slots, **weighed} for name, slots in ridges.items()} | {
         name: {"model": "igi_dl", "features": COLOR, "hyperparameters": small | options, "training": training}
         for name, options in networks.items()
     }
 
 
-def graphs(data: Path, n_genes: int, n_seeds: int = 3) -> None:
+def graphs(data: Path, n_genes: int, out: Path | None, n_seeds: int = 3) -> None:
     """Scores of networks on graphs of nuclei with patients apart, beside ridges."""
-    adata, genes, mean_ceiling = read(data, n_genes, imagenet=False)
+    stp.settings.progress = False
+    adata, genes, mean_ceiling = read(data, n_genes, imagenet=False, out=out)
     print(f"{n_genes} genes of mean ceiling {mean_ceiling:.2f}")
     sample = adata.obs["sample"].astype(str).to_numpy()
     found = []
@@ -322,6 +345,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ["known", "sections", "graphs", "memory"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts[:2])
+    parser.add_argument("--out", type=Path, help="where the nuclei of the sections are kept")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/her2st"))
     parser.add_argument("--genes", type=int, default=50)
@@ -329,9 +353,9 @@ def main() -> None:
     if "known" in arguments.parts:
         known()
     if "sections" in arguments.parts:
-        sections(arguments.data, arguments.genes)
+        sections(arguments.data, arguments.genes, arguments.out)
     if "graphs" in arguments.parts:
-        graphs(arguments.data, arguments.genes)
+        graphs(arguments.data, arguments.genes, arguments.out)
     if "memory" in arguments.parts:
         memory(arguments.measure)
 

@@ -311,7 +311,7 @@ def truth(n: int = 400, seed: int = 0) -> ArraySet:
     kinds = np.concatenate(first)
     nodes = np.stack([rng.normal(size=len(kinds)), kinds, ~kinds], axis=1).astype(np.float32)
     blue = rng.uniform(60, 220, n)
-    patches = rng.normal(140, 10, (n, PX, PX, 3))
+    patches = rng.normal(140, 10, (n, 16, 16, 3))
     patches[..., 2] += blue[:, None, None] - 140
     patches = patches.clip(0, 255).astype(np.uint8)
     target = np.stack([[part.sum() for part in first], patches[..., 2].mean(axis=(1, 2))], axis=1)
@@ -342,7 +342,7 @@ def learned(branches: str, epochs: int) -> np.ndarray:
     return np.array([np.corrcoef(mean[:, i], new.target[:, i])[0, 1] for i in range(2)])
 
 
-@pytest.mark.parametrize(("branches", "epochs", "knows"), [("graph", 40, [True, False]), ("image", 3, [False, True])])
+@pytest.mark.parametrize(("branches", "epochs", "knows"), [("graph", 40, [True, False]), ("image", 4, [False, True])])
 def test_the_graph_counts_nuclei_of_a_type_and_the_picture_sees_blue(
     branches: str, epochs: int, knows: list[bool]
 ) -> None:

@@ -111,7 +111,7 @@ def nuclei_features(
     if record is None:
         raise KeyError(f"expected a record of {nuclei_key!r}; found none; run stp.pp.nuclei first")
     names, positions = adata.obs[sample_key].astype(str).to_numpy(), positions_of(adata)
-    frames = {name: read_nuclei_of(data, adata, nuclei_key, name) for name in dict.fromkeys(names)}
+    frames = {name: read_nuclei_of(data, adata, nuclei_key, name, outlines=False) for name in dict.fromkeys(names)}
     kinds = _types(types, frames.values())
     features = np.empty((len(names), len(scales) * (38 + 2 * len(kinds))), np.float32)
     mpp = {name: float(record["microns_per_pixel"][name]) for name in frames}

@@ -74,8 +74,11 @@ def _nothing() -> Any:
     return gpd.GeoDataFrame(columns, geometry=[])
 
 
-def read_nuclei_of(data: Container, adata: AnnData | None, key: str, sample: str) -> Any:
-    """Table of polygons of one section, or of a slide where `adata` is `None`; an error without one."""
+def read_nuclei_of(data: Container, adata: AnnData | None, key: str, sample: str, *, outlines: bool = True) -> Any:
+    """Table of polygons of one section, or of a slide where `adata` is `None`; an error without one.
+
+    Polygons are made of arrays; without `outlines` what is in arrays comes as a table of numbers, which costs nothing.
+    """
     call = "run stp.pp.nuclei first, or correct `key`"
     if is_spatialdata(data):
         shapes = nuclei_shapes(data, adata, key, sample)
@@ -88,7 +91,7 @@ def read_nuclei_of(data: Container, adata: AnnData | None, key: str, sample: str
     if not isinstance(found, Mapping) or escaped(sample) not in found:
         there = sorted(found) if isinstance(found, Mapping) else "none"
         raise KeyError(f"expected nuclei of section {sample!r} in uns[{key!r}]; found {there}; {call}")
-    return _frame(found[escaped(sample)], f"uns[{key!r}][{sample!r}]")
+    return _frame(found[escaped(sample)], f"uns[{key!r}][{sample!r}]", outlines=outlines)
 
 
 def _arrays(frame: Any) -> dict[str, np.ndarray]:
@@ -104,7 +107,7 @@ def _arrays(frame: Any) -> dict[str, np.ndarray]:
     return columns | {_OUTLINE: shapely.get_coordinates(rings).astype(np.float32), _START: start}
 
 
-def _frame(arrays: Mapping[str, Any], where: str) -> Any:
+def _frame(arrays: Mapping[str, Any], where: str, *, outlines: bool = True) -> Any:
     import geopandas as gpd
     import pandas as pd
     import shapely
@@ -115,10 +118,13 @@ def _frame(arrays: Mapping[str, Any], where: str) -> Any:
     whole = n >= 0 and outline.ndim == 2 and start[-1] == len(outline) and all(len(arrays[name]) == n for name in names)
     if not whole:
         raise ValueError(f"expected outlines and a value per nucleus in {where}; found others; run stp.pp.nuclei again")
-    ring = np.repeat(np.arange(n), np.diff(start))
-    geometry = shapely.polygons(shapely.linearrings(outline.astype(np.float64), indices=ring)) if n else []
     columns = {name: np.asarray(arrays[name]) for name in names}
-    frame = gpd.GeoDataFrame(columns, geometry=list(geometry))
+    if outlines:
+        ring = np.repeat(np.arange(n), np.diff(start))
+        geometry = shapely.polygons(shapely.linearrings(outline.astype(np.float64), indices=ring)) if n else []
+        frame = gpd.GeoDataFrame(columns, geometry=list(geometry))
+    else:
+        frame = pd.DataFrame(columns)
     if _TYPE in frame:
         frame[_TYPE] = pd.Categorical(frame[_TYPE].astype(str))
     return frame

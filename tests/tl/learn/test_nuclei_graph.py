@@ -177,3 +177,9 @@ def test_a_measure_that_is_missing_or_not_finite_is_named(adata: AnnData) -> Non
     write_nuclei(other, other, "nuclei", {"P1b": frame})
     with pytest.raises(ValueError, match="expected finite measures of the nuclei of section 'P1b'"):
         read(other, mask=(other.obs["sample"] == "P1b").to_numpy(), measures=("shade",))
+
+
+def test_a_section_of_few_spots_is_warned_about_as_its_nuclei_are_standardized_by_themselves(adata: AnnData) -> None:
+    model = stp.tl.fit(adata, "igi_dl", hyperparameters=GRAPH, training=QUICK | {"max_epochs": 1, "patience": 0})
+    with pytest.warns(UserWarning, match="section 'P1b' has 3 observations"):
+        stp.tl.predict(adata[40:43].copy(), model)

@@ -32,6 +32,7 @@ from stpredict.tl.learn._members import (
 )
 from stpredict.tl.learn._sample_store import SampleStore
 from stpredict.tl.learn.inputs._gene_table import check_same_table
+from stpredict.tl.learn.inputs._nuclei_graph import NAME as NUCLEI_GRAPH
 from stpredict.tl.learn.inputs._reader import Source, readers
 from stpredict.tl.learn.inputs._slots import check_features, features_like, unlike_sizes
 from stpredict.tl.learn.targets._base import Outputs, slots_of, unit_record
@@ -271,7 +272,8 @@ def predict(
 
 def _warn_if_few(member: FittedModel, rows: Rows) -> None:
     """Say where a section has so few rows that standardizing its features leaves little of them."""
-    if member.features["scaling"] != "section" or not member.features["slots"]:
+    standardized = member.features["slots"] or NUCLEI_GRAPH in member.network.needs
+    if member.features["scaling"] != "section" or not standardized:
         return
     names, sizes = np.unique(rows.sample, return_counts=True)
     if (few_rows := sizes < _FEW).any():

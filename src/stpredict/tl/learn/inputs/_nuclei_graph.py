@@ -76,7 +76,7 @@ def _frame_of(source: Source, name: str) -> Any:
             f"expected nuclei of {key!r} found as those of the training were, by {wanted!r}; found {found!r}; run stp.pp.nuclei "
             "in the same way for all sections"
         )
-    return read_nuclei_of(data, None if slide else adata, key, name)
+    return read_nuclei_of(data, None if slide else adata, key, name, outlines=False)
 
 
 def node_values(frame: Any, measures: Sequence[str], types: Sequence[str] | None, name: str) -> np.ndarray:
