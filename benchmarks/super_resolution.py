@@ -7,7 +7,7 @@ kind, with counts of its own. Cells are added up to spots of 55 µm, 100 µm apa
 compared with the cells in places of 8, 16 and 32 µm, as Pearson residuals, by `tl.super_resolution_agreement`: r of each
 gene over places with cells, averaged over genes with signal and sections, inside the spots and between them. Beside the maps
 stand the value of the nearest spot (a spot's own, inside its disk) and the mean of the six nearest, weighted by the inverse
-square of their distance. `expected` is the map that knows the kind of every cell: what is missing to 1 is counting noise.
+square of their distance. `expected` is the map of 8 µm that knows the kind of every cell: what is missing to 1 is counting noise.
 `null` is the same of genes that no kind of cell has more of.
 
 The counts of every cell are parted into two halves by drawing. One makes the spots, the other is the truth. Otherwise a spot

@@ -18,7 +18,7 @@ def token_function(network: Any) -> Callable[[Tensor], Tensor] | None:
     convolutional networks of timm and torchvision, whose last maps are taken.
     """
     if callable(own := getattr(network, "tokens", None)):
-        return own  # type: ignore[no-any-return]
+        return own
     if isinstance(network, ClassAndMean):
         return lambda tiles: _as_map(network.trunk(tiles), network.prefix)
     if isinstance(network, GroupedShuffleNet):
@@ -45,6 +45,6 @@ def _as_map(tokens: Tensor, n_prefix: int) -> Tensor:
 
 def _shuffled(network: GroupedShuffleNet, tiles: Tensor) -> Tensor:
     maps = network.bn1(network.conv1(tiles)).relu()
-    for layer in (network.layer1, network.layer2, network.layer3):
-        maps = layer(maps)
+    for number in (1, 2, 3):
+        maps = network.get_submodule(f"layer{number}")(maps)
     return maps

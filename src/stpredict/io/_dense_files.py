@@ -52,7 +52,8 @@ def new_dense_array(
 
 def describe_dense(group: zarr.Group, name: str, sample: str, dense: DenseMap) -> None:
     """Write what is to be known of a section's map beside its values."""
-    group.attrs["sections"] = [*group.attrs.get("sections", []), name]
+    known: Any = group.attrs.get("sections", [])
+    group.attrs["sections"] = [*known, name]
     group[name].attrs.update(
         {
             "sample": sample,

@@ -129,7 +129,8 @@ def fit_disk_nets(
     spots = _Spots(disks, scaled, where)
     seeds = [seed + number for number in range(n_members)] if isinstance(seed, int) else list(seed)
     folds = disk_folds(disks, reach_um) if config.patience is not None else []
-    networks, held, epochs = [], [], []
+    networks, epochs = [], []
+    held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for each in seeds:
         train, held_out = folds[each % len(folds)] if folds else (np.ones(len(disks), dtype=bool), None)
         network, epoch = _train(spots, np.flatnonzero(train), held_out, config, each, disks.places.shape[1])

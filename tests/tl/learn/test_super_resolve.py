@@ -260,6 +260,29 @@ def test_other_sections_are_predicted_and_flagged() -> None:
     assert set(adata.obs.loc[adata.obs["sample"] == "b", "super_resolved_leaky"].astype(str)) == {"True"}
 
 
+def test_features_of_another_stain_are_standardized_by_their_own_spots() -> None:
+    loading = np.random.default_rng(8).normal(size=(5, 3))
+    features = {name: smooth((*SHAPE, 5), seed) for seed, name in enumerate("ab", start=20)}
+    parts = [section(features[name] @ loading, name, name) for name in "ab"]
+    adata = ad.concat(parts)
+    adata.uns["spatial"] = {name: part.uns["spatial"][name] for name, part in zip("ab", parts, strict=True)}
+    adata.obs["measured"] = adata.obs["sample"] == "a"
+    maps = {"a": dense_of(features["a"]), "b": dense_of(features["b"] * [0.5, 2, 1, 1, 3] + [5, 0, -3, 0, 1])}
+    found = stp.tl.super_resolve(adata, maps, target=MINE, train=["a"], n_members=1)["b"]
+    truth = (features["b"] @ loading).reshape(-1, 3)
+    assert stp.metrics.pearson(truth, np.asarray(found.values).reshape(-1, 3)).min() > 0.95
+
+
+def test_the_published_recipe() -> None:
+    from stpredict.tl.learn._super_fit import configured
+
+    paper = configured("mlp", "paper")
+    assert (paper.hidden, paper.depth, paper.max_epochs, paper.learning_rate) == (256, 4, 400, 1e-4)
+    assert (paper.patience, paper.scale, paper.combine, paper.shrink) == (None, "range", "median", False)
+    with pytest.raises(TypeError, match="expected hyperparameters among hidden"):
+        configured("mlp", {"width": 3})
+
+
 def test_stores_chunks_and_coarser_places(linear: tuple, tmp_path: Path) -> None:
     adata, features, _ = linear
     given: dict[str, Any] = {"target": MINE, "n_blocks": 0, "n_members": 2}

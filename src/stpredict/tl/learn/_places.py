@@ -151,7 +151,7 @@ def find_maps(
 
     names = list(dict.fromkeys(adata.obs[sample_key].astype(str)))
     found: Mapping[str, Any]
-    if isinstance(features, Path) or (isinstance(features, str) and Path(features).is_dir()):
+    if isinstance(features, Path) or (isinstance(features, str) and _is_store(features)):
         found = read_dense(features)
     elif isinstance(features, DenseMap):
         if len(names) != 1:
@@ -168,6 +168,11 @@ def find_maps(
     if not found:
         raise ValueError("expected the map of at least one section; found none; run stp.pp.dense_features")
     return {name: _prepared(adata, name, dense, name in names, microns) for name, dense in found.items()}
+
+
+def _is_store(name: str) -> bool:
+    """Whether text is a path rather than the name of an encoder."""
+    return Path(name).is_dir() or name.endswith(".zarr")
 
 
 def _prepared(adata: AnnData, sample: str, dense: Any, known: bool, microns: float | None) -> DenseMap:

@@ -113,7 +113,7 @@ def super_resolve(
     - `obsm[key_added]`: prediction of each spot by a fit that did not see its block; of sections that were not learned from,
       the mean of the map over the spot. NaN for spots off tissue and in sections without a map.
     - `obs["{key_added}_fold"]`: which fit predicted a spot, and `obs["{key_added}_leaky"]`: `"within section"` for blocks; True
-      where the fit saw the spot or its patient.
+      where the fit saw the spot or its patient, or where the block had a part in the choice of the genes.
     - `uns["stpredict"][key_added]`: head, members, microns, features, `training_samples`, `transferred` (sections that were
       predicted and not learned from), `store`.
     - in a SpatialData, the image elements `{sample}_{key_added}` and `{sample}_{key_added}_std`, genes as channels.
