@@ -14,7 +14,7 @@ from stpredict.slots._keys import Key
 from stpredict.slots._marks import table_mark
 from stpredict.slots._people import among
 from stpredict.slots._score_tables import LOWER_IS_BETTER
-from stpredict.tl.judge._evaluate import POOLED
+from stpredict.tl.judge._pooled import POOLED
 from stpredict.tl.learn._cross_validate import cross_validate
 from stpredict.tl.learn._splitters import make_folds
 from stpredict.tl.learn.targets._base import Keys
