@@ -34,6 +34,7 @@ MODELS = list(list_models().index)
 TRAINED = [name for name in MODELS if not get_model(name).cls.closed_form]
 BAGS = [name for name in MODELS if issubclass(get_model(name).cls, BagPredictor)]
 MASKED = [name for name in MODELS if "token_size" in get_model(name).reads("small")]
+OF_GENES = [name for name in MODELS if {"sequence", "sequence_features"} & get_model(name).reads("small")]
 PX, GENES = 32, 5
 
 
@@ -127,7 +128,33 @@ def toy_bags(n: int = 24, n_genes: int = GENES, n_tokens: int = 8, seed: int = 0
     )
 
 
+def toy_genes(n: int = 24, n_outputs: int = GENES, length: int = 64, seed: int = 0) -> ArraySet:
+    """Genes of as many chromosomes; the outputs follow the share of each base in the middle, and all that is along it."""
+    rng = np.random.default_rng(seed)
+    share = rng.dirichlet(np.full(4, 0.5), n)
+    sequence = np.stack([rng.choice(4, length, p=each) for each in share]).astype(np.uint8)
+    tone = (sequence[..., None] == np.arange(4)).mean(axis=1)
+    signals = tone[:, None, :3] * 4 + rng.gamma(1.0, 0.1, (n, length, 3))
+    target = 2 + tone @ rng.normal(size=(4, n_outputs)) * 4
+    return ArraySet(
+        section=np.zeros(n, dtype=np.int64),
+        patient=np.arange(n),
+        inputs={
+            "sequence": sequence,
+            "sequence_mask": np.zeros((n, length), dtype=np.int8),
+            "signals": signals.astype(np.float32),
+            "sequence_features": (tone[:, None] + rng.normal(0, 0.05, (n, 8, 4))).astype(np.float32),
+            "gene_features": np.concatenate([tone, rng.normal(size=(n, 5))], axis=1).astype(np.float32),
+            "prompt_ids": np.stack([rng.permutation(12)[:6] for _ in range(n)]),
+        },
+        target=target.astype(np.float32),
+        unit="gene",
+    )
+
+
 def toy(model: str) -> ArraySet:
+    if model in OF_GENES:
+        return toy_genes()
     return toy_bags() if model in MASKED else toy_set()
 
 
@@ -240,7 +267,8 @@ def test_gradients_reach_every_parameter(model):
     network.train()
     for stage in network.stages:
         network.step(batch, stage)["total"].backward()
-    idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    idle = [name for name, p in named if p.grad is None or not p.grad.abs().sum() > 0]
     # A bias common to all views changes no share of theirs.
     assert [name for name in idle if name != "view_weight.2.bias"] == []
 

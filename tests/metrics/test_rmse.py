@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 from scipy.stats import iqr
-from sklearn.metrics import root_mean_squared_error
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score, root_mean_squared_error
 
-from stpredict.metrics import rmse, rmse_iqr, variance_ratio
+from stpredict.metrics import mae, mse, r2, rmse, rmse_iqr, variance_ratio
 
 
 @pytest.fixture
@@ -17,6 +17,20 @@ def test_rmse_matches_sklearn(pair):
     expected = root_mean_squared_error(*pair, multioutput="raw_values")
     np.testing.assert_allclose(rmse(*pair), expected, rtol=1e-5)
     np.testing.assert_array_equal(rmse(sparse.csr_matrix(pair[0]), pair[1]), rmse(*pair))
+
+
+def test_other_errors_match_sklearn(pair):
+    truth, predicted = pair
+    for ours, theirs in ((mse, mean_squared_error), (mae, mean_absolute_error), (r2, r2_score)):
+        np.testing.assert_allclose(
+            ours(truth, predicted), theirs(truth, predicted, multioutput="raw_values"), rtol=1e-5
+        )
+
+
+def test_r2_of_the_mean_is_0_and_of_a_constant_undefined():
+    truth = np.array([[1.0, 3.0], [2.0, 3.0], [6.0, 3.0]])
+    np.testing.assert_allclose(r2(truth, np.full((3, 2), 3.0)), [0, np.nan], atol=1e-12)
+    assert np.isnan(r2(truth[:1], truth[:1])).all()
 
 
 def test_rmse_iqr_matches_scipy(pair):

@@ -367,7 +367,7 @@ def test_residuals_of_empty_sections_and_unmeasured_spots() -> None:
 
 def test_slides_are_compared_with_each_other() -> None:
     """A slide is no section: alone, it would have no residuals."""
-    from stpredict.slots._rows import say_slides
+    from stpredict.slots._unit import say_slides
 
     adata = sections_table()[:12].copy()
     adata.obs["sample"] = adata.obs_names

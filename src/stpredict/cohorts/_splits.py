@@ -11,6 +11,7 @@ import numpy as np
 from stpredict.slots._checks import check_obs, check_patients
 from stpredict.slots._keys import Key
 from stpredict.slots._people import one_name
+from stpredict.slots._unit import unit_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -85,6 +86,12 @@ def assert_disjoint(adata: AnnData, train: np.ndarray, test: np.ndarray, *, pati
     check_obs(adata, patient_key, "name the person of every observation there, or pass `patient_key=`")
     patient = one_name(adata.obs[patient_key])
     shared = sorted(set(patient[train]) & set(patient[test]))
+    if shared and unit_of(adata) == "gene":
+        raise ValueError(
+            f"expected chromosomes on one side of the split only; found {', '.join(shared)} in training and test; hold out whole "
+            "ones (stp.cohorts.leave_chromosomes_out), name a column of obs with groups of genes that share nothing as "
+            "`patient_key=`, or pass allow_leakage=True and have every score marked as leaky"
+        )
     if shared:
         raise ValueError(
             f"expected patients on one side of the split only; found {', '.join(shared)} in training and test; split by "

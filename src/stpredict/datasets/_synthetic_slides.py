@@ -13,7 +13,7 @@ from stpredict.core._validate import check_choice, check_positive
 from stpredict.datasets._synthetic_cohort import check_count, check_range, generator
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
-from stpredict.slots._rows import say_slides
+from stpredict.slots._unit import say_slides
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -9,6 +9,7 @@ from stpredict.io._read_her2st import read_her2st
 from stpredict.io._read_hest import read_hest
 from stpredict.io._read_map import read_map
 from stpredict.io._read_nuclei import read_nuclei
+from stpredict.io._read_sequences import read_sequences
 from stpredict.io._read_st import read_st
 from stpredict.io._read_visium import read_visium
 from stpredict.io._read_visium_hd import read_visium_hd
@@ -26,6 +27,7 @@ __all__ = [
     "read_hest",
     "read_map",
     "read_nuclei",
+    "read_sequences",
     "read_st",
     "read_visium",
     "read_visium_hd",

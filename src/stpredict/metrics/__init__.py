@@ -16,11 +16,12 @@ from stpredict.metrics._partial_pearson import partial_pearson
 from stpredict.metrics._pearson import pearson, pearson_p
 from stpredict.metrics._pearson_residuals import pearson_residuals
 from stpredict.metrics._pearson_with_background import pearson_with_background
+from stpredict.metrics._r2 import r2
 from stpredict.metrics._rasterize import rasterize
 from stpredict.metrics._recall_at_k import recall_at_k
 from stpredict.metrics._relative_variance_distance import relative_variance_distance
 from stpredict.metrics._residual_ceiling import residual_ceiling
-from stpredict.metrics._rmse import rmse, rmse_iqr
+from stpredict.metrics._rmse import mae, mse, rmse, rmse_iqr
 from stpredict.metrics._robustness_index import robustness_index
 from stpredict.metrics._segmentation import segmentation
 from stpredict.metrics._spearman import spearman
@@ -44,13 +45,16 @@ __all__ = [
     "emd_uniform",
     "energy_score",
     "interval_coverage",
+    "mae",
     "morans_i",
+    "mse",
     "noise_ceiling",
     "partial_pearson",
     "pearson",
     "pearson_p",
     "pearson_residuals",
     "pearson_with_background",
+    "r2",
     "rasterize",
     "recall_at_k",
     "relative_variance_distance",

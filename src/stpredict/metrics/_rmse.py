@@ -1,4 +1,4 @@
-"""Root-mean-square error per gene."""
+"""Errors per gene: root mean square, mean square, mean absolute."""
 
 from __future__ import annotations
 
@@ -87,4 +87,72 @@ def rmse_iqr(truth: Any, predicted: Any) -> np.ndarray:
     for genes in gene_blocks(truth.shape):
         low, high = np.percentile(dense(truth, genes), [25, 75], axis=0)
         result[genes] /= np.where(high > low, high - low + 1e-5, np.nan)
+    return result
+
+
+def mse(truth: Any, predicted: Any) -> np.ndarray:
+    """Compute the mean squared error of each gene over observations.
+
+    Parameters
+    ----------
+    truth
+        Measured expression (n_obs, n_genes), dense or sparse.
+    predicted
+        Predicted expression of the same shape and unit.
+
+    Returns
+    -------
+    Error per gene (n_genes,), float64, in the square of the unit of the truth; NaN as in :func:`rmse`.
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ or are not two-dimensional.
+    TypeError
+        When the values are not real numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stpredict.metrics import mse
+    >>> mse(np.array([[0.0], [0.0]]), np.array([[3.0], [-3.0]]))
+    array([9.])
+    """
+    return rmse(truth, predicted) ** 2
+
+
+def mae(truth: Any, predicted: Any) -> np.ndarray:
+    """Compute the mean absolute error of each gene over observations.
+
+    Parameters
+    ----------
+    truth
+        Measured expression (n_obs, n_genes), dense or sparse.
+    predicted
+        Predicted expression of the same shape and unit.
+
+    Returns
+    -------
+    Error per gene (n_genes,), float64, in the unit of the truth; NaN as in :func:`rmse`.
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ or are not two-dimensional.
+    TypeError
+        When the values are not real numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stpredict.metrics import mae
+    >>> mae(np.array([[0.0], [0.0]]), np.array([[3.0], [-3.0]]))
+    array([3.])
+    """
+    truth, predicted = check_pair(truth, predicted)
+    result = np.full(truth.shape[1], np.nan)
+    if truth.shape[0] == 0:
+        return result
+    for genes in gene_blocks(truth.shape):
+        result[genes] = np.abs(dense(truth, genes) - dense(predicted, genes)).mean(axis=0)
     return result

@@ -10,6 +10,7 @@ from stpredict.models.base._predictor import Predictor, Stage
 from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import MODELS, ModelInfo, build, get_model, list_models, register
 from stpredict.models.base._shape import Panel, Shape
+from stpredict.models.nn._language_model import register_language_model
 
 __all__ = [
     "INPUTS",
@@ -28,6 +29,7 @@ __all__ = [
     "get_model",
     "list_models",
     "register",
+    "register_language_model",
 ]
 
 

@@ -1,10 +1,13 @@
 """Preprocessing: tiles, features, normalization, genes."""
 
+from stpredict.pp._as_genes import as_genes
 from stpredict.pp._as_slides import as_slides
 from stpredict.pp._bag import bag
 from stpredict.pp._boundary_features import boundary_features
 from stpredict.pp._dense_features import dense_features
+from stpredict.pp._dna_features import dna_features
 from stpredict.pp._filter_genes import filter_genes
+from stpredict.pp._gene_prompts import gene_prompts
 from stpredict.pp._gene_table import gene_table
 from stpredict.pp._grid import grid
 from stpredict.pp._image_features import image_features
@@ -23,11 +26,14 @@ from stpredict.slots._dense_map import DenseMap
 
 __all__ = [
     "DenseMap",
+    "as_genes",
     "as_slides",
     "bag",
     "boundary_features",
     "dense_features",
+    "dna_features",
     "filter_genes",
+    "gene_prompts",
     "gene_table",
     "grid",
     "image_features",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stpredict.slots._checks import check_obs, check_unique
 from stpredict.slots._container import begin
 from stpredict.slots._keys import Key
-from stpredict.slots._rows import say_slides
+from stpredict.slots._unit import say_slides
 
 if TYPE_CHECKING:
     from stpredict.slots._container import Container

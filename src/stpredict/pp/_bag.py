@@ -17,7 +17,7 @@ from stpredict.slots._content import seal_features
 from stpredict.slots._keys import Key
 from stpredict.slots._made import differing
 from stpredict.slots._provenance import write_record
-from stpredict.slots._rows import say_slides
+from stpredict.slots._unit import say_slides
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,6 +13,7 @@ from stpredict.core._derangement import derangement
 from stpredict.core._gmt import read_gmt
 from stpredict.core._validate import check_choice, check_unique, few
 from stpredict.pp._gene_rows import expression_rows, joined, random_rows, read_rows, set_rows
+from stpredict.pp._sequence_rows import sequence_rows
 from stpredict.pp._text_rows import text_rows, texts_of
 from stpredict.slots._checks import as_mask, check_obs
 from stpredict.slots._container import begin
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
-_NAMED = ("expression", "permuted", "random", "text")
+_NAMED = ("expression", "permuted", "random", "sequence", "text")
 _WIDTH = 64
 
 
@@ -40,6 +41,7 @@ def gene_table(
     n_components: int | None = None,
     texts: Mapping[str, str] | pd.Series | str | None = None,
     encoder: str = "all-MiniLM-L6-v2",
+    descriptors: AnnData | None = None,
     of: str | None = None,
     train: np.ndarray | str | None = None,
     patients: Sequence[str] | None = None,
@@ -68,6 +70,7 @@ def gene_table(
         - `"text"`: embeddings of `texts` by a sentence encoder :cite:p:`reimers2019`;
         - `"expression"`: rows whose products are the correlations of genes within the sections of the training observations,
           as well as `n_components` numbers can tell them;
+        - `"sequence"`: what a network of DNA says of each gene, the `descriptors` of :func:`stpredict.tl.gene_descriptors`;
         - `"random"`: normal numbers that follow from the name of the gene, and `"permuted"`: the rows of the table `of`, each
           given to another gene: controls, which say nothing of a gene.
     n_components
@@ -77,13 +80,16 @@ def gene_table(
     encoder
         Name or folder of a sentence encoder of sentence-transformers. The weights of the default come with the extra
         `text`; others are fetched from the hub.
+    descriptors
+        For `"sequence"`: table whose rows are genes, with `obsm["descriptors"]`. Genes are joined by name.
+        `descriptors[~descriptors.obs["descriptors_seen"]]` are those whose expression the network was not trained on.
     of
         For `"permuted"`: name of the table in `varm`, `"gene_table"` when `None`.
     train
         For `"expression"`: training observations, a boolean array (n_obs,) or a column of `obs`.
     patients
-        For `"expression"`: patients to make it of, instead of `train`. For an array, a DataFrame or a file: patients whose
-        expression had a part in it, if there are any.
+        For `"expression"`: patients to make it of, instead of `train`. For an array, a DataFrame, a file or `"sequence"`: patients
+        whose expression had a part in it, if there are any.
     layer
         For `"expression"`: layer to read instead of `X`.
     missing
@@ -106,7 +112,8 @@ def gene_table(
 
     - `varm[key_added]`: (n_vars, d) float32;
     - `uns["stpredict"][key_added]`: `method`, the settings, the name of a `file`, the `digest` (SHA-256) of what was given,
-      the `patients` whose expression had a part in it, `n_missing`, and digests of the `rows`, by which a table that was
+      the `patients` whose expression had a part in it, for `"sequence"` the `hash`
+      of the network and `n_seen`, the number of genes whose chromosome it was trained on, `n_missing`, and digests of the `rows`, by which a table that was
       changed is found.
 
     A table of expression that saw patients outside the training set is refused by :func:`stpredict.tl.fit`; in the folds of
@@ -147,9 +154,14 @@ def gene_table(
         raise ValueError(f"expected n_components to be a whole number of at least 1; found {n_components!r}")
     genes = [str(gene) for gene in adata.var_names]
     width = n_components or _WIDTH
+    if descriptors is not None and not (isinstance(source, str) and source == "sequence"):
+        raise ValueError("expected descriptors= with the source 'sequence'; found them with another; leave them out")
     method = source if isinstance(source, str) and source in _NAMED else "given"
     record: dict[str, Any] = {"method": method}
-    for name, value, known in (("train", train, {"expression"}), ("patients", patients, {"expression", "given"})):
+    for name, value, known in (
+        ("train", train, {"expression"}),
+        ("patients", patients, {"expression", "given", "sequence"}),
+    ):
         if value is not None and method not in known:
             raise ValueError(
                 f"expected no {name}= for this source, which no patient has a part in by itself; found {value!r}"
@@ -168,6 +180,9 @@ def gene_table(
         written = texts_of(adata, texts)
         rows = text_rows(written, genes, encoder)
         record |= {"encoder": encoder, "digest": _digest(f"{gene}\0{written.get(gene, '')}".encode() for gene in genes)}
+    elif method == "sequence":
+        rows, record = sequence_rows(descriptors, genes, record)
+        record["patients"] = None if patients is None else sorted(map(str, patients))
     else:
         rows, record = _given(source, genes, n_components, seed)
         record["patients"] = None if patients is None else sorted(map(str, patients))

@@ -66,6 +66,13 @@ def texts_of(adata: AnnData, texts: Any) -> dict[str, str]:
         if texts not in adata.var:
             raise KeyError(f"expected the texts in var[{texts!r}]; found {list(adata.var.columns)}; put them there")
         texts = pd.Series(adata.var[texts].to_numpy(), index=adata.var_names)
+    return checked_texts(texts)
+
+
+def checked_texts(texts: Any) -> dict[str, str]:
+    """Texts by gene, from a mapping or a Series; without those that are missing or blank."""
+    import pandas as pd
+
     column: pd.Series = texts if isinstance(texts, pd.Series) else pd.Series(dict(texts), dtype=object)
     column = column[column.notna()]
     strange = next((value for value in column if not isinstance(value, str)), None)

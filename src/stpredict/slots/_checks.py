@@ -11,6 +11,7 @@ from stpredict.core._validate import check_unique, few
 from stpredict.slots._booleans import read_bool
 from stpredict.slots._keys import Key
 from stpredict.slots._people import one_name, person
+from stpredict.slots._unit import check_chromosomes, unit_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,8 +64,12 @@ def check_genes(adata: AnnData, genes: Sequence[str]) -> None:
 def check_patients(adata: AnnData, sample_key: str = Key.SAMPLE, patient_key: str = Key.PATIENT) -> None:
     """Raise unless every observation has a sample and a patient, and each sample belongs to one patient.
 
-    Also when the patients are the sections themselves, while another column names one person for several of them.
+    Also when the patients are the sections themselves, while another column names one person for several of them. Genes have
+    neither: they must have a chromosome.
     """
+    if unit_of(adata) == "gene":
+        check_chromosomes(adata, patient_key)
+        return
     if sample_key == patient_key:
         raise ValueError(
             f"expected the patients in another column than the sections; found both as obs[{sample_key!r}]; where every section "

@@ -11,7 +11,7 @@ from stpredict.slots._expression import in_tissue, measured_rows
 from stpredict.slots._keys import Key
 from stpredict.slots._matrix import numeric_matrix
 from stpredict.slots._provenance import read_record
-from stpredict.slots._rows import unit_of
+from stpredict.slots._unit import unit_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,8 +40,8 @@ def total_counts(counts: Any) -> np.ndarray:
 
 
 def section_codes(adata: AnnData, sample_key: str = Key.SAMPLE) -> tuple[list[str], np.ndarray]:
-    """Names of the sections and the number of each observation's (n_obs,); slides are compared, and are one section."""
-    if sample_key not in adata.obs or unit_of(adata) == "slide":
+    """Names of the sections and the number of each observation's (n_obs,); slides and genes are compared, and are one section."""
+    if sample_key not in adata.obs or unit_of(adata) != "observation":
         return [""], np.zeros(adata.n_obs, dtype=np.int64)
     names, codes = np.unique(adata.obs[sample_key].astype(str).to_numpy(), return_inverse=True)
     return [str(name) for name in names], codes

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SEAL = "rows"
 _BYTES = 6  # of a digest
 #: What a record says of how a table was made; two tables that differ in it have nothing to do with each other.
-_MADE = ("method", "encoder", "n_components", "seed", "dim")
+_MADE = ("method", "encoder", "n_components", "seed", "dim", "hash")
 
 
 def gene_rows(adata: AnnData, key: str) -> np.ndarray:

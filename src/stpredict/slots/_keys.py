@@ -40,6 +40,17 @@ class Key:
     PREDICTION = "prediction"  # record of a table that holds nothing but a prediction
     TABLE = "table"
     GENE_TABLE = "gene_table"
+    CHROM = "chrom"
+    TSS = "tss"
+    STRAND = "strand"
+    SEQUENCE = "sequence"
+    SEQUENCE_DIGEST = "sequence_digest"
+    SEQUENCE_MASK = "sequence_mask"
+    SEQUENCE_FEATURES = "sequence_features"
+    SIGNALS = "signals"
+    GENE_FEATURES = "gene_features"
+    PROMPT_IDS = "prompt_ids"
+    DESCRIPTORS = "descriptors"
 
     @staticmethod
     def features(encoder: str) -> str:
@@ -130,6 +141,11 @@ class Key:
     def conformal(key: str) -> str:
         """Record of the bounds of a prediction."""
         return f"{key}_conformal"
+
+    @staticmethod
+    def seen(key: str) -> str:
+        """Boolean column of `obs`: the network that describes this gene was trained on its chromosome."""
+        return f"{key}_seen"
 
     @staticmethod
     def leaky(key: str) -> str:

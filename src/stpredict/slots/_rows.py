@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,14 +11,12 @@ from stpredict.slots._checks import as_mask, check_obs
 from stpredict.slots._expression import in_tissue, marked_measured, measured_rows
 from stpredict.slots._keys import Key
 from stpredict.slots._people import one_name
-from stpredict.slots._provenance import read_record, write_record
+from stpredict.slots._unit import Unit, unit_of
 
 if TYPE_CHECKING:
     from typing import Any
 
     from anndata import AnnData
-
-Unit = Literal["observation", "slide"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,14 @@ class Rows:
     sample, patient
         (n,) names of the section and the patient, as text; one spelling per person.
     section, person
-        (n,) int64 codes of both. Slides are compared with each other: together they are one section.
+        (n,) int64 codes of both. Slides are compared with each other, and so are genes: together they are one section.
     measured
         (n,) bool, whether the expression was measured.
     in_tissue
         (n,) bool.
     unit
-        What an observation is: `"observation"` of a section (spot, tile, bin, cell) or `"slide"`.
+        What an observation is: `"observation"` of a section (spot, tile, bin, cell), `"slide"` or `"gene"`. For genes,
+        chromosomes stand for sections and patients.
     """
 
     index: np.ndarray
@@ -117,14 +116,3 @@ def rows_of(
 def _text(adata: AnnData, key: str) -> np.ndarray:
     check_obs(adata, key, f"name the people with obs[{key!r}]")
     return one_name(adata.obs[key])
-
-
-def unit_of(adata: AnnData) -> Unit:
-    """What an observation of a table is, as whoever made it has said; an observation of a section when nobody has."""
-    record = read_record(adata, Key.UNIT) or {}
-    return "slide" if record.get("is") == "slide" else "observation"
-
-
-def say_slides(adata: AnnData) -> None:
-    """Record that every observation of a table is a slide."""
-    write_record(adata, Key.UNIT, {"is": "slide"})

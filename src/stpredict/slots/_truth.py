@@ -22,7 +22,7 @@ from stpredict.slots._keys import Key
 from stpredict.slots._prediction import SOURCE
 from stpredict.slots._provenance import read_record
 from stpredict.slots._scale import RATE, measured_in, scale_of_truth
-from stpredict.slots._values import OBS, read_values, value_names
+from stpredict.slots._values import MATRIX, OBS, read_values, value_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,7 @@ class Truth:
         """Name of the slot, for tables and messages."""
         if self.slot is None:
             return "X" if self.layer is None else f"layers[{self.layer!r}]"
-        return OBS if self.slot == OBS else f"obsm[{self.slot!r}]"
+        return str(self.slot) if self.slot in (OBS, MATRIX) else f"obsm[{self.slot!r}]"
 
     def read(self, names: Sequence[str], rows: Any = None) -> np.ndarray:
         """Measured values (n, len(names)) float64."""

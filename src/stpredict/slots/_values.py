@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Where the values stand whose slot is recorded as this: each in a column of its own.
 OBS = "obs"
+#: The matrix itself, of tables whose rows are genes: its columns are conditions, and nobody recorded a normalization.
+MATRIX = "X"
 _FEW = 20  # whole numbers of so few kinds may be names of classes as well
 Content = Literal["numbers", "classes", "either"]
 
@@ -31,7 +33,7 @@ def read_values(
     adata
         The table.
     slot
-        `"obs"`, or a slot of `obsm`.
+        `"obs"`, a slot of `obsm`, or `"X"`, the matrix, where no slot of `obsm` is called so.
     columns
         Names of the values; all of a slot when `None`.
     what
@@ -56,9 +58,15 @@ def read_values(
         check_unique(names, "columns of obs")
         found = {name: _numbers(adata.obs[name], f"obs[{name!r}]") for name in names}
         return _finite(pd.DataFrame(found, index=adata.obs_names), "obs")
-    check_obsm(adata, slot, call)
-    values, where = adata.obsm[slot], f"obsm[{slot!r}]"
-    names = value_names(adata, slot)
+    if slot == MATRIX and slot not in adata.obsm:
+        if adata.X is None:
+            raise KeyError(f"expected values in X; found none; {call}")
+        check_unique(adata.var_names, "var_names (adata.var_names_make_unique() does that)")
+        values, where, names = adata.X, MATRIX, [str(name) for name in adata.var_names]
+    else:
+        check_obsm(adata, slot, call)
+        values, where = adata.obsm[slot], f"obsm[{slot!r}]"
+        names = value_names(adata, slot)
     if hasattr(values, "iloc"):
         for name in values.columns:
             _refuse(values[name], f"{where}[{name!r}]")

@@ -29,6 +29,7 @@ from stpredict.tl.learn._cross_validate import cross_validate
 from stpredict.tl.learn._embed import embed
 from stpredict.tl.learn._fit import fit
 from stpredict.tl.learn._fit_folds import fit_folds
+from stpredict.tl.learn._gene_descriptors import gene_descriptors
 from stpredict.tl.learn._learning_curve import learning_curve
 from stpredict.tl.learn._linear_probe import linear_probe
 from stpredict.tl.learn._predict import predict
@@ -61,6 +62,7 @@ __all__ = [
     "fit",
     "fit_folds",
     "fit_outcome",
+    "gene_descriptors",
     "learning_curve",
     "linear_probe",
     "module_correlation",

@@ -19,6 +19,7 @@ from stpredict.training.targets._expression import moments, scales
 
 #: Inputs that every batch holds where they are known: places do not depend on the network.
 _ALWAYS = frozenset({"positions"})
+_SUMMED = 256  # rows that give the moments of an input that is read when it is needed
 
 
 class RowSource(Protocol):
@@ -67,6 +68,7 @@ class ArraySet:
         (n,) bool, which rows were measured; all of them when `None`. The target of the others is not read.
     unit
         `"observation"`: spots, tiles, bins or cells of sections. `"slide"`: slides, which are compared with each other.
+        `"gene"`: genes, which are compared with each other as well; their patients are chromosomes.
     whole
         Inputs of whole sections.
     genes
@@ -87,7 +89,7 @@ class ArraySet:
     target: np.ndarray | None = None
     kind: Target | None = None
     labeled: np.ndarray | None = None
-    unit: Literal["observation", "slide"] = "observation"
+    unit: Literal["observation", "slide", "gene"] = "observation"
     whole: WholeSections | None = None
     genes: Panel = field(default_factory=Panel)
     identity: np.ndarray | None = None
@@ -341,8 +343,11 @@ def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
         if each.width and name in needs:
             if each.sizes is not None:
                 found[name] = values[slice(None)]
-            else:
-                found[name] = values if each.mask is None else values[data.inputs[each.mask] > 0]
+                continue
+            if not isinstance(values, np.ndarray):  # what is read when it is needed is known by some of its rows
+                values = values[np.unique(np.linspace(0, len(values) - 1, _SUMMED).astype(int))]
+            values = values if each.mask is None else values[data.inputs[each.mask] > 0]
+            found[name] = values.reshape(-1, values.shape[-1])
     if data.whole is not None:
         mine = np.isin(data.whole.code, np.unique(data.section))
         found |= {n: v[mine] for n, v in data.whole.inputs.items() if INPUTS[n].width and n in needs}

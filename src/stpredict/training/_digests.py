@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stpredict.models import Predictor
 
 CONFIG = "config.json"
 FORMAT = 3
@@ -21,6 +25,14 @@ _CALL = "copy the model again, or save it anew with FittedModel.save"
 def file_digests(directory: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of some files of a directory, by name."""
     return {name: _digest(directory / name) for name in names}
+
+
+def network_digest(network: Predictor) -> str:
+    """SHA-256 of the configuration and the weights of a network."""
+    digest = hashlib.sha256(json.dumps([type(network).__name__, asdict(network.config)], sort_keys=True).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:

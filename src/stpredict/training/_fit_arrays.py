@@ -40,7 +40,7 @@ class Fit:
     history
         One row per epoch, stage and phase; empty for closed-form networks.
     validated_on
-        What the inner validation held out: `"patient"`, `"section"`, `"stripe"`, `"none"`.
+        What the inner validation held out: `"patient"`, `"chromosome"`, `"section"`, `"stripe"`, `"none"`.
     n_epochs
         Epochs behind the weights, those of the last stage.
     auxiliary

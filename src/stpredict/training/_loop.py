@@ -132,7 +132,8 @@ class _Module(pl.LightningModule):
         if s.optimizer == "sgd":
             kwargs["momentum"] = s.momentum
         kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-        trained = [p for name, p in self.network.named_parameters() if name.startswith(self.stage.trains)]
+        named = self.network.named_parameters()  # what is frozen for good is none of the optimizer's
+        trained = [p for name, p in named if p.requires_grad and name.startswith(self.stage.trains)]
         # One pass over the memory for each parameter, several times as fast; on accelerators it would forbid clipping.
         kwargs["fused"] = all(parameter.device.type == "cpu" for parameter in trained) or None
         optimizer = kinds[s.optimizer](trained, **kwargs)

@@ -34,7 +34,7 @@ def inner_sides(data: ArraySet, fraction: float, seed: int) -> tuple[ArraySet, A
 def inner_split(data: ArraySet, fraction: float, seed: int) -> tuple[np.ndarray, str]:
     """Hold out part of a training set for validation.
 
-    Patients are held out where there are several; sections of a single patient; a stripe of a single section.
+    Patients are held out where there are several (chromosomes, of genes); sections of a single patient; a stripe of a single section.
 
     Parameters
     ----------
@@ -47,13 +47,14 @@ def inner_split(data: ArraySet, fraction: float, seed: int) -> tuple[np.ndarray,
 
     Returns
     -------
-    Mask (n,) of the rows held out, and what was held out: `"patient"`, `"section"`, `"stripe"`, or `"none"` where the
+    Mask (n,) of the rows held out, and what was held out: `"patient"`, `"chromosome"`, `"section"`, `"stripe"`, or `"none"` where the
     set is too small to spare anything, with the buffer around a stripe.
     """
     if data.labeled is not None:
         return _with_unlabeled(data, data.labeled, fraction, seed)
     rng = np.random.default_rng(seed)
-    for name, codes in (("patient", data.patient), ("section", data.section)):
+    group = "chromosome" if data.unit == "gene" else "patient"
+    for name, codes in ((group, data.patient), ("section", data.section)):
         units = np.unique(codes)
         if len(units) > 1:
             n_held_out = max(1, round(fraction * len(units)))
@@ -79,7 +80,7 @@ def _with_unlabeled(data: ArraySet, labeled: np.ndarray, fraction: float, seed: 
     inner, unit = inner_split(data.only_labeled(), fraction, seed)
     mask = np.zeros(len(data), dtype=bool)
     mask[np.flatnonzero(labeled)[inner]] = True
-    if unit in {"patient", "section"}:
-        codes = getattr(data, unit)
+    if unit in {"patient", "chromosome", "section"}:
+        codes = data.section if unit == "section" else data.patient
         mask |= np.isin(codes, codes[mask])
     return mask, unit

@@ -11,7 +11,8 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 import stpredict as stp
-from stpredict.tl.biology._gene_positions import gene_positions, read_gtf
+from stpredict.core._gtf import read_gtf
+from stpredict.tl.biology._gene_positions import gene_positions
 
 needs_infercnvpy = pytest.mark.skipif(find_spec("infercnvpy") is None, reason="needs infercnvpy (extra `cnv`)")
 

@@ -12,7 +12,8 @@ import stpredict as stp
 from stpredict.metrics import concordance, pearson
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record, write_record
-from stpredict.slots._rows import rows_of, unit_of
+from stpredict.slots._rows import rows_of
+from stpredict.slots._unit import unit_of
 from stpredict.training import FittedModel, train_config
 
 FOLLOW_UP = stp.targets.FollowUp("time", "event")

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stpredict.core._files import damage_named, numbers, parse_table, read_text, separator
+from stpredict.core._files import numbers, parse_table, read_text, separator
+from stpredict.core._gtf import read_gtf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,6 @@ _BIOMART = {
 }
 _CHROMOSOMES = [*map(str, range(1, 23)), "X", "Y", "MT"]
 _LARGEST = 2.0**53  # beyond this, numbers are no whole ones any more
-_LINES = 200_000  # of a GTF file at once; it has millions, of which few are genes
 
 
 def gene_positions(adata: AnnData, positions: pd.DataFrame | str | Path | None) -> tuple[pd.DataFrame, str]:
@@ -58,31 +58,6 @@ def gene_positions(adata: AnnData, positions: pd.DataFrame | str | Path | None) 
             f"object: {', '.join(adata.var_names[:3])}); name genes the same way, or pass `positions=`"
         )
     return matched, source
-
-
-def read_gtf(path: str | Path) -> pd.DataFrame:
-    """Read the genes of a GTF file, plain or gzipped: chromosome, start and end, indexed by gene name.
-
-    Genes without a name go by their identifier.
-    """
-    import pandas as pd
-
-    columns = {0: "chromosome", 2: "feature", 3: "start", 4: "end", 8: "attributes"}
-    with damage_named(Path(path), "a GTF file with nine columns"):
-        lines = pd.read_csv(
-            path, sep="\t", comment="#", header=None, usecols=list(columns), quoting=3, chunksize=_LINES,
-            dtype={0: str, 2: str, 8: str},
-        )  # fmt: skip
-        parts = [part.rename(columns=columns).query("feature == 'gene'") for part in lines]
-    genes = pd.concat(parts) if parts else pd.DataFrame(columns=list(columns.values()))
-    if genes.empty:
-        raise ValueError(f"expected lines of the feature 'gene' in {Path(path).name}; found none")
-    names = [genes["attributes"].str.extract(rf'\b{key} "([^"]*)"', expand=False) for key in ("gene_name", "gene_id")]
-    return (
-        genes[list(COLUMNS)]
-        .set_axis(pd.Index(names[0].fillna(names[1]), name="gene"))
-        .pipe(lambda t: t[t.index.notna()])
-    )
 
 
 def _read(path: Path) -> pd.DataFrame:

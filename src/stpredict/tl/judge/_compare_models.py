@@ -10,7 +10,7 @@ import numpy as np
 from stpredict.core._validate import check_choice
 from stpredict.slots._marks import table_mark
 from stpredict.slots._score_tables import LOWER_IS_BETTER, check_scores
-from stpredict.tl.judge._evaluate import POOLED
+from stpredict.tl.judge._pooled import POOLED
 
 if TYPE_CHECKING:
     import pandas as pd

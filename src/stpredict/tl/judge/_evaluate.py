@@ -18,14 +18,15 @@ from stpredict.slots._marks import joint_mark, leak_marks
 from stpredict.slots._people import one_name
 from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
-from stpredict.slots._rows import unit_of
 from stpredict.slots._scale import origin_of
 from stpredict.slots._truth import Truth, truth_of
+from stpredict.slots._unit import group_keys, unit_of
 from stpredict.tl.judge._depth_free import DEPTH_FREE, Counted, on_scale, residual_theta
 from stpredict.tl.judge._distribution import DISTRIBUTION, distribution_scores, scored_metrics
 from stpredict.tl.judge._habits import add_habits, check_habits
-from stpredict.tl.judge._lines import Line, lines_of, smoothed
+from stpredict.tl.judge._lines import lines_of, smoothed
 from stpredict.tl.judge._parts import scored_parts
+from stpredict.tl.judge._pooled import OF_GENES, score_genes, score_patients
 from stpredict.tl.judge._section_facts import lattice_positions, log_depth, n_background
 
 if TYPE_CHECKING:
@@ -39,10 +40,8 @@ DEFAULT_METRICS = (
     *DISTRIBUTION,
 )  # fmt: skip
 _WITH_BACKGROUND = "pearson_with_background"  # only where it is asked for
-KNOWN_METRICS = (*DEFAULT_METRICS, _WITH_BACKGROUND)
-_PATIENT_METRICS = ("pearson", "spearman", "rmse", "rmse_iqr", "variance_ratio")
+KNOWN_METRICS = (*DEFAULT_METRICS, _WITH_BACKGROUND, *OF_GENES)
 _DIRECTIONS = 12  # of the earth mover's distance: evenly spaced, within 1 % of any larger number
-POOLED = "all"  # stands for sample and patient where patients are compared with each other
 
 
 def evaluate(
@@ -70,7 +69,10 @@ def evaluate(
     :func:`stpredict.tl.summarize` leaves it out and counts it.
 
     Where every observation is a slide, patients are compared with each other: slides are averaged within their patient,
-    there is one score per gene, and the metrics of maps and the noise ceiling are left out.
+    there is one score per gene, and the metrics of maps and the noise ceiling are left out. Where every observation is a gene,
+    scores are taken over the genes of each fold (over all of them, where one model predicted them), for each condition that
+    was predicted: correlations, errors, and `"r2"`, the share of the variance that is explained, see
+    :func:`stpredict.metrics.r2`; `sample` and `patient` then name the chromosomes of the fold.
     :func:`stpredict.tl.well_predicted` tests which genes are predicted better than by chance.
 
     Parameters
@@ -185,6 +187,7 @@ def evaluate(
         check_choice(metric, KNOWN_METRICS, "metrics")
     habits = check_habits(habits)
     frames = {name: prediction_frame(adata, name) for name in keys}
+    sample_key, patient_key = group_keys(adata, sample_key, patient_key)
     check_patients(adata, sample_key, patient_key)
     target = truth_of(adata, keys, layer)
     if habits and not target.is_expression:
@@ -209,12 +212,16 @@ def evaluate(
         raise KeyError(f"expected what was predicted among what was measured, {target.where}; found nothing in common")
     sample = adata.obs[sample_key].astype(str).to_numpy()
     people = one_name(adata.obs[patient_key])
-    if unit_of(adata) == "slide":
+    if (unit := unit_of(adata)) != "observation":
         if habits:
             raise ValueError(
-                f"expected no habits for slides, which have no map; found {', '.join(habits)}; leave them out"
+                f"expected no habits for {unit}s, which have no map; found {', '.join(habits)}; leave them out"
             )
-        table = _score_patients(models, target.read(scored_genes), scored_genes, people, measured, metrics)
+        truth = target.read(scored_genes)
+        if unit == "gene":
+            table = score_genes(adata, models, truth, scored_genes, measured, metrics)
+        else:
+            table = score_patients(models, truth, scored_genes, people, measured, metrics)
         return _with_choices(table, target, genes, len(known))
     tissue, place = in_tissue(adata), pd.Index(scored_genes)
     with_ceiling = ceiling and Key.COUNTS in adata.layers and layer is None and target.is_expression
@@ -292,37 +299,6 @@ def _with_choices(table: pd.DataFrame, target: Truth, genes: Sequence[str] | Non
     if genes is not None:
         table["chosen_genes"] = f"{len(genes)} of {n_known}"
     return table
-
-
-def _score_patients(
-    models: dict[str, Line],
-    truth: np.ndarray,
-    genes: Sequence[str],
-    patient: np.ndarray,
-    measured: np.ndarray,
-    metrics: Sequence[str],
-) -> pd.DataFrame:
-    """Scores across patients, slides averaged within each; one row per model and gene."""
-    import pandas as pd
-
-    from stpredict import metrics as m
-
-    tables = []
-    for label, line in models.items():
-        columns = [gene for gene in genes if gene in line.frame.columns]
-        predicted = line.frame[columns].to_numpy(dtype=np.float64)
-        rows = measured & ~np.isnan(predicted).all(axis=1)
-        if line.smooth or not rows.any():
-            continue
-        at = pd.Index(genes).get_indexer(pd.Index(columns))
-        people = patient[rows]
-        y, p = (pd.DataFrame(v[rows]).groupby(people).mean().to_numpy() for v in (truth[:, at], predicted))
-        scores = {name: getattr(m, name)(y, p) for name in metrics if name in _PATIENT_METRICS}
-        head = {"model": label, "sample": POOLED, "patient": POOLED, "gene": columns}
-        tables.append(pd.DataFrame(head | scores | {"n_obs": len(y), "leaky": joint_mark(line.leaky[rows])}))
-    if not tables:
-        raise KeyError("expected measured expression of at least one predicted slide; found none")
-    return pd.concat(tables, ignore_index=True)
 
 
 def _ceilings(adata: AnnData, rows: np.ndarray, genes: Sequence[str], seed: int) -> np.ndarray:

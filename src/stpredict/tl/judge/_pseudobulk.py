@@ -17,9 +17,9 @@ from stpredict.slots._marks import group_marks, leak_marks, written_marks
 from stpredict.slots._people import one_name
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record, write_record
-from stpredict.slots._rows import say_slides
 from stpredict.slots._scale import BASES, RATE, converted, known, panel_counts, unit_in, unit_of_prediction
 from stpredict.slots._truth import check_of_genes
+from stpredict.slots._unit import say_slides
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -9,7 +9,7 @@ import numpy as np
 
 from stpredict.slots._marks import table_mark
 from stpredict.tl.judge._distribution import DISTRIBUTION
-from stpredict.tl.judge._evaluate import POOLED
+from stpredict.tl.judge._pooled import OF_GENES, POOLED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,6 +102,7 @@ def summarize(
             "variance_ratio",
             "ssim",
             "emd",
+            *OF_GENES,
             *DISTRIBUTION,
         )  # fmt: skip
         if c in scores
@@ -118,6 +119,7 @@ def summarize(
         patients = r.index.get_level_values("patient").to_numpy()
         single = len(set(patients)) == 1
         over = "blocks" if blocks else "sections"
+        people = "folds of genes" if "unit" in table else "patients"
         keep = r.notna().to_numpy()
         pooled = set(patients) == {POOLED}  # a score across patients: one number per gene, nothing to draw from
         interval: tuple[Any, Any, Any] = (r.mean(), np.nan, np.nan)
@@ -144,7 +146,7 @@ def summarize(
             "n_sections": table["sample"].nunique(),
             **({"n_blocks": len(r)} if blocks else {}),
             "n_patients": int(table["n_obs"].max()) if pooled else table["patient"].nunique(),
-            "interval_over": "none" if pooled else over if single else "patients",
+            "interval_over": "none" if pooled else over if single else people,
             "leaky": table_mark(table),
         }
         row |= {

@@ -13,15 +13,17 @@ from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key, distinct
 from stpredict.slots._marks import sections_record
+from stpredict.slots._unit import group_keys
 from stpredict.tl.judge._distribution import DISTRIBUTION
 from stpredict.tl.judge._evaluate import DEFAULT_METRICS, KNOWN_METRICS, evaluate
 from stpredict.tl.judge._habits import check_habits
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._survival import survival
 from stpredict.tl.learn._blocks import checked_within
-from stpredict.tl.learn._folds import Splitter, check_folds, make_folds, run_folds
+from stpredict.tl.learn._folds import run_folds
 from stpredict.tl.learn._null_genes import NULL, has_null_genes, null_scores
 from stpredict.tl.learn._out_of_fold import write_out_of_fold
+from stpredict.tl.learn._splitters import Splitter, check_folds, make_folds
 from stpredict.tl.learn._task import OWN_COMPARATORS, Task, comparator, make_task
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
@@ -82,7 +84,8 @@ def cross_validate(
         `"patient"` (leave one patient out), a number of folds (patients grouped), `"section"` (leave one section out;
         leaky, needs `allow_leakage=True`), `"blocks"` (blocks of each section behind a buffer wider than the fields of view
         of all models, see :func:`stpredict.cohorts.spatial_blocks`; every score says `"within section"`), folds, or a
-        function from AnnData to folds.
+        function from AnnData to folds. Where the rows are genes, `"chromosomes"` (leave one out, which is the default then), or
+        a number of groups of chromosomes.
     features, target, image
         Features, target and images as in :func:`stpredict.tl.fit`; a selection of genes runs inside each fold.
     metrics, ceiling, habits
@@ -97,7 +100,8 @@ def cross_validate(
         all these for `True`; and, for each model, `"untrained"` and `"permuted"`. With any of them, smoothed predictions are scored as well. None for `False`, and
         for classes and follow-up.
     sample_key, patient_key
-        Columns of `obs` with the section and the patient.
+        Columns of `obs` with the section and the patient. Where the rows are genes, see :func:`stpredict.pp.as_genes`, neither is
+        needed: their chromosomes stand for both, or what else is named as `patient_key`.
     allow_leakage
         Whether to accept folds with a patient on both sides; every score of such a fold is marked `leaky`.
     n_jobs
@@ -160,6 +164,7 @@ def cross_validate(
 
     check_key(key_added)
     adata = get_table(data, table_key)
+    sample_key, patient_key = group_keys(adata, sample_key, patient_key)
     keys = Keys(sample_key, patient_key)
     check_patients(adata, sample_key, patient_key)
     for metric in metrics:

@@ -22,6 +22,7 @@ from stpredict.slots._content import remember
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
 from stpredict.slots._rows import rows_of
+from stpredict.slots._unit import group_keys
 from stpredict.tl.learn._primary import auxiliary_of, primary_first
 from stpredict.tl.learn._task import check_enough, comparator, fit_task, make_task
 from stpredict.tl.learn.inputs._collect import collect
@@ -110,7 +111,8 @@ def fit(
     seed
         Random seed for weights, order, dropout, augmentation and the inner split.
     sample_key, patient_key
-        Columns of `obs` with the section and the patient.
+        Columns of `obs` with the section and the patient. Where the rows are genes, see :func:`stpredict.pp.as_genes`, neither is
+        needed: their chromosomes stand for both, or what else is named as `patient_key`.
     table_key
         Table of a SpatialData.
 
@@ -151,6 +153,7 @@ def fit(
     from stpredict.training import TrainingFacts
 
     adata = get_table(data, table_key)
+    sample_key, patient_key = group_keys(adata, sample_key, patient_key)
     keys = Keys(sample_key, patient_key)
     slot, scaling = split_features(features)
     request = parse_target(adata, target)

@@ -19,10 +19,12 @@ from stpredict.slots._marks import sections_record
 from stpredict.slots._people import one_name
 from stpredict.slots._prediction import about, write_prediction
 from stpredict.slots._provenance import genes_digest, write_record
+from stpredict.slots._unit import group_keys, unit_of
 from stpredict.tl.learn._blocks import checked_within
 from stpredict.tl.learn._fit import check_path, keep
-from stpredict.tl.learn._folds import Splitter, check_folds, make_folds, run_folds
+from stpredict.tl.learn._folds import run_folds
 from stpredict.tl.learn._out_of_fold import tables, write_out_of_fold
+from stpredict.tl.learn._splitters import Splitter, check_folds, make_folds
 from stpredict.tl.learn._task import Task, comparator, make_task
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
@@ -126,6 +128,7 @@ def fit_folds(
 
     check_key(key_added)
     adata = get_table(data, table_key)
+    sample_key, patient_key = group_keys(adata, sample_key, patient_key)
     keys = Keys(sample_key, patient_key)
     slot, scaling = split_features(features)
     request = parse_target(adata, target)
@@ -140,6 +143,8 @@ def fit_folds(
     for name in chosen_baselines(baselines if reader.closed_form else False, _BASELINES):
         if made := comparator(adata, name, main, features=slot):
             tasks[name] = made
+    if splitter is None and unit_of(adata) == "gene":
+        splitter = n_folds
     if splitter is None:
         kept = np.flatnonzero(usable)
         splits = grouped_k_fold(adata[usable], n_folds, seed=seed, sample_key=sample_key, patient_key=patient_key)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.cohorts import Fold, assert_disjoint, grouped_k_fold, leave_one_patient_out, leave_one_section_out
+from stpredict.cohorts import Fold
 from stpredict.slots._content import recognize, remember, some_sections
 from stpredict.slots._people import among, one_name
 from stpredict.slots._rows import rows_of
-from stpredict.tl.learn._blocks import block_folds, panel_seen, sides_of
+from stpredict.tl.learn._blocks import panel_seen, sides_of
 from stpredict.tl.learn._copies import check_copies, copied_sections
 from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.learn._fit import with_target
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from stpredict.slots._rows import Rows
     from stpredict.training import ArraySet, FittedModel, Predicted, TrainingFacts
     from stpredict.training.targets import Target
-
-Splitter: TypeAlias = "str | int | Sequence[Fold] | Any"
 
 
 @dataclass
@@ -280,7 +278,7 @@ def _collect_all(
         patch: tuple[Any, ...] = (config.patch_um, config.patch_px) if "patches" in needs else ()
         if NUCLEI_GRAPH in needs:
             patch = (*patch, config.patch_um, config.radius_um, config.nuclei_key, config.measures, config.types)
-        signature = (needs, task.slots, task.scaling, patch)
+        signature = (needs, task.slots, task.scaling, patch, getattr(config, "prompt", None))
         same = next((other for known, other in signatures if known == signature), None)
         if same is None:
             source = task.source(
@@ -339,44 +337,3 @@ def _fit_and_predict(
     check_range(predicted.mean, model)
     seen = model.training.others_seen if within else model.training.patients_seen
     return seen, model if keep_model else None, predicted
-
-
-def make_folds(adata: AnnData, splitter: Splitter, seed: int, keys: Keys, tasks: Mapping[str, Task]) -> list[Fold]:
-    """Folds of a splitter: `"patient"`, `"section"`, `"blocks"`, a number of groups of patients, folds, or a function."""
-    columns = {"sample_key": keys.sample, "patient_key": keys.patient}
-    if splitter == "patient":
-        return leave_one_patient_out(adata, **columns)
-    if splitter == "section":
-        return leave_one_section_out(adata, **columns)
-    if isinstance(splitter, str) and splitter == "blocks":
-        return block_folds(adata, tasks, keys)
-    if isinstance(splitter, int):
-        return grouped_k_fold(adata, splitter, seed=seed, **columns)
-    folds: list[Any] = list(splitter(adata)) if callable(splitter) else list(splitter)
-    if not folds or not all(isinstance(fold, Fold) for fold in folds):
-        raise TypeError(
-            "expected `splitter` to be 'patient', 'section', 'blocks', a number, or stp.cohorts.Fold objects"
-        )
-    return folds
-
-
-def check_folds(adata: AnnData, folds: Sequence[Fold], patient_key: str, *, allow_leakage: bool) -> None:
-    """Raise unless the folds are masks of this object, disjoint by patient (or by observation, where leaks are allowed)."""
-    for fold in folds:
-        for side, mask in (("train", fold.train), ("test", fold.test)):
-            if np.shape(mask) != (adata.n_obs,) or np.asarray(mask).dtype != bool:
-                raise ValueError(
-                    f"expected {side} of fold {fold.name!r} to be a boolean array of {adata.n_obs} values; "
-                    f"found {np.asarray(mask).dtype} of shape {np.shape(mask)}"
-                )
-        if not fold.test.any():
-            raise ValueError(f"expected test observations in fold {fold.name!r}; found none")
-        if not allow_leakage and not fold.within:
-            assert_disjoint(adata, fold.train, fold.test, patient_key=patient_key)
-        both = int((fold.train & fold.test).sum())
-        if both:
-            raise ValueError(
-                f"expected each observation of fold {fold.name!r} on one side; found {both} in training and test"
-            )
-    if (np.sum([fold.test for fold in folds], axis=0) > 1).any():
-        raise ValueError("expected each observation in the test side of one fold at most; found some in several")

@@ -14,9 +14,9 @@ from stpredict.slots._keys import Key
 from stpredict.slots._marks import table_mark
 from stpredict.slots._people import among
 from stpredict.slots._score_tables import LOWER_IS_BETTER
-from stpredict.tl.judge._evaluate import POOLED
+from stpredict.tl.judge._pooled import POOLED
 from stpredict.tl.learn._cross_validate import cross_validate
-from stpredict.tl.learn._folds import make_folds
+from stpredict.tl.learn._splitters import make_folds
 from stpredict.tl.learn.targets._base import Keys
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stpredict.cohorts import Fold
     from stpredict.slots._container import Container
     from stpredict.tl.learn._cross_validate import Models
-    from stpredict.tl.learn._folds import Splitter
+    from stpredict.tl.learn._splitters import Splitter
 
 _SHOWN = ("model", "n_patients", "score", "low", "high", "n_genes_found", "n_genes", "extrapolated", "leaky")
 _FEWEST = 3  # patients of a test over patients, and sizes of a line

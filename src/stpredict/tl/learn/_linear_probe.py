@@ -17,8 +17,9 @@ from stpredict.slots._marks import sections_record, table_mark
 from stpredict.slots._provenance import write_record
 from stpredict.tl.judge._evaluate import KNOWN_METRICS, evaluate
 from stpredict.tl.learn._embed import IMAGE, embeddings
-from stpredict.tl.learn._folds import Splitter, check_folds, make_folds, run_folds
+from stpredict.tl.learn._folds import run_folds
 from stpredict.tl.learn._out_of_fold import write_out_of_fold
+from stpredict.tl.learn._splitters import Splitter, check_folds, make_folds
 from stpredict.tl.learn._task import make_task
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for

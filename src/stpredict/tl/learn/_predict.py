@@ -22,6 +22,7 @@ from stpredict.slots._people import among
 from stpredict.slots._prediction import write_predictions
 from stpredict.slots._provenance import genes_digest
 from stpredict.slots._rows import Rows, rows_of
+from stpredict.slots._unit import group_keys
 from stpredict.tl.learn._members import (
     extrapolates,
     find_models,
@@ -101,7 +102,8 @@ def predict(
         an earlier prediction stays if these models made it. With `n_samples`, the
         path of a Zarr group for the samples, instead of the object.
     sample_key, patient_key
-        Columns of `obs` with the section and the patient.
+        Columns of `obs` with the section and the patient. Where the rows are genes, see :func:`stpredict.pp.as_genes`, neither is
+        needed: their chromosomes stand for both, or what else is named as `patient_key`.
     genes
         Genes to predict instead of the model's panel, for networks that can through what they know of genes (a table in
         `varm` of `data`).
@@ -191,6 +193,7 @@ def predict(
         raise KeyError(f"expected a table of tiles with the features that the model reads; found no table; {call}")
     table_key = find_table(data, table_key, *members[0].features["slots"])
     source = get_table(data, table_key)
+    sample_key, patient_key = group_keys(source, sample_key, patient_key)
     people = people_of(source, sample_key, patient_key)
     target = members[0].target
     slots = slots_of(target.kind)

@@ -13,7 +13,7 @@ import numpy as np
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._provenance import read_record
-from stpredict.slots._rows import unit_of
+from stpredict.slots._unit import unit_of
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
 from stpredict.tl.learn.inputs._gene_table import NAME as GENE_TABLE
 from stpredict.tl.learn.inputs._gene_table import describe_table, how_made
@@ -162,8 +162,8 @@ def make_task(
 
 
 def _default_scaling(adata: AnnData, needs: frozenset[str]) -> Scaling:
-    """How features are scaled where nobody says: within sections, but slides, which are compared with each other."""
-    compared = "tokens" in needs or unit_of(adata) == "slide"
+    """How features are scaled where nobody says: within sections, but slides and genes, which are compared with each other."""
+    compared = "tokens" in needs or unit_of(adata) != "observation"
     return "section" if needs & (FROM_SLOTS | {NUCLEI_GRAPH}) and not compared else "global"
 
 

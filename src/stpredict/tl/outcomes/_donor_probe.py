@@ -16,7 +16,7 @@ from stpredict.slots._people import among, one_name
 from stpredict.slots._provenance import read_record
 from stpredict.slots._spread import full_rows
 from stpredict.tl.learn._embed import IMAGE, embeddings
-from stpredict.tl.learn._folds import check_folds
+from stpredict.tl.learn._splitters import check_folds
 from stpredict.tl.learn.inputs._origin import unrecorded
 from stpredict.tl.learn.targets._base import Keys
 from stpredict.tl.outcomes._cohort import stratified_folds

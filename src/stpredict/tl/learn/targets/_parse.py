@@ -7,7 +7,9 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from stpredict.core._validate import few
-from stpredict.slots._values import content_of
+from stpredict.slots._provenance import read_record
+from stpredict.slots._unit import unit_of
+from stpredict.slots._values import MATRIX, content_of
 from stpredict.targets import Classes, Counts, Expression, FollowUp, Values
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ def parse_target(adata: AnnData, target: Any) -> Request:
 
     Objects of :mod:`stpredict.targets` are taken as they are; `None` is expression, a mapping the fields of
     :class:`stpredict.targets.Expression`. A list is a panel of genes, or columns of `obs` with numbers. A string is a column
-    of `obs` with classes or numbers, a slot of `obsm` with values, or a column of `var` with a panel.
+    of `obs` with classes or numbers, a slot of `obsm` with values, or a column of `var` with a panel. Where the rows are genes,
+    the columns of `X` are conditions, and are values of the genes as they stand.
 
     Raises
     ------
@@ -32,8 +35,9 @@ def parse_target(adata: AnnData, target: Any) -> Request:
     ValueError
         When a string or a list names several of them, or a column may hold classes as well as numbers.
     """
+    genes = unit_of(adata) == "gene" and read_record(adata, "normalize") is None
     if target is None:
-        return Expression()
+        return Values(obsm=MATRIX) if genes else Expression()
     if isinstance(target, Request):
         return target
     if isinstance(target, Mapping):
@@ -45,7 +49,9 @@ def parse_target(adata: AnnData, target: Any) -> Request:
     if isinstance(target, str):
         return _name(adata, target)
     if hasattr(target, "__iter__"):
-        return _list(adata, [str(name) for name in target])
+        found = _list(adata, [str(name) for name in target])
+        # The columns of a table of genes are conditions: their values are taken as they are.
+        return Values(obsm=MATRIX, columns=list(map(str, target))) if genes and isinstance(found, Expression) else found
     raise TypeError(
         "expected a target as a column, a slot, a list of genes or of columns, or an object of stp.targets; found "
         f"{type(target).__name__}"

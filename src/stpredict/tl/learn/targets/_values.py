@@ -13,7 +13,7 @@ from stpredict.slots._matrix import check_float32
 from stpredict.slots._prediction import NAMES, SOURCE
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
-from stpredict.slots._values import OBS, read_values
+from stpredict.slots._values import MATRIX, OBS, read_values
 from stpredict.targets import Values
 from stpredict.tl.learn.targets._base import Keys, TargetSlots
 
@@ -138,6 +138,8 @@ def _are_fractions(values: np.ndarray) -> bool:
 
 
 def _where(request: Values) -> str:
+    if request.obsm == MATRIX:
+        return MATRIX
     return f"obsm[{request.obsm!r}]" if request.obs is None else f"obs[{', '.join(map(repr, request.obs))}]"
 
 
