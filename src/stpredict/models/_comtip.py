@@ -22,13 +22,22 @@ from stpredict.models.base._shrinking import ShrinkingPredictor
 from stpredict.models.nn._augment import augmented, standardized, symmetry
 from stpredict.models.nn._branches import check_neighbors
 from stpredict.models.nn._contrast import info_nce, inverse_temperature
-from stpredict.models.nn._gene_sentences import GeneSentences, Nudge, quantiles, steepest, swapped
+from stpredict.models.nn._gene_sentences import (
+    GeneSentences,
+    Nudge,
+    discriminator_loss,
+    quantiles,
+    steepest,
+    swapped,
+)
+from stpredict.models.nn._heads import QueryHead
 from stpredict.models.nn._masked_tokens import MaskedTokens, hide, masked_feature_loss
 from stpredict.models.nn._shrinkage import Shrinkage
 from stpredict.models.nn._standardize import Standardize
 
 _CELL_PX = 32  # side of a token of a tile
 _MANY_GENES = 2000  # above which several latents pool a sentence
+_HELD = 10  # of so many genes of the panel one has no part in the sentences of the training
 _KEPT = (0.01, 0.5)  # share of the genes that a sentence of a training step holds
 _REVERSAL = 0.1
 
@@ -139,28 +148,6 @@ class CoMTIPConfig:
             raise ValueError(f"expected patch_px to be a multiple of {_CELL_PX}; found {self.patch_px!r}")
 
 
-class QueryHead(nn.Module):
-    """A linear map of the embedding of the picture, the same for all genes, that the embeddings of genes ask; and an offset each.
-
-    Parameters
-    ----------
-    n_inputs, dim
-        Width of the embedding of the picture, and of those of genes.
-    n_genes
-        Number of genes.
-    """
-
-    def __init__(self, n_inputs: int, dim: int, n_genes: int) -> None:
-        super().__init__()
-        self.map = nn.Linear(n_inputs, dim, bias=False)
-        self.bias = nn.Parameter(torch.zeros(n_genes))
-        nn.init.zeros_(self.map.weight)
-
-    def forward(self, image: Tensor, genes: Tensor) -> Tensor:
-        """Predict (n, n_genes) from embeddings (n, n_inputs) and (n_genes, dim)."""
-        return self.map(image) @ genes.T / genes.shape[1] ** 0.5 + self.bias
-
-
 PRETRAIN = Stage("pretrain", labeled=False, training={"monitor": "loss"}, trains=(
     "image.", "image_head.", "image_norm.", "gene.", "gene_head.", "gene_norm.", "discriminator.", "logit_scale",
 ))  # fmt: skip
@@ -182,6 +169,9 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
 
     Values are the target in units of each gene's training mean and standard deviation, so that neither depth (where the target
     carries none) nor how abundant a gene is tells a value.
+
+    One gene of ten has no part in any sentence of the training: what is said of these genes in held-out rows tells how far to
+    believe what is said of genes never seen. The head predicts them like any other.
     """
 
     only_expression = True
@@ -210,6 +200,8 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
 
     config: CoMTIPConfig
     grid: Tensor
+    taught: Tensor
+    held: Tensor
 
     def __init__(self, config: CoMTIPConfig, shape: Shape) -> None:
         super().__init__(config, shape)
@@ -241,7 +233,12 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
             self.head = QueryHead(n, config.dim, shape.n_outputs)
         else:
             self.stages = (PRETRAIN,)
-        self.zero_shot = Shrinkage(shape.n_outputs)
+        every = range(shape.n_outputs)
+        held = list(every[_HELD - 1 :: _HELD]) or list(every)
+        taught = [gene for gene in every if gene % _HELD != _HELD - 1]
+        self.register_buffer("taught", torch.tensor(taught), persistent=False)
+        self.register_buffer("held", torch.tensor(held), persistent=False)
+        self.zero_shot = Shrinkage(len(self.held))
 
     @classmethod
     def reads(cls, config: CoMTIPConfig) -> frozenset[str]:
@@ -252,7 +249,7 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
     def prepare(self, summary: Summary) -> None:
         """Take the statistics of the training set before training."""
         super().prepare(summary)
-        self.take_levels()
+        self.take_levels(self.taught)
 
     def remember(self, batches: Iterable[Batch]) -> None:
         """Take the bins of values, and the values that genes never seen may have, from the training rows."""
@@ -289,8 +286,8 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
         return self._image(self.image(tokens, mask))
 
     def embed_spots(self, batch: Batch, expression: Tensor) -> Tensor:
-        """Embed the expression (n, n_genes) of each spot as a sentence of all genes: (n, n_embedding), of length 1."""
-        return self._sentence(self.gene(self.of_genes(self.table), self._values(expression)))
+        """Embed the expression (n, n_genes) of each spot as one sentence: (n, n_embedding), of length 1."""
+        return self._sentence(self.gene(self._texts(), self._values(expression)[:, self.taught]))
 
     def encode(self, batch: Batch) -> Tensor:
         """The embedded pictures."""
@@ -334,25 +331,27 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
 
     def tells_swaps(self, image: Tensor, expression: Tensor) -> Tensor:
         """Whether each picture (n, n_embedding) fits its expression (n, n_genes) better than with exchanged values: 0 to 1."""
-        values, texts = self._values(expression), self.of_genes(self.table)
+        values, texts = self._values(expression)[:, self.taught], self._texts()
         true, false = (self._fit(image, texts, v) for v in (values, swapped(values, self.config.swapped)))
         return (true > false).float() + (true == false).float() / 2
 
     def calibrate(self, batches: Iterable[Batch], held_out: Iterable[Batch]) -> None:
-        """Compare what is predicted of held-out rows with their expression, by the head and by sentences."""
+        """Compare what is predicted of held-out rows with their expression, by the head and by sentences of held-out genes."""
         seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
-        def told() -> Iterator[Batch]:
+        def compared() -> Iterator[Batch]:
             for batch in held_out:
                 truth = batch.measured()
                 if truth is not None:
-                    values = self.asked(self.embed_images(batch), self.table)
-                    seen.append((self.target_mean + self.target_std * values, truth, batch.section))
+                    rows = self.table[self.held]
+                    mean, std = self.levels(rows)
+                    values = mean + std * self.asked(self.embed_images(batch), rows)
+                    seen.append((values, truth[:, self.held], batch.section))
                 yield batch
 
-        super().calibrate(batches, told())
+        super().calibrate(batches, compared())
         if seen:
-            self.zero_shot.center = self.shrinkage.center.clone()
+            self.zero_shot.center = self.shrinkage.center[self.held]
             self.zero_shot.fit(seen, "held-out")
 
     def facts(self) -> dict[str, Any]:
@@ -390,7 +389,7 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
     def aligned(self, image: Tensor, values: Tensor) -> dict[str, Tensor]:
         """Losses between pictures (n, n_embedding) and sentences of drawn genes with their standardized values (n, n_genes)."""
         config, scale = self.config, inverse_temperature(self.logit_scale)
-        rows = self.of_genes(self.table)
+        rows, values = self._texts(), values[:, self.taught]
         alone = torch.randperm(values.shape[1])[: config.n_single].to(values.device)
         single = self._sentence(self.gene.single(rows[alone], values[:, alone])).transpose(0, 1)
         chosen = self._drawn(values.shape[1]).to(values.device)
@@ -404,7 +403,8 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
         contrast = info_nce(image, sentence, scale)
         parts = {"contrast": (contrast + info_nce(image, single, scale)) / 2}
         if config.paat == "discriminator" and pairs:
-            parts["discriminator"] = self._discriminated(texts, values)
+            false = swapped(values, config.swapped)
+            parts["discriminator"] = discriminator_loss(self.gene, self.discriminator, texts, values, false, _REVERSAL)
         elif pairs:
             true = (image * sentence).sum(dim=1)
             false = self._fit(image, texts, swapped(values, config.swapped))
@@ -418,17 +418,6 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
             parts["adversarial"] = info_nce(image, self._sentence(self.gene(texts, values, Nudge(*moved))), scale)
         return parts
 
-    def _discriminated(self, texts: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy of telling tokens with their own values from those with exchanged ones; the encoder learns to hide it."""
-        gene, losses = self.gene.text_proj(texts), []
-        for own, label in ((values, 1.0), (swapped(values, self.config.swapped), 0.0)):
-            tokens = self.gene.tokens(gene, self.gene.values(own))
-            logits = self.discriminator(reversed_gradient(tokens, _REVERSAL)).squeeze(2)
-            changed = torch.ones_like(own, dtype=torch.bool) if label else own != values
-            loss = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label), reduction="none")
-            losses.append((loss * changed).sum() / changed.sum().clamp_min(1))
-        return torch.stack(losses).mean()
-
     def _drawn(self, n_genes: int) -> Tensor:
         """Genes of a training sentence: 1 to 50 % of the panel, at least two where there are as many."""
         low, high = _KEPT
@@ -438,6 +427,10 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
 
     def _fit(self, image: Tensor, texts: Tensor, values: Tensor) -> Tensor:
         return (image * self._sentence(self.gene(texts, values))).sum(dim=1)
+
+    def _texts(self) -> Tensor:
+        """Rows of the genes that sentences hold, standardized."""
+        return self.of_genes(self.table[self.taught])
 
     def _values(self, expression: Tensor) -> Tensor:
         return (expression - self.target_mean) / self.target_std
@@ -454,8 +447,3 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
         if isinstance(self.head, QueryHead):
             return self.head(image, self.gene.text_proj(self.of_genes(self.table)))
         return self.head(image)
-
-
-def reversed_gradient(values: Tensor, factor: float) -> Tensor:
-    """Values as they are, whose gradient is turned around and multiplied by a factor."""
-    return (1 + factor) * values.detach() - factor * values

@@ -35,15 +35,22 @@ class ReadsGeneRows(_Base):
         self.register_buffer("level", torch.zeros(width + 1, 2))
         self.of_genes = Standardize(width, of="gene_table")
 
-    def take_levels(self) -> None:
-        """Tell level and spread of genes from their rows, by a ridge on those of the panel."""
+    def take_levels(self, genes: Tensor | None = None) -> None:
+        """Tell level and spread of genes from their rows, by a ridge on those of the panel, or some of them (k,)."""
         rows = self._with_one(self.table).double()
         known = torch.stack([self.target_mean, self.target_std.log()], dim=1).double()
+        if genes is not None:
+            rows, known = rows[genes], known[genes]
         middle = known.mean(dim=0)
         penalty = _RIDGE * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
         level = torch.linalg.solve(rows.T @ rows + penalty, rows.T @ (known - middle))
         level[-1] += middle
         self.level.copy_(level)
+
+    def levels(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Level and spread (g,) of genes that their rows (g, d) tell of."""
+        mean, log_std = (self._with_one(rows) @ self.level).unbind(dim=1)
+        return mean, log_std.exp()
 
     def rows_of(self, genes: Panel) -> Tensor:
         """Rows (g, d) of genes."""
@@ -59,10 +66,10 @@ class ReadsGeneRows(_Base):
 
         Genes that are not of the panel have level and spread by their rows, and the mean of the slopes of the panel, or `slope`.
         """
-        mean, log_std = (self._with_one(self.rows_of(genes)) @ self.level).unbind(dim=1)
+        mean, std = self.levels(self.rows_of(genes))
         at = self.place_in_panel(genes)
         mean = torch.where(at < 0, mean, self.target_mean[at])
-        found = self.clamped(mean + torch.where(at < 0, log_std.exp(), self.target_std[at]) * values)
+        found = self.clamped(mean + torch.where(at < 0, std, self.target_std[at]) * values)
         if not self.shrinkage.known:
             return Prediction(found)
         slope = self.shrinkage.slope.mean() if slope is None else slope

@@ -165,3 +165,36 @@ def swapped(values: Tensor, share: float) -> Tensor:
 def steepest(gradient: Tensor, embedding: Tensor, size: float) -> Tensor:
     """A step up a gradient (..., d), of each vector by a share `size` of its own length."""
     return size * embedding.norm(dim=-1, keepdim=True) * F.normalize(gradient, dim=-1)
+
+
+def discriminator_loss(
+    encoder: GeneSentences, discriminator: nn.Module, texts: Tensor, values: Tensor, false: Tensor, reversal: float
+) -> Tensor:
+    """Cross-entropy of telling tokens of genes with their own values from those with `false` ones.
+
+    The encoder gets the gradient turned around, times `reversal`: it learns to hide what the discriminator learns to see.
+
+    Parameters
+    ----------
+    encoder
+        Makes the tokens.
+    discriminator
+        Maps tokens (n, g, dim) to logits (n, g, 1).
+    texts, values, false
+        (g, n_inputs), and (n, g) values, of which those that are the same in both count as true alone.
+    reversal
+        Factor of the gradient of the encoder.
+    """
+    gene, losses = encoder.text_proj(texts), []
+    for own, label in ((values, 1.0), (false, 0.0)):
+        tokens = encoder.tokens(gene, encoder.values(own))
+        logits = discriminator(reversed_gradient(tokens, reversal)).squeeze(2)
+        counts = torch.ones_like(own) if label else (own != values).to(own.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label), reduction="none")
+        losses.append((loss * counts).sum() / counts.sum().clamp_min(1))
+    return torch.stack(losses).mean()
+
+
+def reversed_gradient(values: Tensor, factor: float) -> Tensor:
+    """Values as they are, whose gradient is turned around and multiplied by a factor."""
+    return (1 + factor) * values.detach() - factor * values
