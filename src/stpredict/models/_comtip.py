@@ -158,7 +158,7 @@ HEAD_STAGE = Stage("head", trains=("head.",))
     "comtip",
     config=CoMTIPConfig,
     description="Pictures and sentences of genes with their values in one space; genes never seen are asked for by their text",
-    paper="comtip2025",
+    paper="qian2025",
 )
 class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
     """Two sides drawn together by contrast: tokens of a picture, of which some are hidden, and sentences of genes and values.
