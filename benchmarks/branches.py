@@ -49,6 +49,7 @@ NULL = "ridge (null genes)"
 CLOSED_FORM = {"mean", "ridge"}
 _SHORT = {"max_epochs": 30, "patience": 8}
 _BRANCHES = {"dim": 64, "depth": (1, 1, 1), "heads": (4, 4, 4)}
+COMTIP = {"dim": 64, "depth": 1, "heads": 4, "n_embedding": 64}
 LINES = {
     "mean": {"model": "mean"},
     "ridge": {"model": "ridge"},
@@ -61,6 +62,12 @@ LINES = {
     "dkan, permuted table": {
         "model": "dkan",
         "hyperparameters": _BRANCHES | {"gene_table": "permuted"},
+        "training": _SHORT,
+    },
+    "comtip": {"model": "comtip", "hyperparameters": COMTIP, "training": _SHORT},
+    "comtip, permuted table": {
+        "model": "comtip",
+        "hyperparameters": COMTIP | {"gene_table": "permuted"},
         "training": _SHORT,
     },
     "stem": {
@@ -85,12 +92,12 @@ def read(data: Path, encoder: str, models: set[str], *, quick: bool = False) -> 
     panel = (data.parent / "published" / "her2st_785_genes.txt").read_text().split()
     weights = data.parent / "encoders" / f"{encoder}.safetensors"
     stp.pp.image_features(adata, encoder, weights=weights)
-    if models & {"triplex", "bg_triplex", "dkan"}:
+    if models & {"triplex", "bg_triplex", "dkan", "comtip"}:
         stp.pp.neighbor_features(adata, encoder, weights=weights)
     if "bg_triplex" in models:
         stp.pp.nuclei(adata)
         stp.pp.boundary_features(adata, encoder, weights=weights)
-    if "dkan" in models:
+    if models & {"dkan", "comtip"}:
         stp.pp.gene_table(adata, data.parent / "genesets" / GENE_SETS, n_components=64, missing="nan")
         known = np.isfinite(adata.varm["gene_table"]).all(axis=1)
         if not known.all():  # genes that are in no set: a row of zeros says just that

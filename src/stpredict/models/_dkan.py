@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from stpredict.core._validate import check_choice, check_positive
 from stpredict.models._triplex import Three, Triplex, TriplexConfig
 from stpredict.models.base._batch import Batch, Prediction, Summary
+from stpredict.models.base._gene_rows import ReadsGeneRows
 from stpredict.models.base._predictor import Stage
 from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
@@ -21,12 +22,10 @@ from stpredict.models.base._shape import Panel, Shape
 from stpredict.models.base._shrinking import ShrinkingPredictor
 from stpredict.models.nn._attention import CrossEncoder
 from stpredict.models.nn._branches import projection
-from stpredict.models.nn._standardize import Standardize
 from stpredict.models.nn._weighted import weighted_mean
 
 _PAIRS = 2**14  # of spots and genes that go through the layers at once
 _LEAST = 1e-8  # of a loss that weights are made of
-_RIDGE = 1.0
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ _TRAINED: dict[str, Any] = {
     paper="zhang2025",
     license_of_reference="MIT",
 )
-class DKAN(Triplex):
+class DKAN(ReadsGeneRows, Triplex):
     """The branches of TRIPLEX, and genes that ask them: each by its row of a table, so that any gene can be predicted.
 
     In training the answer of a gene in a spot is told from those of other genes and spots by what the expression of the
@@ -170,19 +169,12 @@ class DKAN(Triplex):
     )  # fmt: skip
 
     config: DKANConfig
-    table: Tensor
-    level: Tensor
 
     def __init__(self, config: DKANConfig, shape: Shape) -> None:
         super().__init__(config, shape)
         dim = config.dim
-        rows = shape.genes.tables.get("gene_table")
-        width = shape.width("gene_table") if rows is None else rows.shape[1]
-        table = torch.zeros(shape.n_outputs, width) if rows is None else torch.as_tensor(rows, dtype=torch.float32)
-        self.register_buffer("table", table.clone())
-        self.register_buffer("level", torch.zeros(width + 1, 2))
-        self.of_genes = Standardize(width, of="gene_table")
-        self.gene_linear = projection(width, dim)
+        self.make_gene_rows(shape)
+        self.gene_linear = projection(self.table.shape[1], dim)
         picture, expression, genes = zip(
             config.gene_depth, config.gene_heads, config.gene_mlp, config.gene_dropout, strict=True
         )
@@ -200,13 +192,7 @@ class DKAN(Triplex):
     def prepare(self, summary: Summary) -> None:
         """Take the statistics of the training set; level and spread of other genes follow from their rows, by a ridge."""
         super().prepare(summary)
-        rows = self._with_one(self.table).double()
-        known = torch.stack([self.target_mean, self.target_std.log()], dim=1).double()
-        middle = known.mean(dim=0)
-        penalty = _RIDGE * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        level = torch.linalg.solve(rows.T @ rows + penalty, rows.T @ (known - middle))
-        level[-1] += middle
-        self.level.copy_(level)
+        self.take_levels()
 
     def gene_rows(self, table: Tensor | None = None) -> Tensor:
         """Embeddings (1, g, dim) of genes by the rows of a table (g, d), of the panel without one."""
@@ -242,19 +228,8 @@ class DKAN(Triplex):
 
     def decode(self, hidden: tuple[Tensor, Tensor | None], genes: Panel) -> Prediction:
         """Predict genes by their rows, whether the network was trained on them or not."""
-        table = torch.as_tensor(genes.tables["gene_table"]).to(self.table)
-        mean, log_std = (self._with_one(table) @ self.level).unbind(dim=1)
-        known = {name: number for number, name in enumerate(self.shape.genes.names)}
-        at = torch.tensor([known.get(name, -1) for name in genes.names], device=table.device)
-        mean = torch.where(at < 0, mean, self.target_mean[at])
-        std = torch.where(at < 0, log_std.exp(), self.target_std[at])
-        values = self.answers(self.gene_rows(table), *hidden, self.fc_final_img).squeeze(2)
-        found = self._clamped(mean + std * values)
-        if not self.shrinkage.known:
-            return Prediction(found)
-        slope = torch.where(at < 0, self.shrinkage.slope.mean(), self.shrinkage.slope[at])
-        center = torch.where(at < 0, mean, self.shrinkage.center[at])
-        return Prediction(center + slope * (found - center))
+        values = self.answers(self.gene_rows(self.rows_of(genes)), *hidden, self.fc_final_img).squeeze(2)
+        return self.in_units(values, genes)
 
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch; `extras` hold the predictions of the branches, and in training what was answered to genes."""
@@ -266,7 +241,7 @@ class DKAN(Triplex):
             values = self.fc_final_img(extras["answers"])
         else:
             values = self.answers(rows, keys, mask, self.fc_final_img)
-        return Prediction(self._clamped(self.target_mean + self.target_std * values.squeeze(2)), extras=extras)
+        return Prediction(self.clamped(self.target_mean + self.target_std * values.squeeze(2)), extras=extras)
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """Supervised loss and contrast, weighted by their size; at validation the loss of what is predicted."""
@@ -301,10 +276,8 @@ class DKAN(Triplex):
         expressed = self.exp_fusion_encoder(rows[0, gene].unsqueeze(1), tokens[spot].unsqueeze(1)).squeeze(1)
         return answers[spot, gene], expressed, None if batch.weight is None else batch.weight[gene]
 
-    def _with_one(self, table: Tensor) -> Tensor:
-        return F.pad(self.of_genes(table), (0, 1), value=1.0)
-
-    def _clamped(self, mean: Tensor) -> Tensor:
+    def clamped(self, mean: Tensor) -> Tensor:
+        """Values that are not negative, where the configuration says so."""
         return mean.clamp_min(0) if self.config.clamp else mean
 
 

@@ -77,7 +77,7 @@ def check_scores(scores: Any, columns: Sequence[str]) -> None:
 
 def is_baseline(label: str) -> bool:
     """Whether a label of a score table names a line that every model should beat."""
-    return label in {"mean", "color"} or label.endswith(
+    return label in {"mean", "color", "mean_gene", "nearest_gene", "permuted_rows"} or label.endswith(
         ("(smoothed)", "(permuted labels)", "(permuted table)", "(null genes)")
     )
 

@@ -22,7 +22,7 @@ class ShrinkingPredictor(Predictor):
     """
 
     own_tensors: ClassVar[tuple[str, ...]] = (*HEAD, "shrinkage.")
-    calibrated = ("shrinkage.",)
+    calibrated: ClassVar[tuple[str, ...]] = ("shrinkage.",)
 
     def __init__(self, config: Any, shape: Shape) -> None:
         super().__init__(config, shape)

@@ -8,11 +8,13 @@ tokens, since the matrix of weights is never held. Dropout stops at evaluation; 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 _FAR = -3e4  # a logit whose weight is 0 in every precision, within the range of half precision
 
@@ -256,6 +258,47 @@ class CrossEncoder(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens, keys, mask=mask)
         return tokens
+
+    def in_parts(self, tokens: Tensor, parts: Sequence[Callable[[], Tensor]], *, recompute: bool = False) -> Tensor:
+        """What `forward` returns without a mask, with the keys made part after part, so that they are never all held.
+
+        Parameters
+        ----------
+        tokens
+            (b, n, dim).
+        parts
+            Each makes some of the keys (b, k, dim), once for each layer.
+        recompute
+            Whether to make the keys again on the way back, instead of keeping what they were made by.
+        """
+        layer: Any
+        for layer in self.layers:
+            norm, attention = layer[0].norm, layer[0].fn
+            query = attention.to_q(norm(tokens)).unflatten(2, (attention.heads, -1)).transpose(1, 2)
+
+            def some(query: Tensor, make: Callable[[], Tensor], norm: Any = norm, attention: Any = attention) -> Any:
+                key, value = attention.to_kv(norm(make())).chunk(2, dim=2)
+                return _part_of_softmax(
+                    query, *(x.unflatten(2, (attention.heads, -1)).transpose(1, 2) for x in (key, value))
+                )
+
+            found = [
+                checkpoint(some, query, make, use_reentrant=False) if recompute else some(query, make) for make in parts
+            ]
+            peak, total, sums = (torch.stack(each) for each in zip(*found, strict=True))
+            weight = (peak - peak.amax(dim=0)).exp()
+            mean = (weight * sums).sum(dim=0) / (weight * total).sum(dim=0)
+            tokens = tokens + attention.to_out(mean.to(query.dtype).transpose(1, 2).flatten(2))
+            tokens = tokens + layer[1](tokens)
+        return tokens
+
+
+def _part_of_softmax(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest logit, sum of weights relative to it, and weighted sum of some of the keys, of each head and query."""
+    logits = (query @ key.transpose(2, 3)).float() / query.shape[3] ** 0.5
+    peak = logits.amax(dim=3, keepdim=True).detach()
+    weight = (logits - peak).exp()
+    return peak, weight.sum(dim=3, keepdim=True), weight @ value.float()
 
 
 def square_offsets(side: int) -> Tensor:

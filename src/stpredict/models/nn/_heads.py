@@ -46,6 +46,28 @@ class RegressionHead(nn.Module):
         return Prediction(mean, std=target_std * (F.softplus(self.spread(hidden)) + _MIN_STD))
 
 
+class QueryHead(nn.Module):
+    """A linear map of the embedding of the picture, the same for all genes, that the embeddings of genes ask; and an offset each.
+
+    Parameters
+    ----------
+    n_inputs, dim
+        Width of the embedding of the picture, and of those of genes.
+    n_genes
+        Number of genes.
+    """
+
+    def __init__(self, n_inputs: int, dim: int, n_genes: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(n_inputs, dim, bias=False)
+        self.bias = nn.Parameter(torch.zeros(n_genes))
+        nn.init.zeros_(self.map.weight)
+
+    def forward(self, image: Tensor, genes: Tensor) -> Tensor:
+        """Predict (n, n_genes) from embeddings (n, n_inputs) and (n_genes, dim)."""
+        return self.map(image) @ genes.T / genes.shape[1] ** 0.5 + self.bias
+
+
 def regression_loss(prediction: Prediction, target: Tensor, scale: Tensor) -> Tensor:
     """Mean of :func:`regression_losses`."""
     return regression_losses(prediction, target, scale).mean()

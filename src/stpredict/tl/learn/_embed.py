@@ -54,7 +54,7 @@ def embed(
         Sections with the features (or images) that the model reads; with expression, normalized as in its training, where the
         expression is to be embedded as well.
     model
-        Model of :func:`stpredict.tl.align`, or of :func:`stpredict.tl.fit` with `"hescape"`, `"bleep"` or `"mclstexp"`; or the
+        Model of :func:`stpredict.tl.align`, or of :func:`stpredict.tl.fit` with `"hescape"`, `"bleep"`, `"mclstexp"` or `"comtip"`; or the
         directory of a saved one.
     image
         Images that the object does not record.
@@ -159,13 +159,13 @@ def embeddings(
     import torch
 
     from stpredict.core._device import resolve_device
-    from stpredict.models.base._retrieval import RetrievalPredictor
+    from stpredict.models.base._two_sides import TwoSides
     from stpredict.training._fit_arrays import prediction_groups
 
     network = fitted.network
-    if not isinstance(network, RetrievalPredictor):
+    if not isinstance(network, TwoSides):
         raise TypeError(
-            f"expected a model that places images and expression in one space (hescape, bleep, mclstexp); found "
+            f"expected a model that places images and expression in one space (hescape, bleep, mclstexp, comtip); found "
             f"{fitted.model!r}; align them with stp.tl.align"
         )
     check_features(adata, fitted.features)

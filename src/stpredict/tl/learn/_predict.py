@@ -32,6 +32,7 @@ from stpredict.tl.learn._members import (
     source_of,
 )
 from stpredict.tl.learn._sample_store import SampleStore
+from stpredict.tl.learn._unseen import beside_unseen, check_beside
 from stpredict.tl.learn.inputs._gene_table import check_same_table
 from stpredict.tl.learn.inputs._nuclei_graph import NAME as NUCLEI_GRAPH
 from stpredict.tl.learn.inputs._reader import Source, readers
@@ -88,7 +89,9 @@ def predict(
         Images that the object does not record: a path, an array, or a mapping from section to either.
     baselines
         Names of the baselines to predict with beside the model; all that were fitted with it for `True`, none for
-        `False`, and none for maps.
+        `False`, and none for maps. With `genes` these are others: `"mean"`, a constant for each gene; `"mean_gene"`, the mean
+        of what is predicted of all genes of the panel; `"nearest_gene"`, what is predicted of the gene of the panel whose row
+        is most like that of the gene; `"permuted_rows"`, what the model predicts by the rows of other genes.
     window
         Side of a window of a map in tiles.
     stride
@@ -106,7 +109,8 @@ def predict(
         needed: their chromosomes stand for both, or what else is named as `patient_key`.
     genes
         Genes to predict instead of the model's panel, for networks that can through what they know of genes (a table in
-        `varm` of `data`).
+        `varm` of `data`). Score them per gene over observations, beside their baselines: a correlation across genes says how
+        abundant genes are.
     n_samples
         Samples per observation, for networks that draw samples. Networks may draw the same for an observation, by its name
         and the seed, whichever others there are; `"stem"` does.
@@ -202,6 +206,7 @@ def predict(
     for part in members:
         slots.check(source, part.target)
         check_features(source, part.features)
+    beside = [] if genes is None else check_beside(baselines)
     sample_quantiles(np.zeros((1, 1, 1)), quantiles)  # levels that are none are refused before any work
     as_map = "tokens" in members[0].network.needs and not all(
         Key.bag(slot) in source.obsm for slot in members[0].features["slots"]
@@ -232,10 +237,10 @@ def predict(
         if n_samples and store is not None:
             with SampleStore(store, list(source.obs_names), genes or target.names, n_samples) as samples:
                 taken = drawn | {"take_samples": samples.take}
-                outputs, arrays = _tables(groups, key, origin, people, genes, taken, **where)
+                outputs, arrays = _tables(groups, key, origin, people, genes, taken, beside, **where)
                 store = samples.finish()
         else:
-            outputs, arrays = _tables(groups, key, origin, people, genes, drawn, **where)
+            outputs, arrays = _tables(groups, key, origin, people, genes, drawn, beside, **where)
     outputs = slots.arrange(key, outputs)
 
     container, adata = begin(data, copy, table_key)
@@ -360,9 +365,10 @@ def _tables(
     people: np.ndarray,
     genes: Sequence[str] | None,
     drawn: dict[str, Any],
+    beside: Sequence[str],
     **where: Any,
 ) -> tuple[Outputs, dict[str, np.ndarray]]:
-    """Tables (n_obs, n_outputs) of every slot, and samples and quantiles by slot."""
+    """Tables (n_obs, n_outputs) of every slot, those `beside` genes that were asked for too, and samples and quantiles by slot."""
     import pandas as pd
 
     frames: dict[str, pd.DataFrame] = {}
@@ -379,6 +385,17 @@ def _tables(
         if own:
             kept = {Key.samples(key): found.samples, Key.quantiles(key): found.quantiles}
             arrays = {slot: values for slot, values in kept.items() if values is not None}
+        if own and beside:
+
+            def again(
+                panel: Panel | None, parts: list[FittedModel] = parts, source: Source = part_source
+            ) -> np.ndarray:
+                return predict_members(parts, replace(source, progress=False), people, genes=panel, **where).mean
+
+            tables = beside_unseen(beside, parts[0].network, drawn["genes"], found.mean, again, drawn["seed"])
+            for other, values in tables.items():
+                slot = Key.baseline(key, other)
+                frames[slot] = pd.DataFrame(values, index=source.adata.obs_names, columns=columns)
     return Outputs(groups[key], frames), arrays
 
 
