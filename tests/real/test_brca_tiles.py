@@ -126,12 +126,15 @@ def test_networks_train_on_the_bags_and_come_back_from_disk(
 def test_the_map_of_real_tiles_averages_to_their_slide(tiles: ad.AnnData, expression: pd.DataFrame) -> None:
     adata = stp.pp.bag(tiles, expression=expression, by="patient", join="left")  # every tile is a token
     stp.pp.normalize(adata, unit="fpkm-uq")
-    small = {"hyperparameters": {"code": 8, "hidden": 16}, "training": {"max_epochs": 5}, "baselines": False}
-    model = stp.tl.fit(adata, "deeppt", features="color-texture", **small)
+    training = {"max_epochs": 30, "patience": 0, "learning_rate": 1e-2}
+    model = stp.tl.fit(
+        adata, "deeppt", features="color-texture", hyperparameters={"code": 8, "hidden": 16}, training=training,
+        baselines=False,
+    )  # fmt: skip
     stp.tl.predict(adata, model)
     stp.tl.predict(tiles, model, window=1)
     single = tiles.obsm["predicted"]
-    assert single.std(axis=0).min() > 1e-4
+    assert single.std(axis=0).min() > 0.01
     for i, name in enumerate(adata.obs["sample"].astype(str)):
         mean = single[(tiles.obs["sample"] == name).to_numpy()].mean(axis=0)
         np.testing.assert_allclose(mean, adata.obsm["predicted"][i], rtol=1e-5)
@@ -148,7 +151,9 @@ def test_the_mean_of_a_gene_correlates_over_genes_and_not_over_patients(
     table = stp.tl.pseudobulk_agreement({"hist2rna": stp.tl.pseudobulk(adata)}, correlation="spearman")
     r = table.assign(r=table["r"].astype(float)).groupby(["model", "kind"])["r"]
     assert r.size().to_dict() == {
-        (model, kind): n for model in ("hist2rna", "gene mean") for kind, n in (("across genes", 4), ("across patients", 50))
+        (model, kind): n
+        for model in ("hist2rna", "gene mean")
+        for kind, n in (("across genes", 4), ("across patients", 50))
     }
     assert r.mean()["gene mean", "across genes"] > 0.6
     assert r.count()["gene mean", "across patients"] == 0
