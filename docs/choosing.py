@@ -110,6 +110,21 @@ CHOOSING = {
         "maps whose tiles do not see each other",
         "no: .17 to .21 below it on simulated slides",
     ),
+    "hist2rna": (
+        "50 patients with bulk expression; one mean per slide",
+        "as the control of every network that looks at tiles",
+        "no: .09 below it on simulated slides",
+    ),
+    "deeppt": (
+        "50 patients with bulk expression, slides without it help; all tiles as tokens, in memory",
+        "maps of single tiles that average to their slide",
+        "no: .04 below it on simulated slides, .03 as the mean of five",
+    ),
+    "sequoia_spot": (
+        "3 sections; features and targets",
+        "as the control of networks that look beyond the spot",
+        "no: .02 below it on simulated slides; no line on real sections yet",
+    ),
     "convnext": (
         "50 patients with an outcome, maps of their slides",
         "outcomes from maps",

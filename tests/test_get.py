@@ -313,9 +313,9 @@ def test_models_of_a_cross_validation_saw_those_shown(scores):
 
 @pytest.mark.parametrize(("method", "base"), [("log2p1", 2.0), ("log1p", np.e)])
 def test_the_linear_scale_undoes_the_logarithm_and_holds_nothing_below_zero(slides, method: str, base: float) -> None:
+    slides.X = np.abs(slides.X)
     slides.uns["stpredict"]["normalize"] = {"method": method}
     wanted = base ** slides.X.astype(float) - 1
-    assert (slides.X > 0).all()
     values = slides.X[:, :4].copy()
     values[0, 0], values[1, 1] = -0.7, np.nan
     slides.obsm["predicted"] = pd.DataFrame(values, slides.obs_names, slides.var_names[:4])

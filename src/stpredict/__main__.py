@@ -26,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     align.add_argument("--out", type=Path, default=Path("stpredict-align"), help="folder for the tables")
     align.add_argument("--images", nargs="+", default=["color-texture"], help="encoders, or slots of obsm")
+    align.add_argument(
+        "--controls", nargs="*", default=["color-statistics", "random-filters"],
+        help="encoders or slots of obsm to have beside them, without alignment",
+    )  # fmt: skip
     align.add_argument("--genes", nargs="+", default=["mlp", "pca"], help="mlp, pca, or slots of obsm")
     align.add_argument("--objectives", nargs="+", default=["clip", "siglip"], choices=["clip", "siglip"])
     align.add_argument("--batches", nargs="+", default=["across", "within"], choices=["across", "within"])
@@ -47,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_bench_align(
                 options.data, options.out,
                 images=options.images, genes=options.genes, objectives=options.objectives, batches=options.batches,
-                scaling=options.scaling, n_folds=options.folds, max_epochs=options.epochs, seed=options.seed,
+                controls=options.controls, scaling=options.scaling, n_folds=options.folds, max_epochs=options.epochs, seed=options.seed,
             )  # fmt: skip
     except (FileNotFoundError, KeyError, ValueError) as error:
         parser.exit(1, f"stpredict: {error.args[0] if error.args else error}\n")

@@ -15,14 +15,21 @@ from stpredict.__main__ import main
 def test_prints_a_line_for_every_pair(toy: ad.AnnData, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Three patients, one in each fold; a slot of embedded genes beside the encoders."""
     toy.obsm["X_genes"] = np.random.default_rng(0).normal(size=(72, 3)).astype(np.float32)
+    toy.obsm["X_control"] = np.random.default_rng(1).normal(size=(72, 4)).astype(np.float32)
+    toy.uns["stpredict"]["X_control"] = {"encoder": "control"}
     toy.write_h5ad(tmp_path / "toy.h5ad")
     status = main(
         ["bench", "align", "--data", str(tmp_path / "toy.h5ad"), "--out", str(tmp_path / "out"), "--images", "X_toy"]
         + ["--genes", "pca", "X_genes", "--objectives", "clip", "--batches", "across", "within", "--epochs", "2"]
+        + ["--controls", "X_control", "random-filters"]
     )
     assert status == 0
     table = pd.read_csv(tmp_path / "out" / "table.csv", keep_default_na=True)
-    assert len(table) == 1 + 4
+    assert table["image"].tolist() == ["X_toy"] * 5 + ["X_control"]
+    control = table.iloc[-1]
+    assert control[["r", "delta", "low", "high", "mixing", "mixing of predictions"]].notna().all()
+    assert control["delta"] == pytest.approx(control["r"] - table["r"].iloc[0])
+    assert np.isnan(control["within i>g"])
     aligned = table[table["genes"].notna()]
     assert list(zip(aligned["genes"], aligned["batches"], strict=True)) == [
         (genes, batches) for genes in ("pca", "X_genes") for batches in ("across", "within")
@@ -40,6 +47,7 @@ def test_prints_a_line_for_every_pair(toy: ad.AnnData, tmp_path: Path, capsys: p
     printed = capsys.readouterr().out
     assert "no recall across patients" in printed
     assert "X_genes" in printed
+    assert "no line of random-filters: expected" in printed  # the object names no image
     recall = pd.read_csv(tmp_path / "out" / "recall.csv")
     assert len(recall) == 4 * 3 * 2
     # The mean over folds, in which patients weigh the same.

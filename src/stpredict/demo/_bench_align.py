@@ -21,6 +21,7 @@ _PANEL: dict[str, Any] = {"method": "moran", "min_i": 0.05, "n_genes": 200}
 _MOST_GENES = 300  # of which all are taken where nobody has selected any
 _K = (1, 5, 10)
 _SLOT = "bench_aligned"
+_UNALIGNED = {"genes": "", "objective": "", "batches": ""}
 _WITHIN, _ACROSS = "within patients", "across patients"
 
 
@@ -32,6 +33,7 @@ def run_bench_align(
     genes: Sequence[str] = ("mlp", "pca"),
     objectives: Sequence[str] = ("clip", "siglip"),
     batches: Sequence[str] = ("across", "within"),
+    controls: Sequence[str] = ("color-statistics", "random-filters"),
     scaling: str | None = None,
     n_folds: int | None = None,
     max_epochs: int | None = None,
@@ -49,6 +51,9 @@ def run_bench_align(
         Folder for the tables.
     images, genes, objectives, batches
         What is tried, in all combinations, see :func:`stpredict.tl.align`.
+    controls
+        Encoders, or slots of `obsm`, whose features are not aligned: what the prediction of expression has to be seen
+        beside. Their difference is that from the first of `images`. Those that cannot be computed are named and left out.
     scaling
         Scaling of the features, `"section"` or `"global"`; the default of :func:`stpredict.tl.fit` when `None`.
     n_folds
@@ -78,12 +83,13 @@ def run_bench_align(
         f"genes: {'those given' if chosen else 'selected by Moran´s I inside each fold'}"
     )
     recalls, probes, mixings = [], [], []
+    beside = _controls(adata, [name for name in controls if name not in images])
     for image in images:
         slot = _features(adata, image)
         before = stp.tl.batch_mixing(adata, slot, seed=seed).assign(what="features")
         models: dict[str, list[FittedModel]] = {}
         settings = {}
-        read = slot if scaling is None else {"slot": slot, "scaling": scaling}
+        read = _scaled(slot, scaling)
         for gene, objective, batch in product(genes, objectives, batches):
             setting = {"image": image, "genes": gene, "objective": objective, "batches": batch}
             label = f"{gene} {objective} {batch}"
@@ -96,16 +102,21 @@ def run_bench_align(
                 models[label].append(model)
                 recalls.append(recall.assign(**setting, fold=fold.name))
                 mixings.append(mixing.assign(**setting, fold=fold.name, what="aligned"))
+        others = {name: _scaled(own, scaling) for name, own in beside.items()}
         probe = stp.tl.linear_probe(
-            adata, {"before": read, **models}, folds, target=target, seed=seed, key_added="bench_probe"
+            adata, {"before": read, **models, **others}, folds, target=target, seed=seed, key_added="bench_probe"
         )
         probes.append(probe.assign(image=image))
         keys = [key for key in adata.obsm if key.startswith("bench_probe_") and not key.endswith("_std")]
         predicted = stp.tl.batch_mixing(adata, keys, seed=seed).assign(what="predictions")
-        for label, key in zip(("before", *settings), keys, strict=True):
-            setting = settings.get(label, {"image": image, "genes": "", "objective": "", "batches": ""})
+        for label, key in zip(("before", *settings, *beside), keys, strict=True):
+            setting = settings.get(label, {"image": label if label in beside else image} | _UNALIGNED)
             mixings.append(predicted[predicted["key"] == key].assign(**setting))
-        mixings.append(before.assign(image=image, genes="", objective="", batches=""))
+        mixings.append(before.assign(image=image, **_UNALIGNED))
+        for name, own in beside.items():
+            mixed = stp.tl.batch_mixing(adata, own, seed=seed)
+            mixings.append(mixed.assign(what="features", image=name, **_UNALIGNED))
+        beside = {}  # one line each
         for key in [*keys, *(f"{key}_std" for key in keys)]:
             adata.obsm.pop(key, None)
     recall, probe, mixing = (pd.concat(parts, ignore_index=True) for parts in (recalls, probes, mixings))
@@ -120,7 +131,7 @@ def run_bench_align(
 
 
 def summary_table(recall: pd.DataFrame, probe: pd.DataFrame, mixing: pd.DataFrame) -> pd.DataFrame:
-    """One row per image encoder before alignment, and one per alignment."""
+    """One row per image encoder before alignment, one per alignment, and one per control."""
     import pandas as pd
 
     at = ["image", "genes", "objective", "batches"]
@@ -130,8 +141,10 @@ def summary_table(recall: pd.DataFrame, probe: pd.DataFrame, mixing: pd.DataFram
     for image in dict.fromkeys(pearson["image"]):
         of_image = pearson[pearson["image"] == image].set_index("features")
         for label, scores in of_image.iterrows():
-            values = ("", "", "") if label == "before" else tuple(str(label).rsplit(" ", 2))
-            line: dict[str, Any] = dict(zip(at, (image, *values), strict=True))
+            words = str(label).rsplit(" ", 2)
+            line: dict[str, Any] = {"image": image if label == "before" or len(words) == 3 else label} | _UNALIGNED
+            if len(words) == 3:
+                line |= dict(zip(at[1:], words, strict=True))
             own = recall[np.logical_and.reduce([recall[name] == value for name, value in line.items()])]
             for pool, name in ((_WITHIN, "within"), (_ACROSS, "across")):
                 part = own[own["pool"] == pool]
@@ -214,12 +227,27 @@ def _features(adata: AnnData, image: str) -> str:
     return f"X_{image}"
 
 
+def _controls(adata: AnnData, names: Sequence[str]) -> dict[str, str]:
+    """Slots of the controls; those without are named."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = _features(adata, name)
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            print(f"no line of {name}: {error.args[0] if error.args else error}")
+    return found
+
+
+def _scaled(slot: str, scaling: str | None) -> Any:
+    return slot if scaling is None else {"slot": slot, "scaling": scaling}
+
+
 def _explanation(n_patients: int, folds: Sequence[Fold]) -> str:
     """What the columns say, and what cannot be said with so few patients."""
     text = (
         "\nwithin, across: recall@5 in pools of one patient, and of all test patients alike, image to genes and back; same "
         "patient: how often the nearest other spot is of the patient of the query\n"
-        "r: ridge on the features, test patients apart; delta: from before the alignment, with its 95 % interval over "
+        "r: ridge on the features, test patients apart; delta: from before the alignment, of controls from the first encoder, with its 95 % interval over "
         f"{n_patients} patients\n"
         "mixing: 1 where the neighbors of a spot are of any patient, 0 where they are all of its own"
     )
