@@ -16,7 +16,7 @@ and the places inside it hold the same molecules, and their common noise makes c
 `xenium`: the cells of a piece of lung (200 cells on 0.3 x 0.3 mm), added up to made-up spots. No µm per pixel comes with it:
 0.2125, that of the instrument, is assumed. Spots of 55 µm would be nine; smaller ones are laid.
 
-`large`: a section of 10,000 x 10,000 pixels at 0.5 µm, 500 genes, 8 µm, to Zarr, from features to the map, for two chunks. Every
+`large`: a section of 10,000 x 10,000 pixels at 0.5 µm, 500 genes, 8 µm, to Zarr: features, and the map with two chunks. Every
 run is a process of its own; its peak of memory is what the system says, less what it took before the call.
 """
 
@@ -225,20 +225,19 @@ class RandomMaps:
 
 
 def large(side_px: int, n_genes: int) -> None:
-    """Two runs of `one_large` in processes of their own, and what each took."""
+    """Features, and the map with two chunks, each in a process of its own, and what each took."""
+    area = (side_px * MPP / 1e4) ** 2
     with tempfile.TemporaryDirectory() as folder:
         make_large(Path(folder), side_px, n_genes)
-        for chunk in (2**12, 2**15):
+        for chunk in (0, 2**12, 2**15):
             command = [sys.executable, __file__, "--one", folder, "--chunk", str(chunk)]
             told = json.loads(
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
             )
-            area = (side_px * MPP / 1e4) ** 2
             print(
-                f"chunk {chunk:6}: peak {told['peak_mib']:.0f} MiB above {told['before_mib']:.0f}, "
-                f"features {told['features_s']:.0f} s, map {told['map_s']:.0f} s, "
-                f"{(told['features_s'] + told['map_s']) / area:.0f} s per cm2; map of {told['map_mib']:.0f} MiB "
-                f"({told['shape']}) with deviations as large",
+                f"{f'map, chunk {chunk}' if chunk else 'features':18} peak {told['peak_mib']:5.0f} MiB above "
+                f"{told['before_mib']:.0f}, {told['seconds']:4.0f} s, {told['seconds'] / area:5.0f} s per cm2, written "
+                f"{told['mib']:.0f} MiB ({told['shape']})",
                 flush=True,
             )
 
@@ -272,7 +271,7 @@ def make_large(folder: Path, side_px: int, n_genes: int) -> None:
 
 
 def one_large(folder: Path, chunk: int) -> None:
-    """Features and map of the large section; prints what they took as JSON."""
+    """Features of the large section, or its map with a chunk; prints what it took as JSON."""
     import zarr
 
     spots = ad.read_h5ad(folder / "spots.h5ad")
@@ -280,20 +279,19 @@ def one_large(folder: Path, chunk: int) -> None:
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
-    stp.pp.dense_features(spots, image=picture, store=folder / "features.zarr", check=False)
-    middle = time.perf_counter()
-    maps = stp.tl.super_resolve(
-        spots, folder / "features.zarr", n_members=3, n_blocks=0, store=folder / "map.zarr", chunk=chunk
-    )
-    end = time.perf_counter()
+    if chunk:
+        given = {"n_members": 3, "n_blocks": 0, "store": folder / "map.zarr", "chunk": chunk}
+        maps = stp.tl.super_resolve(spots, folder / "features.zarr", **given)
+    else:
+        maps = stp.pp.dense_features(spots, image=picture, store=folder / "features.zarr", check=False)
+    seconds = time.perf_counter() - start
     shape = maps["large"].shape
     told = {
         "before_mib": before,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before,
-        "features_s": middle - start,
-        "map_s": end - middle,
-        "map_mib": np.prod(shape) * 4 / 2**20,
-        "shape": " x ".join(map(str, shape)),
+        "seconds": seconds,
+        "mib": np.prod(shape) * 4 * (2 if chunk else 1) / 2**20,
+        "shape": " x ".join(map(str, shape)) + (", and deviations" if chunk else ""),
     }
     print(json.dumps(told))
 
