@@ -244,7 +244,7 @@ def test_fractions_are_no_counts_and_few_normal_spots_no_reference(tumor) -> Non
 def test_missing_packages_name_the_extra(tumor, monkeypatch) -> None:
     import sys
 
-    from stpredict.core import _gtf
+    from stpredict.tl.biology import _gene_positions
 
     monkeypatch.setitem(sys.modules, "infercnvpy", None)
     monkeypatch.setattr(_gene_positions, "find_spec", lambda name: None)
