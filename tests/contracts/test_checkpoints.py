@@ -38,6 +38,12 @@ def everything() -> ArraySet:
         "n_nuclei": rng.integers(0, 3, N),
         "nuclei_links": rng.integers(0, 3, (N, 2)),
         "n_links": rng.integers(0, 3, N),
+        "sequence": rng.integers(0, 5, (N, 6)).astype(np.uint8),
+        "sequence_mask": rng.integers(-1, 2, (N, 6)).astype(np.int8),
+        "signals": rng.uniform(size=(N, 6, 2)).astype(np.float32),
+        "sequence_features": rng.normal(size=(N, 3, 4)).astype(np.float32),
+        "gene_features": rng.normal(size=(N, 4)).astype(np.float32),
+        "prompt_ids": rng.integers(-1, 9, (N, 4)),
         "counts": rng.poisson(2, (N, GENES)).astype(np.float32),
         "size_factor": rng.uniform(0.5, 2, N).astype(np.float32),
     }

@@ -54,12 +54,12 @@ def test_ways_to_say_it(sentence: str) -> None:
 
 def test_prompts_without_abundance_words_do_not_predict_abundance() -> None:
     """The DNA says nothing here; only prompts that were not cleaned tell the expression of genes of other chromosomes."""
-    genes = stp.datasets.synthetic_genes(240, width=64, n_chromosomes=3)
-    genes.obsm["sequence_features"] = np.random.default_rng(1).normal(size=(240, 4, 3)).astype(np.float32)
+    genes = stp.datasets.synthetic_genes(480, width=64, n_chromosomes=3)
+    genes.obsm["sequence_features"] = np.random.default_rng(1).normal(size=(480, 4, 3)).astype(np.float32)
     options: dict[str, Any] = {
         "target": "expr", "baselines": False, "progress": False, "metrics": ["pearson"],
     }  # fmt: skip
-    training = {"max_epochs": 12, "patience": 0, "learning_rate": 3e-3, "batch_size": 16}
+    training = {"max_epochs": 10, "patience": 0, "learning_rate": 3e-3, "batch_size": 32}
     small = dict(stp.models.get_model("gta").options("small"))
     found = {}
     test = (genes.obs["chrom"] == "chr1").to_numpy()

@@ -210,6 +210,9 @@ class Alignment(nn.Module):
         self.to_q = nn.Linear(wide, wide, bias=False)
         self.to_k, self.to_v = (nn.Linear(d, wide, bias=False) for _ in range(2))
         self.to_out = nn.Linear(wide, d, bias=False)
+        # Tokens that all begin as the mean of the prototypes would tell no window from another.
+        for layer, gain in ((self.to_q, 1.5), (self.to_k, 1.5), (self.to_v, 1.0), (self.to_out, 1.0)):
+            nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features))
 
     def forward(self, windows: Tensor, prototypes: Tensor) -> Tensor:
         """Tokens (n, t, d)."""

@@ -175,9 +175,9 @@ chrY\tx\tgene\t7\t9\t.\t-\t.\tgene_id "E3"; gene_name "BBB";
 
 @pytest.mark.parametrize("name", ["toy.gtf", "toy.gtf.gz"])
 def test_gtf(tmp_path, name: str, monkeypatch) -> None:
-    from stpredict.tl.biology import _gene_positions
+    from stpredict.core import _gtf
 
-    monkeypatch.setattr(_gene_positions, "_LINES", 2)
+    monkeypatch.setattr(_gtf, "_LINES", 2)
     text = GTF.replace('"has #hash"', '"plain"')
     (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
     assert read_gtf(tmp_path / name).index.tolist() == ["AAA", "BBB", "BBB", "E4"]
