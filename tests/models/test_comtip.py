@@ -258,7 +258,7 @@ def twins() -> tuple[Predictor, ArraySet, np.ndarray, np.ndarray]:
     values, others = (maps + 0.3 * rng.normal(size=maps.shape) for _ in range(2))
     section, texts = np.arange(480) * 4 // 480, rng.normal(size=(4, 8))
     data = ArraySet(section, section, {"features": features}, target=values.astype(np.float32), genes=panel(texts))
-    config = {"max_epochs": 40, "patience": 0, "learning_rate": 3e-3, "batch_size": 64}
+    config = {"max_epochs": 30, "patience": 0, "learning_rate": 3e-3, "batch_size": 64}
     fit = fit_arrays(
         "comtip", data.take(section < 3), hyperparameters=SMALL | {"image": "features", "head": "grid"},
         config=train_config("comtip").updated(config),
