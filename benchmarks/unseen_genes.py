@@ -33,8 +33,8 @@ import stpredict as stp
 
 SECTIONS = ("B4", "C2")
 METRICS = ("pearson_residual", "deviance_explained")
-CHUNKS = (2**12, 2**14, 2**16)
-N_GENES, N_SPOTS, DIM = 20_000, 64, 256
+CHUNKS = (2**12, 2**14)
+N_GENES, N_SPOTS, DIM = 20_000, 64, 64
 
 
 def scores_of(adata, seen: list[str], unseen: list[str], model: str, features: dict, training: dict) -> pd.DataFrame:
