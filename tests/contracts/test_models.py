@@ -165,7 +165,6 @@ def hyperparameters(model: str) -> dict[str, Any]:
 
 EPOCHS = {
     "color": 150,
-    "comtip": 30,
     "dkan": 20,
     "egn": 30,
     "hggep": 40,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -162,26 +163,28 @@ def test_with_nothing_hidden_there_is_no_such_loss(options: dict[str, Any]) -> N
     assert "masked" in network(data).train().step(batch_of(data, network(data)), PRETRAIN)
 
 
-def told_pairs(bind: str, record: Any = None) -> float:
-    """How often a held-out picture fits its own sentence better than one with exchanged values, after the pair loss alone."""
+def told_pairs(bind: str) -> float:
+    """How often a new picture fits its own sentence better than one with exchanged values, after the pair loss alone."""
     torch.manual_seed(0)
-    data = rows_set(240)
+    n_genes = 4
+    data = rows_set(200, n_genes=n_genes)
+    data.target = np.random.default_rng(0).normal(size=data.target.shape).astype(np.float32)
     data.inputs["features"] = data.target  # the picture shows every gene
-    built = network(data, image="features", bind=bind, adversarial_weight=0.0).train()
+    built = network(data, image="features", bind=bind, swapped=1.0).train()
     optimizer = torch.optim.Adam(built.parameters(), 5e-3)
-    train, test = data.take(data.section < 3), data.take(data.section == 3)
-    batch = batch_of(train, built)
-    for _ in range(60 if bind != "none" else 3):
+    texts = built._texts()
+    for _ in range(120 if bind != "none" else 3):
+        values = torch.randn(64, n_genes)
         optimizer.zero_grad()
-        built.aligned(built.embed_images(batch), (batch.target - built.target_mean) / built.target_std)[
-            "pair"
-        ].backward()
+        image = built.embed_images(Batch(torch.zeros(64), torch.zeros(64), {"features": values}))
+        built.pair_loss(image, texts, values, built._fit(image, texts, values)).backward()
         optimizer.step()
     with torch.no_grad():
         built.eval()
-        part = batch_of(test, built)
-        image = built.embed_images(part)
-        return float(torch.stack([built.tells_swaps(image, part.target).mean() for _ in range(5)]).mean())
+        image = built.embed_images(batch_of(data, built))
+        return float(
+            torch.stack([built.tells_swaps(image, torch.from_numpy(data.target)).mean() for _ in range(5)]).mean()
+        )
 
 
 @pytest.mark.parametrize("bind", ["product", "concat"])
@@ -194,7 +197,7 @@ def test_the_pair_loss_alone_tells_exchanged_values(bind: str, record_property: 
 def test_without_binding_exchanged_values_cannot_be_told(record_property: Any) -> None:
     found = told_pairs("none")
     record_property("printed", f"comtip, bind=none: exchanged pairs told with AUC {found:.3f}")
-    assert found == pytest.approx(0.5, abs=0.1)  # what is left is rounding
+    assert found == 0.5
 
 
 def test_the_contrast_goes_both_ways_and_over_several_views() -> None:
@@ -216,18 +219,18 @@ def test_the_step_against_the_contrast_makes_it_worse_and_is_small() -> None:
         built = network(data, seed=seed, n_single=1).train()
         batch = batch_of(data, built)
         values = (batch.target - built.target_mean) / built.target_std
-        torch.manual_seed(seed)
         with torch.no_grad():
             image = built.embed_images(batch)
+        torch.manual_seed(seed)
         parts = built.aligned(image, values)
         torch.manual_seed(seed)  # the same genes are drawn again
         torch.randperm(GENES)
         chosen = built._drawn(GENES)
         texts = built._texts()[chosen]
         plain = info_nce(image, built._sentence(built.gene(texts, values[:, chosen])), built.logit_scale.exp())
-        worse.append(float((parts["adversarial"] - plain).detach()))
-    assert min(worse) > 0
-    assert max(worse) < 0.1
+        worse.append(float((parts["adversarial"] / plain).detach()))
+    assert min(worse) > 1
+    assert max(worse) < 1.1
 
 
 def test_the_discriminator_learns_and_the_encoder_unlearns() -> None:
@@ -255,7 +258,7 @@ def twins() -> tuple[Predictor, ArraySet, np.ndarray, np.ndarray]:
     values, others = (maps + 0.3 * rng.normal(size=maps.shape) for _ in range(2))
     section, texts = np.arange(480) * 4 // 480, rng.normal(size=(4, 8))
     data = ArraySet(section, section, {"features": features}, target=values.astype(np.float32), genes=panel(texts))
-    config = {"max_epochs": 40, "patience": 0, "learning_rate": 3e-3, "batch_size": 64}
+    config = {"max_epochs": 30, "patience": 0, "learning_rate": 3e-3, "batch_size": 64}
     fit = fit_arrays(
         "comtip", data.take(section < 3), hyperparameters=SMALL | {"image": "features", "head": "grid"},
         config=train_config("comtip").updated(config),
@@ -362,31 +365,30 @@ def test_slopes_of_the_head_and_of_sentences() -> None:
 
 
 PEAK = """
-import resource, sys, torch
+import sys, torch
 from stpredict.models.nn._gene_sentences import GeneSentences
-n_genes, chunk = int(sys.argv[1]), int(sys.argv[2])
+def megabytes(name):
+    return float(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) / 1024
 torch.set_num_threads(1)
-encoder = GeneSentences(32, 64, 32, n_latents=16, depth=2, chunk=chunk)
-texts, values = torch.randn(n_genes, 32), torch.randn(64, n_genes)
+encoder = GeneSentences(16, 16, 32, n_latents=4, depth=2, heads=2, mlp=1.0, chunk=int(sys.argv[1]))
+texts, values = torch.randn(20_000, 16), torch.randn(64, 20_000)
 with torch.no_grad():
     encoder(texts[:64], values[:, :64])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+    before = megabytes("VmRSS")
     encoder(texts, values)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(megabytes("VmHWM") - before)
 """
 
 
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system does not tell peaks of memory")
 def test_memory_is_bounded_by_the_chunk(record_property: Any) -> None:
-    """64 sentences of 20,000 genes: their tokens alone would take 312 MB at this width, several times over."""
-
-    def peak(chunk: int) -> float:
-        command = [sys.executable, "-c", PEAK, "20000", str(chunk)]
-        where = {"PYTHONPATH": str(Path(stp.__file__).parents[1])}
-        return float(subprocess.run(command, capture_output=True, text=True, check=True, env=where).stdout)
-
-    found = peak(2**14)
+    """64 sentences of 20,000 genes: each layer on all of their tokens would take 82 MB at this width."""
+    where = {"PYTHONPATH": str(Path(stp.__file__).parents[1])}
+    command = [sys.executable, "-c", PEAK, str(2**14)]
+    found = float(subprocess.run(command, capture_output=True, text=True, check=True, env=where).stdout)
     record_property("printed", f"comtip, 20,000 genes x 64 spots, chunk 16,384: {found:.0f} MB above the start")
-    assert found < 100
+    assert found < 40
 
 
 def test_the_whole_way(toy: ad.AnnData) -> None:

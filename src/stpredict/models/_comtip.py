@@ -38,6 +38,7 @@ from stpredict.models.nn._standardize import Standardize
 _CELL_PX = 32  # side of a token of a tile
 _MANY_GENES = 2000  # above which several latents pool a sentence
 _HELD = 10  # of so many genes of the panel one has no part in the sentences of the training
+_ROUNDING = 1e-5  # of a cosine
 _KEPT = (0.01, 0.5)  # share of the genes that a sentence of a training step holds
 _REVERSAL = 0.1
 
@@ -332,8 +333,8 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
     def tells_swaps(self, image: Tensor, expression: Tensor) -> Tensor:
         """Whether each picture (n, n_embedding) fits its expression (n, n_genes) better than with exchanged values: 0 to 1."""
         values, texts = self._values(expression)[:, self.taught], self._texts()
-        true, false = (self._fit(image, texts, v) for v in (values, swapped(values, self.config.swapped)))
-        return (true > false).float() + (true == false).float() / 2
+        apart = self._fit(image, texts, values) - self._fit(image, texts, swapped(values, self.config.swapped))
+        return (apart > _ROUNDING).float() + (apart.abs() <= _ROUNDING).float() / 2
 
     def calibrate(self, batches: Iterable[Batch], held_out: Iterable[Batch]) -> None:
         """Compare what is predicted of held-out rows with their expression, by the head and by sentences of held-out genes."""
@@ -406,10 +407,7 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
             false = swapped(values, config.swapped)
             parts["discriminator"] = discriminator_loss(self.gene, self.discriminator, texts, values, false, _REVERSAL)
         elif pairs:
-            true = (image * sentence).sum(dim=1)
-            false = self._fit(image, texts, swapped(values, config.swapped))
-            parts["pair"] = F.softplus(scale * (false - true)).mean()
-            parts["told_pairs"] = (true > false).float().mean()
+            parts["pair"] = self.pair_loss(image, texts, values, (image * sentence).sum(dim=1))
         if nudge is not None:
             gradient = torch.autograd.grad(info_nce(image.detach(), sentence, scale), nudge, retain_graph=True)
             with torch.no_grad():
@@ -417,6 +415,11 @@ class CoMTIP(ReadsGeneRows, ShrinkingPredictor):
                 moved = (steepest(g, e, config.step_size) for g, e in zip(gradient, embedded, strict=True))
             parts["adversarial"] = info_nce(image, self._sentence(self.gene(texts, values, Nudge(*moved))), scale)
         return parts
+
+    def pair_loss(self, image: Tensor, texts: Tensor, values: Tensor, true: Tensor) -> Tensor:
+        """How little better pictures fit sentences, by the cosine `true` (n,), than the same with exchanged values."""
+        false = self._fit(image, texts, swapped(values, self.config.swapped))
+        return F.softplus(inverse_temperature(self.logit_scale) * (false - true)).mean()
 
     def _drawn(self, n_genes: int) -> Tensor:
         """Genes of a training sentence: 1 to 50 % of the panel, at least two where there are as many."""

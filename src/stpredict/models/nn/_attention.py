@@ -282,12 +282,13 @@ class CrossEncoder(nn.Module):
                     query, *(x.unflatten(2, (attention.heads, -1)).transpose(1, 2) for x in (key, value))
                 )
 
-            found = [
-                checkpoint(some, query, make, use_reentrant=False) if recompute else some(query, make) for make in parts
-            ]
-            peak, total, sums = (torch.stack(each) for each in zip(*found, strict=True))
-            weight = (peak - peak.amax(dim=0)).exp()
-            mean = (weight * sums).sum(dim=0) / (weight * total).sum(dim=0)
+            peak, total, sums = query.new_full((1,), -torch.inf), query.new_zeros(1), query.new_zeros(1)
+            for make in parts:
+                own = checkpoint(some, query, make, use_reentrant=False) if recompute else some(query, make)
+                highest = torch.maximum(peak, own[0])
+                before, here = (peak - highest).exp(), (own[0] - highest).exp()
+                peak, total, sums = highest, before * total + here * own[1], before * sums + here * own[2]
+            mean = sums / total
             tokens = tokens + attention.to_out(mean.to(query.dtype).transpose(1, 2).flatten(2))
             tokens = tokens + layer[1](tokens)
         return tokens
