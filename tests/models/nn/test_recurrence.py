@@ -88,7 +88,7 @@ def test_a_convolution_sees_the_places_before_it_and_none_behind() -> None:
 
 
 def test_a_fused_kernel_is_taken_on_accelerators_where_it_is_installed_and_gives_the_same(monkeypatch) -> None:
-    def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):  # noqa: N803
+    def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
         """What mamba-ssm computes, with its arguments, and positions last."""
         assert D is z is delta_bias is None
         assert not delta_softplus
