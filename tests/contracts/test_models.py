@@ -171,6 +171,7 @@ EPOCHS = {
     "hggep": 40,
     "hist2st": 30,
     "histogene": 20,
+    "seq2exp": 15,
     "stem": 150,
     "stnet": 10,
     "thitogene": 30,
