@@ -18,6 +18,7 @@ from stpredict.models.base._preset import Preset
 from stpredict.models.base._registry import register
 from stpredict.models.base._shape import Shape
 from stpredict.models.base._shrinking import ShrinkingPredictor
+from stpredict.models.nn._batch_norm import BatchNorm1d
 from stpredict.models.nn._beta import as_bases, combined, divergence, opened, packed, sample_beta, track_betas
 from stpredict.models.nn._caduceus import Caduceus
 from stpredict.models.nn._standardize import Standardize
@@ -65,7 +66,7 @@ class Seq2ExpConfig:
     beta_min
         What is added to all parameters of Beta distributions. With 1 or more these have a single peak.
     prior_scale
-        How sure the signals are of what they say.
+        How sure the signals are of what they say; at the published 10 a mask that departs from them takes thousands of steps.
     z_scale
         How sure the mask is of what sequence and signals say together.
     track_weights
@@ -78,7 +79,8 @@ class Seq2ExpConfig:
     prior_mean, marginal_scale
         Mean of the mask that is expected of a position, and how firmly.
     kl
-        Weight of the divergence from that expectation in the loss.
+        Weight of the divergence from that expectation in the loss. At the published .01 the mask closes everywhere before
+        a short training has found what it is needed for.
     standardize
         Whether signals are in units of their training spread, and the target is in units of its mean and spread.
     shrink
@@ -102,14 +104,14 @@ class Seq2ExpConfig:
     center: int = 2000
     positions: int = 0
     beta_min: float = 1.0
-    prior_scale: float = 10.0
+    prior_scale: float = 1.0
     z_scale: float = 1.0
     track_weights: tuple[float, ...] | None = None
     track_levels: tuple[float, ...] | None = None
     learn_prior: bool = False
     prior_mean: float = 0.1
     marginal_scale: float = 10.0
-    kl: float = 0.01
+    kl: float = 0.001
     standardize: bool = True
     shrink: bool = True
     chunk: int = 4096
@@ -146,7 +148,7 @@ class Seq2ExpConfig:
 _SOFT: dict[str, Any] = {
     "inputs": INPUTS, "dim": 128, "depth": 4, "d_state": 16, "promoter": _PROMOTER, "track_weights": (2.0, 2.0, 1.0),
     "track_levels": (1.5, 0.2, 1.0), "standardize": False, "shrink": False,
-    "gated": False,
+    "gated": False, "prior_scale": 10.0, "kl": 0.01,
 }  # fmt: skip
 _HARD: dict[str, Any] = _SOFT | {
     "mask": "hard", "generator_reads": "all", "shared": True, "packed": True, "positions": 200_000, "beta_min": 0.0,
@@ -181,12 +183,10 @@ class Seq2Exp(ShrinkingPredictor):
     paper = Preset(_SOFT, _TRAINED, 1, _WIDTHS)
     presets = {"hard": Preset(_HARD, _TRAINED, 1, _WIDTHS)}
     small = {"inputs": INPUTS, "dim": 8, "depth": 1, "d_state": 4, "expand": 1, "learn_prior": True}
-    own_tensors = (*HEAD, "pToExpr.4.", "shrinkage.", "signal_scale", "signal_betas", "prior_weights", "state_")
+    own_tensors = (*HEAD, "pToExpr.4.", "shrinkage.", "signal_scale", "signal_betas", "prior_weights", "of_states.")
 
     config: Seq2ExpConfig
     signal_scale: Tensor
-    state_mean: Tensor
-    state_std: Tensor
 
     def __init__(self, config: Seq2ExpConfig, shape: Shape) -> None:
         super().__init__(config, shape)
@@ -203,10 +203,10 @@ class Seq2Exp(ShrinkingPredictor):
             self._take_tracks()
         self.generator = Caduceus(*sizes)
         self.mask_output = nn.Linear(dim, 2)
+        nn.init.zeros_(self.mask_output.weight)  # at the start the sequence says the same of every position
         self.encoder = self.generator if config.shared else Caduceus(*sizes)
         self.pos_emb = nn.Parameter(torch.zeros(1, config.positions, dim)) if config.positions else None
-        self.register_buffer("state_mean", torch.zeros(dim))
-        self.register_buffer("state_std", torch.ones(dim))
+        self.of_states = BatchNorm1d(dim, eps=1e-8, affine=False) if config.standardize else nn.Identity()
         known = 0
         self.of_genes = None
         if "gene_features" in config.inputs:
@@ -299,8 +299,8 @@ class Seq2Exp(ShrinkingPredictor):
         """
         if self.config.standardize:
             states = torch.cat([self.state(batch)[0] for batch in islice(batches, _LOOKED_AT)])
-            self.state_mean.copy_(states.mean(dim=0))
-            self.state_std.copy_(states.std(dim=0, correction=0).clamp_min(_LEAST_STD))
+            self.of_states.running_mean.copy_(states.mean(dim=0))
+            self.of_states.running_var.copy_(states.var(dim=0, correction=0).clamp_min(_LEAST_STD**2))
 
     def state(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """State (n, dim) that is read of each window; mask and parameters of its distribution (n, length)."""
@@ -312,7 +312,7 @@ class Seq2Exp(ShrinkingPredictor):
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch; `extras` hold the mask and the parameters of its distribution."""
         state, extras = self.state(batch)
-        hidden = (state - self.state_mean) / self.state_std
+        hidden = self.of_states(state)
         if self.of_genes is not None:
             hidden = torch.cat([hidden, self.of_genes(batch["gene_features"])], dim=1)
         mean = self.target_mean + self.target_std * self.pToExpr(hidden)
