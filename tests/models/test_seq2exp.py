@@ -285,8 +285,7 @@ def found_element(steps: int, **changes) -> tuple[float, float]:
     model = build("seq2exp", 1, {"signals": 2}, hyperparameters=options, seed=0)
     moments = {"signals": (train["signals"].mean(dim=(0, 1)), train["signals"].std(dim=(0, 1)))}
     model.prepare(Summary(200, train.target.mean(dim=0), train.target.std(dim=0), moments))
-    with torch.no_grad():
-        model.eval().remember([rows(train, torch.arange(64))])
+    model.eval().remember([rows(train, torch.arange(64))])
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3, weight_decay=0.0)
     torch.manual_seed(0)
     for _ in range(steps):

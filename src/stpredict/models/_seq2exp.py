@@ -29,7 +29,7 @@ _PROMOTER, _SHARE = 2000, 4
 _THRESHOLD = 0.5
 _BASES = 4
 _LOOKED_AT = 16  # batches that the scale of the states is taken from
-_LEAST_STD = 1e-4
+_LEAST_VARIANCE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Seq2Exp(ShrinkingPredictor):
         nn.init.zeros_(self.mask_output.weight)  # at the start the sequence says the same of every position
         self.encoder = self.generator if config.shared else Caduceus(*sizes)
         self.pos_emb = nn.Parameter(torch.zeros(1, config.positions, dim)) if config.positions else None
-        self.of_states = BatchNorm1d(dim, eps=1e-8, affine=False) if config.standardize else nn.Identity()
+        self.of_states = BatchNorm1d(dim, eps=_LEAST_VARIANCE, affine=False) if config.standardize else nn.Identity()
         known = 0
         self.of_genes = None
         if "gene_features" in config.inputs:
@@ -297,10 +297,12 @@ class Seq2Exp(ShrinkingPredictor):
 
         A mean over thousands of positions hardly differs between genes, and training would start on a plateau.
         """
-        if self.config.standardize:
+        if not self.config.standardize:
+            return
+        with torch.no_grad():
             states = torch.cat([self.state(batch)[0] for batch in islice(batches, _LOOKED_AT)])
             self.of_states.running_mean.copy_(states.mean(dim=0))
-            self.of_states.running_var.copy_(states.var(dim=0, correction=0).clamp_min(_LEAST_STD**2))
+            self.of_states.running_var.copy_(states.var(dim=0, correction=0).clamp_min(_LEAST_VARIANCE))
 
     def state(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """State (n, dim) that is read of each window; mask and parameters of its distribution (n, length)."""
