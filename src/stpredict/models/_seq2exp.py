@@ -206,7 +206,7 @@ class Seq2Exp(ShrinkingPredictor):
         nn.init.zeros_(self.mask_output.weight)  # at the start the sequence says the same of every position
         self.encoder = self.generator if config.shared else Caduceus(*sizes)
         self.pos_emb = nn.Parameter(torch.zeros(1, config.positions, dim)) if config.positions else None
-        self.of_states = BatchNorm1d(dim, eps=_LEAST_VARIANCE, affine=False) if config.standardize else nn.Identity()
+        self.of_states = BatchNorm1d(dim, eps=_LEAST_VARIANCE, affine=False) if config.standardize else None
         known = 0
         self.of_genes = None
         if "gene_features" in config.inputs:
@@ -297,12 +297,12 @@ class Seq2Exp(ShrinkingPredictor):
 
         A mean over thousands of positions hardly differs between genes, and training would start on a plateau.
         """
-        if not self.config.standardize:
+        if self.of_states is None:
             return
         with torch.no_grad():
             states = torch.cat([self.state(batch)[0] for batch in islice(batches, _LOOKED_AT)])
-            self.of_states.running_mean.copy_(states.mean(dim=0))
-            self.of_states.running_var.copy_(states.var(dim=0, correction=0).clamp_min(_LEAST_VARIANCE))
+            known = {"running_mean": states.mean(dim=0), "running_var": states.var(dim=0, correction=0)}
+            self.of_states.load_state_dict(known, strict=False)
 
     def state(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """State (n, dim) that is read of each window; mask and parameters of its distribution (n, length)."""
@@ -314,7 +314,7 @@ class Seq2Exp(ShrinkingPredictor):
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch; `extras` hold the mask and the parameters of its distribution."""
         state, extras = self.state(batch)
-        hidden = self.of_states(state)
+        hidden = state if self.of_states is None else self.of_states(state)
         if self.of_genes is not None:
             hidden = torch.cat([hidden, self.of_genes(batch["gene_features"])], dim=1)
         mean = self.target_mean + self.target_std * self.pToExpr(hidden)

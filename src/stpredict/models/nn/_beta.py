@@ -62,8 +62,8 @@ def prior_of(mean: float, scale: float) -> tuple[float, float]:
 
 def divergence(alpha: Tensor, beta: Tensor, mean: float, scale: float) -> Tensor:
     """Kullback–Leibler divergence of Beta distributions from the prior, of every position."""
-    prior = (alpha.new_tensor(value) for value in prior_of(mean, scale))
-    return kl_divergence(Beta(alpha, beta, validate_args=False), Beta(*prior, validate_args=False))
+    first, second = (alpha.new_tensor(value) for value in prior_of(mean, scale))
+    return kl_divergence(Beta(alpha, beta, validate_args=False), Beta(first, second, validate_args=False))
 
 
 class _Opened(torch.autograd.Function):

@@ -137,10 +137,11 @@ class _Layer(nn.Module):
 class _Backbone(nn.Module):
     def __init__(self, width: int, depth: int, d_state: int, d_conv: int, expand: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(width, d_state, d_conv, expand) for _ in range(depth))
+        layers = [_Layer(width, d_state, d_conv, expand) for _ in range(depth)]
+        self.layers = nn.ModuleList(layers)
         self.norm_f = nn.RMSNorm(width, eps=_EPS)
         with torch.no_grad():  # so that the sum of all layers has the size of one
-            for layer in self.layers:
+            for layer in layers:
                 layer.mixer.mamba_fwd.out_proj.weight.div_(math.sqrt(depth))
 
     def forward(self, sequence: Tensor, kept: Tensor | None, chunk: int) -> Tensor:

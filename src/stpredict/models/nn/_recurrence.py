@@ -117,7 +117,7 @@ def scan_by_kernel(
     return kernel(values, step, rate, write, read).transpose(1, 2)
 
 
-def causal_convolution(values: Tensor, before: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def causal_convolution(values: Tensor, before: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Convolution of each column with the places before it, and the last places, which the next part needs.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -101,7 +101,7 @@ def regulatory_mask(
     found: np.ndarray | None = None
     share = np.zeros(source.n_obs)
     for member in members:
-        network = member.network.eval().to(where)
+        network: Any = member.network.eval().to(where)
         try:
             with torch.inference_mode():
                 for index in prediction_groups(network, arrays, batch_size):
