@@ -190,6 +190,18 @@ def test_ablations_read_nothing_else() -> None:
         assert model(alone).mean.isfinite().all()
 
 
+def test_genes_are_encoded_by_their_windows_and_not_by_what_else_is_known() -> None:
+    model, batch = network(inputs=("sequence", "signals", "gene_features")).eval(), genes()
+    encoded = model.encode(batch)
+    assert encoded.shape == (N, SMALL["dim"])
+    before = model(batch).mean
+    batch.inputs["gene_features"] = batch["gene_features"] + 1
+    assert torch.equal(model.encode(batch), encoded)
+    assert not torch.equal(model(batch).mean, before)
+    hidden = torch.cat([encoded, model.of_genes(batch["gene_features"])], dim=1)
+    torch.testing.assert_close(model.pToExpr(hidden), model(batch).mean)
+
+
 def test_sizes_of_parts_change_nothing() -> None:
     batch = genes()
     whole, parts = (network(chunk=chunk).eval()(batch) for chunk in (10_000, 40))

@@ -311,10 +311,17 @@ class Seq2Exp(ShrinkingPredictor):
         mask = self.masked(alpha, beta, batch["sequence_mask"])
         return self.read(sequence, mask), {"mask": mask, "alpha": alpha, "beta": beta}
 
+    def encode(self, batch: Batch) -> Tensor:
+        """What is read of the window of each gene (n, dim), by which other networks may know it."""
+        return self._leveled(self.state(batch)[0])
+
+    def _leveled(self, state: Tensor) -> Tensor:
+        return state if self.of_states is None else self.of_states(state)
+
     def forward(self, batch: Batch) -> Prediction:
         """Predict a batch; `extras` hold the mask and the parameters of its distribution."""
         state, extras = self.state(batch)
-        hidden = state if self.of_states is None else self.of_states(state)
+        hidden = self._leveled(state)
         if self.of_genes is not None:
             hidden = torch.cat([hidden, self.of_genes(batch["gene_features"])], dim=1)
         mean = self.target_mean + self.target_std * self.pToExpr(hidden)
