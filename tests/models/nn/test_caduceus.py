@@ -118,5 +118,7 @@ def test_memory_is_bounded_by_the_part_and_not_by_the_states_of_all_positions(me
     with torch.inference_mode():
         whole = memory_grown_by(lambda: mamba(values, None, 20_000))
         parts = memory_grown_by(lambda: mamba(values, None, 500))
+    trained = memory_grown_by(lambda: mamba(values, None, 200).square().sum().backward())
     assert whole > 160e6
     assert parts < 30e6
+    assert trained < 60e6

@@ -65,18 +65,19 @@ class Mamba(nn.Module):
         n, length, _ = sequence.shape
         kernel = kernel_for(sequence.device)
         size = length if kernel is not None else max(1, chunk // n)
-        starts = range(0, length, size)
+        # Split at once: gradients of slices would each be as long as the sequence.
+        inputs = sequence.split(size, dim=1)
+        shares = [None] * len(inputs) if kept is None else kept.split(size, dim=1)
+        parts = list(zip(inputs, shares, strict=True))
         before, state = self.nothing(sequence)
-        parts: list[Tensor] = []
-        for start in reversed(starts) if backwards else starts:
-            at = slice(start, min(start + size, length))
-            part = (sequence[:, at], None if kept is None else kept[:, at], before, state, backwards)
-            if len(starts) > 1 and torch.is_grad_enabled():
-                found, before, state = checkpoint(self._part, *part, use_reentrant=False)
+        outputs: list[Tensor] = []
+        for part in reversed(parts) if backwards else parts:
+            if len(parts) > 1 and torch.is_grad_enabled():
+                found, before, state = checkpoint(self._part, *part, before, state, backwards, use_reentrant=False)
             else:
-                found, before, state = self._part(*part)
-            parts.append(found)
-        return torch.cat(parts[::-1] if backwards else parts, dim=1) if len(parts) > 1 else parts[0]
+                found, before, state = self._part(*part, before, state, backwards)
+            outputs.append(found)
+        return torch.cat(outputs[::-1] if backwards else outputs, dim=1) if len(outputs) > 1 else outputs[0]
 
     def nothing(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
         """What a part of a sequence finds before it where there is nothing: inputs of the convolution, and the state."""

@@ -91,7 +91,8 @@ def selective_scan(
     decay = torch.exp(step.unsqueeze(2) * rate.T)
     inputs = write.unsqueeze(-1) * (step * values).unsqueeze(2)
     states = linear_recurrence(decay, inputs, start)
-    return torch.einsum("nlsw,nls->nlw", states, read), states[:, -1]
+    # A view of the last state would hold those of all positions in memory.
+    return torch.einsum("nlsw,nls->nlw", states, read), states[:, -1].clone()
 
 
 @cache
@@ -131,4 +132,4 @@ def causal_convolution(values: Tensor, before: Tensor, weight: Tensor, bias: Ten
     """
     known = torch.cat([before, values], dim=1)
     found = F.conv1d(known.transpose(1, 2), weight, bias, groups=len(weight)).transpose(1, 2)
-    return found, known[:, known.shape[1] - before.shape[1] :]
+    return found, known[:, known.shape[1] - before.shape[1] :].clone()
