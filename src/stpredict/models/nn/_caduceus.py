@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,15 +68,17 @@ class Mamba(nn.Module):
         size = length if kernel is not None else max(1, chunk // n)
         # Split at once: gradients of slices would each be as long as the sequence.
         inputs = sequence.split(size, dim=1)
-        shares = [None] * len(inputs) if kept is None else kept.split(size, dim=1)
+        shares: Sequence[Tensor | None] = [None] * len(inputs) if kept is None else kept.split(size, dim=1)
         parts = list(zip(inputs, shares, strict=True))
         before, state = self.nothing(sequence)
         outputs: list[Tensor] = []
-        for part in reversed(parts) if backwards else parts:
+        for part, share in reversed(parts) if backwards else parts:
             if len(parts) > 1 and torch.is_grad_enabled():
-                found, before, state = checkpoint(self._part, *part, before, state, backwards, use_reentrant=False)
+                found, before, state = checkpoint(
+                    self._part, part, share, before, state, backwards, use_reentrant=False
+                )
             else:
-                found, before, state = self._part(*part, before, state, backwards)
+                found, before, state = self._part(part, share, before, state, backwards)
             outputs.append(found)
         return torch.cat(outputs[::-1] if backwards else outputs, dim=1) if len(outputs) > 1 else outputs[0]
 
