@@ -42,6 +42,8 @@ PUBLISHED = {
     "igi_dl": "Adam 2e-4, weight decay 1e-4, batch 512, at most 300 epochs, patience 30 on a fifth of the spots drawn at random "
     "from the training sections; colors normalized to a reference image, no augmentation; no pretrained weights",
     "super_patches": "learning rate 5e-4, 600 to 1,000 epochs, Cox loss, a tenth of the links dropped",
+    "seq2exp": "AdamW 5e-4 with betas 0.9 and 0.95, weight decay 1e-6, batch 8, 50,000 steps: a warm-up of a tenth from 1e-5, then "
+    "cosine down to 1e-4; bfloat16, clipped at 1; the best squared error on the validation chromosomes; one split",
     "convnext": "AdamW with betas 0.9 and 0.95, weight decay 0.05 (not on offsets), cosine down to 1e-5, dropped paths 0.4, "
     "no augmentation; survival: 5e-3, 300 epochs, all patients a step; response: 5e-5, 200 epochs, 20 a step (the released "
     "vignettes: 0.015 and 1e-4, 200 epochs, and the code multiplies each by the number of batches over 256); the best epoch "

@@ -170,6 +170,7 @@ EPOCHS = {
     "hggep": 40,
     "hist2st": 30,
     "histogene": 20,
+    "seq2exp": 25,
     "stem": 150,
     "stnet": 10,
     "thitogene": 30,
@@ -182,7 +183,7 @@ def quick_config(model: str) -> TrainConfig:
     changes |= {"weight_decay": 0.0}
     if model == "color":
         changes |= {"learning_rate": 3e-2}
-    if model == "hist":
+    if model in {"hist", "seq2exp"}:
         changes |= {"learning_rate": 1e-2}
     if model == "stem":
         changes |= {"batch_size": 12, "learning_rate": 6e-3, "schedule": "cosine"}

@@ -4,6 +4,7 @@ from stpredict.tl.biology._cnv import cnv
 from stpredict.tl.biology._domains import domains
 from stpredict.tl.explain._attribution import attribution
 from stpredict.tl.explain._predictability import predictability
+from stpredict.tl.explain._regulatory_mask import regulatory_mask
 from stpredict.tl.judge._batch_mixing import batch_mixing
 from stpredict.tl.judge._cluster_agreement import cluster_agreement
 from stpredict.tl.judge._compare_models import compare_models
@@ -73,6 +74,7 @@ __all__ = [
     "pseudobulk",
     "pseudobulk_agreement",
     "recall_at_k",
+    "regulatory_mask",
     "retrieval_bank",
     "robustness",
     "segmentation",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import HEAD, Predictor
@@ -32,14 +33,18 @@ class ShrinkingPredictor(Predictor):
         """The prediction with its mean shrunk, once it is known by how much."""
         return replace(found, mean=self.shrinkage(found.mean)) if self.shrinkage.known else found
 
+    def truth(self, batch: Batch) -> Tensor | None:
+        """What predictions are compared with; `None` where there is nothing to be shrunk."""
+        return batch.measured()
+
     def calibrate(self, batches: Iterable[Batch], held_out: Iterable[Batch]) -> None:
-        """Compare what is predicted of held-out rows with their expression."""
-        values = [batch.measured() for batch in batches] if self.config.shrink else []
+        """Compare what is predicted of held-out rows with what was measured."""
+        values = [self.truth(batch) for batch in batches] if self.config.shrink else []
         known = [each for each in values if each is not None]
         if not known:
             return
         self.shrinkage.center = torch.cat(known).mean(dim=0)
-        self.shrinkage.fit(((self.predict(b).mean, b.measured(), b.section) for b in held_out), "held-out")  # type: ignore[misc]
+        self.shrinkage.fit(((self.predict(b).mean, self.truth(b), b.section) for b in held_out), "held-out")  # type: ignore[misc]
 
     def facts(self) -> dict[str, Any]:
         """Which rows the slopes are of, and quartiles of them over genes."""
