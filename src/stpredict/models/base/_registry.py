@@ -177,8 +177,8 @@ def list_models(pattern: str = "*") -> pd.DataFrame:
     Examples
     --------
     >>> import stpredict as stp
-    >>> stp.models.list_models("hist*").index.tolist()
-    ['hist', 'hist2st', 'histogene']
+    >>> stp.models.list_models("*triplex").index.tolist()
+    ['bg_triplex', 'triplex']
     """
     import pandas as pd
 
