@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -270,6 +269,12 @@ def make_large(folder: Path, side_px: int, n_genes: int) -> None:
     spots.write_h5ad(folder / "spots.h5ad")
 
 
+def peak_mib() -> float:
+    """Highest memory of this process so far; what `resource` says may be that of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
 def one_large(folder: Path, chunk: int) -> None:
     """Features of the large section, or its map with a chunk; prints what it took as JSON."""
     import zarr
@@ -277,7 +282,7 @@ def one_large(folder: Path, chunk: int) -> None:
     spots = ad.read_h5ad(folder / "spots.h5ad")
     picture = zarr.open_array(folder / "picture.zarr", mode="r")
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_mib()
     start = time.perf_counter()
     if chunk:
         given = {"n_members": 3, "n_blocks": 0, "store": folder / "map.zarr", "chunk": chunk}
@@ -288,7 +293,7 @@ def one_large(folder: Path, chunk: int) -> None:
     shape = maps["large"].shape
     told = {
         "before_mib": before,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before,
+        "peak_mib": peak_mib() - before,
         "seconds": seconds,
         "mib": np.prod(shape) * 4 * (2 if chunk else 1) / 2**20,
         "shape": " x ".join(map(str, shape)) + (", and deviations" if chunk else ""),
