@@ -3,9 +3,10 @@
     python benchmarks/dna.py [--genes 600] [--width 512] [--seeds 2]
 
 Expression follows from the number of copies of a motif in one element; elsewhere the motif means nothing. Chromosomes are
-held out in two folds. The ridge reads shares of words of three bases in 16 windows; `gta` the same windows as another network
-of DNA would hand them on (shares of the bases and of the motif), without a prompt, with the random language model. The line
-`(no place)` is the ridge on the mean of these windows: what is known when nobody knows where the element is.
+held out in two folds. The ridge reads shares of words of three bases in 16 windows. `gta` reads 16 windows as another network
+of DNA would hand them on (shares of the bases and of the motif), without a prompt, with the random language model; the ridge
+`(same windows)` reads exactly these, of which the truth is a weighted sum, and the ridge `(no place)` their mean: what is known
+when nobody knows where the element is.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ def main() -> None:
         genes = stp.datasets.synthetic_genes(options.genes, width=options.width, seed=seed)
         stp.pp.dna_features(genes, 3, n_windows=16, key_added="X_words")
         stp.pp.dna_features(genes, None, key_added="X_mean")
+        genes.obsm["X_windows"] = genes.obsm["sequence_features"].reshape(genes.n_obs, -1)
+        genes.uns["stpredict"]["X_windows"] = {"encoder": "windows"}
         models = {
             "ridge": {"model": "ridge", "features": "X_words"},
+            "ridge (same windows)": {"model": "ridge", "features": "X_windows"},
             "ridge (no place)": {"model": "ridge", "features": "X_mean"},
             "gta": {"model": "gta", "hyperparameters": _GTA, "training": _TRAINING},
         }
