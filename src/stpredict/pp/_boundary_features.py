@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.slots._keys import Key, check_key
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,57 +105,59 @@ def boundary_features(
     from tqdm.auto import tqdm
 
     from stpredict.core._settings import settings
-    from stpredict.core._validate import check_positive
     from stpredict.encoders._edges import edges_by_differences, edges_by_network
-    from stpredict.pp._cache import FeatureCache
-    from stpredict.pp._image_features import encoder_for
-    from stpredict.pp._neighbor_features import check_grid
-    from stpredict.pp._squares import features_of_squares, record_of, squares_around
-    from stpredict.pp._windows import sections_of
-    from stpredict.slots._container import begin, get_table
+    from stpredict.pp._squares import features_of_squares, plan_squares, squares_around
+    from stpredict.slots._container import begin
     from stpredict.slots._nuclei import read_nuclei_of
     from stpredict.slots._provenance import write_record
 
-    check_key(key_added)
-    check_grid(grid, batch_size)
     draw, drawing = edges_by_differences, "differences"
     if edge_weights is not None:
         draw, digest = edges_by_network(edge_weights)  # type: ignore[assignment]
         drawing = f"pidinet {digest}"
-    network = encoder_for(encoder, weights, device, tile_px, key_added)
-    width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
-    part, key = network.for_side(width_um), key_added or Key.features(network.name)
-    table = get_table(data, table_key)
-    sections = sections_of(data, table, image, microns_per_pixel, sample_key, width_um, (1.0,), check)
-    nuclei = {section.name: read_nuclei_of(data, table, nuclei_key, section.name) for section in sections}
-    drawn = partial(draw, um_per_px=width_um / part.tile_px)
-    store = FeatureCache() if cache and network.reproducible else None
-    edges, filled = (np.empty((table.n_obs, grid**2, network.dim), dtype=np.float32) for _ in range(2))
+    plan = plan_squares(
+        data,
+        encoder,
+        grid,
+        image=image,
+        tile_um=tile_um,
+        tile_px=tile_px,
+        microns_per_pixel=microns_per_pixel,
+        weights=weights,
+        sample_key=sample_key,
+        batch_size=batch_size,
+        device=device,
+        cache=cache,
+        check=check,
+        key_added=key_added,
+        table_key=table_key,
+    )
+    nuclei = {section.name: read_nuclei_of(data, plan.table, nuclei_key, section.name) for section in plan.sections}
+    drawn = partial(draw, um_per_px=plan.tile_um / plan.at_scale.tile_px)
+    edges, filled = plan.empty(), plan.empty()
     mask = np.empty(edges.shape[:2], dtype=bool)
     show = settings.progress if progress is None else progress
-    with tqdm(unit="tile", desc=f"{network.name}, drawn", disable=not show) as bar:
-        for section in sections:
+    with tqdm(unit="tile", desc=f"{plan.encoder.name}, drawn", disable=not show) as bar:
+        for section in plan.sections:
             picture = section.find()
             try:
-                squares = squares_around(picture, section.positions, section.sides[0], grid)
-                options = (picture, section, squares, part, width_um, int(batch_size), store, bar.update)
-                found = features_of_squares(*options, drawing=drawing, drawn=drawn)
-                edges[section.rows], mask[section.rows] = squares.spread(found), squares.mask
+                squares = squares_around(picture, section.positions, section.sides[0], plan.grid)
+                encode = partial(features_of_squares, plan, picture, section, squares, bar.update)
+                edges[section.rows] = squares.spread(encode(drawing=drawing, drawn=drawn))
                 scale = min(1.0, section.microns_per_pixel / _UM_PER_PX)
-                outlines = nuclei[section.name].geometry.to_numpy()
-                source = (drawn_nuclei(outlines, picture, scale), scale)
-                found = features_of_squares(*options, drawing=f"nuclei {source[0].fingerprint()}", source=source)
-                filled[section.rows] = squares.spread(found)
+                source = (drawn_nuclei(nuclei[section.name].geometry.to_numpy(), picture, scale), scale)
+                found = encode(drawing=f"nuclei {source[0].fingerprint()}", source=source)
+                filled[section.rows], mask[section.rows] = squares.spread(found), squares.mask
             finally:
                 picture.close()
 
     container, adata = begin(data, copy, table_key)
-    adata.obsm[Key.boundary_mask(key)] = mask
+    adata.obsm[Key.boundary_mask(plan.key)] = mask
     for slot, values, what in (
-        (Key.edges(key), edges, drawing), (Key.nuclei_drawn(key), filled, nuclei_key)
+        (Key.edges(plan.key), edges, drawing), (Key.nuclei_drawn(plan.key), filled, nuclei_key)
     ):  # fmt: skip
         adata.obsm[slot] = values
-        write_record(adata, slot, record_of(network, width_um, grid, sections) | {"drawing": what})
+        write_record(adata, slot, plan.record() | {"drawing": what})
     return container if copy else None
 
 

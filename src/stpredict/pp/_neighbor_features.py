@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.slots._keys import Key, check_key
+from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,59 +122,47 @@ def neighbor_features(
     from tqdm.auto import tqdm
 
     from stpredict.core._settings import settings
-    from stpredict.core._validate import check_positive
     from stpredict.encoders._resize import warn_if_coarse
-    from stpredict.pp._cache import FeatureCache
-    from stpredict.pp._image_features import encoder_for
-    from stpredict.pp._squares import features_of_squares, record_of, squares_around
-    from stpredict.pp._windows import sections_of
-    from stpredict.slots._container import begin, get_table
+    from stpredict.pp._squares import features_of_squares, plan_squares, squares_around
+    from stpredict.slots._container import begin
     from stpredict.slots._provenance import write_record
 
-    check_key(key_added)
-    check_grid(grid, batch_size)
-    network = encoder_for(encoder, weights, device, tile_px, key_added)
-    width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
-    part, key = network.for_side(width_um), key_added or Key.features(network.name)
-    table = get_table(data, table_key)
-    sections = sections_of(data, table, image, microns_per_pixel, sample_key, width_um, (1.0,), check)
-    for section in sections:
-        warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), part.tile_px)
-    store = FeatureCache() if cache and network.reproducible else None
-    features = np.empty((table.n_obs, grid**2, network.dim), dtype=np.float32)
+    plan = plan_squares(
+        data,
+        encoder,
+        grid,
+        image=image,
+        tile_um=tile_um,
+        tile_px=tile_px,
+        microns_per_pixel=microns_per_pixel,
+        weights=weights,
+        sample_key=sample_key,
+        batch_size=batch_size,
+        device=device,
+        cache=cache,
+        check=check,
+        key_added=key_added,
+        table_key=table_key,
+    )
+    for section in plan.sections:
+        warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), plan.at_scale.tile_px)
+    features = plan.empty()
     mask = np.empty(features.shape[:2], dtype=bool)
     n_tiles: dict[str, int] = {}
     show = settings.progress if progress is None else progress
-    with tqdm(unit="tile", desc=network.name, disable=not show) as bar:
-        for section in sections:
+    with tqdm(unit="tile", desc=plan.encoder.name, disable=not show) as bar:
+        for section in plan.sections:
             picture = section.find()
             try:
-                squares = squares_around(picture, section.positions, section.sides[0], grid)
-                found = features_of_squares(
-                    picture, section, squares, part, width_um, int(batch_size), store, bar.update
-                )
+                squares = squares_around(picture, section.positions, section.sides[0], plan.grid)
+                found = features_of_squares(plan, picture, section, squares, bar.update)
             finally:
                 picture.close()
             features[section.rows], mask[section.rows] = squares.spread(found), squares.mask
             n_tiles[section.name] = len(squares.centers)
 
     container, adata = begin(data, copy, table_key)
-    adata.obsm[Key.neighbors(key)], adata.obsm[Key.neighbor_mask(key)] = features, mask
-    write_record(
-        adata,
-        Key.neighbors(key),
-        record_of(network, width_um, grid, sections)
-        | {
-            "n_tiles": n_tiles,
-            "masked": {section.name: int((~mask[section.rows]).sum()) for section in sections},
-        },
-    )
+    adata.obsm[Key.neighbors(plan.key)], adata.obsm[Key.neighbor_mask(plan.key)] = features, mask
+    masked = {section.name: int((~mask[section.rows]).sum()) for section in plan.sections}
+    write_record(adata, Key.neighbors(plan.key), plan.record() | {"n_tiles": n_tiles, "masked": masked})
     return container if copy else None
-
-
-def check_grid(grid: int, batch_size: int) -> None:
-    """Raise where the square has no tile in its middle, or no tile is encoded at once."""
-    if isinstance(grid, bool) or int(grid) != grid or grid < 1 or grid % 2 == 0:
-        raise ValueError(f"expected grid to be an odd number of tiles, such as 5; found {grid!r}")
-    if int(batch_size) != batch_size or batch_size < 1:
-        raise ValueError(f"expected batch_size to be a positive whole number; found {batch_size!r}")

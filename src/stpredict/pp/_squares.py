@@ -2,22 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._validate import check_finite
-from stpredict.pp._image_features import encoded_around
+from stpredict.core._validate import check_finite, check_positive
+from stpredict.pp._image_features import encoded_around, encoder_for
+from stpredict.slots._keys import Key, check_key
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
+    from anndata import AnnData
 
     from stpredict.encoders import Encoder
     from stpredict.io._image import SectionImage
     from stpredict.pp._cache import FeatureCache
     from stpredict.pp._windows import Section
+    from stpredict.slots._container import Container
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the squares of an object are cut and encoded by.
+
+    Attributes
+    ----------
+    table, sections
+        The observations, and their sections.
+    encoder
+        As it was asked for; `at_scale` is the one for tiles of `tile_um`.
+    at_scale
+        Its input size is that of `tile_um`.
+    tile_um
+        Side of a tile in µm.
+    grid
+        Side of the square in tiles.
+    key
+        Slot of the features beside which these are written.
+    batch_size
+        Tiles encoded at once.
+    store
+        Cache; `None` for none.
+    """
+
+    table: AnnData
+    sections: Sequence[Section]
+    encoder: Encoder
+    at_scale: Encoder
+    tile_um: float
+    grid: int
+    key: str
+    batch_size: int
+    store: FeatureCache | None
+
+    def empty(self) -> np.ndarray:
+        """Room for the features of all observations (n_obs, grid², dim)."""
+        return np.empty((self.table.n_obs, self.grid**2, self.encoder.dim), dtype=np.float32)
+
+    def record(self) -> dict[str, Any]:
+        """What is written down of features of squares, whatever was encoded."""
+        return {
+            "encoder": self.encoder.name,
+            "fingerprint": self.encoder.fingerprint,
+            "dim": self.encoder.dim,
+            "tile_um": self.tile_um,
+            "tile_px": self.encoder.tile_px,
+            "grid": self.grid,
+            "microns_per_pixel": {section.name: section.microns_per_pixel for section in self.sections},
+        }
+
+
+def plan_squares(
+    data: Container,
+    encoder: str | Encoder | Callable[[torch.Tensor], torch.Tensor],
+    grid: int,
+    *,
+    image: Any,
+    tile_um: float | None,
+    tile_px: int | None,
+    microns_per_pixel: float | Mapping[str, float] | None,
+    weights: str | Path | None,
+    sample_key: str,
+    batch_size: int,
+    device: str | torch.device | None,
+    cache: bool,
+    check: bool,
+    key_added: str | None,
+    table_key: str,
+) -> Plan:
+    """Check what :func:`stpredict.pp.neighbor_features` and its like are called with, and find sections and encoder."""
+    from stpredict.pp._cache import FeatureCache
+    from stpredict.pp._windows import sections_of
+    from stpredict.slots._container import get_table
+
+    check_key(key_added)
+    if isinstance(grid, bool) or int(grid) != grid or grid < 1 or grid % 2 == 0:
+        raise ValueError(f"expected grid to be an odd number of tiles, such as 5; found {grid!r}")
+    if int(batch_size) != batch_size or batch_size < 1:
+        raise ValueError(f"expected batch_size to be a positive whole number; found {batch_size!r}")
+    network = encoder_for(encoder, weights, device, tile_px, key_added)
+    width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
+    table = get_table(data, table_key)
+    sections = sections_of(data, table, image, microns_per_pixel, sample_key, width_um, (1.0,), check)
+    store = FeatureCache() if cache and network.reproducible else None
+    key = key_added or Key.features(network.name)
+    return Plan(table, sections, network, network.for_side(width_um), width_um, int(grid), key, int(batch_size), store)
 
 
 @dataclass(frozen=True)
@@ -74,13 +167,10 @@ def _centers(picture: SectionImage, corner: np.ndarray, side: int) -> np.ndarray
 
 
 def features_of_squares(
+    plan: Plan,
     picture: SectionImage,
     section: Section,
     squares: Squares,
-    encoder: Encoder,
-    tile_um: float,
-    batch_size: int,
-    store: FeatureCache | None,
     done: Callable[[int], Any],
     *,
     drawing: str = "",
@@ -91,16 +181,10 @@ def features_of_squares(
 
     Parameters
     ----------
+    plan
+        Encoder, tiles and cache.
     picture, section, squares
         Where the tiles are.
-    encoder
-        Its input size is that of `tile_um`.
-    tile_um
-        Side of a tile in µm.
-    batch_size
-        Tiles encoded at once.
-    store
-        Cache; `None` for none.
     done
         Told how many tiles are done.
     drawing
@@ -112,12 +196,14 @@ def features_of_squares(
     """
     from stpredict.pp._cache import cache_key
 
+    encoder = plan.at_scale
+
     def compute() -> np.ndarray:
         found = np.empty((len(squares.centers), encoder.dim), dtype=np.float32)
         where, scale = (picture, 1.0) if source is None else source
         centers = squares.centers if source is None else (squares.centers - picture.origin) * scale
         side = max(1, round(squares.side * scale))
-        for rows, features in encoded_around(where, centers, side, encoder, batch_size, drawn):
+        for rows, features in encoded_around(where, centers, side, encoder, plan.batch_size, drawn):
             found[rows] = features
             done(len(rows))
         check_finite(
@@ -125,33 +211,20 @@ def features_of_squares(
         )
         return found
 
-    if store is None:
+    if plan.store is None:
         return compute()
     key = cache_key(
         {
             "image": picture.fingerprint(),
             "encoder": encoder.fingerprint,
             "centers": squares.centers,
-            "tile_um": tile_um,
+            "tile_um": plan.tile_um,
             "tile_px": encoder.tile_px,
             "microns_per_pixel": section.microns_per_pixel,
             "drawing": drawing,
         }
     )
-    features, found = store.get_or_compute(key, (len(squares.centers), encoder.dim), compute)
+    features, found = plan.store.get_or_compute(key, (len(squares.centers), encoder.dim), compute)
     if found:
         done(len(features))
     return features
-
-
-def record_of(network: Encoder, tile_um: float, grid: int, sections: Sequence[Section]) -> dict[str, Any]:
-    """What is written down of features of squares, whatever was encoded."""
-    return {
-        "encoder": network.name,
-        "fingerprint": network.fingerprint,
-        "dim": network.dim,
-        "tile_um": tile_um,
-        "tile_px": network.tile_px,
-        "grid": int(grid),
-        "microns_per_pixel": {section.name: section.microns_per_pixel for section in sections},
-    }
