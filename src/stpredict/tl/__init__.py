@@ -2,6 +2,8 @@
 
 from stpredict.tl.biology._cnv import cnv
 from stpredict.tl.biology._domains import domains
+from stpredict.tl.biology._enrich import enrich
+from stpredict.tl.biology._pathway_scores import pathway_scores
 from stpredict.tl.explain._attribution import attribution
 from stpredict.tl.explain._predictability import predictability
 from stpredict.tl.judge._batch_mixing import batch_mixing
@@ -15,6 +17,7 @@ from stpredict.tl.judge._emd import emd
 from stpredict.tl.judge._evaluate import evaluate
 from stpredict.tl.judge._module_correlation import ModuleCorrelation, module_correlation
 from stpredict.tl.judge._noise_ceiling import noise_ceiling
+from stpredict.tl.judge._pathway_agreement import pathway_agreement
 from stpredict.tl.judge._pseudobulk import pseudobulk
 from stpredict.tl.judge._pseudobulk_agreement import pseudobulk_agreement
 from stpredict.tl.judge._recall_at_k import recall_at_k
@@ -58,6 +61,7 @@ __all__ = [
     "donor_probe",
     "embed",
     "emd",
+    "enrich",
     "evaluate",
     "fit",
     "fit_folds",
@@ -67,6 +71,8 @@ __all__ = [
     "linear_probe",
     "module_correlation",
     "noise_ceiling",
+    "pathway_agreement",
+    "pathway_scores",
     "predict",
     "predict_outcome",
     "predictability",
