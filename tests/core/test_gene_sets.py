@@ -78,6 +78,8 @@ def test_errors(tmp_path, monkeypatch) -> None:
         read_gene_sets("KEGG_201")
     monkeypatch.setattr(gseapy, "get_library", lambda name, organism: {name: [organism]})
     assert read_gene_sets("KEGG_2016", "mouse") == {"KEGG_2016": ["mouse"]}
+    with pytest.raises(ValueError, match="genes of the background; found ERBB2 more than once"):
+        membership(SYMBOLS, ["ERBB2", "ERBB2"], 1, 10)
     with pytest.raises(ValueError, match="min_size"):
         membership(SYMBOLS, ["ERBB2"], 0, 10)
     assert np.array_equal(membership(SYMBOLS, ["ERBB2"], 1, 10).size, [1])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from stpredict.core._gmt import read_gmt
-from stpredict.core._validate import few
+from stpredict.core._validate import check_unique, few
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -100,13 +100,14 @@ def membership(
     Raises
     ------
     ValueError
-        When no set fits; the message says what kinds of names the sets and the background seem to have.
+        When a gene occurs twice, or no set fits; the message says what kinds of names the sets and the background seem to have.
     """
     import pandas as pd
     from scipy import sparse
 
     if not 1 <= min_size <= max_size:
         raise ValueError(f"expected 1 ≤ min_size ≤ max_size; found {min_size} and {max_size}")
+    check_unique(genes, what)
     sets = read_gene_sets(gene_sets, organism)
     index = pd.Index(genes)
     lengths = [len(names) for names in sets.values()]

@@ -7,6 +7,7 @@ from stpredict.pl._compare_models import compare_models
 from stpredict.pl._domains import domains
 from stpredict.pl._enrichment import enrichment
 from stpredict.pl._features import features
+from stpredict.pl._forest import forest
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
 from stpredict.pl._learning_curve import learning_curve
@@ -33,6 +34,7 @@ __all__ = [
     "domains",
     "enrichment",
     "features",
+    "forest",
     "genes",
     "history",
     "learning_curve",

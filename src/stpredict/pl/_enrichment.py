@@ -8,16 +8,16 @@ import numpy as np
 
 from stpredict.core._validate import few
 from stpredict.pl._style import INK, LIGHT_GRAY, VALUE_CMAP, one_panel, style
+from stpredict.pl._terms import shown_terms
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 _NEEDED = ("list", "term", "hits", "size", "q", "representative")
-_AREA = 130.0  # points² of a dot for a whole set
-_LONGEST = 44  # letters of a term
+_AREA = 150.0  # points² of the largest dot
 _MOST = 20  # -log10 of the smallest q that colors tell apart
-_SHARES = (0.1, 0.25, 0.5)
+_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # in the legend, the largest three that occur
 
 
 def enrichment(
@@ -94,11 +94,11 @@ def enrichment(
             color = np.minimum(-np.log10(shown["q"].to_numpy()), _MOST)
         below = (shown["q"] < alpha).to_numpy()
         dots = ax.scatter(
-            x, y, s=_AREA * share, c=color, cmap=VALUE_CMAP + "_r", vmin=0, linewidths=np.where(below, 0.9, 0.3),
+            x, y, s=_AREA * share / share.max(), c=color, cmap=VALUE_CMAP + "_r", vmin=0, linewidths=np.where(below, 0.9, 0.3),
             edgecolors=np.where(below, INK, LIGHT_GRAY), zorder=2,
         )  # fmt: skip
-        ax.set_xticks(range(len(lists)), lists, rotation=45, ha="right", rotation_mode="anchor")
-        ax.set_yticks(range(len(terms)), [_short(term) for term in terms])
+        ax.set_xticks(range(len(lists)), lists, **_turned(lists))
+        ax.set_yticks(range(len(terms)), shown_terms(terms))
         ax.set_xlim(-0.6, len(lists) - 0.4)
         ax.set_ylim(len(terms) - 0.4, -0.6)
         ax.tick_params(length=0)
@@ -115,13 +115,13 @@ def enrichment(
                 [],
                 ls="",
                 marker="o",
-                ms=(_AREA * size) ** 0.5,
+                ms=(_AREA * size / share.max()) ** 0.5,
                 color=LIGHT_GRAY,
                 mec=INK,
                 mew=0.3,
                 label=f"{size:.0%}",
             )
-            for size in _SHARES
+            for size in [one for one in _SHARES if one <= 1.05 * share.max()][-3:]
         ]
         ax.legend(
             handles=handles, title="of the set", ncols=len(handles), loc="lower center", bbox_to_anchor=(0.5, 1.0),
@@ -130,5 +130,6 @@ def enrichment(
     return ax
 
 
-def _short(term: str) -> str:
-    return term if len(term) <= _LONGEST else term[: _LONGEST - 1].rstrip() + "…"
+def _turned(labels: list[str]) -> dict[str, Any]:
+    """Long labels stand aslant."""
+    return {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, labels)) > 3 else {}

@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict.core._validate import few
 from stpredict.pl._style import BLUE, INK, LIGHT_GRAY, one_panel, style
+from stpredict.pl._terms import shown_terms
 from stpredict.slots._marks import mark_words, table_mark
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _NEEDED = ("pathway", "r", "r_low", "r_high", "null_mean", "null_high", "q")
-_LONGEST = 44  # letters of a pathway
 
 
 def pathway_agreement(
@@ -73,7 +73,7 @@ def pathway_agreement(
         raise ValueError("expected a pathway with a correlation; found none that is defined")
     place = np.arange(len(shown))
     with style():
-        ax = one_panel(ax, 5.2, max(1.6, 0.19 * len(shown) + 0.9))
+        ax = one_panel(ax, 7.2, max(1.6, 0.19 * len(shown) + 0.9))
         ax.axvline(0, color=INK, lw=0.6, zorder=0)
         ax.hlines(place, shown["null_mean"], shown["null_high"], color=LIGHT_GRAY, lw=6)
         ax.plot(shown["null_mean"], place, ls="", marker="|", ms=6, color=INK, mew=0.7)
@@ -82,8 +82,7 @@ def pathway_agreement(
         for full in (True, False):
             here = better == full
             ax.plot(shown["r"][here], place[here], ls="", marker="o", ms=5, color=BLUE, mfc=BLUE if full else "white")
-        names = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in shown["pathway"].astype(str)]
-        ax.set_yticks(place, names)
+        ax.set_yticks(place, shown_terms(shown["pathway"].astype(str).tolist()))
         ax.set_ylim(len(shown) - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
         ax.set_xlabel("correlation of scores")

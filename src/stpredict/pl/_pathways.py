@@ -10,6 +10,7 @@ import numpy as np
 from stpredict.core._validate import few
 from stpredict.pl._scores import violin
 from stpredict.pl._style import BLUE, GRAY, INK, LIGHT_GRAY, style
+from stpredict.pl._terms import shown_terms
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 _MOST = 8  # pathways of a figure
-_WIDTH = 38  # letters of a title
 
 
 def pathways(
@@ -102,6 +102,7 @@ def pathways(
     text = group.iloc[rows].astype(str).to_numpy()
     ordered = group.cat.categories.astype(str) if isinstance(group.dtype, pd.CategoricalDtype) else sorted(set(text))
     labels = [label for label in ordered if label in set(text)]
+    titles = dict(zip(chosen, shown_terms(chosen), strict=True))
     colors = dict(zip(sides, (BLUE, GRAY), strict=False))
     step = len(sides) + 0.6
     with style():
@@ -123,9 +124,12 @@ def pathways(
                 for number, label in enumerate(labels):
                     here = values[text == label]
                     violin(ax, number * step + place, here[np.isfinite(here)], colors[side])
-            ax.set_title(name if len(name) <= _WIDTH else name[: _WIDTH - 1] + "…", loc="left")
+            ax.set_title(titles[name], loc="left")
             ax.set_xticks(np.arange(len(labels)) * step + (len(sides) - 1) / 2)
-            ax.set_xticklabels(labels, rotation=30, ha="right", rotation_mode="anchor")
+            if max(map(len, labels)) > 3:
+                ax.set_xticklabels(labels, rotation=30, ha="right", rotation_mode="anchor")
+            else:
+                ax.set_xticklabels(labels)
             ax.tick_params(axis="x", length=0)
         for ax in axes.ravel()[len(chosen) :]:
             ax.set_axis_off()

@@ -98,6 +98,15 @@ def test_rows_without_expression_stay_without(slides) -> None:
     np.testing.assert_allclose(slides.obsm["pathways"][3:], expected, atol=1e-5)
 
 
+def test_unmeasured_rows_have_no_measured_score(slides) -> None:
+    slides.obs["measured"] = np.arange(N) > 2
+    expected = stp.tl.pathway_scores(slides[3:].copy(), SETS, use="measured", copy=True).obsm["pathways_measured"]
+    slides.X[:3] = 0
+    stp.tl.pathway_scores(slides, SETS, use="measured")
+    assert np.isnan(slides.obsm["pathways_measured"][:3]).all()
+    np.testing.assert_allclose(slides.obsm["pathways_measured"][3:], expected, atol=1e-5)
+
+
 def test_sparse_equals_dense(slides) -> None:
     slides.X = np.maximum(slides.X, 0)
     dense = stp.tl.pathway_scores(slides, SETS, use="measured", copy=True).obsm["pathways_measured"]

@@ -8,7 +8,7 @@ from scipy import sparse
 
 import stpredict as stp
 from stpredict.slots._rows import say_slides
-from stpredict.tl.judge._pathway_agreement import coherence
+from stpredict.tl.biology._set_scores import coherence, standardized_rows
 
 G, SIZE = 240, 12
 GENES = [f"G{i}" for i in range(G)]
@@ -116,7 +116,7 @@ def test_coherence_is_the_mean_correlation_of_pairs() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(40, 9)) @ rng.normal(size=(9, 9))
     member = np.array([[1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0, 1, 1], [1, 0, 0, 0, 0, 0, 0, 0, 0]])
-    found = coherence(values, sparse.csr_array(member.astype(float)))
+    found = coherence(standardized_rows(values.T), sparse.csr_array(member.astype(float)))
     r = np.corrcoef(values.T)
     for row in range(2):
         at = np.flatnonzero(member[row])

@@ -13,7 +13,7 @@ from stpredict.metrics._over_representation import over_representation
 from stpredict.metrics._welch import welch
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table, is_spatialdata
-from stpredict.slots._expression import in_tissue, to_dense
+from stpredict.slots._expression import in_tissue, measured_rows, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import prediction_names
 from stpredict.tl.biology._domains import expression_matrix
@@ -219,6 +219,8 @@ def markers(
     matrix, names = expression_matrix(adata, key, use, genes, layer)
     column = adata.obs[groupby]
     labeled = column.notna().to_numpy() & in_tissue(adata)
+    if use == "measured":
+        labeled &= measured_rows(adata, matrix)
     rows = np.flatnonzero(labeled)
     values = to_dense(matrix[rows]).astype(np.float64)
     there = ~np.isnan(values).all(axis=1)

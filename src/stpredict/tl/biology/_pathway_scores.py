@@ -9,7 +9,7 @@ import numpy as np
 from stpredict.core._gene_sets import GeneSets, Membership, membership
 from stpredict.core._validate import check_choice, check_finite, check_positive
 from stpredict.slots._container import begin
-from stpredict.slots._expression import to_dense
+from stpredict.slots._expression import measured_rows, to_dense
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._provenance import write_record
 from stpredict.tl.biology._domains import expression_matrix
@@ -73,7 +73,7 @@ def pathway_scores(
     min_size, max_size
         Smallest and largest size of the gene sets, counted within the genes at hand.
     max_gb
-        Memory in GB that `"gsva"` and `"ssgsea"` may take: they keep a walk over all genes for each score.
+        Memory in GB that `"gsva"` and `"ssgsea"` may take. Their time grows with the square of the number of observations.
     organism
         Organism of a library of Enrichr.
     key_added
@@ -127,10 +127,11 @@ def pathway_scores(
     container, adata = begin(data, copy, table_key, *([key] if use == "predicted" else []))
     matrix, genes = expression_matrix(adata, key, use, _genes_of(adata, key, use), layer)
     sets = membership(gene_sets, genes, min_size, max_size, what=f"genes with {use} expression", organism=organism)
-    rows = _rows_with_values(matrix)
+    there = ~np.isnan(matrix).all(axis=1) if use == "predicted" else measured_rows(adata, matrix)
+    rows = np.flatnonzero(there)
     if not len(rows):
         raise ValueError(f"expected {use} expression of at least one observation; found none")
-    check_memory(method, len(rows), len(genes), len(sets.terms), max_gb)
+    check_memory(method, len(rows), len(genes), sets.size, max_gb)
     scores = np.full((adata.n_obs, len(sets.terms)), np.nan, dtype=np.float32)
     scores[rows] = score_rows(matrix, rows, sets, method, expression_level(adata, matrix, genes, rows))
     adata.obsm[key_added] = scores
@@ -188,10 +189,3 @@ def _genes_of(adata: AnnData, key: str, use: str) -> list[str] | None:
     if names is None:
         return [str(name) for name in adata.var_names]
     return [str(name) for name in names if name in adata.var_names]
-
-
-def _rows_with_values(matrix: Any) -> np.ndarray:
-    """Rows with a value of any gene."""
-    if hasattr(matrix, "toarray"):
-        return np.arange(matrix.shape[0])
-    return np.flatnonzero(~np.isnan(matrix).all(axis=1))

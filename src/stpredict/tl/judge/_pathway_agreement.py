@@ -20,11 +20,14 @@ from stpredict.slots._truth import check_of_genes
 from stpredict.tl.biology._pathway_scores import expression_level
 from stpredict.tl.biology._set_scores import (
     METHODS,
+    LinearScore,
     Method,
     check_memory,
+    coherence,
     expression_bins,
     gseapy_score,
     linear_score,
+    standardized_rows,
     within_bins,
 )
 
@@ -161,14 +164,32 @@ def pathway_agreement(
     genes = [str(name) for name in table.var_names[known]]
     measured, predicted = measured[rows.index][:, known], predicted[rows.index][:, known]
     sets = membership(gene_sets, genes, min_size, max_size, what="measured and predicted genes", organism=organism)
-    check_memory(method, len(rows), len(genes), len(sets.terms), max_gb)
+    check_memory(method, len(rows), len(genes), sets.size, max_gb)
     parts = _parts(rows, measured, predicted)
     bins = expression_bins(_level(adata, measured, genes, rows))
     draw = np.random.default_rng(seed)
     place = (np.arange(len(genes)), *(within_bins(bins, draw) for _ in range(n_random)))
     # (1 + n_random, n_parts, n_terms): the sets themselves come first.
-    found = np.stack([_agree(parts, sets.member, bins, at, method) for at in place])
+    score = linear_score(sets.member, bins)
+    sides = [(_Side(part.measured, score, method), _Side(part.predicted, score, method)) for part in parts]
+    found = np.stack([_agree(sides, score, sets.member, at) for at in place])
     return _summary(found, parts, rows, sets, adata, key, patient_key, len(genes), method, level, seed)
+
+
+class _Side:
+    """Values (n, n_genes) of one side, with what does not depend on the sets that are drawn."""
+
+    def __init__(self, values: np.ndarray, score: LinearScore, method: Method) -> None:
+        self.values, self.method = values, method
+        by_gene = np.ascontiguousarray(values.T)
+        self.standardized = standardized_rows(by_gene)
+        self.by_gene, self.controls = by_gene, score.controls_of(by_gene) if method == "mean" else None
+
+    def scores(self, score: LinearScore, member: csr_array) -> np.ndarray:
+        """Scores (n, n_terms)."""
+        if self.controls is None:
+            return gseapy_score(self.values, member, self.method)
+        return score.weights_of(self.by_gene) - self.controls
 
 
 @dataclass(frozen=True)
@@ -208,35 +229,21 @@ def _level(adata: Any, measured: np.ndarray, genes: list[str], rows: Rows) -> np
     return np.asarray(measured.mean(axis=0))
 
 
-def _agree(parts: list[_Part], member: csr_array, bins: np.ndarray, place: np.ndarray, method: Method) -> np.ndarray:
+def _agree(sides: list[tuple[_Side, _Side]], score: LinearScore, member: csr_array, place: np.ndarray) -> np.ndarray:
     """r, and the coherence of measured and predicted sets (n_parts, 3, n_terms), each gene replaced by that at `place`."""
-    score = linear_score(member, bins).moved(place)
-    other = member.copy()
+    score, other = score.moved(place), member.copy()
     other.indices = place[other.indices].astype(other.indices.dtype)
     other.has_sorted_indices = False
-    found = []
-    for part in parts:
-        sides = [
-            score(values) if method == "mean" else gseapy_score(values, other, method)
-            for values in (part.measured, part.predicted)
+    return np.array(
+        [
+            [
+                pearson(measured.scores(score, other), predicted.scores(score, other)),
+                coherence(measured.standardized, other),
+                coherence(predicted.standardized, other),
+            ]
+            for measured, predicted in sides
         ]
-        found.append([pearson(*sides), coherence(part.measured, other), coherence(part.predicted, other)])
-    return np.array(found)
-
-
-def coherence(values: np.ndarray, member: csr_array) -> np.ndarray:
-    """Mean correlation of two genes of each set (n_terms,), of values (n, n_genes); constant genes count as 0.
-
-    The sum of k standardized genes has the variance k + k (k - 1) times their mean correlation.
-    """
-    z = values - values.mean(axis=0)
-    spread = np.sqrt(np.einsum("ij,ij->j", z, z))
-    z = np.divide(z, spread, out=np.zeros_like(z), where=spread > 1e-10 * np.abs(values).max(axis=0, initial=1e-300))
-    total = member @ np.ascontiguousarray(z.T)
-    alone = member @ np.einsum("ij,ij->j", z, z)
-    size = np.asarray(member.sum(axis=1)).ravel()
-    together = np.einsum("ij,ij->i", total, total) - alone
-    return np.divide(together, size * (size - 1), out=np.full(len(size), np.nan), where=size > 1)
+    )
 
 
 def _summary(
