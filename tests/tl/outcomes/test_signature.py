@@ -193,30 +193,34 @@ def test_gaps_are_filled_and_told(slides) -> None:
 
 
 def test_permuted_outcomes_give_nothing(record_property) -> None:
-    """The whole pipeline, selection included: C-index .5 on other patients, and log-rank p uniform."""
+    """The whole pipeline, selection included: C-index .5 on other patients, and log-rank p uniform where a gene is taken."""
     rows = []
-    for seed in range(20):
+    for seed in range(60):
         rng = np.random.default_rng(100 + seed)
-        slides = make(seed, 400)
-        slides.obs[["time", "event"]] = slides.obs[["time", "event"]].to_numpy()[rng.permutation(400)]
-        slides.obs["event"] = slides.obs["event"].astype(bool)
-        train = np.arange(400) < 150
+        slides = make(seed, 240)
+        slides.obs["time"], slides.obs["event"] = (
+            slides.obs[name].to_numpy()[order] for order in [rng.permutation(240)] for name in ("time", "event")
+        )
+        train = np.arange(240) < 100
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(no gene was taken|all 250 risks are)")
-            found = stp.tl.signature(slides, train=train, seed=seed)
+            warnings.filterwarnings("ignore", "(no gene was taken|all 140 risks are)")
+            found = stp.tl.signature(slides, train=train, n_folds=3, seed=seed)
             test = slides[~train].copy()
             stp.tl.risk_score(test, found)
         rows.append(stp.tl.survival(test, n_boot=1).iloc[0])
     table = pd.DataFrame(rows)
     tested = table["logrank_p"].dropna().astype(float)
-    p = kstest(tested, "uniform").pvalue
+    p, first = kstest(tested, "uniform").pvalue, table["c_index"][:20].mean()
     record_property(
-        "printed", f"permuted outcomes: C-index {table['c_index'].mean():.3f}, {len(tested)} tests, KS p {p:.2f}"
+        "printed",
+        f"permuted outcomes: C-index {first:.3f} over 20 runs, {table['c_index'].mean():.3f} over 60; {len(tested)} log-rank tests, "
+        f"{(tested < 0.05).mean():.0%} below .05, KS p {p:.2f}",
     )
-    assert abs(table["c_index"].mean() - 0.5) < 0.03
-    assert len(tested) >= 5
-    assert p > 0.01
-    assert (tested < 0.05).mean() <= 0.25
+    assert abs(first - 0.5) < 0.03
+    assert abs(table["c_index"].mean() - 0.5) < 0.02
+    assert len(tested) >= 12
+    assert p > 0.02
+    assert (tested < 0.05).mean() <= 0.2
 
 
 BAD = {

@@ -76,14 +76,15 @@ def read_signature(signature: Any, gene_column: str | None = None, coefficient_c
 
     if isinstance(signature, Signature):
         return signature
+    names: Any
     if isinstance(signature, Mapping):
         values = pd.Series(dict(signature), dtype=np.float64)
-        names, weights = values.index.astype(str), values.to_numpy()
+        names, weights = values.index.to_numpy(dtype=object), values.to_numpy()
     elif isinstance(signature, pd.DataFrame):
-        names = _column(signature, gene_column, _GENES, "gene_column", "genes")
+        listed = _column(signature, gene_column, _GENES, "gene_column", "genes")
         column = _column(signature, coefficient_column, _COEFFICIENTS, "coefficient_column", "coefficients")
         weights = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-        names = names.astype(object).where(names.notna(), None).to_numpy()
+        names = listed.astype(object).where(listed.notna(), None).to_numpy()
     else:
         raise TypeError(
             f"expected a signature of stp.tl.signature, a mapping or a table of genes and coefficients; found {type(signature).__name__}"
