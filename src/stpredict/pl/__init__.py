@@ -5,13 +5,17 @@ from stpredict.pl._blocks import blocks
 from stpredict.pl._ceiling import ceiling
 from stpredict.pl._compare_models import compare_models
 from stpredict.pl._domains import domains
+from stpredict.pl._enrichment import enrichment
 from stpredict.pl._features import features
+from stpredict.pl._forest import forest
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
 from stpredict.pl._learning_curve import learning_curve
 from stpredict.pl._maps import maps
 from stpredict.pl._module_correlation import module_correlation
 from stpredict.pl._nuclei import nuclei
+from stpredict.pl._pathway_agreement import pathway_agreement
+from stpredict.pl._pathways import pathways
 from stpredict.pl._predictability import predictability
 from stpredict.pl._rank_genes import rank_genes
 from stpredict.pl._scores import scores
@@ -28,13 +32,17 @@ __all__ = [
     "ceiling",
     "compare_models",
     "domains",
+    "enrichment",
     "features",
+    "forest",
     "genes",
     "history",
     "learning_curve",
     "maps",
     "module_correlation",
     "nuclei",
+    "pathway_agreement",
+    "pathways",
     "predictability",
     "rank_genes",
     "scores",

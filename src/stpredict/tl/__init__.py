@@ -2,6 +2,8 @@
 
 from stpredict.tl.biology._cnv import cnv
 from stpredict.tl.biology._domains import domains
+from stpredict.tl.biology._enrich import enrich
+from stpredict.tl.biology._pathway_scores import pathway_scores
 from stpredict.tl.explain._attribution import attribution
 from stpredict.tl.explain._predictability import predictability
 from stpredict.tl.explain._regulatory_mask import regulatory_mask
@@ -14,8 +16,10 @@ from stpredict.tl.judge._de_overlap import de_overlap
 from stpredict.tl.judge._domain_agreement import domain_agreement
 from stpredict.tl.judge._emd import emd
 from stpredict.tl.judge._evaluate import evaluate
+from stpredict.tl.judge._hazard_ratios import hazard_ratios
 from stpredict.tl.judge._module_correlation import ModuleCorrelation, module_correlation
 from stpredict.tl.judge._noise_ceiling import noise_ceiling
+from stpredict.tl.judge._pathway_agreement import pathway_agreement
 from stpredict.tl.judge._pseudobulk import pseudobulk
 from stpredict.tl.judge._pseudobulk_agreement import pseudobulk_agreement
 from stpredict.tl.judge._recall_at_k import recall_at_k
@@ -38,12 +42,18 @@ from stpredict.tl.learn._retrieval_bank import retrieval_bank
 from stpredict.tl.learn._super_resolve import super_resolve
 from stpredict.tl.outcomes._donor_probe import donor_probe
 from stpredict.tl.outcomes._fit_outcome import fit_outcome
+from stpredict.tl.outcomes._nearest_centroid import nearest_centroid
 from stpredict.tl.outcomes._predict_outcome import predict_outcome
 from stpredict.tl.outcomes._result import OutcomeResult
+from stpredict.tl.outcomes._risk_score import risk_score
+from stpredict.tl.outcomes._signature import signature
+from stpredict.tl.outcomes._signature_coverage import signature_coverage
+from stpredict.tl.outcomes._signature_table import Signature
 
 __all__ = [
     "ModuleCorrelation",
     "OutcomeResult",
+    "Signature",
     "align",
     "attribution",
     "batch_mixing",
@@ -59,15 +69,20 @@ __all__ = [
     "donor_probe",
     "embed",
     "emd",
+    "enrich",
     "evaluate",
     "fit",
     "fit_folds",
     "fit_outcome",
     "gene_descriptors",
+    "hazard_ratios",
     "learning_curve",
     "linear_probe",
     "module_correlation",
+    "nearest_centroid",
     "noise_ceiling",
+    "pathway_agreement",
+    "pathway_scores",
     "predict",
     "predict_outcome",
     "predictability",
@@ -76,8 +91,11 @@ __all__ = [
     "recall_at_k",
     "regulatory_mask",
     "retrieval_bank",
+    "risk_score",
     "robustness",
     "segmentation",
+    "signature",
+    "signature_coverage",
     "summarize",
     "super_resolution_agreement",
     "super_resolve",

@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control, ttest_ind
 
 import stpredict as stp
 from stpredict.core._gmt import read_gmt
-from stpredict.tl.judge._de_overlap import enrichment
+from stpredict.metrics._over_representation import over_representation
 
 N_SETS, SIZE = 12, 10
 SETS = {f"term{i}": [f"g{j}" for j in range(i * SIZE, (i + 1) * SIZE)] for i in range(N_SETS)}
@@ -124,9 +124,9 @@ def test_no_term_is_undefined(maps) -> None:
 def test_enrichment_of_many_draws_is_that_of_each() -> None:
     rng = np.random.default_rng(0)
     member, chosen = rng.random((5, 60)) < 0.3, rng.random((7, 60)) < 0.4
-    hits, p = enrichment(member, chosen)
+    hits, p = over_representation(member, chosen)
     for i in range(7):
-        one = enrichment(member, chosen[i : i + 1])
+        one = over_representation(member, chosen[i : i + 1])
         np.testing.assert_array_equal(one[0][0], hits[i])
         np.testing.assert_allclose(one[1][0], p[i])
 
@@ -170,7 +170,7 @@ BAD = {
     "key": ({"key": "none"}, KeyError, "stp.tl.predict"),
     "alpha": ({"alpha": 1.5}, ValueError, "alpha between"),
     "null": ({"null": "x"}, ValueError, "'x'"),
-    "sets": ({"gene_sets": {"t": ["ABC"]}}, ValueError, "none of 1 .the largest has 0.*lower `min_size`"),
+    "sets": ({"gene_sets": {"t": ["ABC"]}}, ValueError, "none of 1: 0 of the 1 names .*name genes the same way"),
     "type": ({"gene_sets": [["g1"]]}, TypeError, "list"),
     "file": ({"gene_sets": "none.gmt"}, FileNotFoundError, "none.gmt"),
     "spatial": ({"spatial_key": "xy", "null": "rotation"}, KeyError, "null='shuffle'"),

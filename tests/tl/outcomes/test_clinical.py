@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stpredict.tl.outcomes._clinical import ClinicalEncoder, read_covariates
+from stpredict.slots._covariates import read_covariates
+from stpredict.tl.outcomes._clinical import ClinicalEncoder
 
 
 def encoded(training: Any, later: Any) -> np.ndarray:

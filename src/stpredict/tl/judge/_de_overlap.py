@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._gmt import read_gmt
+from stpredict.core._gene_sets import GeneSets, membership
 from stpredict.core._validate import check_choice, check_finite, few
+from stpredict.metrics._over_representation import over_representation
+from stpredict.metrics._welch import welch
 from stpredict.slots._checks import check_layer, check_obs, check_obsm
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows, to_dense
@@ -59,7 +59,7 @@ def de_overlap(
     groupby: str,
     group: str,
     *,
-    gene_sets: Mapping[str, Iterable[str]] | str | Path,
+    gene_sets: GeneSets,
     reference: str = "rest",
     key: str = Key.PREDICTED,
     layer: str | None = None,
@@ -95,7 +95,7 @@ def de_overlap(
     group
         Group to test.
     gene_sets
-        Genes of each term: a mapping, or a GMT file.
+        Genes of each term: a mapping, a GMT file, or the name of a library of Enrichr, which gseapy fetches.
     reference
         Group to compare with, or `"rest"` for all other labeled observations.
     key
@@ -200,9 +200,10 @@ def de_overlap(
         check_obsm(adata, spatial_key, "write the positions there, or pass null='shuffle'")
         xy = positions_of(adata, spatial_key)[rows]
         check_finite(xy, f"positions in obsm[{spatial_key!r}]", "correct them, or pass null='shuffle'")
-    terms, member = _membership(gene_sets, genes, min_size, max_size)
+    sets = membership(gene_sets, genes, min_size, max_size, what="predicted and measured genes")
+    terms, member = sets.terms, sets.member.toarray()
 
-    sides = {"measured": _compare(truth, labels[None]), "predicted": _compare(predicted, labels[None])}
+    sides = {"measured": welch(truth, labels[None]), "predicted": welch(predicted, labels[None])}
     table = pd.DataFrame({"gene": genes})
     chosen: dict[tuple[str, str], np.ndarray] = {}
     for side, (difference, t, p) in sides.items():
@@ -217,14 +218,14 @@ def de_overlap(
             chosen[side, direction] = picked
     section = adata.obs[sample_key].astype(str).to_numpy()[rows]
     moved = labels[displaced(section, xy, n_permutations, null, np.random.default_rng(seed))]
-    t_null = _compare(predicted, moved)[1]
+    t_null = welch(predicted, moved)[1]
 
     summary, details = [], []
     for direction, sign in _DIRECTIONS:
         term_columns, enriched = {"direction": direction, "term": terms, "size": member.sum(axis=1)}, {}
         for side in sides:
             picked = chosen[side, direction]
-            term_columns[f"hits_{side}"], p = (v[0] for v in enrichment(member, picked[None]))
+            term_columns[f"hits_{side}"], p = (v[0] for v in over_representation(member, picked[None]))
             term_columns[f"p_{side}"], term_columns[f"q_{side}"] = p, _adjust(p)
             enriched[side] = term_columns[f"q_{side}"] < term_alpha
         details.append(pd.DataFrame(term_columns))
@@ -243,7 +244,7 @@ def de_overlap(
         row |= dict.fromkeys(("null_mean", "null_high", "p"), np.nan)
         if n_measured:
             drawn = _strongest(sign * t_null, n_picked)
-            chance = (_adjust(enrichment(member, drawn)[1]) < term_alpha)[:, enriched["measured"]].mean(axis=1)
+            chance = (_adjust(over_representation(member, drawn)[1]) < term_alpha)[:, enriched["measured"]].mean(axis=1)
             row |= {
                 "null_mean": chance.mean(),
                 "null_high": np.quantile(chance, 0.95),
@@ -267,32 +268,6 @@ def _labels(column: pd.Series, group: str, reference: str, groupby: str) -> np.n
     return np.where(values == group, 1, np.where(in_reference, 0, -1))
 
 
-def _compare(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Difference of means, Welch's t and two-sided p (n_draws, G) of values (n, G) by labels (n_draws, n)."""
-    from scipy.special import stdtr
-
-    values = values - values.mean(axis=0)
-    squares = values**2
-    mean, error, n = [], [], []
-    for code in (1, 0):
-        member = (labels == code).astype(np.float64)
-        size = member.sum(axis=1, keepdims=True)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            average = member @ values / size
-            variance = (member @ squares - size * average**2) / (size - 1)
-            error.append(np.maximum(variance, 0) / size)
-        mean.append(average)
-        n.append(size)
-    difference, spread = mean[0] - mean[1], error[0] + error[1]
-    # A constant gene has, up to rounding, no spread; neither has a group of one that a turned map left.
-    tiny = 1e-24 * np.maximum(squares.mean(axis=0), np.finfo(float).tiny)
-    defined = (spread > tiny) & np.isfinite(spread)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(defined, difference / np.sqrt(spread), np.nan)
-        degrees = spread**2 / (error[0] ** 2 / (n[0] - 1) + error[1] ** 2 / (n[1] - 1))
-    return difference, t, np.where(defined, 2 * stdtr(degrees, -np.abs(t)), np.nan)
-
-
 def _strongest(t: np.ndarray, n: int, among: np.ndarray | None = None) -> np.ndarray:
     """Mask (n_draws, G) of the `n` genes with the largest t of each draw."""
     score = np.where(np.isnan(t), -np.inf, t)
@@ -303,38 +278,8 @@ def _strongest(t: np.ndarray, n: int, among: np.ndarray | None = None) -> np.nda
     return mask
 
 
-def enrichment(member: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over-representation of terms (n_terms, G) among chosen genes (n_draws, G): hits and p (n_draws, n_terms)."""
-    from scipy.stats import hypergeom
-
-    chosen = chosen.astype(np.float64)
-    hits = np.rint(chosen @ member.T.astype(np.float64)).astype(np.int64)
-    drawn = np.rint(chosen.sum(axis=1, keepdims=True)).astype(np.int64)
-    return hits, hypergeom.sf(hits - 1, member.shape[1], member.sum(axis=1)[None], drawn)
-
-
 def _adjust(p: np.ndarray) -> np.ndarray:
     """False-discovery rates along the last axis; NaN counts as 1."""
     from scipy.stats import false_discovery_control
 
     return false_discovery_control(np.clip(np.where(np.isnan(p), 1.0, p), 0, 1), axis=-1)
-
-
-def _membership(gene_sets: Any, genes: list[str], min_size: int, max_size: int) -> tuple[list[str], np.ndarray]:
-    """Terms of fitting size, and which background genes are in them (n_terms, G)."""
-    import pandas as pd
-
-    sets = read_gmt(gene_sets) if isinstance(gene_sets, (str, Path)) else gene_sets
-    if not isinstance(sets, Mapping):
-        raise TypeError(f"expected gene sets as a mapping or a GMT file; found {type(sets).__name__}")
-    index = pd.Index(genes)
-    member = np.array([index.isin([str(gene) for gene in names]) for names in sets.values()], dtype=bool)
-    size = member.sum(axis=1) if len(member) else np.zeros(0, dtype=int)
-    fits = (size >= min_size) & (size <= max_size)
-    if not fits.any():
-        raise ValueError(
-            f"expected gene sets with {min_size} to {max_size} of the {len(genes)} predicted and measured genes; found "
-            f"none of {len(sets)} (the largest has {int(size.max()) if len(size) else 0}); lower `min_size`, or name "
-            "genes the same way"
-        )
-    return [str(term) for term, keep in zip(sets, fits, strict=True) if keep], member[fits]

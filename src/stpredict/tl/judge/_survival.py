@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._optional import optional_import
+from stpredict.core._validate import few
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
+from stpredict.slots._covariates import read_covariates
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import UNKNOWN, joint_mark, leak_marks
-from stpredict.slots._outcome import fold_numbers, patient_outcomes
+from stpredict.slots._outcome import fold_numbers, patient_outcomes, patients_of
+from stpredict.tl.judge._cox import COLUMNS, coded, cox_regression
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
     from stpredict.slots._container import Container
+
+_NO_SPREAD = 1e-6  # of a risk, relative to its size
 
 
 def survival(
@@ -27,6 +33,7 @@ def survival(
     time: str = Key.TIME,
     event: str = Key.EVENT,
     group: str | None = "risk_group",
+    covariates: str | Sequence[str] | None = None,
     by: str | None = None,
     patient_key: str = Key.PATIENT,
     level: float = 0.95,
@@ -53,6 +60,9 @@ def survival(
     group
         Column with two groups for the log-rank test, or `None` to leave it out. A patient whose slides fall into both
         is counted with the greater number of them, and with the slide of the higher risk where they are equally many.
+    covariates
+        Columns of `obs` to adjust the hazard ratio for: numbers, or categories. :func:`stpredict.tl.hazard_ratios` has a row
+        for each of them.
     by
         Column, such as the cohort or cancer, whose values are judged one by one.
     patient_key
@@ -80,6 +90,10 @@ def survival(
       converge, as with a risk that orders all events;
     - `logrank_p` of the two groups, `n_high` patients in the group with the higher mean risk; NaN where all
       patients are in one group;
+    - with `covariates`, on the `n_complete` patients that have all of them: `hr_adjusted` with `hr_adjusted_low`,
+      `hr_adjusted_high` and `cox_adjusted_p`, of the risk beside the covariates; `c_index_covariates` of a Cox model of the
+      covariates alone, and `c_index_both` with the risk. These two models are fitted to the patients that they are
+      scored on, which flatters them, the larger one more;
     - `leaky`: `True` where the model saw one of these patients, `"unknown"` where the risk has lost its record, or is no
       prediction of this package.
 
@@ -131,6 +145,10 @@ def survival(
         record |= _concordance(patients, level, n_boot, seed)
         record |= _hazard_ratio(patients, level)
         record |= _groups(patients)
+        if covariates is not None:
+            names = [covariates] if isinstance(covariates, str) else list(covariates)
+            frame = patient_covariates(adata, here, names, patient_key, list(patients["patient"]))
+            record |= _adjusted(patients, frame.reset_index(drop=True), level)
         records.append(record | {"leaky": UNKNOWN if leaky is None else joint_mark(leaky[here])})
     return pd.DataFrame(records)
 
@@ -209,32 +227,60 @@ def _concordance(patients: pd.DataFrame, level: float, n_boot: int, seed: int) -
 
 def _hazard_ratio(patients: pd.DataFrame, level: float) -> dict[str, float]:
     """Hazard ratio per standard deviation; NaN where Cox regression has no answer."""
-    import warnings
+    names = ("hazard_ratio", "hr_low", "hr_high", "cox_p")
+    found = cox_regression(_per_deviation(patients), *_follow_up(patients), level)
+    if found is None:
+        return dict.fromkeys(names, float("nan"))
+    return dict(zip(names, found[0].loc["risk", list(COLUMNS)].astype(float), strict=True))
 
-    result = dict.fromkeys(("hazard_ratio", "hr_low", "hr_high", "cox_p"), float("nan"))
-    risk = patients["risk"].to_numpy()
-    spread = risk.std(ddof=1) if len(risk) > 1 else 0.0
-    if not spread > 1e-6 * np.abs(risk).max(initial=0.0):
-        return result
-    lifelines = optional_import("lifelines", "survival")
-    failed = optional_import("lifelines.exceptions", "survival").ConvergenceError
-    frame = patients[["time", "event"]].astype(np.float64).assign(risk=(risk - risk.mean()) / spread)
-    model = lifelines.CoxPHFitter(penalizer=0.0, alpha=1 - level)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            model.fit(frame, "time", "event")
-        except failed:
-            return result
-    if any("onvergence" in type(item.message).__name__ for item in caught):
-        return result
-    low, high = np.exp(model.confidence_intervals_.loc["risk"])
-    return {
-        "hazard_ratio": float(model.hazard_ratios_["risk"]),
-        "hr_low": float(low),
-        "hr_high": float(high),
-        "cox_p": float(model.summary.loc["risk", "p"]),
-    }
+
+def _adjusted(patients: pd.DataFrame, covariates: pd.DataFrame, level: float) -> dict[str, Any]:
+    """Hazard ratio of the risk beside covariates, and the C-index of these alone and with the risk, of complete patients."""
+    from stpredict.metrics import concordance
+
+    whole = covariates.notna().all(axis=1).to_numpy()
+    names = ("hr_adjusted", "hr_adjusted_low", "hr_adjusted_high", "cox_adjusted_p")
+    record: dict[str, Any] = {"n_complete": int(whole.sum())} | dict.fromkeys(
+        (*names, "c_index_covariates", "c_index_both"), float("nan")
+    )
+    patients, covariates = patients[whole], covariates[whole]
+    if not patients["event"].any():
+        return record
+    x, follow_up = coded(covariates)[0], _follow_up(patients)
+    alone = cox_regression(x, *follow_up, level)
+    if alone is not None:
+        record["c_index_covariates"] = concordance(*follow_up, alone[1])
+    both = cox_regression(_per_deviation(patients).join(x), *follow_up, level)
+    if both is not None:
+        record |= dict(zip(names, both[0].loc["risk", list(COLUMNS)].astype(float), strict=True))
+        record["c_index_both"] = concordance(*follow_up, both[1])
+    return record
+
+
+def _per_deviation(patients: pd.DataFrame) -> pd.DataFrame:
+    """The risk (n, 1), standardized; as it is, and so refused by the fit, where it is constant."""
+    risk = patients[["risk"]]
+    spread = risk["risk"].std(ddof=1)
+    return (risk - risk.mean()) / spread if spread > _NO_SPREAD * risk["risk"].abs().max() else risk * 0
+
+
+def _follow_up(patients: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    return patients["time"].to_numpy(), patients["event"].to_numpy()
+
+
+def patient_covariates(
+    adata: AnnData, rows: np.ndarray, names: Sequence[str], patient_key: str, patients: Sequence[str]
+) -> pd.DataFrame:
+    """Covariates (n_patients, d) of some rows, a row for each of the patients; an error where slides disagree."""
+    frame = read_covariates(adata, list(names), "name columns of obs with `covariates=`").iloc[rows]
+    person = patients_of(adata, patient_key)[rows]
+    for name in names:
+        differs = frame[name].groupby(person).nunique() > 1
+        if differs.any():
+            raise ValueError(
+                f"expected one value per patient in obs[{name!r}]; found slides that disagree in {few(differs.index[differs])}"
+            )
+    return frame.groupby(person).first().reindex(list(patients))
 
 
 def _groups(patients: pd.DataFrame) -> dict[str, Any]:

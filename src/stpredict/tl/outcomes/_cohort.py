@@ -10,10 +10,11 @@ import numpy as np
 
 from stpredict.core._validate import check_unique, few
 from stpredict.slots._checks import check_obs
+from stpredict.slots._covariates import read_covariates
 from stpredict.slots._marks import worst_marks
 from stpredict.slots._outcome import patients_of, read_outcome
 from stpredict.targets import Classes, FollowUp
-from stpredict.tl.outcomes._clinical import check_leaks, read_covariates
+from stpredict.tl.outcomes._clinical import check_leaks
 from stpredict.tl.outcomes._maps import DenseMaps, Maps, dense_maps
 
 if TYPE_CHECKING:

@@ -1,0 +1,18 @@
+"""Names of gene sets as they fit into a figure."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+_ACCESSION = re.compile(r"\s*(\((GO|R-HSA|WP|hsa):?[\w-]*\)|Homo sapiens hsa\d+)$")
+
+
+def shown_terms(terms: Sequence[str], longest: int = 44) -> list[str]:
+    """Names without accessions, without what all of them begin with ("HALLMARK_"), and with blanks; cut to a length."""
+    names = [_ACCESSION.sub("", str(term)) for term in terms]
+    common = os.path.commonprefix(names) if len(names) > 1 else ""
+    start = common.rfind("_") + 1
+    names = [name[start:].replace("_", " ") for name in names]
+    return [name if len(name) <= longest else name[: longest - 1].rstrip() + "…" for name in names]
