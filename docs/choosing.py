@@ -94,6 +94,11 @@ CHOOSING = {
         "genes that were never measured, through what is known of them",
         "no: .008 and .011 of .011 and .009 between patients",
     ),
+    "comtip": (
+        "4 sections and a table of genes; memory by `chunk`",
+        "pictures and genes in one space, or genes that were never measured",
+        "no line on real sections yet",
+    ),
     "stem": (
         "4 sections; 20 samples for each spot",
         "the spread of a gene is asked for, or how genes go together, and not its mean alone",
@@ -134,6 +139,16 @@ CHOOSING = {
         "50 patients with an outcome, maps of their slides",
         "outcomes that follow regions of a map, wherever these lie",
         "it predicts no expression",
+    ),
+    "seq2exp": (
+        "hundreds of genes with their DNA and signals; no pictures",
+        "which bases of the surroundings of a gene matter",
+        "no line on real genes",
+    ),
+    "gta": (
+        "hundreds of genes with features of windows; no pictures",
+        "DNA through a frozen language model of your own",
+        "no line on real genes",
     ),
 }
 
