@@ -148,7 +148,7 @@ CHOOSING = {
     "gta": (
         "hundreds of genes with features of windows; no pictures",
         "DNA through a frozen language model of your own",
-        "no line on real genes",
+        "no: .949 of .953 (a ridge on the same windows) on made-up genes",
     ),
 }
 
