@@ -59,7 +59,7 @@ def test_prompts_without_abundance_words_do_not_predict_abundance() -> None:
     options: dict[str, Any] = {
         "target": "expr", "baselines": False, "progress": False, "metrics": ["pearson"],
     }  # fmt: skip
-    training = {"max_epochs": 10, "patience": 0, "learning_rate": 3e-3, "batch_size": 32}
+    training = {"max_epochs": 9, "patience": 0, "learning_rate": 3e-3, "batch_size": 16}
     small = dict(stp.models.get_model("gta").options("small"))
     found = {}
     test = (genes.obs["chrom"] == "chr1").to_numpy()
