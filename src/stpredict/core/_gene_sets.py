@@ -66,6 +66,7 @@ def read_gene_sets(gene_sets: GeneSets, organism: str = "human") -> dict[str, li
     ConnectionError
         When a library cannot be fetched.
     """
+    sets: dict[str, Any]
     if isinstance(gene_sets, Mapping):
         sets = {str(term): genes for term, genes in gene_sets.items()}
     elif isinstance(gene_sets, Path) or (isinstance(gene_sets, str) and _is_file(gene_sets)):

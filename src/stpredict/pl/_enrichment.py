@@ -94,8 +94,8 @@ def enrichment(
             color = np.minimum(-np.log10(shown["q"].to_numpy()), _MOST)
         below = (shown["q"] < alpha).to_numpy()
         dots = ax.scatter(
-            x, y, s=_AREA * share / share.max(), c=color, cmap=VALUE_CMAP + "_r", vmin=0, linewidths=np.where(below, 0.9, 0.3),
-            edgecolors=np.where(below, INK, LIGHT_GRAY), zorder=2,
+            x, y, s=_AREA * share / share.max(), c=color, cmap=VALUE_CMAP + "_r", vmin=0, linewidths=np.where(below, 0.9, 0.3).tolist(),
+            edgecolors=np.where(below, INK, LIGHT_GRAY).tolist(), zorder=2,
         )  # fmt: skip
         ax.set_xticks(range(len(lists)), lists, **_turned(lists))
         ax.set_yticks(range(len(terms)), shown_terms(terms))

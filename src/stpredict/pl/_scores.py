@@ -151,7 +151,7 @@ def _ceiling(table: pd.DataFrame) -> np.ndarray:
     return gene_means(once.assign(all="ceiling"), "ceiling", ["all"]).dropna().to_numpy()
 
 
-def violin(ax: Axes, position: int, values: np.ndarray, color: str, *, hatched: bool = False) -> None:
+def violin(ax: Axes, position: float, values: np.ndarray, color: str, *, hatched: bool = False) -> None:
     """Violin with its median and middle half; points where there are too few values for a density."""
     if not len(values):
         return

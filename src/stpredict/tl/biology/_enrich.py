@@ -188,10 +188,10 @@ def _lists(
     if isinstance(data, str) or not isinstance(data, Iterable):
         raise TypeError(f"expected genes, lists of genes, a table or AnnData; found {type(data).__name__}")
     given = data if isinstance(data, Mapping) else {"genes": data}
-    for name, genes in given.items():
-        if isinstance(genes, str) or not isinstance(genes, Iterable):
-            raise TypeError(f"expected the genes of {name!r} as a list; found {type(genes).__name__}")
-    return {str(name): list(dict.fromkeys(map(str, genes))) for name, genes in given.items()}, None, ""
+    for name, members in given.items():
+        if isinstance(members, str) or not isinstance(members, Iterable):
+            raise TypeError(f"expected the genes of {name!r} as a list; found {type(members).__name__}")
+    return {str(name): list(dict.fromkeys(map(str, members))) for name, members in given.items()}, None, ""
 
 
 def markers(

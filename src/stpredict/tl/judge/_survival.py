@@ -231,7 +231,7 @@ def _hazard_ratio(patients: pd.DataFrame, level: float) -> dict[str, float]:
     found = cox_regression(_per_deviation(patients), *_follow_up(patients), level)
     if found is None:
         return dict.fromkeys(names, float("nan"))
-    return dict(zip(names, found[0].loc["risk", list(COLUMNS)].astype(float), strict=True))
+    return dict(zip(names, _of_risk(found[0]), strict=True))
 
 
 def _adjusted(patients: pd.DataFrame, covariates: pd.DataFrame, level: float) -> dict[str, Any]:
@@ -252,9 +252,14 @@ def _adjusted(patients: pd.DataFrame, covariates: pd.DataFrame, level: float) ->
         record["c_index_covariates"] = concordance(*follow_up, alone[1])
     both = cox_regression(_per_deviation(patients).join(x), *follow_up, level)
     if both is not None:
-        record |= dict(zip(names, both[0].loc["risk", list(COLUMNS)].astype(float), strict=True))
+        record |= dict(zip(names, _of_risk(both[0]), strict=True))
         record["c_index_both"] = concordance(*follow_up, both[1])
     return record
+
+
+def _of_risk(table: pd.DataFrame) -> list[float]:
+    """The row of the risk."""
+    return table.loc[["risk"], list(COLUMNS)].to_numpy(dtype=np.float64)[0].tolist()
 
 
 def _per_deviation(patients: pd.DataFrame) -> pd.DataFrame:

@@ -157,7 +157,7 @@ def nearest_centroid(
     classes = [str(name) for name in centroids.columns]
     defined = ~np.isnan(r).any(axis=1)
     best = np.where(defined, np.nan_to_num(r, nan=-2.0).argmax(axis=1), -1)
-    adata.obs[f"{key_added}_class"] = pd.Categorical.from_codes(best, categories=classes)
+    adata.obs[f"{key_added}_class"] = pd.Categorical.from_codes(best.tolist(), categories=pd.Index(classes))
     adata.obsm[f"{key_added}_r"] = r
     adata.uns[f"{key_added}_r_names"] = np.array(classes)
     if weights is not None:

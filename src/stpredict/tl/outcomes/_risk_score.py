@@ -211,7 +211,8 @@ def _groups(risk: np.ndarray, cutoff: float, scale: str) -> Any:
     """High and low risks; missing where there is no risk."""
     import pandas as pd
 
-    names = np.where(np.isnan(risk), None, np.where(risk > cutoff, "high", "low"))
+    names = np.where(risk > cutoff, "high", "low").astype(object)
+    names[np.isnan(risk)] = None
     found = {name for name in names if name is not None}
     if len(found) == 1 and np.isfinite(risk).sum() > 1:
         by = "; on another platform pass scale='cohort'" if scale == "training" else "; the cut is of another scale"

@@ -152,7 +152,7 @@ def signature(
         )
     values, n_gaps = _usable(values)
     mean, std = values.mean().to_numpy(), values.std(ddof=0).to_numpy()
-    x = ((values - mean) / std).to_numpy()
+    x = (values.to_numpy() - mean) / std
     lasted, ended = outcome["time"].to_numpy(), outcome["event"].to_numpy()
     path = fit_path(x, lasted, ended)
     fold = event_folds(ended, n_folds, seed)
