@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 import stpredict as stp
-from stpredict.slots._rows import say_slides
+from stpredict.slots._unit import say_slides
 from stpredict.tl.biology._set_scores import coherence, standardized_rows
 
 G, SIZE = 240, 12
