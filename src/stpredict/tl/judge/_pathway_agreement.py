@@ -65,8 +65,9 @@ def pathway_agreement(
     .6. Random sets say what they reach: every gene is replaced by another of its bin of expression, in all pathways at
     once, so that a random set has the size, the expression and the overlaps with other sets of the one it stands for.
 
-    Within a section the random sets are as smooth as the pathway is, so that their share above it is an honest p-value
-    where one of the correlation would not be: neighboring spots are not independent observations.
+    Within a section the random sets are as smooth as the pathway is, which a p-value of the correlation would not know of:
+    neighboring spots are not independent observations. Their share above the pathway is still somewhat too often small: random sets
+    share more with each other than a pathway does with them. `benchmarks/pathways.py` prints how often, on shuffled predictions.
 
     Parameters
     ----------
