@@ -321,7 +321,7 @@ def test_what_cannot_have_auxiliary_genes_is_named() -> None:
     for model in ("ridge", "bleep"):
         with pytest.raises(
             ValueError,
-            match=f"found '{model}'; those without such a loss are bleep, hescape, mclstexp, mean, ridge, stem",
+            match=f"found '{model}'; those without such a loss are bleep, hescape, mclstexp, mean, ridge, seq2exp, stem",
         ):
             fit_arrays(model, rows, config=train_config(model).updated({"auxiliary": "all"}))
     fit_arrays("narrow", rows, config=settings)

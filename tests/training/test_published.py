@@ -360,7 +360,7 @@ def test_errors(tmp_path: Path) -> None:
         load(tmp_path, "he2rna", he2rna_tree(), genes=PANEL[:-1])
     with pytest.raises(ValueError, match="found.*g0"):
         load(tmp_path, "he2rna", he2rna_tree(), genes=["g0", *PANEL[:-1]])
-    with pytest.raises(KeyError, match="he2rna, hist, sequoia, slide_transformer, triplex.*found 'mlp'"):
+    with pytest.raises(KeyError, match="he2rna, hist, hist2rna, sequoia, slide_transformer, triplex.*found 'mlp'"):
         load(tmp_path, "mlp", he2rna_tree())
     with pytest.raises(ValueError, match="published weights of 'sequoia'"):
         load(tmp_path, "sequoia", he2rna_tree())

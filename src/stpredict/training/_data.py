@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -347,7 +348,7 @@ def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
             if not isinstance(values, np.ndarray):  # what is read when it is needed is known by some of its rows
                 values = values[np.unique(np.linspace(0, len(values) - 1, _SUMMED).astype(int))]
             values = values if each.mask is None else values[data.inputs[each.mask] > 0]
-            found[name] = values.reshape(-1, values.shape[-1])
+            found[name] = values.reshape(math.prod(values.shape[:-1]), values.shape[-1])  # the last may be 0
     if data.whole is not None:
         mine = np.isin(data.whole.code, np.unique(data.section))
         found |= {n: v[mine] for n, v in data.whole.inputs.items() if INPUTS[n].width and n in needs}

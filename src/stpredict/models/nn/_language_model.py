@@ -32,6 +32,10 @@ def register_language_model(name: str, factory: Factory) -> None:
         tokens (n, n_tokens, width) and a mask (n, n_tokens), `True` where a token is none of padding, to states of the same
         shape; or `None` in place of the module, for embeddings alone.
 
+    Returns
+    -------
+    `None`.
+
     Raises
     ------
     ValueError
