@@ -140,6 +140,11 @@ CHOOSING = {
         "outcomes that follow regions of a map, wherever these lie",
         "it predicts no expression",
     ),
+    "istar": (
+        "1 section, some hundred spots, a picture of 0.5 µm per pixel; memory by `chunk`",
+        "maps inside and between spots of the section itself",
+        "its own ridge between spots at every size of places; on few spots neither beats interpolation",
+    ),
     "seq2exp": (
         "hundreds of genes with their DNA and signals; no pictures",
         "which bases of the surroundings of a gene matter",
@@ -153,6 +158,10 @@ CHOOSING = {
 }
 
 
+#: What is no network of the registry, and what it reads.
+_OTHERS = {"istar": "dense map, positions"}
+
+
 def choosing() -> dict[str, list[str]]:
     """Columns of the table; an error names the networks that have no line."""
     table = stp.models.list_models()
@@ -161,5 +170,7 @@ def choosing() -> dict[str, list[str]]:
         raise KeyError(f"expected a line in docs/choosing.py for every network; missing {missing}")
     return {
         "model": [f"[`{name}`](#{name})" for name in CHOOSING],
-        "reads": [str(table.loc[name, "needs"]).replace("_", " ") or "nothing" for name in CHOOSING],
+        "reads": [
+            _OTHERS.get(name) or str(table.loc[name, "needs"]).replace("_", " ") or "nothing" for name in CHOOSING
+        ],
     } | {column: [line[number] for line in CHOOSING.values()] for number, column in enumerate(_COLUMNS)}
