@@ -52,6 +52,11 @@ NETWORKS = {
     "mlp": {"model": "mlp"},
     "triplex": {"model": "triplex", "hyperparameters": _BRANCHES, "training": _SHORT},
     "dkan, random table": {"model": "dkan", "hyperparameters": _BRANCHES, "training": _SHORT},
+    "comtip, random table": {
+        "model": "comtip",
+        "hyperparameters": {"dim": 64, "depth": 1, "heads": 4, "n_embedding": 64},
+        "training": _SHORT,
+    },
     "stem": {
         "model": "stem",
         "hyperparameters": {"hidden": 32, "depth": 2, "heads": 2, "spacing": "20", "n_samples": 8},

@@ -9,6 +9,12 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same weights and values in every run, whatever ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def memory_grown_by() -> Callable[[Callable[[], None]], int]:
     """Bytes that the process holds at most while something runs, beyond what it held before.
