@@ -256,3 +256,18 @@ def test_kinds_of_features_weigh_the_same_whatever_their_width() -> None:
 def test_kinds_that_do_not_fit_are_refused(kinds: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="expected widths in `kinds` that sum to 12 features"):
         solved(make_batch(), kinds=kinds)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_wide_features_of_one_section_say_nothing_of_genes_without_a_pattern(seed: int) -> None:
+    """A few strong components carry hundreds of features: a penalty of 100 leaves most of their slopes."""
+    rng = np.random.default_rng(seed)
+    n, d = 280, 800
+    features = rng.normal(size=(n, 5)) @ rng.normal(size=(5, d)) + 0.5 * rng.normal(size=(n, d))
+    one = torch.zeros(n, dtype=torch.long)
+    places = torch.from_numpy(100.0 * np.stack(np.divmod(np.arange(n), 20), axis=1)).float()
+    inputs = {"features": torch.from_numpy(features).float(), "positions": places}
+    batch = Batch(one, one, inputs, torch.from_numpy(rng.normal(size=(n, 60))).float())
+    network = solved(batch)
+    assert float(network.alpha) > 100
+    assert mean_of(network, batch).var(axis=0).mean() < 0.001 * batch.target.numpy().var(axis=0).mean()
