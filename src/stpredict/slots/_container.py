@@ -93,6 +93,16 @@ def _in_memory(table: AnnData) -> AnnData:
     return table
 
 
+def beside(adata: AnnData, **obsm: Any) -> AnnData:
+    """An object of its own that shares the arrays of another, and may hold further slots: what is written to it stays there."""
+    from anndata import AnnData
+
+    return AnnData(
+        adata.X, obs=adata.obs.copy(), var=adata.var, obsm={**adata.obsm, **obsm}, varm=dict(adata.varm),
+        layers=dict(adata.layers), uns=dict(adata.uns),
+    )  # fmt: skip
+
+
 def begin(
     data: Container, copy: bool, table_key: str = Key.TABLE, *slots: str, measured: bool = False
 ) -> tuple[Container, AnnData]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._progress import steps
-from stpredict.slots._container import get_table
+from stpredict.slots._container import beside, get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import table_mark
 from stpredict.slots._people import among
@@ -133,7 +133,7 @@ def learning_curve(
     tables = []
     for kept, size, repeat in steps(draws, "learning curve", show=progress):
         scores = cross_validate(
-            _light(adata), models, kept, features=features, target=target, metrics=[metric], ceiling=False, baselines=False,
+            beside(adata), models, kept, features=features, target=target, metrics=[metric], ceiling=False, baselines=False,
             n_jobs=n_jobs, seed=seed, progress=False, sample_key=sample_key, patient_key=patient_key,
         )  # fmt: skip
         if metric not in scores or set(scores["patient"]) == {POOLED}:
@@ -150,16 +150,6 @@ def learning_curve(
     table = compact(pd.DataFrame(rows), list(_SHOWN))
     table.attrs |= {"metric": metric, "level": level}
     return table
-
-
-def _light(adata: Any) -> Any:
-    """The table in an object of its own, to which predictions can be written; arrays are shared."""
-    from anndata import AnnData
-
-    return AnnData(
-        adata.X, obs=adata.obs.copy(), var=adata.var, obsm=dict(adata.obsm), varm=dict(adata.varm), layers=dict(adata.layers),
-        uns=dict(adata.uns),
-    )  # fmt: skip
 
 
 def _draws(

@@ -10,7 +10,7 @@ import numpy as np
 
 from stpredict.core._validate import check_choice
 from stpredict.slots._checks import check_patients
-from stpredict.slots._container import get_table
+from stpredict.slots._container import beside, get_table
 from stpredict.slots._content import seal_features
 from stpredict.slots._keys import Key, check_key, distinct
 from stpredict.slots._marks import sections_record, table_mark
@@ -200,15 +200,10 @@ def _one_each(entry: Any, folds: Sequence[Fold], label: str) -> list[Any]:
 
 def _view(data: Any, adata: AnnData, entry: Any, keys: Keys) -> AnnData:
     """The table as it is, or beside its slots with the embeddings of the images by a model; the table itself stays."""
-    from anndata import AnnData
-
     if not _is_model(entry):
         return adata
     values = embeddings(entry, data, adata, keys, only=IMAGE)[IMAGE]
-    view = AnnData(
-        adata.X, obs=adata.obs, var=adata.var, obsm={**adata.obsm, _ALIGNED: values}, layers=dict(adata.layers),
-        uns=dict(adata.uns), varm=dict(adata.varm),
-    )  # fmt: skip
+    view = beside(adata, **{_ALIGNED: values})
     made = {"encoder": entry.model, "patients_seen": entry.training.patients_seen}
     write_record(view, _ALIGNED, made | seal_features(values, adata.obs[keys.sample]))
     return view
