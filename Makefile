@@ -11,7 +11,7 @@ LINKS  := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Compiled modules are kept: the scientific stack takes half a minute to import without them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test soak lint docs clean
+.PHONY: demo test soak lint docs links clean
 
 demo: $(STAMP)
 	$(BIN)/python -m stpredict demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
@@ -36,6 +36,10 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+# Whether the addresses in the pages answer; needs the network.
+links: $(STAMP)
+	$(BIN)/python -m sphinx -b linkcheck -D nb_execution_mode=off docs docs/_build/links
+
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
@@ -43,4 +47,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) out docs/_build docs/_generated docs/generated docs/tutorials
+	rm -rf $(VENV) out docs/_build docs/_generated docs/generated docs/gallery docs/tutorials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_autodoc_typehints",
     "sphinx_copybutton",
+    "sphinx_design",
     "sphinxcontrib.bibtex",
 ]
 templates_path = ["_templates"]
@@ -186,6 +188,14 @@ def copy_tutorials(*_: Any) -> None:
             path.write_bytes(content)
 
 
+def draw_gallery(*_: Any) -> None:
+    """Draw the gallery in a process of its own, unless nothing changed since it was drawn."""
+    sources = [HERE / "gallery.py", *Path(stp.__file__).parent.rglob("*.py")]
+    index = HERE / "gallery" / "index.md"
+    if not index.is_file() or index.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+        subprocess.run([sys.executable, str(HERE / "gallery.py"), str(index.parent)], check=True)
+
+
 def _returns(self: NumpyDocstring, preprocess_types: bool = False) -> list[tuple[str, str, list[str]]]:
     lines = self._dedent(self._consume_to_next_section())
     lines = lines[1:] if lines[:1] == [":"] else lines  # put there by sphinx_autodoc_typehints
@@ -210,3 +220,4 @@ def setup(app: Any) -> None:
     app.connect("builder-inited", write_tables)
     app.connect("builder-inited", write_networks)
     app.connect("builder-inited", copy_tutorials)
+    app.connect("builder-inited", draw_gallery)

@@ -12,12 +12,16 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(page.relative_to(DOCS).as_posix() for page in (*DOCS.glob("*.md"), *DOCS.glob("how-to/*.md")))
-_FENCE = re.compile(r"^```python(?P<mark>[^\n]*)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^```(?:python(?P<mark>[^\n]*)|\{code-cell\})\n(?:\:tags:[^\n]*\n\n)?(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
+)
 
 
 def blocks(text: str) -> list[tuple[int, str, str]]:
     """Line, mark and code of every python block of a page."""
-    return [(text.count("\n", 0, m.start()) + 2, m["mark"].strip(), m["code"]) for m in _FENCE.finditer(text)]
+    return [
+        (text.count("\n", 0, m.start("code")) + 1, (m["mark"] or "").strip(), m["code"]) for m in _FENCE.finditer(text)
+    ]
 
 
 def with_code() -> list[str]:
@@ -94,36 +98,24 @@ def test_page_runs(page: str) -> None:
             exec(compile("\n" * (line - 1) + code, page, "exec"), namespace)
 
 
-@pytest.mark.usefixtures("environment")
-def test_readme_runs(monkeypatch) -> None:
-    """The lines as printed, on stand-ins for the files that they name and with small networks."""
-    from functools import partial
+README = DOCS.parent / "README.md"
 
+
+@pytest.mark.usefixtures("environment")
+def test_readme_runs() -> None:
+    """The lines as printed."""
+    namespace = {"__name__": "__main__"}
+    for line, _, code in blocks(README.read_text()):
+        exec(compile("\n" * (line - 1) + code, "README.md", "exec"), namespace)
+    assert namespace["test"].obsm["predicted"].shape == namespace["test"].shape
+
+
+def test_readme_is_short_and_leads_to_what_is_there() -> None:
     import stpredict as stp
 
-    pytest.importorskip("wsidata")
-    adata = simulated(2, 1, 20, n_spots=36, microns_per_pixel=4.0)
-    adata.var_names = ["ERBB2", *adata.var_names[1:]]
-    monkeypatch.setattr(stp.io, "read_her2st", lambda folder, sections: adata.copy())
-    bulk = stp.datasets.synthetic_slides(
-        6, n_genes=12, image_dir="slides", slide_um=500, microns_per_pixel=4, censoring=0
-    )
-    bulk.var_names = ["ERBB2", "CD8A", *bulk.var_names[2:]]
-    Path("slide.svs").write_bytes(Path(bulk.obs["path"].iloc[0]).read_bytes())
-    bulk.write_h5ad("bulk.h5ad")
-    short = {"max_epochs": 1, "patience": 0}
-    cross_validate = stp.tl.cross_validate
-    monkeypatch.setattr(
-        stp.tl, "cross_validate",
-        lambda adata, models, **options: cross_validate(
-            adata, {name: {"model": name} | ({"training": short} if name == "mlp" else {}) for name in models}, **options
-        ),
-    )  # fmt: skip
-    monkeypatch.setattr(stp.tl, "fit_folds", partial(stp.tl.fit_folds, hyperparameters="small", training=short))
-    text = (DOCS.parent / "README.md").read_text()
-    namespace = {"__name__": "__main__"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the stand-ins are coarse
-        for line, _, code in blocks(text):
-            exec(compile("\n" * (line - 1) + code, "README.md", "exec"), namespace)
-    assert {"ERBB2"} <= set(stp.get.predicted(namespace["slide"]).var_names)
+    text = README.read_text()
+    assert len(text.splitlines()) <= 90
+    paths = [link.split("#")[0] for link in re.findall(r"\]\((?!http)([^)]+)\)", text)]
+    assert len(paths) > 10
+    assert [path for path in paths if not (DOCS.parent / path).exists()] == []
+    assert f"{len(stp.models.list_models())} models, one API" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from stpredict.models.base._batch import Batch, Prediction, Sections, Summary
@@ -30,11 +31,16 @@ __all__ = [
     "list_models",
     "register",
     "register_language_model",
+    "suggest",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Find the class of a registered network by its name, as in `stpredict.models.Hist`."""
+    if (
+        name == "suggest"
+    ):  # networks know no containers: a door, for those who look for :func:`stpredict.tl.suggest` here
+        return importlib.import_module("stpredict.tl").suggest
     if not name.startswith("_"):
         for model in MODELS:
             if MODELS.get(model).cls.__name__ == name:

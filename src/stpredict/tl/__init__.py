@@ -39,6 +39,7 @@ from stpredict.tl.learn._learning_curve import learning_curve
 from stpredict.tl.learn._linear_probe import linear_probe
 from stpredict.tl.learn._predict import predict
 from stpredict.tl.learn._retrieval_bank import retrieval_bank
+from stpredict.tl.learn._suggest import suggest
 from stpredict.tl.learn._super_resolve import super_resolve
 from stpredict.tl.outcomes._donor_probe import donor_probe
 from stpredict.tl.outcomes._fit_outcome import fit_outcome
@@ -97,6 +98,7 @@ __all__ = [
     "signature",
     "signature_coverage",
     "summarize",
+    "suggest",
     "super_resolution_agreement",
     "super_resolve",
     "survival",
