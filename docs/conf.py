@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,22 @@ def _networks() -> str:
     return "\n".join(["```{eval-rst}", *lines, *(f"   models.{name}" for name in names), "```"]) + "\n"
 
 
+def _outputs() -> str:
+    """Which call writes which slot, as the docstrings say under *Returns*."""
+    slot = re.compile(r"``?((?:obsm?|varm?|uns|layers|shapes|tables|attrs|X)(?:\[[^`]+\])?)``?")
+    calls, writes = [], []
+    for space in (stp.pp, stp.tl):
+        for name in space.__all__:
+            text = getattr(space, name).__doc__ or ""
+            returns = re.search(r"\n *Returns\n *-+\n(.*?)(?=\n *[A-Z]\w+\n *-+\n|\Z)", text, re.DOTALL)
+            named = slot.findall(returns[1]) if returns else []
+            found = [each for each in dict.fromkeys(named) if each == "X" or "[" in each]
+            if found:
+                calls.append(f"{{func}}`{space.__name__.split('.')[-1]}.{name} <{space.__name__}.{name}>`")
+                writes.append(", ".join(f"`{each}`" for each in found))
+    return _table({"call": calls, "writes": writes})
+
+
 def _dimensions(names: list[str]) -> str:
     return ", ".join(f"{number} `{name}`" for number, name in enumerate(names)) + ".\n"
 
@@ -167,6 +184,7 @@ def write_tables(*_: Any) -> None:
     contents |= {"color_texture.md": _dimensions(stp.encoders.color_texture_names())}
     contents |= {"nuclei.md": _dimensions(stp.encoders.nuclei_names())}
     contents |= {"networks.md": _networks(), "recipes.md": _table(recipes()), "choosing.md": _table(choosing())}
+    contents |= {"outputs.md": _outputs()}
     contents |= {f"model_{name}.md": _hyperparameters(name) for name in stp.models.list_models().index}
     for name, text in contents.items():
         path = folder / name
