@@ -46,3 +46,7 @@ def __getattr__(name: str) -> Any:
             if MODELS.get(model).cls.__name__ == name:
                 return MODELS.get(model).cls
     raise AttributeError(f"module 'stpredict.models' has no attribute {name!r}; see stpredict.models.list_models()")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.pl._finished import finished
 from stpredict.pl._style import ERROR_CMAP, VALUE_CMAP, draw_spots, find_section, frame_section, one_panel, style
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import find_table, get_table
@@ -21,6 +22,7 @@ _PANEL = 3.0  # inches
 _EXTREME = 0.99  # quantile that ends a signed scale, so that a few spots do not bleach the rest
 
 
+@finished
 def attribution(
     data: Container,
     gene: str,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.core._palette import category_colors
+from stpredict.pl._finished import finished
 from stpredict.pl._style import GRAY, LIGHT_GRAY, category_legend, draw_spots, find_section, frame_section, style
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
@@ -22,6 +23,7 @@ _PANEL = 2.2
 _TRAIN, _TEST = category_colors(2)
 
 
+@finished
 def blocks(
     data: Container,
     folds: Sequence[Fold] | None = None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, GRAY, INK, one_panel, style
 from stpredict.slots._marks import joint_mark, mark_words
 from stpredict.slots._score_tables import check_scores, gene_means, model_of
@@ -19,6 +20,7 @@ _LETTER, _LINE = 0.6, 1.35  # width and height of a letter over its font size
 _FONT = 7.5
 
 
+@finished
 def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw the correlation of each gene against its noise ceiling, and name the eight best genes.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, GRAY, INK, one_panel, style
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@finished
 def compare_models(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the difference of each pair of models with its interval; blue where the test says that there is one.
 

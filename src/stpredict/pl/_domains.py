@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._palette import category_colors
+from stpredict.pl._finished import finished
 from stpredict.pl._sections import find_sections
 from stpredict.pl._style import (
     LIGHT_GRAY,
@@ -37,6 +38,7 @@ _PICTURE = 0.55  # opacity of the picture, so that the colors of the spots stand
 _MISSING = ""
 
 
+@finished
 def domains(
     data: Container,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import few
+from stpredict.pl._finished import finished
 from stpredict.pl._style import INK, LIGHT_GRAY, VALUE_CMAP, one_panel, style
 from stpredict.pl._terms import shown_terms
 
@@ -20,6 +21,7 @@ _MOST = 20  # -log10 of the smallest q that colors tell apart
 _SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # in the legend, the largest three that occur
 
 
+@finished
 def enrichment(
     table: pd.DataFrame,
     *,

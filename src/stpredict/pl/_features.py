@@ -10,6 +10,7 @@ import numpy as np
 from stpredict.core._constant import constant
 from stpredict.core._palette import category_colors
 from stpredict.core._validate import check_choice, check_finite
+from stpredict.pl._finished import finished
 from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, category_legend, one_panel, style
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
@@ -25,6 +26,7 @@ _N_PCS = 50
 _RASTERIZE_FROM = 5000
 
 
+@finished
 def features(
     data: Container,
     key: str | None = None,

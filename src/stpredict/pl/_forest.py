@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.core._validate import few
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, GRAY, INK, one_panel, style
 from stpredict.slots._marks import mark_words
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _NEEDED = ("term", "level", "hazard_ratio", "low", "high", "p")
 
 
+@finished
 def forest(table: pd.DataFrame, *, alone: bool = True, ax: Axes | None = None) -> Axes:
     """Draw the hazard ratios of a risk and of covariates, adjusted for each other, and each by itself.
 

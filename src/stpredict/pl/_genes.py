@@ -10,11 +10,13 @@ import numpy as np
 
 from stpredict.core._constant import constant
 from stpredict.core._validate import check_choice, check_unique
+from stpredict.pl._finished import finished
 from stpredict.pl._sections import find_sections
 from stpredict.pl._style import (
     ERROR_CMAP,
     VALUE_CMAP,
     Section,
+    chosen_limits,
     draw_spots,
     frame_section,
     leave_room,
@@ -42,6 +44,7 @@ _PANEL = 1.9  # inches
 _CLIPPED = 0.01  # share of the values beyond either end of a color scale, so that one spot does not stretch it
 
 
+@finished
 def genes(
     data: Container,
     genes: str | Sequence[str],
@@ -53,6 +56,8 @@ def genes(
     spot_size: float | None = None,
     cmap: str = VALUE_CMAP,
     error_cmap: str = ERROR_CMAP,
+    vmin: float | None = None,
+    vmax: float | None = None,
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> np.ndarray:
@@ -85,6 +90,8 @@ def genes(
         Colormap of the values.
     error_cmap
         Diverging colormap of the error.
+    vmin, vmax
+        Ends of the color scale of the values of every gene; those of its own values, but for the outermost 1 %, when `None`.
     sample_key
         Column of `obs` that names the section.
     table_key
@@ -156,7 +163,7 @@ def genes(
         axes = axes.reshape(len(parts), n, len(panels))
         for row, name in enumerate(names):
             pair = np.concatenate([values[:, row] for part in parts for values in (part.measured, part.predicted)])
-            norms = {"error": Normalize(-limit, limit), "value": Normalize(*_limits(pair))}
+            norms = {"error": Normalize(-limit, limit), "value": Normalize(*chosen_limits(_limits(pair), vmin, vmax))}
             for part, part_axes in zip(parts, axes[:, row], strict=True):
                 drawn = _draw_row(part_axes, part, row, panels, norms, (cmap, error_cmap), last=row == n - 1)
                 part_axes[0].set_ylabel(name, fontstyle=face, fontsize=10)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_choice
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, INK, VERMILION, one_panel, style
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _LABELS = {"loss": "loss", "correlation": "mean Pearson's r"}
 
 
+@finished
 def history(model: FittedModel | pd.DataFrame, *, metric: str = "loss", ax: Axes | None = None) -> Axes:
     """Draw the training and validation curves of a fit, and mark the epoch that was kept.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stpredict.core._palette import category_colors
+from stpredict.pl._finished import finished
 from stpredict.pl._style import one_panel, style
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@finished
 def learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the scores of models against the number of training patients; what is extrapolated is dashed.
 

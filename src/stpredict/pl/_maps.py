@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stpredict.core._validate import check_choice, check_unique
+from stpredict.pl._finished import finished
 from stpredict.pl._sections import find_sections, range_text, usual_range
-from stpredict.pl._style import VALUE_CMAP, Section, frame_section, leave_room, name_style, style, value_label
+from stpredict.pl._style import (
+    VALUE_CMAP,
+    Section,
+    chosen_limits,
+    frame_section,
+    leave_room,
+    name_style,
+    style,
+    value_label,
+)
 from stpredict.pl._tile_shapes import draw_tiles, tile_shape
 from stpredict.slots._container import find_table, get_table
 from stpredict.slots._features import is_tile_table
@@ -47,6 +57,7 @@ class _Panel:
     flat: bool = False
 
 
+@finished
 def maps(
     data: Container,
     genes: str | Sequence[str],
@@ -59,6 +70,8 @@ def maps(
     n_columns: int | None = None,
     cmap: str = VALUE_CMAP,
     opacity: float | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> np.ndarray:
@@ -98,6 +111,8 @@ def maps(
         Colormap.
     opacity
         Opacity of the tiles over the picture, 0–1; when `None`, 1 with a measured map (no picture) and 0.75 without.
+    vmin, vmax
+        Ends of the color scale of every map, with `scale="value"`.
     sample_key
         Column of `obs` that names the slide.
     table_key
@@ -134,6 +149,10 @@ def maps(
     (2, 1)
     """
     check_choice(scale, SCALES, "scale")
+    if scale == "percentile" and (vmin is not None or vmax is not None):
+        raise ValueError(
+            "expected `vmin` and `vmax` with scale='value'; found scale='percentile', which goes from 0 to 100"
+        )
     table_key = find_table(data, table_key, key)
     adata = get_table(data, table_key)
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
@@ -163,7 +182,7 @@ def maps(
     beside = len(names) if not one else (min(most, len(names)) if n_columns else -(-len(names) // below))
     what = "tiles" if is_tile_table(adata) else "observations"
     label = f"percentile over {what},\nranges in {unit}" if scale == "percentile" else unit
-    axes = _draw(panels, beside * width, cmap, opacity, scale, label, name_style(adata, key))
+    axes = _draw(panels, beside * width, cmap, opacity, scale, label, name_style(adata, key), (vmin, vmax))
     return axes.reshape((len(names), width) if one else (len(sections), len(names), width))
 
 
@@ -223,6 +242,7 @@ def _draw(
     scale: str,
     label: str,
     face: Literal["italic", "normal"],
+    ends: tuple[float | None, float | None],
 ) -> np.ndarray:
     """Axes (n_panels,) of a figure with so many side by side."""
     import matplotlib.pyplot as plt
@@ -250,6 +270,7 @@ def _draw(
                 values = _percentiles(values)
             elif not np.isfinite(limits := usual_range(values)).all() or limits[0] == limits[1]:
                 limits = (0.0, 1.0) if np.isnan(limits[0]) else (limits[0] - 0.5, limits[0] + 0.5)
+            limits = chosen_limits(limits, *ends)
             drawn = draw_tiles(
                 ax, panel.section, shapes[id(panel.section)], values, cmap=cmap, limits=limits, opacity=opacity,
                 flat=_FLAT if panel.flat else None,

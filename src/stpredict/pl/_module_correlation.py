@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._palette import category_colors
+from stpredict.pl._finished import finished
 from stpredict.pl._style import ERROR_CMAP, style
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _NAMED = 40  # genes that have room for their names
 
 
+@finished
 def module_correlation(found: ModuleCorrelation, *, figsize: tuple[float, float] | None = None) -> Figure:
     """Draw the correlations of predicted maps, ordered by modules, and those of the measured ones in the same order.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from stpredict.core._palette import category_colors
 from stpredict.core._validate import check_positive
+from stpredict.pl._finished import finished
 from stpredict.pl._style import VALUE_CMAP, Section, category_legend, frame_section, one_panel, style
 from stpredict.slots._keys import Key
 
@@ -21,6 +22,7 @@ _PANEL = 4.5  # inches
 _LINE = "#F5E642"  # seen on purple and on pink
 
 
+@finished
 def nuclei(
     data: Container,
     sample: str | None = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.core._validate import few
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, INK, LIGHT_GRAY, one_panel, style
 from stpredict.pl._terms import shown_terms
 from stpredict.slots._marks import mark_words, table_mark
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _NEEDED = ("pathway", "r", "r_low", "r_high", "null_mean", "null_high", "q")
 
 
+@finished
 def pathway_agreement(
     table: pd.DataFrame,
     *,

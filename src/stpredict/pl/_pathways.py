@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.core._validate import few
+from stpredict.pl._finished import finished
 from stpredict.pl._scores import violin
 from stpredict.pl._style import BLUE, GRAY, INK, LIGHT_GRAY, style
 from stpredict.pl._terms import shown_terms
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _MOST = 8  # pathways of a figure
 
 
+@finished
 def pathways(
     data: Container,
     groupby: str,

@@ -8,6 +8,7 @@ import numpy as np
 
 from stpredict.core._validate import check_finite
 from stpredict.pl._ceiling import label_best
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, GRAY, INK, LIGHT_GRAY, category_legend, one_panel, style
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _NEEDED = ("pearson", "ceiling", "q")
 
 
+@finished
 def predictability(
     data: Any, key: str = "predictability", *, fdr: float = 0.05, ax: Axes | None = None, table_key: str = Key.TABLE
 ) -> Axes:

@@ -10,6 +10,7 @@ import numpy as np
 from stpredict.core._validate import check_unique, few
 from stpredict.get import top_genes
 from stpredict.metrics._bootstrap import bootstrap_mean
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, GRAY, INK, ORANGE, one_panel, style
 from stpredict.slots._marks import joint_mark, mark_words
 from stpredict.slots._score_tables import RankedGenes, gene_means, metric_of, model_of, picked_on, shown_rows
@@ -26,6 +27,7 @@ _LABELS = {
 }
 
 
+@finished
 def rank_genes(
     scores: pd.DataFrame,
     genes: Sequence[str] | None = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_unique
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, GRAY, INK, ORANGE, one_panel, style
 from stpredict.slots._marks import mark_words, table_mark
 from stpredict.slots._score_tables import LOWER_IS_BETTER, check_scores, gene_means, is_baseline
@@ -29,6 +30,7 @@ _WITH_ZERO = {"pearson", "spearman", "ssim"}
 _WITH_CEILING = {"pearson"}
 
 
+@finished
 def scores(
     scores: pd.DataFrame,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._palette import PALETTE, category_colors
+from stpredict.pl._finished import finished
 from stpredict.pl._style import (
     INK,
     LIGHT_GRAY,
@@ -31,6 +32,7 @@ _PANEL = 4.5  # inches
 _TISSUE = PALETTE[0]
 
 
+@finished
 def slide(
     data: SpatialData,
     *,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, GRAY, VERMILION, one_panel, style
 from stpredict.slots._checks import check_genes
 from stpredict.slots._container import get_table
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _KEY = "moran_i"
 
 
+@finished
 def spatially_variable(
     data: Container,
     genes: Sequence[str] | None = None,

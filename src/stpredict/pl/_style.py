@@ -93,6 +93,14 @@ def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
     return ax
 
 
+def chosen_limits(own: tuple[float, float], vmin: float | None, vmax: float | None) -> tuple[float, float]:
+    """Ends of a color scale: those that were asked for, and the data's own where none was."""
+    low, high = own[0] if vmin is None else float(vmin), own[1] if vmax is None else float(vmax)
+    if not low < high:
+        raise ValueError(f"expected vmin below vmax; found {low:g} and {high:g}")
+    return low, high
+
+
 _LABELS = {"pearson_residuals": "Pearson residual", "rate": "rate per count"}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_unique
+from stpredict.pl._finished import finished
 from stpredict.pl._sections import usual_range
 from stpredict.pl._style import (
     VALUE_CMAP,
@@ -35,6 +36,7 @@ _PITCHES = 1.0  # distance from the nearest spot, in pitches, beyond which a map
 _MAX_SIDE = 1500  # places of a panel along its longer side
 
 
+@finished
 def super_resolved(
     data: Container,
     maps: Mapping[str, DenseMap],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._optional import optional_import
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, INK, VERMILION, one_panel, style
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
@@ -23,6 +24,7 @@ _LINE = 11  # points between rows of the table
 _TICKS = 6  # columns of the table, about
 
 
+@finished
 def survival(
     data: Container,
     risk: str | pd.Series = Key.RISK,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from stpredict.pl._finished import finished
 from stpredict.pl._sections import find_sections
 from stpredict.pl._style import (
     BLUE,
@@ -46,6 +47,7 @@ class _Interval(NamedTuple):
     origin: str
 
 
+@finished
 def uncertainty(
     data: Container,
     genes: str | Sequence[str],

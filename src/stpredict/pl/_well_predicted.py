@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.pl._finished import finished
 from stpredict.pl._scores import violin
 from stpredict.pl._style import BLUE, INK, LIGHT_GRAY, category_legend, one_panel, style
 from stpredict.slots._marks import mark_words, table_mark
@@ -20,6 +21,7 @@ _ROTATE_FROM = 9  # violins
 _ONE = "the model"  # of a table without labels
 
 
+@finished
 def well_predicted(
     table: pd.DataFrame | Mapping[str, pd.DataFrame],
     *,

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict.core._table import compact
-from stpredict.models import get_model, list_models
-from stpredict.models.base._advice import ADVICE
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._nuclei import nuclei_keys
@@ -71,6 +68,10 @@ def suggest(
     ['mean', 'color', 'ridge', 'egn', 'bleep', 'mclstexp', 'hescape']
     """
     import pandas as pd
+
+    from stpredict.core._table import compact
+    from stpredict.models import get_model, list_models
+    from stpredict.models.base._advice import ADVICE
 
     adata = get_table(data, table_key)
     unit = unit_of(adata)
