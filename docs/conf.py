@@ -63,6 +63,30 @@ always_use_bars_union = True
 # Types that are imported for type checkers only are shown as written.
 suppress_warnings = ["sphinx_autodoc_typehints.guarded_import", "sphinx_autodoc_typehints.forward_reference"]
 
+# Every reference leads somewhere. Types of other packages do where their inventories can be fetched; names of attributes that
+# are described together are taken for types by napoleon, and bases that are no part of the API have no page.
+nitpicky = True
+_OTHERS = "abc|anndata|anndata_plot|collections|dask|lightning|matplotlib|numpy|os|pandas|pathlib|pingouin|scanpy|scipy|shapely|sklearn|"
+_OTHERS += "spatialdata|squidpy|statsmodels|torch|typing"
+nitpick_ignore_regex = [
+    (r"py:.*", rf"({_OTHERS})(\..*)?"),
+    (r"py:data", r"Ellipsis"),
+    (r"py:class", r"[a-z_]+"),
+    (r"py:.*", r"stpredict\.(.*\.)?_.*"),
+]
+if os.environ.get("READTHEDOCS"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "anndata": ("https://anndata.readthedocs.io/en/stable", None),
+        "matplotlib": ("https://matplotlib.org/stable", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
+        "scanpy": ("https://scanpy.readthedocs.io/en/stable", None),
+        "spatialdata": ("https://spatialdata.scverse.org/en/stable", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+    }
+
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "plain"
 bibtex_reference_style = "author_year"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def expected_tiles(adata: AnnData, slide: str) -> np.ndarray:
-    """Compute the true expression of each tile of a slide of :func:`synthetic_slides`.
+    """Compute the true expression of each tile of a slide of :func:`stpredict.datasets.synthetic_slides`.
 
     This is the truth of a predicted map. Tiles lie on the lattice of 128 µm that starts at the top left corner of the
     slide, so that tile `(row, column)` covers x from `column * 128` to `(column + 1) * 128` µm. The mean over tiles,
@@ -21,7 +21,7 @@ def expected_tiles(adata: AnnData, slide: str) -> np.ndarray:
     Parameters
     ----------
     adata
-        Slides from :func:`synthetic_slides`; genes and slides may have been selected.
+        Slides from :func:`stpredict.datasets.synthetic_slides`; genes and slides may have been selected.
     slide
         Name of a slide.
 
@@ -33,7 +33,7 @@ def expected_tiles(adata: AnnData, slide: str) -> np.ndarray:
     Raises
     ------
     KeyError
-        When the object does not come from :func:`synthetic_slides`, or holds no such slide.
+        When the object does not come from :func:`stpredict.datasets.synthetic_slides`, or holds no such slide.
 
     Examples
     --------

@@ -99,7 +99,7 @@ def emd_uniform(
     n_jobs: int = 1,
     seed: int = 0,
 ) -> np.ndarray:
-    """Compute the earth mover's distance between each measured map and a uniform one, the reference of :func:`emd`.
+    """Compute the earth mover's distance between each measured map and a uniform one.
 
     The distance is exact :cite:p:`flamary2021` or sliced :cite:p:`bonneel2015`, as there.
 
@@ -110,9 +110,9 @@ def emd_uniform(
     xy
         Positions (n_obs, 2), in any unit.
     method
-        Kind of distance: `"exact"`, `"sliced"` or `"auto"`, as in :func:`emd`.
+        Kind of distance: `"exact"`, `"sliced"` or `"auto"`, as in :func:`stpredict.metrics.emd`.
     scaling
-        Scaling of the maps: `"percentile"` or `"mass"`, as in :func:`emd`.
+        Scaling of the maps: `"percentile"` or `"mass"`, as in :func:`stpredict.metrics.emd`.
     max_exact
         Number of observations up to which `"auto"` is exact.
     n_projections
@@ -124,7 +124,8 @@ def emd_uniform(
 
     Returns
     -------
-    Distance per gene (n_genes,), float64, as a fraction of the bounding box's diagonal; NaN as in :func:`emd`.
+    Distance per gene (n_genes,), float64, as a fraction of the bounding box's diagonal; NaN as in
+    :func:`stpredict.metrics.emd`.
 
     Raises
     ------

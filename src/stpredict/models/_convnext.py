@@ -206,7 +206,7 @@ _TRAINING = {"schedule": "cosine", "final_learning_rate": 1e-5, "weight_decay": 
     license_of_reference="MIT",
 )
 class ConvNeXt(SlideMapPredictor):
-    """:class:`ConvNeXtV2` as the training loop knows it."""
+    """The network as the training loop knows it."""
 
     own_tensors = (*HEAD, "network.head.")
     small = {"shape": (2, 4), "depths": (1, 1), "dims": (8, 16), "drop_path": 0.0, "augment": False}

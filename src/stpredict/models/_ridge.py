@@ -73,7 +73,7 @@ class Ridge(Predictor):
 
     Values with a link are solved for on the scale of the link, as logarithms, log odds or log ratios; the intercept is then
     moved so that the mean over the training set is that of the values. Pearson residuals are solved for as they are, and what
-    the line gives is bent upwards where it would leave the range of residuals (:class:`~stpredict.models.nn.AboveLowest`).
+    the line gives is bent upwards where it would leave the range of residuals (`models.nn.AboveLowest`).
     """
 
     closed_form = True

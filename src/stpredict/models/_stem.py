@@ -220,7 +220,7 @@ class Stem(ShrinkingPredictor):
         identity
             (n,) int64, what tells the observation from others; its number in `features` when `None`.
         spacing
-            Steps, as in :class:`StemConfig`; those of the configuration when `None`.
+            Steps, as in the configuration; those of the configuration when `None`.
         first
             Number of the first sample: `first=20` goes on where 20 samples have stopped.
         """

@@ -199,7 +199,7 @@ def with_primary(data: ArraySet, config: TrainConfig) -> ArraySet:
     data
         Training rows with a target of genes, whose kind is known.
     config
-        Settings, see :func:`order_genes`.
+        Settings, see :func:`stpredict.training.train_config`.
 
     Returns
     -------

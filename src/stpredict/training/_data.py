@@ -38,7 +38,7 @@ class WholeSections:
     Attributes
     ----------
     code
-        (m,) int64 section of each observation, in the numbers of :attr:`ArraySet.section`.
+        (m,) int64 section of each observation, in the numbers of `ArraySet.section`.
     row
         (n,) int64 place of each row of the set among them.
     inputs

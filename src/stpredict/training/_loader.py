@@ -16,7 +16,7 @@ _APART = {"section_rows": "section", "patient_rows": "patient"}
 
 
 class Loader:
-    """Batches of an :class:`ArraySet`: some rows, or some whole sections, at a time.
+    """Batches of an :class:`stpredict.training.ArraySet`: some rows, or some whole sections, at a time.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from stpredict.training._fit_arrays import prediction_groups
 
 @dataclass
 class Predicted:
-    """What :func:`predict_arrays` returns.
+    """What :func:`stpredict.training.predict_arrays` returns.
 
     Attributes
     ----------
