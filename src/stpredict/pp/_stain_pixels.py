@@ -110,7 +110,7 @@ def _drawn(positions: np.ndarray, name: str, n: int, seed: int) -> np.ndarray:
     """Rows of some positions, by where these are."""
     order = np.lexsort(positions.T)
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return np.sort(order[rng.choice(len(order), min(n, len(order)), replace=False)])
+    return np.asarray(order[np.sort(rng.choice(len(order), min(n, len(order)), replace=False))])
 
 
 def _thinned(windows: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Tools: fit, predict, evaluate, and what follows from a prediction."""
 
 from stpredict.tl.biology._cnv import cnv
+from stpredict.tl.biology._domain_markers import domain_markers
+from stpredict.tl.biology._domain_stability import domain_stability
 from stpredict.tl.biology._domains import domains
 from stpredict.tl.biology._enrich import enrich
 from stpredict.tl.biology._pathway_scores import pathway_scores
@@ -66,6 +68,8 @@ __all__ = [
     "cross_validate",
     "de_overlap",
     "domain_agreement",
+    "domain_markers",
+    "domain_stability",
     "domains",
     "donor_probe",
     "embed",

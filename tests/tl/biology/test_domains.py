@@ -11,7 +11,8 @@ import stpredict as stp
 from stpredict.core._palette import category_colors
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
-from stpredict.tl.biology._domains import _search, domains
+from stpredict.tl.biology._cluster import _search
+from stpredict.tl.biology._domains import domains
 
 GENES = [f"g{i}" for i in range(12)]
 
@@ -125,13 +126,13 @@ def test_search_bisects_and_keeps_the_nearest():
 
     def leiden(resolution):
         asked.append(resolution)
-        return np.arange(60) % max(1, int(resolution * 2) // 2 * 2)
+        return np.arange(60) % max(1, int(resolution * 2) // 2 * 2), []
 
-    labels, used = _search(leiden, 6)
+    labels, used, _ = _search(leiden, 6)
     assert len(np.unique(labels)) == 6
     assert 3 <= used < 4
     assert len(asked) < 10
-    labels, _ = _search(leiden, 7)
+    labels, _, _ = _search(leiden, 7)
     assert len(np.unique(labels)) in (6, 8)
 
 

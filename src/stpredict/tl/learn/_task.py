@@ -279,7 +279,8 @@ def fit_task(
         facts = replace(facts, mean={"model": float(outputs.mean())}, median={"model": float(np.median(outputs))})
     if target.quantities and target.kind != "counts":  # which come with their depths, and vary with them
         facts = replace(facts, spread=_spread(wanted))
-    empty: dict[str, Any] = {"slots": {}, "scaling": task.scaling}
+    empty: dict[str, Any] = {name: value for name, value in task.described.items() if name == STAIN}
+    empty |= {"slots": {}, "scaling": task.scaling}
     return FittedModel(
         model=task.info.name,
         network=result.network,
