@@ -66,11 +66,11 @@ def domain_stability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             ax.plot(x[at], mean[at], ls="", marker="o", ms=9, mfc="none", mec=INK, mew=1.2, label="suggested")
         for value, top, number in zip(x, high, table["n_domains"], strict=True):
             ax.annotate(
-                f"{number:g}", (value, top), (0, 4), textcoords="offset points", ha="center", fontsize=7, color=BLUE
+                f"{number:.0f}", (value, top), (0, 4), textcoords="offset points", ha="center", fontsize=7, color=BLUE
             )
-        ax.set_xticks(x, [f"{value:g}" for value in x])
+        ax.set_xticks(x, [f"{value:g}" for value in x], fontsize=7, rotation=45 if len(x) > 7 else 0)
         ax.minorticks_off()
-        ax.set_ylim(min(0.0, float(np.nanmin([low.min(), table["null_ari"].min()]))) - 0.03, 1.1)
+        ax.set_ylim(min(0.0, float(np.nanmin([*low, *table["null_ari"]]))) - 0.03, 1.1)
         ax.set_xlabel("resolution of Leiden")
         ax.set_ylabel("adjusted Rand index")
         ax.set_title("Stability of domains (numbers: domains)", loc="left")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._stain import Stain, StainMethod, find_stain
+from stpredict.core._stain import Stain, StainMethod, find_stain, mean_stain
 from stpredict.slots._keys import Key
+from stpredict.slots._stain import StainReference
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -123,6 +124,14 @@ def _thinned(windows: np.ndarray) -> np.ndarray:
     tiles = resized(windows, min(_TILE_PX, windows.shape[1]), torch.device("cpu"))
     step = _EVERY if tiles.shape[2] > _TILE_PX // 2 else 1
     return np.asarray(tiles[:, :, ::step, ::step].permute(0, 2, 3, 1).reshape(-1, 3).numpy())
+
+
+def reference_of(stains: dict[str, Stain], names: Sequence[str], who: Mapping[str, str]) -> StainReference:
+    """Reference of some sections: the mean over patients of the mean over their sections."""
+    people = [who[name] for name in names]
+    weights = np.array([1 / people.count(person) for person in people])
+    mean = mean_stain([stains[name] for name in names], weights)
+    return StainReference(mean, sections=tuple(sorted(names)), patients=tuple(sorted(set(people))))
 
 
 def people_behind(adata: AnnData, sample_key: str, patient_key: str) -> dict[str, str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from stpredict.core._validate import check_choice
 from stpredict.slots._keys import Key
 
@@ -76,10 +74,9 @@ def stain_reference(
     >>> reference.patients
     ('P1',)
     """
-    from stpredict.core._stain import METHODS, mean_stain
-    from stpredict.pp._stain_pixels import on_slide, people_behind, slide_person, stains_of
+    from stpredict.core._stain import METHODS
+    from stpredict.pp._stain_pixels import on_slide, people_behind, reference_of, slide_person, stains_of
     from stpredict.slots._container import get_table
-    from stpredict.slots._stain import StainReference
 
     check_choice(method, METHODS, "method")
     stains = stains_of(
@@ -90,7 +87,4 @@ def stain_reference(
         who = slide_person(data)
     else:
         who = people_behind(get_table(data, table_key), sample_key, patient_key)
-    names, people = list(stains), [who[name] for name in stains]
-    weights = np.array([1 / people.count(person) for person in people])
-    mean = mean_stain([stains[name] for name in names], weights)
-    return StainReference(mean, sections=tuple(sorted(names)), patients=tuple(sorted(set(people))))
+    return reference_of(stains, list(stains), who)

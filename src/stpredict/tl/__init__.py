@@ -41,6 +41,7 @@ from stpredict.tl.learn._learning_curve import learning_curve
 from stpredict.tl.learn._linear_probe import linear_probe
 from stpredict.tl.learn._predict import predict
 from stpredict.tl.learn._retrieval_bank import retrieval_bank
+from stpredict.tl.learn._stain_effect import StainEffect, stain_effect
 from stpredict.tl.learn._suggest import suggest
 from stpredict.tl.learn._super_resolve import super_resolve
 from stpredict.tl.outcomes._donor_probe import donor_probe
@@ -57,6 +58,7 @@ __all__ = [
     "ModuleCorrelation",
     "OutcomeResult",
     "Signature",
+    "StainEffect",
     "align",
     "attribution",
     "batch_mixing",
@@ -101,6 +103,7 @@ __all__ = [
     "segmentation",
     "signature",
     "signature_coverage",
+    "stain_effect",
     "summarize",
     "suggest",
     "super_resolution_agreement",

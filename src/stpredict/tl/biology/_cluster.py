@@ -103,6 +103,33 @@ def leiden(graph: csr_matrix, resolution: float, seed: int) -> np.ndarray:
     return holder.obs["leiden"].to_numpy().astype(np.int64)
 
 
+class Communities:
+    """Leiden on one graph (n, n) at many resolutions: the graph is handed over once."""
+
+    def __init__(self, graph: csr_matrix) -> None:
+        import igraph
+        from scipy.sparse import triu
+
+        upper = triu(graph.maximum(graph.T), k=1).tocoo()
+        self._graph = igraph.Graph(graph.shape[0], np.column_stack([upper.row, upper.col]))
+        self._weights = upper.data.astype(np.float64).tolist()
+
+    def __call__(self, resolution: float, seed: int) -> np.ndarray:
+        """Community of each observation (n,)."""
+        import random
+
+        import igraph
+
+        igraph.set_random_number_generator(random.Random(seed))
+        try:
+            found = self._graph.community_leiden(
+                objective_function="modularity", weights=self._weights, resolution=resolution, n_iterations=2
+            )
+        finally:
+            igraph.set_random_number_generator(random)
+        return np.asarray(found.membership, dtype=np.int64)
+
+
 def cluster(
     graph: csr_matrix, components: np.ndarray, n_domains: int | None, resolution: float, min_size: int, seed: int
 ) -> tuple[np.ndarray, float, list[tuple[int, int]]]:

@@ -103,7 +103,7 @@ def domain_markers(
     text = column.astype(str).str.strip()
     kept = (column.notna() & (text != "") & (text.str.lower() != "undetermined")).to_numpy() & in_tissue(adata)
     if use == "measured":
-        kept &= measured_rows(adata, layer)
+        kept &= measured_rows(adata, matrix)
     values = to_dense(matrix[kept]).astype(np.float32)
     check_finite(values, f"{use} expression", "leave out observations without it: adata[mask]")
     categories = [str(name).strip() for name in column.cat.categories] if hasattr(column, "cat") else sorted(set(text))

@@ -13,8 +13,8 @@ from stpredict.core._validate import check_choice, check_finite, check_positive
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.tl.biology._cluster import (
+    Communities,
     check_smooth,
-    leiden,
     neighbor_graph,
     neighbor_means,
     principal_components,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 RESOLUTIONS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0)
 _NEAR_BEST = 0.95  # of the best agreement, which the plateau does not fall below
+_NULL_RUNS = 4
 _LEAST = 0.5  # agreement below which nothing is suggested
 
 
@@ -84,7 +85,7 @@ def domain_stability(
     - `resolution`;
     - `ari`, the mean over pairs of runs, between `low` and `high`, its 10 % and 90 % quantiles over pairs;
     - `n_domains`, the median over runs, between `n_low` and `n_high`;
-    - `null_ari`, and `null_n_domains`.
+    - `null_ari` (`NaN` where a run on noise finds one domain), and `null_n_domains`.
 
     `attrs["suggested"]` is a resolution, `attrs["n_domains"]` the number of domains there, and `attrs["plateau"]` the first and last of the
     resolutions around it with at least two domains in every run and 95 % of the best agreement. Of several such
@@ -138,7 +139,8 @@ def domain_stability(
     for components in (own, noise):
         mixed = smoothed(components, weights, everyone, smooth)
         graph = neighbor_graph(mixed, n_neighbors, seed)
-        found.append(_curve(graph, mixed, values, int(n_runs), fraction, int(min_size), seed))
+        runs = int(n_runs) if components is own else min(int(n_runs), _NULL_RUNS)
+        found.append(_curve(graph, mixed, values, runs, fraction, int(min_size), seed))
     real, null = found
     table = pd.DataFrame(
         {
@@ -149,7 +151,8 @@ def domain_stability(
             "n_domains": [one["n"] for one in real],
             "n_low": [one["n_low"] for one in real],
             "n_high": [one["n_high"] for one in real],
-            "null_ari": [one["ari"] for one in null],
+            # Noise that is not divided agrees with itself, and says nothing.
+            "null_ari": [one["ari"] if one["n_low"] > 1 else np.nan for one in null],
             "null_n_domains": [one["n"] for one in null],
         }
     )
@@ -186,12 +189,12 @@ def _curve(
     rng = np.random.default_rng([seed, 1])
     n = graph.shape[0]
     parts = [np.sort(rng.choice(n, max(3, round(fraction * n)), replace=False)) for _ in range(n_runs)]
-    graphs = [graph[rows][:, rows] for rows in parts]
+    graphs = [Communities(graph[rows][:, rows]) for rows in parts]
     curve = []
     for value in steps(values, "stability"):
         labels = np.full((n_runs, n), -1)
         for run, (rows, part) in enumerate(zip(parts, graphs, strict=True)):
-            own = leiden(part, value, seed + run)
+            own = part(value, seed + run)
             labels[run, rows] = without_small(own, components[rows], round(min_size * fraction))[0]
         scores = _agreements(labels)
         number = labels.max(axis=1) + 1
@@ -219,7 +222,7 @@ def _plateau(table: pd.DataFrame) -> tuple[int, int] | None:
     """First and last row of the longest stretch that is nearly as stable as the best; of equal ones the finest."""
     divided = (table["n_low"] >= 2).to_numpy()
     ari, null = table["ari"].to_numpy(), table["null_ari"].to_numpy()
-    usable = divided & (ari >= _LEAST) & (ari > null)
+    usable = divided & (ari >= _LEAST) & ~(ari <= null)
     if not usable.any():
         return None
     stable = usable & (ari >= _NEAR_BEST * ari[usable].max())
