@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.core._palette import category_colors
+from stpredict.pl._finished import finished
 from stpredict.pl._style import INK, LIGHT_GRAY, one_panel, style
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _CMAP = "RdBu_r"  # blue and red: the two ends differ for every color deficiency
 _SIZE = 0.17  # inches of a row or a column
 
 
+@finished
 def domain_markers(
     table: pd.DataFrame,
     *,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, GRAY, INK, LIGHT_GRAY, one_panel, style
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _NEEDED = ("resolution", "ari", "low", "high", "n_domains", "null_ari")
 
 
+@finished
 def domain_stability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the agreement of repeated clusterings over resolutions, with the numbers of domains and what noise reaches.
 
