@@ -156,7 +156,9 @@ def stain_effect(
         slots = {AS_THEY_ARE: plain}
         names = _training_sections(fold, sample)
         for method in wanted:
-            write_record(table, STAIN, stain_entry(reference_of(found[method], names, who), found[method], n_tiles, seed))
+            write_record(
+                table, STAIN, stain_entry(reference_of(found[method], names, who), found[method], n_tiles, seed)
+            )
             slots[method] = f"X_{method}"
             image_features(container, encoder, key_added=slots[method], **given, **features)
         models: Any = {label: {"model": model, "features": slot} for label, slot in slots.items()}
@@ -191,4 +193,3 @@ def _training_sections(fold: Fold, sample: np.ndarray) -> list[str]:
             f"{fold.name!r}"
         )
     return train
-
