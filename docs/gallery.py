@@ -85,6 +85,17 @@ GALLERY = {
         'stp.tl.domains(adata, "predicted_ridge", n_domains=3)\n'
         'stp.pl.domains(adata, label_key="label", sample="P3_S1")',
     ),
+    "domain_stability": Entry(
+        "At which resolution domains are found again, without any labels.",
+        'section = adata[adata.obs["sample"] == "P3_S1"].copy()\n'
+        'stp.pl.domain_stability(stp.tl.domain_stability(section, "predicted_ridge", n_runs=4))',
+    ),
+    "domain_markers": Entry(
+        "Genes that mark each domain.",
+        'stp.tl.domains(adata, "predicted_ridge", n_domains=3)\n'
+        'markers = stp.tl.domain_markers(adata, key="predicted_ridge")\n'
+        'stp.pl.domain_markers(markers, colors=adata.uns["domain_colors"])',
+    ),
     "blocks": Entry(
         "Blocks of one section, with the buffer around the block that is held out.",
         'section = adata[adata.obs["sample"] == "P1_S1"].copy()\n'

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from stpredict.core._stain import Recoloring
+
 _COARSE = 2.0  # pixels that an encoder wants per pixel that there is, beyond which it sees blur
 
 
@@ -34,8 +36,16 @@ def warn_if_coarse(what: str, side_px: float, tile_px: int, *, stacklevel: int =
         )
 
 
-def resized(windows: np.ndarray, tile_px: int, device: torch.device) -> torch.Tensor:
-    """Resize windows uint8 (b, side, side, 3) to uint8 tiles (b, 3, tile_px, tile_px), bilinear with antialiasing."""
+def resized(windows: np.ndarray, tile_px: int, device: torch.device, stain: Recoloring | None = None) -> torch.Tensor:
+    """Resize windows uint8 (b, side, side, 3) to uint8 tiles (b, 3, tile_px, tile_px), bilinear with antialiasing.
+
+    With `stain` they are recolored: the one place where pixels of tiles get the stains of a reference.
+    """
+    tiles = _resized(windows, tile_px, device)
+    return tiles if stain is None else stain.tiles(tiles)
+
+
+def _resized(windows: np.ndarray, tile_px: int, device: torch.device) -> torch.Tensor:
     import torch
 
     tiles = torch.from_numpy(windows).permute(0, 3, 1, 2)

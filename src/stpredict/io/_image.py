@@ -14,7 +14,9 @@ from stpredict.io._section_image import SectionImage
 from stpredict.io._square_pixels import source_scale
 from stpredict.slots._container import is_spatialdata
 from stpredict.slots._keys import storable
+from stpredict.slots._provenance import read_record
 from stpredict.slots._sections import microns_per_pixel, section_entry
+from stpredict.slots._stain import STAIN, recoloring
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,7 +43,15 @@ def section_image(data: Container, adata: AnnData, sample: str, image: Any = Non
     its transformation says, unless that makes it a thumbnail, and `uns["spatial"][sample]["images"]["hires"]` where it
     is stored at full resolution (scale factor 1). A file or array whose pixels are not square, as the scale factors of the
     section say, is stretched to the square ones of the positions.
+
+    Its `stain` is that of :func:`stpredict.pp.normalize_stain`, where the object says so.
     """
+    picture = _found(data, adata, sample, image)
+    picture.stain = recoloring(read_record(adata, STAIN), sample)
+    return picture
+
+
+def _found(data: Container, adata: AnnData, sample: str, image: Any) -> SectionImage:
     if isinstance(image, Mapping) and not hasattr(image, "dims") and not hasattr(image, "groups"):
         if sample not in image:
             raise KeyError(f"expected an image of section {sample!r}; found {sorted(image)}; add it to `image=`")

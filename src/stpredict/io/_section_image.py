@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stpredict.core._stain import Recoloring
 from stpredict.io._image_file import ImageFile
 from stpredict.io._pixel_source import ArrayPixels, PillowPixels, Pixels
 from stpredict.io._pixels import Depth, depth_is_known, measure, to_rgb
@@ -41,6 +42,8 @@ class SectionImage:
         Size in pixels.
     origin
         Position (x, y) of the top left corner.
+    stain
+        How the pixels of its tiles are recolored after these are cut, if they are.
     """
 
     def __init__(self, source: Any, *, origin: Any = (0.0, 0.0), area: Any = None, remark: str | None = None) -> None:
@@ -49,6 +52,7 @@ class SectionImage:
         self._depth: Depth | None = None
         self._remark, self._area = remark, area
         self.origin = np.asarray(origin, dtype=np.float64)
+        self.stain: Recoloring | None = None
         if isinstance(source, (str, Path)):
             self._file = ImageFile(Path(source))
             self.width, self.height = self._file.width, self._file.height
@@ -189,8 +193,10 @@ class SectionImage:
         return said
 
     def fingerprint(self) -> str:
-        """SHA-256 of the file, or of the pixels where there is no file."""
+        """SHA-256 of the file, or of the pixels where there is no file, and of how tiles are recolored."""
         digest = hashlib.sha256(_READING)
+        if self.stain is not None:
+            digest.update(self.stain.digest.encode())
         if self._file is not None:
             with self._file.path.open("rb") as handle:
                 while chunk := handle.read(1 << 22):

@@ -4,6 +4,8 @@ from stpredict.pl._attribution import attribution
 from stpredict.pl._blocks import blocks
 from stpredict.pl._ceiling import ceiling
 from stpredict.pl._compare_models import compare_models
+from stpredict.pl._domain_markers import domain_markers
+from stpredict.pl._domain_stability import domain_stability
 from stpredict.pl._domains import domains
 from stpredict.pl._enrichment import enrichment
 from stpredict.pl._features import features
@@ -31,6 +33,8 @@ __all__ = [
     "blocks",
     "ceiling",
     "compare_models",
+    "domain_markers",
+    "domain_stability",
     "domains",
     "enrichment",
     "features",

@@ -19,6 +19,7 @@ from stpredict.pl._style import (
     frame_section,
     leave_room,
     one_panel,
+    spacing,
     style,
 )
 from stpredict.slots._checks import check_obs
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _PANEL, _SMALL_PANEL = 3.0, 2.2  # inches, of one section and of several
 _ABREAST = 4  # panels in a row
 _PICTURE = 0.55  # opacity of the picture, so that the colors of the spots stand out
+_WIDE = 0.8  # of the distance between spots: a map of regions is read from its areas
+_ENTRY = 0.17  # inches of a line of a legend
 _MISSING = ""
 
 
@@ -66,7 +69,7 @@ def domains(
     ax
         Axes to draw into, one per section, or two with `label_key`; those of a new figure by default.
     spot_size
-        Diameter of a spot in full-resolution pixels. By default that of the section's scale factors, or else 0.8 of
+        Diameter of a spot in full-resolution pixels. By default that of the section's scale factors, but at least 0.8 of
         the distance between spots; sections of 2000 spots and more are drawn without gaps.
     alpha
         Opacity of the spots over the picture.
@@ -117,6 +120,9 @@ def domains(
     if label_key is not None:
         check_obs(adata, label_key, "name the annotated regions with `label_key=`")
     sections = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
+    for section in sections:
+        if spot_size is None:
+            section.diameter = max(section.diameter, _WIDE * spacing(section.xy))
     one = len(sections) == 1 and (sample is None or isinstance(sample, str))
     columns = [key] if label_key is None else [key, label_key]
     given_axes = _given_axes(ax, len(columns) * len(sections))
@@ -127,6 +133,8 @@ def domains(
         figure = None
         if given_axes is None:
             figure, given_axes = _new_axes(sections, len(columns))
+            if not one:
+                _widen(figure, adata, sections, columns)
         axes = np.array(given_axes, dtype=object).reshape(len(sections), len(columns))
         for row, section, title in zip(axes, sections, titles, strict=True):
             for panel, column in zip(row, columns, strict=True):
@@ -170,6 +178,17 @@ def _new_axes(sections: Sequence[Section], n: int) -> tuple[Any, list[Axes]]:
     for spare in axes.flat[total:]:
         spare.remove()
     return figure, list(axes.flat[:total])
+
+
+def _widen(figure: Any, adata: AnnData, sections: Sequence[Section], columns: list[str]) -> None:
+    """Make room for all legends one below the other: a figure of one row of panels may be lower than they are."""
+    needed = 0.3
+    for column in columns:
+        text, categories = _categories(adata.obs[column])
+        rows = np.concatenate([section.rows for section in sections])
+        needed += _ENTRY * (len(_entries(text[rows], categories, dict.fromkeys(categories, ""))[0]) + 2)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, max(height, needed))
 
 
 def _common_legends(

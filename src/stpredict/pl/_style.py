@@ -199,10 +199,10 @@ def find_section(
     if spot_size is not None:
         diameter = check_positive(spot_size, "spot_size")
     else:
-        spacing = _spacing(xy)
-        diameter = float(factors.get("spot_diameter_fullres") or 0.8 * spacing)
+        apart = spacing(xy)
+        diameter = float(factors.get("spot_diameter_fullres") or 0.8 * apart)
         if len(xy) >= _DENSE_FROM:
-            diameter = max(diameter, _TILING * spacing)
+            diameter = max(diameter, _TILING * apart)
     margin = max(1.5 * diameter, 0.03 * float(np.ptp(xy, axis=0).max()))
     (left, top), (right, bottom) = xy.min(axis=0) - margin, xy.max(axis=0) + margin
     box = (float(left), float(right), float(bottom), float(top))
@@ -210,7 +210,7 @@ def find_section(
     return Section(name, rows, xy, diameter, None if mpp is None else float(mpp), image, box)
 
 
-def _spacing(xy: np.ndarray) -> float:
+def spacing(xy: np.ndarray) -> float:
     """Median distance to the nearest neighbor; 1 where there is one spot."""
     if len(xy) < 2:
         return 1.0

@@ -14,18 +14,22 @@ from stpredict.pp._image_features import image_features
 from stpredict.pp._log_vmr import log_vmr
 from stpredict.pp._neighbor_features import neighbor_features
 from stpredict.pp._normalize import normalize
+from stpredict.pp._normalize_stain import normalize_stain
 from stpredict.pp._nuclei import nuclei
 from stpredict.pp._nuclei_features import nuclei_features
 from stpredict.pp._patches import patches
 from stpredict.pp._published_target import published_target
 from stpredict.pp._select_genes import select_genes
 from stpredict.pp._spatially_variable import spatially_variable
+from stpredict.pp._stain_reference import stain_reference
 from stpredict.pp._tiles import tiles
 from stpredict.pp._tissue import tissue
 from stpredict.slots._dense_map import DenseMap
+from stpredict.slots._stain import StainReference
 
 __all__ = [
     "DenseMap",
+    "StainReference",
     "as_genes",
     "as_slides",
     "bag",
@@ -40,12 +44,14 @@ __all__ = [
     "log_vmr",
     "neighbor_features",
     "normalize",
+    "normalize_stain",
     "nuclei",
     "nuclei_features",
     "patches",
     "published_target",
     "select_genes",
     "spatially_variable",
+    "stain_reference",
     "tiles",
     "tissue",
 ]

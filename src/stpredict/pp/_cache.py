@@ -7,8 +7,9 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from stpredict.core._sealed import array_of, read_sealed, write_sealed
 from stpredict.core._turns import fresh_path, tidy_folder, turn
 
 _FORMAT = 1  # raised when stored features would no longer equal newly computed ones
+
+if TYPE_CHECKING:
+    from stpredict.core._stain import Recoloring
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,29 @@ def _canonical(value: Any) -> bytes:
 
 def _framed(kind: str, content: bytes) -> bytes:
     return f"{kind}:{len(content)}:".encode() + content
+
+
+def counting(
+    stain: Recoloring | None, store: FeatureCache | None, key: str | None, compute: Callable[[], np.ndarray]
+) -> Callable[[], np.ndarray]:
+    """The same computation, which also keeps the number of tiles that were not recolored, beside the features of the key."""
+    if stain is None or store is None or key is None:
+        return compute
+
+    def computed() -> np.ndarray:
+        before = stain.n_left
+        array = compute()
+        with suppress(OSError):  # the features, which are stored next, tell of a full disk
+            store.put(cache_key({"left": key}), np.array([stain.n_left - before]))
+        return array
+
+    return computed
+
+
+def n_left(store: FeatureCache, key: str) -> int | None:
+    """The number of tiles that were not recolored, where it is known."""
+    found = store.get(cache_key({"left": key}))
+    return None if found is None or found.shape != (1,) else int(found[0])
 
 
 class FeatureCache:

@@ -10,6 +10,7 @@ import numpy as np
 from stpredict.pp._windows import Section, sections_of, windows_around
 from stpredict.slots._dense_map import DenseMap
 from stpredict.slots._keys import Key
+from stpredict.slots._stain import recorded_reference, stain_facts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from scipy.sparse import csr_array
 
+    from stpredict.core._stain import Recoloring
     from stpredict.encoders import Encoder
     from stpredict.io._image import SectionImage
     from stpredict.slots._container import Container
@@ -131,7 +133,8 @@ def dense_features(
     if reader is None and not widths:
         raise ValueError("expected an encoder or widths of color; found neither; leave `color=` at its default")
     field = microns if reader is None else reader.tile_um
-    sections = sections_of(data, get_table(data, table_key), image, microns_per_pixel, sample_key, field, (1.0,), check)
+    table = get_table(data, table_key)
+    sections = sections_of(data, table, image, microns_per_pixel, sample_key, field, (1.0,), check)
     for section in sections:
         if section.microns_per_pixel > microns:
             raise ValueError(
@@ -139,7 +142,9 @@ def dense_features(
                 f"{section.microns_per_pixel:g} µm; pass a larger `microns=`"
             )
     reach = max([microns * max(widths, default=1)] + ([reader.reach_um] if reader else []))
-    record = {"color": list(widths)} | ({} if reader is None else reader.record)
+    record = (
+        {"color": list(widths)} | ({} if reader is None else reader.record) | stain_facts(recorded_reference(table))
+    )
     names = tuple(name if width == 1 else f"{name}_{width}" for width in widths for name in _CHANNELS)
     found: dict[str, DenseMap] = {}
     groups = group_names([section.name for section in sections])
@@ -237,7 +242,7 @@ class _Reader:
             places = np.column_stack([column + 0.5, row + top / self.core + 0.5]) * step + picture.origin
             squares: np.ndarray | None = None
             for index, windows in windows_around(picture, places, side, self.batch):
-                encoded = self._encoded(windows, spread)
+                encoded = self._encoded(windows, spread, picture.stain)
                 if squares is None:
                     squares = np.empty((len(places), *encoded.shape[1:]), dtype=np.float32)
                 squares[index] = encoded
@@ -246,13 +251,13 @@ class _Reader:
             rows = grid.reshape(n_down * self.core, n_across * self.core, -1)
             yield top, rows[: min(block, shape[0] - top), : shape[1]]
 
-    def _encoded(self, windows: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    def _encoded(self, windows: np.ndarray, spread: np.ndarray, stain: Recoloring | None) -> np.ndarray:
         """Features (b, core, core, d) of the places in the middle of windows."""
         import torch
 
         from stpredict.encoders._resize import resized
 
-        tiles = resized(windows, self.encoder.tile_px, self.encoder.device)
+        tiles = resized(windows, self.encoder.tile_px, self.encoder.device, stain)
         if not self.tokens:
             return self.encoder(tiles)[:, None, None].cpu().numpy()
         tokens = self.encoder.tokens(tiles)
@@ -287,7 +292,8 @@ def color_map(picture: SectionImage, side: float, shape: Sequence[int], widths: 
     for top in range(0, shape[0], step):
         part = down[top : top + step]
         first, last = int(part.indices.min()), int(part.indices.max()) + 1
-        band = picture.band(first, last).astype(np.float32) / 255
+        pixels = picture.band(first, last)
+        band = (pixels if picture.stain is None else picture.stain.pixels(pixels)).astype(np.float32) / 255
         gray = band.mean(axis=2, keepdims=True)
         band = np.concatenate([band, gray, gray**2], axis=2)
         rows = part[:, first:last] @ band.reshape(len(band), -1)

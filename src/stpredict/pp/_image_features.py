@@ -10,6 +10,7 @@ import numpy as np
 from stpredict.encoders._resize import resized, warn_if_coarse
 from stpredict.pp._windows import Section, sections_of, warn_if_cells, windows_around
 from stpredict.slots._keys import Key, check_key
+from stpredict.slots._stain import recorded_reference, stain_facts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,7 +116,8 @@ def image_features(
 
     - `obsm[key_added]`: features, float32 (n_obs, dim of the encoder times the number of contexts).
     - `uns["stpredict"][key_added]`: encoder, its fingerprint, dim, tile_um, tile_px, context, and per section
-      microns_per_pixel and the number of padded tiles.
+      microns_per_pixel and the number of padded tiles; after :func:`stpredict.pp.normalize_stain` also its reference as
+      `stain`, and per section the number of tiles without tissue as `left`.
 
     On a slide it writes
 
@@ -196,7 +198,7 @@ def image_features(
         warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), least_px)
         if tile_um is None:
             warn_if_cells(section, width_um)
-    features = _compute(sections, network, width_um, scales, int(batch_size), cache, progress)
+    features, left = _compute(sections, network, width_um, scales, int(batch_size), cache, progress)
 
     container, adata = begin(data, copy, table_key)
     adata.obsm[key] = features
@@ -213,6 +215,7 @@ def image_features(
             "context": scales,
             "microns_per_pixel": {section.name: section.microns_per_pixel for section in sections},
             "padded": {section.name: section.padded for section in sections},
+            **stain_facts(recorded_reference(adata), left),
         },
     )
     return container if copy else None
@@ -266,7 +269,8 @@ def _compute(
     batch_size: int,
     cache: bool,
     progress: bool | None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, dict[str, int | None]]:
+    """Features of all sections, and how many tiles of each were not recolored where tiles are."""
     from tqdm.auto import tqdm
 
     from stpredict.core._settings import settings
@@ -275,16 +279,17 @@ def _compute(
     store = FeatureCache() if cache and encoder.reproducible else None
     total = sum(len(section.rows) for section in sections)
     features = np.empty((total, encoder.dim * len(scales)), dtype=np.float32)
+    left: dict[str, int | None] = {}
     show_progress = settings.progress if progress is None else progress
     with tqdm(total=total * len(scales), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
         for section in sections:
             picture = section.find()
             try:
-                cached = _features_of(picture, section, encoder, tile_um, scales, batch_size, store, bar.update)
-                features[section.rows] = cached
+                found = _features_of(picture, section, encoder, tile_um, scales, batch_size, store, bar.update)
+                features[section.rows], left[section.name] = found
             finally:
                 picture.close()
-    return features
+    return features, left
 
 
 def _features_of(
@@ -296,10 +301,12 @@ def _features_of(
     batch_size: int,
     store: FeatureCache | None,
     done: Callable[[int], Any],
-) -> np.ndarray:
-    """Features (n, dim * contexts) of one section, from the cache where it has them."""
+) -> tuple[np.ndarray, int | None]:
+    """Features (n, dim * contexts) of one section, from the cache where it has them, and the tiles not recolored."""
     from stpredict.core._validate import check_finite
-    from stpredict.pp._cache import cache_key
+    from stpredict.pp._cache import cache_key, counting, n_left
+
+    stain = picture.stain
 
     def compute() -> np.ndarray:
         parts = [encoder.for_side(tile_um * scale) for scale in scales]
@@ -309,7 +316,8 @@ def _features_of(
         return features
 
     if store is None:
-        return compute()
+        features = compute()
+        return features, None if stain is None else stain.n_left
     key = cache_key(
         {
             "image": picture.fingerprint(),
@@ -321,10 +329,11 @@ def _features_of(
             "context": scales,
         }
     )
-    features, found = store.get_or_compute(key, (len(section.rows), encoder.dim * len(scales)), compute)
+    shape = (len(section.rows), encoder.dim * len(scales))
+    features, found = store.get_or_compute(key, shape, counting(stain, store, key, compute))
     if found:
         done(len(features) * len(scales))
-    return features
+    return features, None if stain is None else n_left(store, key)
 
 
 def _encode(
@@ -350,5 +359,5 @@ def encoded_around(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows of the positions (b,) and the features (b, dim) of the tiles around them, or of what is drawn of the tiles."""
     for rows, windows in windows_around(picture, positions, side, batch_size):
-        tiles = resized(windows, encoder.tile_px, encoder.device)
+        tiles = resized(windows, encoder.tile_px, encoder.device, picture.stain)
         yield rows, encoder(tiles if drawn is None else drawn(tiles)).cpu().numpy()

@@ -393,6 +393,6 @@ def _cut(job: _Job, into: np.ndarray, done: Callable[[int], Any]) -> np.ndarray:
     from stpredict.pp._windows import windows_around
 
     for rows, windows in windows_around(job.picture, job.xy, job.side):
-        into[rows] = resized(windows, job.patch_px, torch.device("cpu")).permute(0, 2, 3, 1).numpy()
+        into[rows] = resized(windows, job.patch_px, torch.device("cpu"), job.picture.stain).permute(0, 2, 3, 1).numpy()
         done(len(rows))
     return into

@@ -11,6 +11,7 @@ import numpy as np
 from stpredict.core._validate import check_finite, check_positive
 from stpredict.pp._image_features import encoded_around, encoder_for
 from stpredict.slots._keys import Key, check_key
+from stpredict.slots._stain import recorded_reference, stain_facts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,7 @@ class Plan:
             "tile_px": self.encoder.tile_px,
             "grid": self.grid,
             "microns_per_pixel": {section.name: section.microns_per_pixel for section in self.sections},
+            **stain_facts(recorded_reference(self.table)),
         }
 
 

@@ -10,11 +10,13 @@ import numpy as np
 
 from stpredict.slots._keys import Key, escaped
 from stpredict.slots._made import same_size
+from stpredict.slots._stain import STAIN, StainReference, recoloring, stain_facts
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from stpredict.core._stain import Recoloring
     from stpredict.encoders import Encoder
     from stpredict.io._slide import Windows
 
@@ -92,6 +94,7 @@ def tile_features(
     if recorded_um is not None and same_size(float(recorded_um), width_um):
         width_um = float(recorded_um)
     parts, beyond = [], np.zeros(len(center), dtype=bool)
+    stain, left = recoloring(sdata.attrs.get(Key.UNS, {}).get(STAIN), slide_name(sdata)), []
     with slide_reader(sdata) as reader:
         for scale in context:
             fitting = encoder.for_side(width_um * scale)
@@ -99,12 +102,14 @@ def tile_features(
             height, width = reader.properties.level_shape[windows.level]
             outside = (windows.corner < 0) | (windows.corner + windows.side > np.array([width, height]))
             beyond |= outside.any(axis=1)
-            parts.append(_compute(reader, slide_path(sdata), windows, fitting, batch_size, cache, progress))
+            parts.append(
+                _compute(reader, slide_path(sdata), windows, fitting, batch_size, cache, progress, stain, left)
+            )
             if scale == min(context):
                 warn_if_coarse(f"slide {slide_name(sdata)!r}", windows.side, fitting.tile_px, stacklevel=3)
         features = np.concatenate(parts, axis=1)
         table = tile_table(sdata, reader, frame, features, center, side, mpp, tile_key)
-    _record(table, key, encoder, width_um, context, mpp, int(beyond.sum()))
+    _record(table, key, encoder, width_um, context, mpp, int(beyond.sum()), stain_of_slide(sdata, left))
     return f"{key.removeprefix('X_')}_{tile_key}", table
 
 
@@ -121,15 +126,36 @@ def tile_squares(geometry: Any, tile_key: str) -> tuple[np.ndarray, float]:
     return (bounds[:, :2] + bounds[:, 2:]) / 2, side
 
 
+def stain_of_slide(sdata: SpatialData, left: list[int | None]) -> dict[str, Any]:
+    """What the record of features says of the stains that the tiles of a slide were given."""
+    from stpredict.io._slide import slide_name
+
+    entry = sdata.attrs.get(Key.UNS, {}).get(STAIN)
+    if entry is None:
+        return {}
+    known = [count for count in left if count is not None]
+    total = sum(known) if len(known) == len(left) else None
+    return stain_facts(StainReference.from_dict(entry["reference"]), {slide_name(sdata): total})
+
+
 def _compute(
-    reader: Any, path: Any, windows: Windows, encoder: Encoder, batch_size: int, cache: bool, progress: bool | None
+    reader: Any,
+    path: Any,
+    windows: Windows,
+    encoder: Encoder,
+    batch_size: int,
+    cache: bool,
+    progress: bool | None,
+    stain: Recoloring | None,
+    left: list[int | None],
 ) -> np.ndarray:
+    """Features (n, dim) of all windows; the numbers of tiles that were not recolored are added to `left`."""
     from tqdm.auto import tqdm
 
     from stpredict.core._settings import settings
     from stpredict.core._validate import check_finite
     from stpredict.io._slide import slide_fingerprint
-    from stpredict.pp._cache import FeatureCache, cache_key
+    from stpredict.pp._cache import FeatureCache, cache_key, counting, n_left
 
     store = FeatureCache() if cache and encoder.reproducible else None
     slide = slide_fingerprint(path) if store is not None else None
@@ -141,7 +167,7 @@ def _compute(
             rows = order[start : start + _CHUNK]
 
             def compute(rows: np.ndarray = rows) -> np.ndarray:
-                found = _encode(reader, windows, rows, encoder, batch_size, bar.update)
+                found = _encode(reader, windows, rows, encoder, batch_size, bar.update, stain)
                 check_finite(found, "features of tiles", f"encoder {encoder.name!r} or its weights are broken")
                 return found
 
@@ -157,15 +183,27 @@ def _compute(
                     "level": windows.level,
                     "tile_px": encoder.tile_px,
                 }
+                | ({} if stain is None else {"stain": stain.digest})
             )
-            features[rows], found = store.get_or_compute(entry, (len(rows), encoder.dim), compute)
+            counted = counting(stain, store, entry, compute)
+            features[rows], found = store.get_or_compute(entry, (len(rows), encoder.dim), counted)
+            if stain is not None:
+                left.append(n_left(store, entry))
             if found:
                 bar.update(len(rows))
+    if stain is not None and store is None:
+        left[:] = [stain.n_left]  # of all fields of view so far
     return features
 
 
 def _encode(
-    reader: Any, windows: Windows, rows: np.ndarray, encoder: Encoder, batch_size: int, done: Callable[[int], Any]
+    reader: Any,
+    windows: Windows,
+    rows: np.ndarray,
+    encoder: Encoder,
+    batch_size: int,
+    done: Callable[[int], Any],
+    stain: Recoloring | None = None,
 ) -> np.ndarray:
     """Features (m, dim) of some windows, in their order."""
     import torch
@@ -189,7 +227,7 @@ def _encode(
         while start < len(index):
             room = min(batch_size - sum(len(part) for part, _ in waiting), fitting)
             part = slice(start, start + room)
-            waiting.append((index[part], resized(pixels[part], encoder.tile_px, encoder.device)))
+            waiting.append((index[part], resized(pixels[part], encoder.tile_px, encoder.device, stain)))
             start += room
             if sum(len(part) for part, _ in waiting) >= batch_size:
                 flush()
@@ -264,7 +302,14 @@ def tile_table(
 
 
 def _record(
-    table: AnnData, key: str, encoder: Encoder, tile_um: float, context: tuple[float, ...], mpp: float, padded: int
+    table: AnnData,
+    key: str,
+    encoder: Encoder,
+    tile_um: float,
+    context: tuple[float, ...],
+    mpp: float,
+    padded: int,
+    stain: dict[str, Any],
 ) -> None:
     from stpredict.slots._content import seal_features
     from stpredict.slots._provenance import write_record
@@ -283,5 +328,6 @@ def _record(
             "context": context,
             "microns_per_pixel": {sample: mpp},
             "padded": {sample: padded},
+            **stain,
         },
     )

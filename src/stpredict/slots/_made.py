@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: What has to be the same for features of two objects to mean the same.
-COMPARED = ("encoder", "fingerprint", "dim", "tile_um", "tile_px", "context")
+COMPARED = ("encoder", "fingerprint", "dim", "tile_um", "tile_px", "context", "stain")
 #: Sizes in µm that differ by less are the same: a tile is a whole number of pixels, and the µm per pixel of a scanner
 #: is rounded (128 µm at 0.5 µm per pixel are 127.744 µm on a slide of 0.499).
 SAME_SIZE = 0.02
@@ -26,6 +26,8 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any], names: Sequen
 
 
 def _same(name: str, first: Any, second: Any) -> bool:
+    if name == "stain":  # the numbers, wherever they were found
+        return bool((first or {}).get("digest") == (second or {}).get("digest"))
     if name.endswith("_um") and all(value is None or isinstance(value, int | float) for value in (first, second)):
         return same_size(first, second)
     return bool(first == second)

@@ -1,6 +1,8 @@
 """Tools: fit, predict, evaluate, and what follows from a prediction."""
 
 from stpredict.tl.biology._cnv import cnv
+from stpredict.tl.biology._domain_markers import domain_markers
+from stpredict.tl.biology._domain_stability import domain_stability
 from stpredict.tl.biology._domains import domains
 from stpredict.tl.biology._enrich import enrich
 from stpredict.tl.biology._pathway_scores import pathway_scores
@@ -39,6 +41,7 @@ from stpredict.tl.learn._learning_curve import learning_curve
 from stpredict.tl.learn._linear_probe import linear_probe
 from stpredict.tl.learn._predict import predict
 from stpredict.tl.learn._retrieval_bank import retrieval_bank
+from stpredict.tl.learn._stain_effect import StainEffect, stain_effect
 from stpredict.tl.learn._suggest import suggest
 from stpredict.tl.learn._super_resolve import super_resolve
 from stpredict.tl.outcomes._donor_probe import donor_probe
@@ -55,6 +58,7 @@ __all__ = [
     "ModuleCorrelation",
     "OutcomeResult",
     "Signature",
+    "StainEffect",
     "align",
     "attribution",
     "batch_mixing",
@@ -66,6 +70,8 @@ __all__ = [
     "cross_validate",
     "de_overlap",
     "domain_agreement",
+    "domain_markers",
+    "domain_stability",
     "domains",
     "donor_probe",
     "embed",
@@ -97,6 +103,7 @@ __all__ = [
     "segmentation",
     "signature",
     "signature_coverage",
+    "stain_effect",
     "summarize",
     "suggest",
     "super_resolution_agreement",

@@ -11,7 +11,8 @@ import stpredict as stp
 from stpredict.core._palette import category_colors
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
-from stpredict.tl.biology._domains import _search, domains
+from stpredict.tl.biology._cluster import _search, neighbor_means, smoothed, without_small
+from stpredict.tl.biology._domains import domains
 
 GENES = [f"g{i}" for i in range(12)]
 
@@ -125,13 +126,13 @@ def test_search_bisects_and_keeps_the_nearest():
 
     def leiden(resolution):
         asked.append(resolution)
-        return np.arange(60) % max(1, int(resolution * 2) // 2 * 2)
+        return np.arange(60) % max(1, int(resolution * 2) // 2 * 2), []
 
-    labels, used = _search(leiden, 6)
+    labels, used, _ = _search(leiden, 6)
     assert len(np.unique(labels)) == 6
     assert 3 <= used < 4
     assert len(asked) < 10
-    labels, _ = _search(leiden, 7)
+    labels, _, _ = _search(leiden, 7)
     assert len(np.unique(labels)) in (6, 8)
 
 
@@ -216,3 +217,102 @@ def test_missing_values_and_few_observations(adata):
     adata.obsm["predicted"].iloc[3] = np.nan
     with pytest.raises(ValueError, match="NaN or infinity in 1 rows"):
         domains(adata)
+
+
+def lattice(side: int = 16, noise: float = 2.5) -> ad.AnnData:
+    """Two halves of a square section, told apart by noisy genes."""
+    rng = np.random.default_rng(0)
+    xy = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2) * 100.0
+    half = (xy[:, 0] >= side * 50).astype(int)
+    values = rng.normal(np.array([[-1.0], [1.0]])[half], noise, (side**2, 12))
+    adata = ad.AnnData(np.zeros((side**2, 0)), obsm={"spatial": xy})
+    adata.obs["sample"], adata.obs["half"] = "s", half.astype(str)
+    adata.obsm["predicted"] = pd.DataFrame(values, adata.obs_names, GENES)
+    return adata
+
+
+def test_smoothing_finds_regions_that_noise_hides():
+    found = []
+    for smooth in (0.0, 0.5):
+        adata = lattice()
+        domains(adata, n_domains=2, smooth=smooth, label_key="half")
+        found.append(read_record(adata, "domain")["ari"])
+    assert found[1] > 0.85
+    assert found[0] < found[1] - 0.1
+
+
+def test_smoothed_components_are_means_of_own_and_neighbors():
+    adata = lattice()
+    domains(adata, key_added="plain", n_pcs=3)
+    plain = adata.obsm["predicted_pca"].copy()
+    domains(adata, smooth=0.25, n_pcs=3)
+    at = 5 * 16 + 7
+    around = [at + 16 * row + column for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column]
+    np.testing.assert_allclose(
+        adata.obsm["predicted_pca"][at], 0.75 * plain[at] + 0.25 * plain[around].mean(axis=0), rtol=1e-4, atol=1e-5
+    )
+    corner = [1, 16, 17]
+    np.testing.assert_allclose(
+        adata.obsm["predicted_pca"][0], 0.75 * plain[0] + 0.25 * plain[corner].mean(axis=0), rtol=1e-4, atol=1e-5
+    )
+    assert read_record(adata, "domain")["smooth"] == 0.25
+
+
+def test_neighbors_are_six_on_a_hexagonal_lattice_and_none_beyond_a_gap_or_in_another_section():
+    row, column = np.divmod(np.arange(100), 10)
+    xy = np.stack([column * 100.0 + 50 * (row % 2), row * 50 * 3**0.5], axis=1)
+    adata = ad.AnnData(np.zeros((201, 0)), obsm={"spatial": np.vstack([xy, xy + [1.0, 1.0], [[9e4, 0]]])})
+    adata.obs["sample"] = ["a"] * 100 + ["b"] * 101
+    weights = neighbor_means(adata, "sample", "smooth")
+    assert (weights[[44, 144]] > 0).sum(axis=1).tolist() == [6, 6]
+    assert weights[:100, 100:].nnz == weights[100:, :100].nnz == weights[200].nnz == weights[:, 200].nnz == 0
+    np.testing.assert_allclose(np.asarray(weights[:200].sum(axis=1)).ravel(), 1)
+    components = np.random.default_rng(0).normal(size=(201, 2)).astype(np.float32)
+    mixed = smoothed(components, weights, np.arange(201), 0.5)
+    np.testing.assert_array_equal(mixed[200], components[200])
+
+
+def test_small_domains_are_merged_into_the_most_similar_one():
+    components = np.array([0.0] * 10 + [5.0] * 8 + [0.8] * 2 + [4.0] * 3 + [4.5])[:, None]
+    labels = np.repeat([3, 1, 0, 2, 4], [10, 8, 2, 3, 1])
+    found, merged = without_small(labels, components, 4)
+    assert np.bincount(found).tolist() == [12, 12]
+    assert len({*found[:10], *found[18:20]}) == len({*found[10:18], *found[20:]}) == 1
+    assert [n for _, n in merged] == [1, 2, 4]  # the single one joined the three, which were then four
+    everything, _ = without_small(labels, components, 100)
+    assert set(everything) == {0}
+    same, none = without_small(labels, components, 0)
+    assert np.bincount(same).tolist() == [10, 8, 3, 2, 1]
+    assert none == []
+
+
+def test_merged_domains_are_recorded_and_count_for_n_domains(adata):
+    domains(adata, resolution=4.0, min_size=30)
+    record = read_record(adata, "domain")
+    assert adata.obs["domain"].value_counts().min() >= 30
+    assert record["n_found"] == adata.obs["domain"].nunique()
+    assert len(record["merged_into"]) == len(record["merged_n"]) > 0
+    assert set(record["merged_into"]) <= set(adata.obs["domain"])
+    domains(adata, n_domains=3, min_size=20)
+    assert adata.obs["domain"].nunique() == 3
+    with pytest.warns(UserWarning, match="left one domain"):
+        domains(adata, min_size=1000)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"smooth": 1.0}, "smooth from 0"),
+        ({"smooth": -0.1}, "smooth"),
+        ({"min_size": -1}, "min_size"),
+        ({"min_size": 2.5}, "min_size"),
+    ],
+)
+def test_options_out_of_range_are_refused(adata, options, message):
+    with pytest.raises(ValueError, match=message):
+        domains(adata, **options)
+
+
+def test_smoothing_needs_positions(adata):
+    with pytest.raises(KeyError, match=r"spatial.*smooth"):
+        domains(adata, smooth=0.5)

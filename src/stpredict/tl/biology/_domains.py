@@ -17,16 +17,20 @@ from stpredict.slots._keys import Key, check_key
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import genes_digest, write_record
 from stpredict.slots._truth import measured_of
+from stpredict.tl.biology._cluster import (
+    check_smooth,
+    cluster,
+    neighbor_graph,
+    neighbor_means,
+    principal_components,
+    smoothed,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
     from stpredict.slots._container import Container
-
-_MAX_RESOLUTION = 64.0
-_MIN_RESOLUTION = 1e-3
-_STEPS = 20
 
 
 def domains(
@@ -40,6 +44,8 @@ def domains(
     resolution: float = 1.0,
     n_pcs: int = 50,
     n_neighbors: int = 15,
+    smooth: float = 0.0,
+    min_size: int = 0,
     label_key: str | None = None,
     sample_key: str = Key.SAMPLE,
     per_sample: bool = False,
@@ -50,7 +56,7 @@ def domains(
 ) -> Container | None:
     """Cluster observations into domains: principal components, nearest neighbors, Leiden :cite:p:`traag2019`.
 
-    Positions are not used. Labels never choose the resolution: `n_domains` alone does, and agreement with
+    Positions are used with `smooth` only. Labels never choose the resolution: `n_domains` alone does, and agreement with
     `label_key` is computed once, on the result.
 
     Parameters
@@ -74,10 +80,16 @@ def domains(
         Number of principal components, lowered where there are fewer genes or observations.
     n_neighbors
         Number of neighbors in the graph, lowered where there are fewer observations.
+    smooth
+        Weight, from 0 to below 1, of the mean of the spatial neighbors in the components of each observation, before nearest
+        neighbors are looked for: 0.5 takes half from the observation and half from the up to eight around it in its
+        section. Domains then hang together in space, also where there are none: see :func:`stpredict.tl.domain_stability`.
+    min_size
+        Number of observations below which a domain is merged into the one with the most similar mean components.
     label_key
         Column of `obs` with annotated regions to compare with. Missing labels and `"undetermined"` are left out.
     sample_key
-        Column of `obs` that names the section, read with `per_sample`.
+        Column of `obs` that names the section, read with `per_sample` and `smooth`.
     per_sample
         Whether to cluster each section on its own. Domains are then named `"{sample}:{number}"` and do not correspond
         between sections.
@@ -97,8 +109,9 @@ def domains(
     - `obs[key_added]`: domain of each observation, categorical,
     - `uns["{key_added}_colors"]`: a color per domain, which scanpy, squidpy and :func:`stpredict.pl.domains` draw it in,
     - `obsm["{key}_pca"]` (`obsm["measured_pca"]` with `use="measured"`): principal components (n_obs, n_pcs), float32;
-      with `per_sample` those of each section, NaN beyond a small section's number,
-    - `uns["stpredict"][key_added]`: parameters, `resolution` and number of domains `n_found` (with `per_sample` one per
+      with `per_sample` those of each section, NaN beyond a small section's number; with `smooth` the smoothed ones,
+    - `uns["stpredict"][key_added]`: parameters, with `min_size` the numbers of observations that were merged and the
+      domain they went to (`merged_n`, `merged_into`), `resolution` and number of domains `n_found` (with `per_sample` one per
       section in `samples`), and with `label_key` the adjusted Rand index `ari`, the normalized mutual information
       `nmi` and the number of observations left out of both, `n_unlabeled`. With `per_sample`, `ari` and `nmi` hold one
       value per section, NaN without labels.
@@ -116,7 +129,7 @@ def domains(
     Warns
     -----
     UserWarning
-        When no resolution gives `n_domains` domains; the nearest number is kept.
+        When no resolution gives `n_domains` domains; the nearest number is kept. When `min_size` leaves one domain.
 
     Examples
     --------
@@ -134,6 +147,9 @@ def domains(
     check_key(key_added)
     check_choice(use, ("predicted", "measured"), "use")
     check_positive(resolution, "resolution")
+    check_smooth(smooth)
+    if int(min_size) != min_size or min_size < 0:
+        raise ValueError(f"expected min_size to be a whole number of observations, 0 or more; found {min_size!r}")
     for value, name in ((n_domains, "n_domains"), (n_pcs, "n_pcs"), (n_neighbors, "n_neighbors")):
         if value is not None and value < 1:
             raise ValueError(f"expected {name} to be at least 1; found {value}")
@@ -159,12 +175,20 @@ def domains(
     assigned = np.empty(adata.n_obs, dtype=object)
     components = np.full((adata.n_obs, min(n_pcs, matrix.shape[1] - 1)), np.nan, dtype=np.float32)
     resolutions, numbers = [], []
+    merges: list[tuple[str, int]] = []
+    weights = neighbor_means(adata, sample_key, "smooth") if smooth else None
     for index, rows in enumerate(steps(groups, "domains", compiled_by="pynndescent")):
-        pca, label, used = cluster(matrix[rows], n_domains, resolution, n_pcs, n_neighbors, seed)
-        assigned[rows] = [f"{samples[index]}:{name}" for name in label] if per_sample else label
+        pca = smoothed(principal_components(matrix[rows], n_pcs, seed), weights, rows, smooth)
+        graph = neighbor_graph(pca, n_neighbors, seed)
+        label, used, merged = cluster(graph, pca, n_domains, resolution, int(min_size), seed)
+        prefix = f"{samples[index]}:" if per_sample else ""
+        assigned[rows] = [f"{prefix}{name}" for name in label]
+        merges += [(f"{prefix}{into}", n) for into, n in merged]
         components[rows, : pca.shape[1]] = pca
         resolutions.append(used)
         numbers.append(len(np.unique(label)))
+        if merged and numbers[-1] == 1:
+            warnings.warn(f"min_size={min_size} left one domain; lower it", stacklevel=2)
         if n_domains is not None and numbers[-1] != n_domains:
             where = f" in section {samples[index]!r}" if per_sample else ""
             warnings.warn(
@@ -184,6 +208,10 @@ def domains(
         "genes_digest": genes_digest(names),
         "n_pcs": components.shape[1],
         "n_neighbors": n_neighbors,
+        "smooth": float(smooth),
+        "min_size": int(min_size),
+        "merged_into": [name for name, _ in merges] or None,
+        "merged_n": [n for _, n in merges] or None,
         "per_sample": per_sample,
         "samples": samples or None,
         "n_domains": n_domains,
@@ -227,51 +255,6 @@ def _of_all_folds(frame: pd.DataFrame, key: str) -> pd.DataFrame:
         stacklevel=4,
     )
     return frame[frame.columns[there]]
-
-
-def cluster(
-    matrix: Any, n_domains: int | None, resolution: float, n_pcs: int, n_neighbors: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Principal components, labels and the resolution that was used."""
-    import scanpy as sc
-    from anndata import AnnData
-
-    section = AnnData(matrix if matrix.dtype.kind == "f" else matrix.astype(np.float32))
-    n_comps = min(n_pcs, *(size - 1 for size in section.shape))
-    sc.pp.pca(section, n_comps=n_comps, random_state=seed)
-    sc.pp.neighbors(section, n_neighbors=min(n_neighbors, section.n_obs - 1), use_rep="X_pca", random_state=seed)
-
-    def leiden(value: float) -> np.ndarray:
-        sc.tl.leiden(
-            section, value, flavor="igraph", n_iterations=2, directed=False, random_state=seed, key_added="leiden"
-        )
-        return section.obs["leiden"].to_numpy().astype(str)
-
-    if n_domains is None:
-        return section.obsm["X_pca"], leiden(resolution), float(resolution)
-    labels, used = _search(leiden, n_domains)
-    return section.obsm["X_pca"], labels, used
-
-
-def _search(leiden: Any, n_domains: int) -> tuple[np.ndarray, float]:
-    """Bisect the logarithm of the resolution until the number of domains is met; the nearest number otherwise."""
-    best: tuple[int, np.ndarray, float] | None = None
-    low, high = np.log(_MIN_RESOLUTION), np.log(_MAX_RESOLUTION)
-    middle = 0.0
-    for _ in range(_STEPS):
-        used = float(np.exp(middle))
-        labels = leiden(used)
-        n_found = len(np.unique(labels))
-        miss = abs(n_found - n_domains)
-        if best is None or miss < best[0]:
-            best = (miss, labels, used)
-        if miss == 0:
-            break
-        low, high = (middle, high) if n_found < n_domains else (low, middle)
-        middle = (low + high) / 2
-    if best is None:
-        raise RuntimeError("the search for a resolution made no step")
-    return best[1], best[2]
 
 
 def region_labels(adata: AnnData, label_key: str) -> tuple[np.ndarray, np.ndarray]:

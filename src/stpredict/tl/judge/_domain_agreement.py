@@ -15,7 +15,8 @@ from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._positions import positions_of
-from stpredict.tl.biology._domains import cluster, expression_matrix, region_labels
+from stpredict.tl.biology._cluster import cluster, neighbor_graph, principal_components
+from stpredict.tl.biology._domains import expression_matrix, region_labels
 from stpredict.tl.judge._cluster_agreement import adjusted_rand, contingency_tables
 from stpredict.tl.judge._spatial_null import displaced
 
@@ -205,8 +206,9 @@ def _domains_over_seeds(
     """Domain of each observation (n_seeds, n), codes from 0."""
     drawn = []
     for number in seeds:
-        labels = cluster(matrix, n_domains, 1.0, n_pcs, n_neighbors, number)[1]
-        drawn.append(np.unique(labels, return_inverse=True)[1])
+        components = principal_components(matrix, n_pcs, number)
+        graph = neighbor_graph(components, n_neighbors, number)
+        drawn.append(cluster(graph, components, n_domains, 1.0, 0, number)[0])
         bar.update()
     return np.stack(drawn)
 

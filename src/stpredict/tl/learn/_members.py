@@ -21,6 +21,7 @@ from stpredict.slots._rows import Rows
 from stpredict.tl.learn._range import check_range
 from stpredict.tl.learn.inputs._collect import collect, identities, patient_codes
 from stpredict.tl.learn.inputs._reader import Source
+from stpredict.tl.learn.inputs._slots import check_stain
 from stpredict.tl.learn.targets._base import slots_of
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def extrapolates(members: Sequence[FittedModel]) -> bool:
 
 
 def source_of(member: FittedModel, data: Container, adata: AnnData, rows: Rows, **others: Any) -> Source:
-    """Where the inputs of a fitted model are read from."""
+    """Where the inputs of a fitted model are read from; an error where pixels have other stains than in its training."""
+    check_stain(adata, member.features, member.network.needs)
     slots, scaling = list(member.features["slots"]), member.features["scaling"]
     return Source(data, adata, rows, member.network.config, slots, scaling, **others)
 

@@ -13,6 +13,7 @@ import numpy as np
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._provenance import read_record
+from stpredict.slots._stain import STAIN
 from stpredict.slots._unit import unit_of
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
 from stpredict.tl.learn.inputs._gene_table import NAME as GENE_TABLE
@@ -153,10 +154,10 @@ def make_task(
                 f"{', '.join(slots)} with scaling={scaling!r}; leave `features=` out"
             )
         check_features(adata, start.features)
-    described = describe_features(adata, slots, scaling)
+    described = describe_features(adata, slots, scaling, pixels="patches" in needs)
     if options.get("kinds") == "slots":
         options = options | {"kinds": tuple(entry["dim"] for entry in described["slots"].values())}
-    origin = _origin(adata, slots_read(needs, slots))
+    origin = _origin(adata, slots_read(needs, slots), described.get(STAIN))
     task = Task(info, options, config, slots, scaling, described, init=start, feature_patients=origin)
     return replace(task, table_made=how_made(adata, task.gene_table))
 
@@ -214,9 +215,10 @@ def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequenc
     )
 
 
-def _origin(adata: AnnData, slots: Sequence[str]) -> list[str]:
-    """Patients whose expression had a part in features, as where these were aligned with it."""
+def _origin(adata: AnnData, slots: Sequence[str], stain: Mapping[str, Any] | None = None) -> list[str]:
+    """Patients who had a part in features, as where these were aligned with their expression, or in the stains of pixels."""
     seen = {str(name) for slot in slots for name in (read_record(adata, slot) or {}).get("patients_seen", [])}
+    seen |= set((stain or {}).get("patients", []))
     return sorted(seen | ({UNKNOWN} if unrecorded(adata, slots) else set()))
 
 
@@ -277,7 +279,8 @@ def fit_task(
         facts = replace(facts, mean={"model": float(outputs.mean())}, median={"model": float(np.median(outputs))})
     if target.quantities and target.kind != "counts":  # which come with their depths, and vary with them
         facts = replace(facts, spread=_spread(wanted))
-    empty: dict[str, Any] = {"slots": {}, "scaling": task.scaling}
+    empty: dict[str, Any] = {name: value for name, value in task.described.items() if name == STAIN}
+    empty |= {"slots": {}, "scaling": task.scaling}
     return FittedModel(
         model=task.info.name,
         network=result.network,

@@ -13,6 +13,7 @@ from stpredict.slots._features import feature_matrix, is_tile_table
 from stpredict.slots._keys import Key
 from stpredict.slots._made import COMPARED, differing
 from stpredict.slots._provenance import read_record, records
+from stpredict.slots._stain import STAIN, recorded_reference, shown_stain
 from stpredict.tl.learn.inputs._reader import Scaling
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def slots_read(needs: Iterable[str], slots: Sequence[str]) -> list[str]:
     return [*slots, *(_BESIDE[name](slot) for name in sorted(set(needs) & _BESIDE.keys()) for slot in slots)]
 
 
-def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling) -> dict[str, Any]:
-    """What a model has to know about its features to recognize them elsewhere."""
+def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling, *, pixels: bool = False) -> dict[str, Any]:
+    """What a model has to know about its features, or its pixels, to recognize them elsewhere."""
     check_choice(scaling, ("global", "section"), "scaling")
     slots = {}
     for key in keys:
@@ -81,7 +82,10 @@ def describe_features(adata: AnnData, keys: Sequence[str], scaling: Scaling) -> 
         slots[key] = entry | {"dim": int(width)}
         if record.get("microns_per_pixel"):
             slots[key]["coarsest_um_per_px"] = max(record["microns_per_pixel"].values())
-    return {"slots": slots, "scaling": scaling}
+    described = {"slots": slots, "scaling": scaling}
+    if pixels and (reference := recorded_reference(adata)) is not None:
+        described[STAIN] = reference.to_dict()
+    return described
 
 
 def check_features(adata: AnnData, wanted: Mapping[str, Any]) -> None:
@@ -90,18 +94,42 @@ def check_features(adata: AnnData, wanted: Mapping[str, Any]) -> None:
         if feature_matrix(adata, key) is None and Key.bag(key) not in adata.obsm:
             check_obsm(adata, key, features_like(key, entry, adata))
         found = describe_features(adata, [key], wanted["scaling"])["slots"][key]
-        different = differing(entry, found, [name for name in entry if name != "coarsest_um_per_px"])
+        names = [name for name in entry if name not in ("coarsest_um_per_px", STAIN)]
+        # What was made before stains were written down is of pictures as they are.
+        different = differing(entry, found, [*names, STAIN])
         # A finer picture is resampled to the same tile; one much coarser than any in training lacks the texture.
         if found.get("coarsest_um_per_px", 0.0) > entry.get("coarsest_um_per_px", np.inf) * _COARSER:
             different.append("coarsest_um_per_px")
         if different:
-            sides = "; ".join(f"{name}: model {entry[name]!r}, data {found.get(name)!r}" for name in different)
+            sides = "; ".join(f"{name}: model {_shown(name, entry)}, data {_shown(name, found)}" for name in different)
             call = features_like(key, entry, adata)
+            if STAIN in different:
+                call = f"run {_stained_like(entry.get(STAIN))}, then {call.removeprefix('run ')}"
             if different == ["coarsest_um_per_px"]:
                 call = "read the sections with a finer picture: enlarged, it lacks the texture that the model reads"
             raise ValueError(
                 f"expected obsm[{key!r}] made the way the model's training features were; found {sides}; {call}"
             )
+
+
+def check_stain(adata: AnnData, wanted: Mapping[str, Any], needs: Iterable[str]) -> None:
+    """Raise when a network would read pixels in other stains than those it was trained on."""
+    if "patches" not in needs:
+        return
+    found = describe_features(adata, [], wanted["scaling"], pixels=True)
+    if differing(wanted, found, [STAIN]):
+        raise ValueError(
+            f"expected pictures in the stains of the training; found stain: model {_shown(STAIN, wanted)}, data "
+            f"{_shown(STAIN, found)}; run {_stained_like(wanted.get(STAIN))}"
+        )
+
+
+def _shown(name: str, entry: Mapping[str, Any]) -> str:
+    return shown_stain(entry.get(STAIN)) if name == STAIN else repr(entry.get(name))
+
+
+def _stained_like(entry: Mapping[str, Any] | None) -> str:
+    return "stp.pp.normalize_stain(adata, reference=model)" if entry else "stp.pp.normalize_stain(adata, 'none')"
 
 
 def features_like(key: str, entry: Mapping[str, Any], adata: AnnData | None) -> str:
