@@ -23,6 +23,7 @@ FLOORS = (
     {"tl"},
     {"pl"},
     {"demo"},
+    {"cli"},
     {"__main__", "__init__"},
 )
 HEIGHT = {name: floor for floor, names in enumerate(FLOORS) for name in names}

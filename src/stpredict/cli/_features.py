@@ -1,0 +1,10 @@
+HELP = "x"
+EXAMPLE = "stpredict features"
+
+
+def add_arguments(p):
+    pass
+
+
+def run(o):
+    return 0
