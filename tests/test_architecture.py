@@ -22,6 +22,7 @@ FLOORS = (
     {"get"},
     {"tl"},
     {"pl"},
+    {"report"},
     {"demo"},
     {"cli"},
     {"__main__", "__init__"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-import pytest
 from PIL import Image
 
 from stpredict.cli._main import main

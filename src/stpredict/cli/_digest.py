@@ -49,7 +49,7 @@ def recorded_digest(path: Path) -> str | None:
             return str(found[()])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
             return None
-    import h5py
+    import h5py  # type: ignore[import-untyped]
 
     try:
         with h5py.File(path) as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,17 +104,28 @@ def prepare_slide(
 
 def prepare_sections(adata: AnnData, models: Sequence[FittedModel], compute: dict[str, Any]) -> None:
     """Compute what some models read of sections, and is not there, from the pictures that the object names."""
+    from stpredict.slots._keys import Key
+
+    for key, entry in models[0].features["slots"].items():
+        if Key.bag(key) not in adata.obsm:
+            compute_features(adata, key, entry, compute)
+    _beside(adata, models, compute)
+
+
+def compute_features(
+    adata: AnnData, key: str, entry: Mapping[str, Any], compute: dict[str, Any], *, neighbors: bool = False
+) -> None:
+    """Compute features of sections where their slot is empty, as an entry says, and where wanted those of the tiles around."""
     import stpredict as stp
     from stpredict.slots._features import feature_matrix
     from stpredict.slots._keys import Key
 
-    for key, entry in models[0].features["slots"].items():
-        if Key.bag(key) in adata.obsm or feature_matrix(adata, key) is not None:
-            continue
-        name = str(entry.get("encoder", key.removeprefix("X_")))
+    name = str(entry.get("encoder", key.removeprefix("X_")))
+    if feature_matrix(adata, key) is None:
         options = {option: entry[option] for option in ("tile_um", "context") if option in entry}
         stp.pp.image_features(adata, name, key_added=key, **options, **_options(name, compute))
-    _beside(adata, models, compute)
+    if neighbors and Key.neighbors(key) not in adata.obsm:
+        stp.pp.neighbor_features(adata, name, tile_um=entry.get("tile_um"), key_added=key, **_options(name, compute))
 
 
 def _beside(adata: AnnData, models: Sequence[FittedModel], compute: dict[str, Any]) -> None:
@@ -125,12 +136,8 @@ def _beside(adata: AnnData, models: Sequence[FittedModel], compute: dict[str, An
     needs = frozenset().union(*(model.network.needs for model in models))
     if needs & {"cell", "section_cell"} and Key.GRID_ROW not in adata.obs:
         stp.pp.grid(adata)
-    for key, entry in models[0].features["slots"].items():
-        if "neighbors" in needs and Key.neighbors(key) not in adata.obsm:
-            name = str(entry.get("encoder", key.removeprefix("X_")))
-            stp.pp.neighbor_features(
-                adata, name, tile_um=entry.get("tile_um"), key_added=key, **_options(name, compute)
-            )
+    for key, entry in models[0].features["slots"].items() if "neighbors" in needs else ():
+        compute_features(adata, key, entry, compute, neighbors=True)
 
 
 def _options(encoder: str, compute: dict[str, Any]) -> dict[str, Any]:

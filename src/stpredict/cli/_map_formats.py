@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cli._objects import write_h5ad
 from stpredict.core._turns import fresh_path
 
 if TYPE_CHECKING:
@@ -84,14 +85,13 @@ def write_beside(place: Path, kind: str, genes: Sequence[str] | None) -> None:
     path = beside(place, kind)
     if path.exists():
         return
-    adata = read_result(place, genes if kind != "h5ad" else None)
-    fresh = fresh_path(path)
+    if kind == "h5ad":
+        write_h5ad(read_result(place), path)
+        return
+    adata, fresh = read_result(place, genes), fresh_path(path)
     try:
-        if kind == "h5ad":
-            adata.write_h5ad(fresh)
-        else:
-            image, names = _raster(adata)
-            (_geotiff if kind == "geotiff" else _ome_tiff)(fresh, image, names, adata.uns["stpredict"]["shell"])
+        image, names = _raster(adata)
+        (_geotiff if kind == "geotiff" else _ome_tiff)(fresh, image, names, adata.uns["stpredict"]["shell"])
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)

@@ -123,12 +123,13 @@ class Predict:
         import stpredict as stp
         from stpredict.cli._inputs import prepare_slide
         from stpredict.cli._map_formats import write_map
+        from stpredict.cli._slides import scale_of
         from stpredict.slots._provenance import write_record
         from stpredict.tl.learn.targets._base import slots_of
 
         models = self._models()
-        mpp = item.microns_per_pixel or _scale_of(item.path, self.microns_per_pixel)
-        slide = stp.io.open_slide(item.path, mpp, sample=item.name, patient=item.patient)
+        scale = scale_of(item, self.microns_per_pixel)
+        slide = stp.io.open_slide(item.path, scale, sample=item.name, patient=item.patient)
         try:
             table = prepare_slide(slide, models, self.tiles, self.compute)
             spec = slide.attrs["stpredict"]["tiles"]
@@ -137,7 +138,12 @@ class Predict:
                 table, "shell", {"digest": digest, "stride_px": spec["stride_um"] / mpp, "microns_per_pixel": mpp}
             )
             slots = slots_of(models[0].target.kind)
-            options = {"baselines": False, "device": self.compute.get("device"), "progress": False, **self.windows}
+            options: dict[str, Any] = {
+                "baselines": False,
+                "device": self.compute.get("device"),
+                "progress": False,
+                **self.windows,
+            }
             if "tokens" in models[0].network.needs and slots.stores:
                 stp.tl.predict(table, models, store=place, **options)
                 return
@@ -157,19 +163,6 @@ class Predict:
         stp.tl.predict(adata, models, device=self.compute.get("device"), progress=False)
         write_record(adata, "shell", {"digest": digest})
         stp.io.write_zarr(adata, place)
-
-
-def _scale_of(path: Path, otherwise: float | None) -> float | None:
-    """`None` where a file records its own µm per pixel, else what was given for such files."""
-    from stpredict.io._open_slide import open_reader, recorded_scale
-
-    if otherwise is None or not path.is_file():
-        return None
-    reader = open_reader(path)
-    try:
-        return otherwise if recorded_scale(reader) is None else None
-    finally:
-        reader.detach_reader()
 
 
 def _summary(adata: AnnData) -> str:
