@@ -30,13 +30,15 @@ def test_a_table_with_odd_cells(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("file\na.svs\n", "name the column of the files `path`"),
+        ("file\na.svs\n", "the columns path .* without path"),
         ("path\n", "at least one row"),
         ("path,sample\n,x\n", "a path in every row .* line 2"),
         ("path,microns_per_pixel\na.svs,zero\n", "positive number .* 'zero' in line 2"),
         ("path,microns_per_pixel\na.svs,-1\n", "positive number"),
         ("path\nx/a.svs\ny/a.svs\n", "one name for each slide .* column `sample`"),
         ("path,sample\na.svs,../b\n", "plain names"),
+        ("", "expected a table with the columns path, sample"),
+        ('path,sample\na.svs,b,c,d\n"', "expected a table with the columns path, sample"),
     ],
 )
 def test_tables_that_make_no_sense(text: str, said: str, tmp_path: Path) -> None:

@@ -58,14 +58,53 @@ def recorded_digest(path: Path) -> str | None:
         return None
 
 
-def found_done(place: Path, digest: str) -> bool:
-    """Whether a result with this digest is there; `FileExistsError` where something else is."""
+def is_there(place: Path, digest: str, *, overwrite: bool = False) -> bool:
+    """Whether the result of a call, whole as far as its list of files tells, lies at a place.
+
+    Raises
+    ------
+    FileExistsError
+        When something else lies there; with `overwrite` it does not count.
+    ValueError
+        When files of the result were lost; the same.
+    """
     if not place.exists():
         return False
     found = recorded_digest(place)
-    if found == digest:
-        return True
     what = "other files" if found is None else "what another model, other settings or another file gave"
-    raise FileExistsError(
-        f"expected nothing, or the result of this call, at {place}; found {what}; name another --out, or pass --overwrite"
-    )
+    lost = None
+    if found == digest:
+        lost = _loss(place)
+        if lost is None:
+            return True
+        what = "the result of this call, damaged"
+    if overwrite:
+        return False
+    text = f"expected nothing, or the result of this call, at {place}; found {what}; name another --out, or pass --overwrite"
+    raise FileExistsError(text) if lost is None else ValueError(f"{text} ({lost})")
+
+
+def _loss(place: Path) -> str | None:
+    """What is lost of a map that carries a list of its files; `None` where nothing is, or nobody can tell."""
+    from stpredict.io._map_files import check_there, read_list
+    from stpredict.io._read_map import mark_of
+
+    if not place.is_dir() or mark_of(place) is None:
+        return None
+    try:
+        check_there(place, read_list(place))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def make_room(place: Path, digest: str) -> None:
+    """Remove what another call, or a damage, has left at a place and unfinished beside it."""
+    from stpredict.core._turns import remove
+    from stpredict.io._read_map import unfinished_path
+
+    if place.exists() and not is_there(place, digest, overwrite=True):
+        remove(place)
+    unfinished = unfinished_path(place)
+    if unfinished.exists() and recorded_digest(unfinished) != digest:
+        remove(unfinished)

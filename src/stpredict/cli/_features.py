@@ -52,10 +52,9 @@ class Features:
 
     def is_done(self, item: Item) -> bool:
         """Whether the table is there."""
-        from stpredict.cli._digest import found_done, recorded_digest
+        from stpredict.cli._digest import is_there
 
-        place, digest = self.place(item), self._digest(item)
-        return recorded_digest(place) == digest if self.overwrite else found_done(place, digest)
+        return is_there(self.place(item), self._digest(item), overwrite=self.overwrite)
 
     def work(self, item: Item) -> str:
         """Compute the features and write the table."""

@@ -89,13 +89,15 @@ def find_items(where: Path, kinds: Sequence[str] = (*SLIDES, *SECTIONS)) -> list
 def _of_table(table: Path) -> list[Item]:
     import pandas as pd
 
-    rows = pd.read_csv(table, sep="," if table.suffix.lower() == ".csv" else "\t", dtype=str, skipinitialspace=True)
+    from stpredict.core._files import check_columns, parse_table, read_text, separator
+
+    what = f"a table with the columns {', '.join(_COLUMNS)}, of which all but the first may be missing"
+    text = read_text(table, what)
+    rows = parse_table(
+        text, table, what, sep=separator(text, ",", 2), dtype=str, skipinitialspace=True, index_col=False
+    )
     rows.columns = [str(name).strip() for name in rows.columns]
-    if "path" not in rows:
-        raise ValueError(
-            f"expected the columns {', '.join(_COLUMNS)} in {table} (all but `path` may be missing); found "
-            f"{', '.join(rows.columns)}; name the column of the files `path`"
-        )
+    check_columns(rows, ["path"], table)
     if not len(rows):
         raise ValueError(f"expected at least one row in {table}; found none; add the slides")
     items = []
@@ -129,7 +131,7 @@ def _check_names(items: Sequence[Item], where: Path) -> None:
     """Raise where two items would be written to one place, or a name is a path."""
     seen: dict[str, Any] = {}
     for item in items:
-        if Path(item.name).name != item.name or item.name.startswith("."):
+        if Path(item.name).name != item.name or item.name.startswith(".") or not item.name.strip():
             raise ValueError(f"expected plain names of samples in {where}; found {item.name!r}; leave out '/' and dots")
         if item.name in seen:
             raise ValueError(

@@ -68,27 +68,25 @@ class Predict:
 
     def is_done(self, item: Item) -> bool:
         """Whether the map is there, and what was asked for beside it."""
-        from stpredict.cli._digest import found_done
+        from stpredict.cli._digest import is_there
         from stpredict.cli._map_formats import beside
 
-        place, digest = self.place(item), self._digest(item)
-        if self.overwrite and not self._is_own(place, digest):
-            return False
-        return found_done(place, digest) and all(beside(place, kind).exists() for kind in self._kinds(item))
+        place = self.place(item)
+        whole = is_there(place, self._digest(item), overwrite=self.overwrite)
+        return whole and all(beside(place, kind).exists() for kind in self._kinds(item))
 
     def work(self, item: Item) -> str:
-        """Make the map, whole or not at all."""
-        from stpredict.cli._digest import found_done, recorded_digest
-        from stpredict.cli._map_formats import read_result, write_beside
+        """Make the map, whole or not at all, and what was asked for beside it."""
+        from stpredict.cli._digest import is_there, make_room
+        from stpredict.cli._map_formats import beside, read_result, write_beside
         from stpredict.core._turns import remove
-        from stpredict.io._read_map import unfinished_path
 
         place, digest = self.place(item), self._digest(item)
-        if self.overwrite:
-            for path in (place, unfinished_path(place)):
-                if path.exists() and recorded_digest(path) != digest:
-                    remove(path)
-        if not found_done(place, digest):
+        if not is_there(place, digest, overwrite=self.overwrite):
+            if self.overwrite:
+                make_room(place, digest)
+            for kind in self._kinds(item):  # of an earlier map
+                remove(beside(place, kind))
             (self._map_of_slide if item.is_slide else self._map_of_sections)(item, place, digest)
         for kind in self._kinds(item):
             write_beside(place, kind, self.genes)
@@ -101,11 +99,6 @@ class Predict:
 
     def _kinds(self, item: Item) -> tuple[str, ...]:
         return self.also if item.is_slide else tuple(kind for kind in self.also if kind == "h5ad")
-
-    def _is_own(self, place: Path, digest: str) -> bool:
-        from stpredict.cli._digest import recorded_digest
-
-        return place.exists() and recorded_digest(place) == digest
 
     def _digest(self, item: Item) -> str:
         """Digest of all that the map follows from: the slide, the models, and how the tiles are laid."""
