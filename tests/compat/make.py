@@ -120,9 +120,7 @@ def make(folder: Path) -> None:
     stp.tl.fit_outcome(
         slides, "response", maps=maps, clinical=["age"], n_folds=(2, 2), baselines=["clinical", "mean map"], **tiny
     ).save(folder / "outcome")
-    bulk = pd.DataFrame(
-        np.arange(12.0).reshape(4, 3) * 40 + 1, index=list("abcd"), columns=["ESR1", "ERBB2", "GATA3"]
-    )
+    bulk = pd.DataFrame(np.arange(12.0).reshape(4, 3) * 40 + 1, index=list("abcd"), columns=["ESR1", "ERBB2", "GATA3"])
     bags = stp.pp.bag(tiles(), "own", expression=bulk, n_tokens=4)
     stp.pp.normalize(bags, unit="fpkm-uq")
     model = stp.tl.fit(bags, "he2rna", training={"max_epochs": 1}, baselines=False)

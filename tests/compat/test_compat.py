@@ -60,4 +60,7 @@ def test_the_script_writes_the_same_files_today(tmp_path: Path) -> None:
     maker.make(tmp_path / "now")
     names = [{p.relative_to(folder).as_posix() for p in folder.rglob("*")} for folder in (tmp_path / "now", release)]
     assert names[0] == names[1]
-    same(json.loads((tmp_path / "now" / "expected.json").read_text())["ridge"], json.loads((release / "expected.json").read_text())["ridge"])
+    same(
+        json.loads((tmp_path / "now" / "expected.json").read_text())["ridge"],
+        json.loads((release / "expected.json").read_text())["ridge"],
+    )
