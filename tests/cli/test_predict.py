@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import anndata as ad
@@ -32,34 +34,43 @@ def lines(text: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def maps(slide_folder: Path, ridge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Maps of all slides."""
+def first(slide_folder: Path, ridge: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, str]:
+    """Maps of all slides, the status of the command that made them, and what it said."""
     out = tmp_path_factory.mktemp("maps")
-    assert main(["predict", str(slide_folder), "--model", str(ridge), "--out", str(out)]) == 1
-    return out
+    said, wrong = io.StringIO(), io.StringIO()
+    with redirect_stdout(said), redirect_stderr(wrong):
+        status = main(["predict", str(slide_folder), "--model", str(ridge), "--out", str(out)])
+    return out, status, said.getvalue(), wrong.getvalue()
+
+
+@pytest.fixture(scope="module")
+def maps(first: tuple[Path, int, str, str]) -> Path:
+    """Maps of all slides."""
+    return first[0]
 
 
 def test_seven_maps_and_one_named_failure(
-    slide_folder: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    first: tuple[Path, int, str, str], slide_folder: Path, ridge: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    call = ["predict", str(slide_folder), "--model", str(ridge), "--out", str(tmp_path / "maps")]
-    assert main(call) == 1
-    shown = capsys.readouterr()
-    said = lines(shown.out)
+    out, status, shown, wrong = first
+    assert status == 1
+    said = lines(shown)
     assert list(said) == NAMES
     assert said.pop(DAMAGED) == "FAILED"
     assert all(re.fullmatch(r"done, \d+ tiles", text) for text in said.values())
-    (failure,) = [line for line in shown.err.splitlines() if line.startswith("failed: ")]
+    (failure,) = [line for line in wrong.splitlines() if line.startswith("failed: ")]
     assert DAMAGED in failure
     assert "truncated" in failure
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [f"{name}.zarr" for name in WHOLE]
+    assert sorted(path.name for path in out.iterdir()) == [f"{name}.zarr" for name in WHOLE]
     for name in WHOLE:
-        found = stp.io.read_map(tmp_path / "maps" / f"{name}.zarr")
+        found = stp.io.read_map(out / f"{name}.zarr")
         assert np.isfinite(found.obsm["predicted"]).all()
         assert set(found.obs["sample"]) == {name}
         assert found.uns["stpredict"]["predicted"]["model"] == "ridge"
         assert "predicted_leaky" in found.obs
-    assert main(call) == 1  # again: nothing is made twice
+    assert (
+        main(["predict", str(slide_folder), "--model", str(ridge), "--out", str(out)]) == 1
+    )  # again: nothing is made twice
     said = lines(capsys.readouterr().out)
     assert {text.partition(",")[0] for name, text in said.items() if name != DAMAGED} == {"skipped"}
 
@@ -182,20 +193,43 @@ def test_what_another_process_works_on_is_left_to_it_and_looked_at_last(
 ) -> None:
     import threading
 
-    out = tmp_path / "maps"
+    out, names = tmp_path / "maps", ["P1_S1", "P1_S2"]
     out.mkdir()
-    call = ["predict", str(slide_folder), "--model", str(ridge), "--out", str(out)]
+    (tmp_path / "slides").mkdir()
+    for name in names:
+        shutil.copy(slide_folder / f"{name}.tif", tmp_path / "slides")
+    call = ["predict", str(tmp_path / "slides"), "--model", str(ridge), "--out", str(out)]
     with turn(out / "P1_S1.zarr") as ours:
         assert ours
         thread = threading.Thread(target=main, args=(call,))
         thread.start()
-        while not (out / "P4_S2.zarr").exists():
+        while not (out / "P1_S2.zarr").exists():
             thread.join(0.05)
             assert thread.is_alive()
-        assert not (out / "P1_S1.zarr").exists()  # the others were not kept waiting
+        assert not (out / "P1_S1.zarr").exists()  # the other was not kept waiting
     thread.join()
-    assert list(lines(capsys.readouterr().out)) == [*NAMES[1:], "P1_S1"]
+    assert list(lines(capsys.readouterr().out)) == names[::-1]
     assert (out / "P1_S1.zarr").is_dir()
+
+
+def test_workers_of_a_client_make_the_same_maps(
+    slide_folder: Path, ridge: Path, maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    (tmp_path / "slides").mkdir()
+    for name in ("P1_S1", "P2_S1", DAMAGED):
+        shutil.copy(slide_folder / f"{name}.tif", tmp_path / "slides")
+    call = ["predict", str(tmp_path / "slides"), "--model", str(ridge), "--out", str(tmp_path / "maps"), "--client"]
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:
+        assert main([*call, cluster.scheduler_address]) == 1
+    said = lines(capsys.readouterr().out)
+    assert said.pop(DAMAGED) == "FAILED"
+    assert {text.partition(",")[0] for text in said.values()} == {"done"}
+    for name in said:
+        one, other = (stp.io.read_map(folder / f"{name}.zarr") for folder in (maps, tmp_path / "maps"))
+        assert np.array_equal(one.obsm["predicted"], other.obsm["predicted"])
 
 
 def test_two_commands_on_one_folder_make_every_map_once(

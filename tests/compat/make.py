@@ -108,11 +108,16 @@ def predictions(folder: Path) -> dict[str, Any]:
     return found
 
 
+def make_ridge(folder: Path) -> None:
+    """Write the model that takes no time to fit."""
+    stp.tl.fit(sections(), "ridge", features="toy", path=folder / "ridge")
+
+
 def make(folder: Path) -> None:
     """Write everything into a new folder."""
     from stpredict.pp._cache import FeatureCache
 
-    stp.tl.fit(sections(), "ridge", features="toy", path=folder / "ridge")
+    make_ridge(folder)
     small = {"hyperparameters": {"hidden": 8}, "training": QUICK}
     stp.tl.fit(sections(), "mlp", features="toy", path=folder / "mlp", baselines=["mean"], **small)
     slides, maps = slides_and_maps()

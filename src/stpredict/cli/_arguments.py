@@ -81,7 +81,7 @@ def run_items(job: Job, items: Sequence[Item], options: argparse.Namespace) -> i
         return run_batch(job, items, debug=options.debug)
     from stpredict.core._optional import optional_import
 
-    with optional_import("distributed", "dask").Client(options.client) as client:
+    with optional_import("distributed", "dask").Client(options.client, set_as_default=False) as client:
         return run_batch(job, items, client=client, debug=options.debug)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -16,6 +17,7 @@ from stpredict.cli._items import Item
 from stpredict.cli._main import said
 from stpredict.core._turns import turn
 
+_TURN = threading.Lock()
 DONE, SKIPPED, ELSEWHERE, FAILED = "done", "skipped", "skipped, done by another process", "FAILED"
 
 
@@ -147,18 +149,27 @@ def _here(job: Job, items: Sequence[Item]) -> Iterator[Outcome]:
 
 
 def _on_workers(job: Job, items: Sequence[Item], client: Any) -> Iterator[Outcome]:
-    """One task for each item; a worker that was lost is replaced by another, and its slide goes on where it was."""
+    """One task for each item, as they end; one whose worker was lost is begun again on another, a few times."""
     from distributed import as_completed
 
-    futures = {
-        client.submit(
-            attempt, job, item, wait=True, pure=False, key=f"stpredict-{number}-{item.name}-{time.time_ns()}"
-        ): item
-        for number, item in enumerate(items)
-    }
-    for future in as_completed(futures):
-        if future.status == "finished":
-            yield future.result()
-        else:
-            note = f"{type(future.exception()).__name__}: {said(future.exception())}"
-            yield Outcome(futures[future], FAILED, 0.0, note)
+    waiting = list(items)
+    for wait in (False, True):  # what others work on is looked at last, as here
+        futures = {client.submit(_in_turn, job, item, wait, pure=False): item for item in waiting}
+        waiting = []
+        for future in as_completed(futures):
+            if future.status != "finished":
+                note = f"{type(future.exception()).__name__}: {said(future.exception())}"
+                yield Outcome(futures[future], FAILED, 0.0, note)
+            elif (outcome := future.result()) is None:
+                waiting.append(futures[future])
+            else:
+                yield outcome
+
+
+def _in_turn(job: Job, item: Item, wait: bool) -> Outcome | None:
+    """An attempt on a worker: one at a time, whatever its threads."""
+    from stpredict.core._settings import settings
+
+    with _TURN:
+        settings.progress = False
+        return attempt(job, item, wait=wait)

@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hold-out", nargs="+", default=[], metavar="PATIENT", help="patients that are not trained on")
     parser.add_argument("--hyperparameters", help='a preset ("small", "paper"), or JSON such as \'{"hidden": 64}\'')
     parser.add_argument("--epochs", type=int, help="upper limit of epochs")
-    parser.add_argument("--normalize", default="residuals", help="method of stp.pp.normalize where X holds counts")
+    parser.add_argument(
+        "--normalize", help="method of stp.pp.normalize where X holds counts; its default when left out"
+    )
     parser.add_argument(
         "--checkpoints", type=Path, help="folder for checkpoints: a fit that was killed goes on from there"
     )
@@ -101,7 +103,7 @@ def _sections(options: argparse.Namespace, compute: dict[str, Any]) -> AnnData:
     if needs & {"cell", "section_cell"} and "grid_row" not in adata.obs:
         stp.pp.grid(adata)
     if read_record(adata, "normalize") is None:
-        stp.pp.normalize(adata, method=options.normalize)
+        stp.pp.normalize(adata, **({"method": options.normalize} if options.normalize else {}))
     return adata
 
 

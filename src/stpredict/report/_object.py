@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +191,9 @@ def _marks(subject: Subject) -> str:
         mark = joint_mark(leak_marks(subject.adata, subject.key))
     except (KeyError, ValueError):
         return "unknown"
-    return {True: "yes", False: "no"}.get(mark) if isinstance(mark, bool) else mark_words(mark) or "unknown"
+    if isinstance(mark, bool):
+        return "yes" if mark else "no"
+    return mark_words(mark) or "unknown"
 
 
 def _quality(subject: Subject) -> list[str]:
@@ -245,6 +248,10 @@ def _try(make: Callable[[], str]) -> str:
         return note(f"Not shown: {error.args[0] if error.args else error}")
 
 
+def _figure_of(caption: str, make: Callable[[], Any]) -> str:
+    return figure(caption, make())
+
+
 def _scores(subject: Subject) -> list[str]:
     """Scores against what was measured, beside the baselines that lie beside the prediction."""
     import stpredict as stp
@@ -276,12 +283,10 @@ def _maps(subject: Subject) -> list[str]:
     )
     blocks = [note(f"{', '.join(genes)}: {how}.")]
     measured = not is_tile_table(adata) and set(genes) <= set(adata.var_names)
+    draw: Callable[..., Any] = stp.pl.genes if measured else stp.pl.maps
     for sample in subject.samples[:_N_SECTIONS]:
-        if measured:
-            drawn: Callable[[], Any] = lambda sample=sample: stp.pl.genes(adata, genes, key=key, sample=sample)
-        else:
-            drawn = lambda sample=sample: stp.pl.maps(adata, genes, key=key, sample=sample)
-        blocks.append(_try(lambda drawn=drawn, sample=sample: figure(f"Section {sample}", drawn())))  # type: ignore[misc]
+        make = partial(draw, adata, genes, key=key, sample=sample)
+        blocks.append(_try(partial(_figure_of, f"Section {sample}", make)))
     if len(subject.samples) > _N_SECTIONS:
         blocks.append(note(f"The first {_N_SECTIONS} of {len(subject.samples)} sections."))
     return blocks
