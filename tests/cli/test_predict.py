@@ -136,6 +136,9 @@ def test_a_table_says_who_and_how_large(
     call = ["predict", str(tmp_path / "slides.tsv"), "--model", str(ridge), "--out", str(tmp_path / "maps")]
     assert main([*call, "--dry-run"]) == 1
     assert not (tmp_path / "maps").exists()
+    assert "at 4 µm per pixel, would be written to" in (shown := capsys.readouterr().out)
+    assert "none (" in shown.splitlines()[-1]
+    assert "would fail" in shown.splitlines()[-1]
     assert main(call) == 1
     shown = capsys.readouterr()
     assert "none.tif" in shown.err
@@ -144,9 +147,18 @@ def test_a_table_says_who_and_how_large(
     assert (tmp_path / "maps" / "P2_S1.zarr").is_dir()
     plain = ["predict", str(tmp_path / "plain.tif"), "--model", str(ridge), "--out", str(tmp_path / "plain")]
     assert main(plain) == 1
-    assert "microns_per_pixel" in capsys.readouterr().err
+    assert "pass --microns-per-pixel" in capsys.readouterr().err
     assert main([*plain, "--microns-per-pixel", "4"]) == 0
     assert np.array_equal(stp.io.read_map(tmp_path / "plain" / "plain.zarr").obsm["predicted"], first.obsm["predicted"])
+
+
+def test_a_scale_for_those_that_record_none_changes_nothing_for_others(
+    slide_folder: Path, ridge: Path, maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(maps / "P1_S1.zarr", tmp_path / "P1_S1.zarr")
+    call = ["predict", str(slide_folder / "P1_S1.tif"), "--model", str(ridge), "--out", str(tmp_path)]
+    assert main([*call, "--microns-per-pixel", "0.25"]) == 0
+    assert lines(capsys.readouterr().out) == {"P1_S1": "skipped"}
 
 
 def test_patients_of_the_training_are_marked(

@@ -30,6 +30,9 @@ class Job(Protocol):
     def is_done(self, item: Item) -> bool:
         """Whether the result is there, made by the same model and settings; an error where it is another one."""
 
+    def look(self, item: Item) -> str:
+        """What an item is, in a few words; an error where it cannot be opened."""
+
     def work(self, item: Item) -> str:
         """Make the result, whole or not at all, and say what it is in a few words."""
 
@@ -126,9 +129,7 @@ def dry_run(job: Job, items: Sequence[Item]) -> int:
     wrong = 0
     for number, item in enumerate(items, start=1):
         try:
-            if not item.path.exists():
-                raise FileNotFoundError("no such file")
-            what = "is done" if job.is_done(item) else f"would be written to {job.place(item)}"
+            what = "is done" if job.is_done(item) else f"{job.look(item)}, would be written to {job.place(item)}"
         except (OSError, ValueError) as error:
             what, wrong = f"would fail: {said(error)}", wrong + 1
         print(f"[{number}/{len(items)}] {item.name} ({item.path}): {what}")

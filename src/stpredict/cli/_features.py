@@ -60,7 +60,7 @@ class Features:
         """Compute the features and write the table."""
         import stpredict as stp
         from stpredict.cli._objects import read_object, write_h5ad
-        from stpredict.cli._slides import scale_of
+        from stpredict.cli._slides import opened
         from stpredict.slots._provenance import write_record
 
         options: dict[str, Any] = {
@@ -68,18 +68,13 @@ class Features:
         }
         options |= {"weights": self.compute["weights"].get(self.encoder), "context": self.context}
         if item.is_slide:
-            slide = stp.io.open_slide(
-                item.path, scale_of(item, self.microns_per_pixel), sample=item.name, patient=item.patient
-            )
-            try:
+            with opened(item, self.microns_per_pixel) as slide:
                 stp.pp.tissue(slide)
                 stp.pp.tiles(
                     slide, tile_um=self.tile_um or stp.encoders.get_encoder(self.encoder).tile_um, **self.tiles
                 )
                 stp.pp.image_features(slide, self.encoder, **options)
-                adata = slide.tables[f"{self.encoder}_tiles"]
-            finally:
-                slide.reader.detach_reader()
+            adata = slide.tables[f"{self.encoder}_tiles"]
         else:
             adata = read_object(item.path)
             stp.pp.image_features(adata, self.encoder, tile_um=self.tile_um, **options)
@@ -87,14 +82,21 @@ class Features:
         write_h5ad(adata, self.place(item))
         return f"{adata.n_obs:,} {'tiles' if item.is_slide else 'observations'}"
 
+    def look(self, item: Item) -> str:
+        """What an item is; raises where it cannot be opened."""
+        from stpredict.cli._slides import looked_at
+
+        return looked_at(item, self.microns_per_pixel)
+
     def _digest(self, item: Item) -> str:
         from stpredict.cli._digest import digest_of, fingerprint
+        from stpredict.cli._slides import scale_of
 
-        mpp = item.microns_per_pixel or (self.microns_per_pixel and f"{self.microns_per_pixel} unless recorded")
+        scale = scale_of(item, self.microns_per_pixel) if item.is_slide else None
         return digest_of(
             {
                 "file": fingerprint(item.path), "encoder": self.fingerprint, "sample": item.name, "patient": item.patient,
-                "microns_per_pixel": mpp, "tile_um": self.tile_um, "context": self.context, "tiles": self.tiles,
+                "microns_per_pixel": scale, "tile_um": self.tile_um, "context": self.context, "tiles": self.tiles,
             }
         )  # fmt: skip
 

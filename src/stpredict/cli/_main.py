@@ -15,6 +15,12 @@ COMMANDS = ("features", "fit", "predict", "evaluate", "align", "models", "encode
 _EXPECTED = (OSError, KeyError, ValueError, TypeError, ImportError, RuntimeError)
 
 
+#: What errors advise to those who write Python, and what it is called here.
+_IN_THE_SHELL = {
+    "pass `microns_per_pixel=`": "pass --microns-per-pixel, or a table of slides with the column microns_per_pixel",
+}
+
+
 class Command(Protocol):
     """What the module of a command holds.
 
@@ -82,8 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def said(error: BaseException) -> str:
-    """What an error says, in one line; a `KeyError` prints itself in quotes otherwise."""
+    """What an error says, in one line and in the words of the shell; a `KeyError` prints itself in quotes otherwise."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    for call, option in _IN_THE_SHELL.items():
+        text = text.replace(call, option)
     return " ".join(text.split()) or type(error).__name__
 
 

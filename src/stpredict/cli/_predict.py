@@ -92,6 +92,12 @@ class Predict:
             write_beside(place, kind, self.genes)
         return _summary(read_result(place, genes=[]))
 
+    def look(self, item: Item) -> str:
+        """What an item is; raises where it cannot be opened."""
+        from stpredict.cli._slides import looked_at
+
+        return looked_at(item, self.microns_per_pixel)
+
     def _models(self) -> list[FittedModel]:
         from stpredict.cli._inputs import load_models
 
@@ -103,12 +109,13 @@ class Predict:
     def _digest(self, item: Item) -> str:
         """Digest of all that the map follows from: the slide, the models, and how the tiles are laid."""
         from stpredict.cli._digest import digest_of, fingerprint
+        from stpredict.cli._slides import scale_of
 
-        mpp = item.microns_per_pixel or (self.microns_per_pixel and f"{self.microns_per_pixel} unless recorded")
+        scale = scale_of(item, self.microns_per_pixel) if item.is_slide else None
         return digest_of(
             {
                 "file": fingerprint(item.path), "models": self.digests, "sample": item.name, "patient": item.patient,
-                "microns_per_pixel": mpp, "tiles": self.tiles, "windows": self.windows,
+                "microns_per_pixel": scale, "tiles": self.tiles, "windows": self.windows,
             }
         )  # fmt: skip
 
@@ -116,34 +123,28 @@ class Predict:
         import stpredict as stp
         from stpredict.cli._inputs import prepare_slide
         from stpredict.cli._map_formats import write_map
-        from stpredict.cli._slides import scale_of
+        from stpredict.cli._slides import opened
         from stpredict.slots._provenance import write_record
         from stpredict.tl.learn.targets._base import slots_of
 
         models = self._models()
-        scale = scale_of(item, self.microns_per_pixel)
-        slide = stp.io.open_slide(item.path, scale, sample=item.name, patient=item.patient)
-        try:
+        with opened(item, self.microns_per_pixel) as slide:
             table = prepare_slide(slide, models, self.tiles, self.compute)
             spec = slide.attrs["stpredict"]["tiles"]
             mpp = float(slide.attrs["slide_properties"]["mpp"])
-            write_record(
-                table, "shell", {"digest": digest, "stride_px": spec["stride_um"] / mpp, "microns_per_pixel": mpp}
-            )
-            slots = slots_of(models[0].target.kind)
-            options: dict[str, Any] = {
-                "baselines": False,
-                "device": self.compute.get("device"),
-                "progress": False,
-                **self.windows,
-            }
-            if "tokens" in models[0].network.needs and slots.stores:
-                stp.tl.predict(table, models, store=place, **options)
-                return
-            stp.tl.predict(table, models, **options)
-            write_map(table, slots.key(models[0].target), place, digest)
-        finally:
-            slide.reader.detach_reader()
+        write_record(table, "shell", {"digest": digest, "stride_px": spec["stride_um"] / mpp, "microns_per_pixel": mpp})
+        slots = slots_of(models[0].target.kind)
+        options: dict[str, Any] = {
+            "baselines": False,
+            "device": self.compute.get("device"),
+            "progress": False,
+            **self.windows,
+        }
+        if "tokens" in models[0].network.needs and slots.stores:
+            stp.tl.predict(table, models, store=place, **options)
+            return
+        stp.tl.predict(table, models, **options)
+        write_map(table, slots.key(models[0].target), place, digest)
 
     def _map_of_sections(self, item: Item, place: Path, digest: str) -> None:
         import stpredict as stp
