@@ -4,7 +4,7 @@ What an operation needs is made once. Each operation runs in a process of its ow
 beginning and the time that an uninterrupted run takes. Then it runs to its end. Its result has to equal that of the
 uninterrupted run bit for bit, and its folders (cache, checkpoints, map, model, temporary files) have to hold the same files.
 
-    python benchmarks/kills.py [--kills 100] [--only features patches fit cross_validate map save] [--seed 0]
+    python benchmarks/kills.py [--kills 100] [--only features patches fit cross_validate map save shell] [--seed 0]
 
 Prints one row per operation, and ends with an error where a result differs or something is left behind.
 """
@@ -43,7 +43,7 @@ def make_ready(cache: Path) -> None:
     stp.settings.progress, stp.settings.device, stp.settings.cache_dir = False, "cpu", cache
     warnings.simplefilter("ignore", UserWarning)  # what a small cohort lacks
     mend_torchvision()
-    for name in ("scanpy", "skimage.feature", "stpredict.tl.maps._map", "stpredict.training._loop", "zarr"):
+    for name in ("scanpy", "skimage.feature", "stpredict.tl.maps._map", "stpredict.training._loop", "wsidata", "zarr"):
         importlib.import_module(name)
 
 
@@ -175,9 +175,42 @@ def save() -> Operation:
     return run
 
 
+def shell() -> Operation:
+    """`stpredict predict` on eight slides, one of which is damaged: seven maps, and one failure that is named."""
+    import contextlib
+    import io
+
+    import stpredict as stp
+    from stpredict.cli._main import main
+
+    home = Path(tempfile.mkdtemp(dir=stp.settings.cache_dir.parent))
+    stp.datasets.synthetic_slides(
+        4, 2, n_genes=6, image_dir=home / "slides", slide_um=500, margin_um=100, microns_per_pixel=3, censoring=0
+    )
+    damaged = home / "slides" / "P3_S1.tif"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    adata = cohort(features=False)
+    stp.pp.image_features(adata, "color-statistics", cache=False)
+    stp.tl.fit(adata, "ridge", path=home / "model")
+    call = ["predict", str(home / "slides"), "--model", str(home / "model"), "--out"]
+
+    def run(folder: Path) -> str:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            status = main([*call, str(folder / "maps")])
+        failures = [line for line in said.getvalue().splitlines() if line.startswith("failed: ")]
+        assert status == 1, said.getvalue()
+        assert [line.split()[1] for line in failures] == ["P3_S1"], said.getvalue()
+        maps = sorted((folder / "maps").iterdir())
+        assert len(maps) == 7
+        return digest(*(part for path in maps for part in (path.name, stp.io.read_map(path).obsm["predicted"])))
+
+    return run
+
+
 OPERATIONS: dict[str, Callable[[], Operation]] = {
     "features": features, "patches": patches, "fit": fit, "cross_validate": cross_validate, "map": map_of_tiles,
-    "save": save,
+    "save": save, "shell": shell,
 }  # fmt: skip
 
 

@@ -22,7 +22,9 @@ FLOORS = (
     {"get"},
     {"tl"},
     {"pl"},
+    {"report"},
     {"demo"},
+    {"cli"},
     {"__main__", "__init__"},
 )
 HEIGHT = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import pandas as pd
-import pytest
 from PIL import Image
 
-from stpredict.__main__ import main
+from stpredict.cli._main import main
 from stpredict.demo._report import write_report
 
 
 def test_missing_data_is_a_message_and_not_a_traceback(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["demo", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
-    assert stopped.value.code == 1
+    assert main(["demo", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 1
     message = capsys.readouterr().err
     assert "nowhere" in message
     assert "Traceback" not in message

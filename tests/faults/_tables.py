@@ -184,6 +184,21 @@ def _read_gmt(folder: Path) -> Answer:
     return read_gmt(folder / "sets.gmt")
 
 
+def _write_slide_table(folder: Path) -> None:
+    (folder / "slides.csv").write_text(
+        'path,sample,patient,microns_per_pixel\na.svs,biopsy 1,"Doe, J.",0.25\n../b.tif,,P2,\n/data/c.ndpi,c,,0.5\n'
+    )
+
+
+def _read_slide_table(folder: Path) -> Answer:
+    from stpredict.cli._items import find_items
+
+    items = find_items(folder / "slides.csv")
+    return {
+        item.name: [str(item.path).removeprefix(str(folder)), item.patient, item.microns_per_pixel] for item in items
+    }
+
+
 KINDS = (
     Kind("her2st", write_her2st, lambda f: content(stp.io.read_her2st(f)), ("counts/*", "spots/*", "labels/*"), 150),
     Kind("Visium mtx", write_visium, read_visium, ("filtered*/*",), 150),
@@ -197,4 +212,5 @@ KINDS = (
     Kind("Visium png", write_visium, read_visium, ("spatial/*.png",), 60),
     Kind("gene positions", _write_gtf, _read_gtf, ("*",), 80),
     Kind("gene sets", _write_gmt, _read_gmt, ("*",), 60),
+    Kind("table of slides", _write_slide_table, _read_slide_table, ("*",), 80),
 )

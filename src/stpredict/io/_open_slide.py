@@ -93,18 +93,16 @@ def open_slide(
         )
     reader = open_reader(path)
     try:
-        recorded = reader.properties.mpp
-        if recorded is not None and not 0 < float(recorded) <= _COARSEST:
-            recorded = None
+        recorded = recorded_scale(reader)
         chosen = recorded if microns_per_pixel is None else microns_per_pixel
         if chosen is None:
             raise ValueError(
                 f"expected the µm per pixel of {path.name}; found none in its file; pass `microns_per_pixel=` "
                 "(a scan at 40x has about 0.25, at 20x about 0.5)"
             )
-        if recorded is not None and abs(chosen / float(recorded) - 1) > _TOLERANCE:
+        if recorded is not None and abs(chosen / recorded - 1) > _TOLERANCE:
             warnings.warn(
-                f"{path.name} records {float(recorded):g} µm per pixel, {chosen:g} was given; the given one is used",
+                f"{path.name} records {recorded:g} µm per pixel, {chosen:g} was given; the given one is used",
                 stacklevel=2,
             )
         from spatialdata import SpatialData
@@ -120,6 +118,12 @@ def open_slide(
     slide.attrs[Key.UNS] = record
     opened: SpatialData = slide
     return opened
+
+
+def recorded_scale(reader: Any) -> float | None:
+    """µm per pixel that a file states, where it can be that of a scan."""
+    found = reader.properties.mpp
+    return float(found) if found is not None and 0 < float(found) <= _COARSEST else None
 
 
 def open_reader(path: Path) -> Any:

@@ -123,10 +123,10 @@ def read_map(path: str | Path, genes: Sequence[str] | None = None, *, key: str =
             obsm={name: read_elem(group["obsm"][name]) for name in group["obsm"]},
             uns=read_elem(group["uns"]),
         )
-    # A mark that the table had when the map was begun is of an earlier prediction.
-    adata.obs = adata.obs.drop(columns=Key.leaky(key), errors="ignore")
     frame = pd.DataFrame(values, index=adata.obs_names, columns=names[columns])
     record, what = _of_columns(read_record(adata, MARK) or {}, columns, len(names))
+    if "patients_seen" not in record:  # a mark that the table had when the map was begun is of an earlier prediction
+        adata.obs = adata.obs.drop(columns=Key.leaky(key), errors="ignore")
     drop_records(adata, [MARK])
     write_prediction(adata, key, frame, record, names=what)
     return adata

@@ -243,18 +243,21 @@ def _size_of(like: Any) -> tuple[float, int | None, dict[str, list[float]]]:
             "pass `tile_um=`"
         )
     entries = [entry for model in models for entry in model.features.get("slots", {}).values()]
-    sizes = {(entry.get("tile_um"), entry.get("tile_px")) for entry in entries}
-    if len(sizes) != 1 or next(iter(sizes))[0] is None:
+    sizes = {entry.get("tile_um") for entry in entries}
+    if len(sizes) != 1 or None in sizes:
         raise ValueError(
             f"expected one size of tiles in the features that `like` reads; found {few(sizes) or 'none'}; pass `tile_um=`"
         )
-    tile_um, tile_px = next(iter(sizes))
+    tile_um = sizes.pop()
+    pixels = [
+        int(entry["tile_px"]) for entry in entries if entry.get("tile_px") is not None
+    ]  # encoders resize what is there
     context = {
         str(entry["encoder"]): [float(scale) for scale in entry["context"]]
         for entry in entries
         if "encoder" in entry and "context" in entry
     }
-    return float(tile_um), None if tile_px is None else int(tile_px), context
+    return float(tile_um), max(pixels, default=None), context
 
 
 def _check_counts(**counts: int | None) -> None:

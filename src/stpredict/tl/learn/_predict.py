@@ -217,11 +217,21 @@ def predict(
     if target.quantities and genes is None:
         about = {**about, **unit_record([target], target.names), "training_spread": members[0].training.spread}
     behind: set[str] = set()
+    sample = source.obs[sample_key].astype(str).to_numpy()
+    recognized = recognized_sections(members, source, sample)
+    seen = sorted({name for part in members for name in part.training.patients_seen})
     if as_map:
         options: dict[str, Any] = {"window": window, "stride": stride, "min_tiles": min_tiles, "store": store}
         if extrapolates(members):
             about = {**about, "extrapolated": True}
-        options["record"] = {"target": target.kind, "names": slots.names, **about}
+        who = {
+            "patients_seen": seen,
+            **sections_record(source, sample_key),
+            "model": members[0].model,
+            "n_models": len(members),
+        }
+        options["record"] = {"target": target.kind, "names": slots.names, **about, **who}
+        options["marks"] = _marks(people, seen, sample, recognized)
         outputs = _map(source, members, key, options, sample_key, batch_size=batch_size, device=device, progress=show)
         arrays: dict[str, np.ndarray] = {}
     else:
@@ -244,10 +254,7 @@ def predict(
     outputs = slots.arrange(key, outputs)
 
     container, adata = begin(data, copy, table_key)
-    seen = sorted({name for part in members for name in part.training.patients_seen} | behind)
-    sample = source.obs[sample_key].astype(str).to_numpy()
-    recognized = recognized_sections(members, source, sample)
-    saw = among(people, [name for name in seen if name != UNKNOWN] + list(people[np.isin(sample, recognized)]))
+    seen = sorted({*seen, *behind})
     first = members[0]
     record = {
         "model": first.model,
@@ -273,9 +280,16 @@ def predict(
     write_predictions(adata, key, outputs.frames, record, names=slots.names, elsewhere=as_map and store is not None)
     for slot, values in arrays.items():
         adata.obsm[slot] = values
-    for name, values in ({Key.leaky(key): mark_column(saw, seen)} | outputs.columns).items():
+    marks = _marks(people, seen, sample, recognized)
+    for name, values in ({Key.leaky(key): marks} | outputs.columns).items():
         adata.obs[name] = values
     return container if copy else None
+
+
+def _marks(people: np.ndarray, seen: Sequence[str], sample: np.ndarray, recognized: Sequence[str]) -> Any:
+    """The column that says whose patients, or whose spots under whatever name of a section, were seen in training."""
+    saw = among(people, [name for name in seen if name != UNKNOWN] + list(people[np.isin(sample, recognized)]))
+    return mark_column(saw, seen)
 
 
 def _warn_if_few(member: FittedModel, rows: Rows) -> None:

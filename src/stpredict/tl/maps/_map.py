@@ -96,6 +96,7 @@ def map_table(
     sample_key: str = Key.SAMPLE,
     key_added: str = Key.PREDICTED,
     record: Mapping[str, Any] | None = None,
+    marks: Any = None,
 ) -> tuple[pd.DataFrame | Path, np.ndarray, np.ndarray]:
     """Predict the maps of all slides of a tile table with the mean over some models.
 
@@ -128,7 +129,9 @@ def map_table(
     key_added
         Name of the prediction, for the columns of `obs` in the store.
     record
-        What the store says of the target: kind, unit, link.
+        What the store says of the target (kind, unit, link), and of whom the models have seen.
+    marks
+        Column of `obs` for the store that marks whom they have seen.
 
     Returns
     -------
@@ -186,9 +189,11 @@ def map_table(
             whole[:, genes] = mean[order]
         return pd.DataFrame(whole, index=adata.obs_names, columns=panel), n_windows, partial
 
-    counts = {Key.n_windows(key_added): n_windows, Key.partial(key_added): partial}
+    columns = {Key.n_windows(key_added): n_windows, Key.partial(key_added): partial}
+    if marks is not None:
+        columns[Key.leaky(key_added)] = marks
     digest = _digest(networks, slides, layout, panel, [str(name) for name in adata.obs_names], chunks, std, targets)
-    with MapStore.open(store, digest, adata, panel, chunks, counts, std=std, record=record) as target:
+    with MapStore.open(store, digest, adata, panel, chunks, columns, std=std, record=record) as target:
         if not target.complete:
             for genes, mean, spread in mapper.run(slides, layout, chunks, store=target, std=std):
                 target.write(genes, mean[order], None if spread is None else spread[order])

@@ -1,0 +1,55 @@
+"""`stpredict evaluate`: scores of a prediction against what was measured."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "score predictions of measured sections, beside their baselines and the noise ceiling"
+EXAMPLE = """stpredict evaluate predicted.h5ad --out scores.csv
+stpredict evaluate sections.h5ad --model models/ridge --out scores.csv"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    from stpredict.cli._arguments import add_compute
+
+    parser.add_argument(
+        "objects", type=Path, nargs="+", help="AnnData (.h5ad, .zarr) with measured expression; several are joined"
+    )
+    parser.add_argument("--model", nargs="+", help="saved models to predict with first (several are averaged)")
+    parser.add_argument("--key", nargs="+", help="slots of the predictions; the main one when left out")
+    parser.add_argument("--metrics", nargs="+", help="metrics of stp.tl.evaluate; all of its default when left out")
+    parser.add_argument("--out", type=Path, help="file for the table of scores per gene and section (.csv, .tsv)")
+    parser.add_argument("--seed", type=int, default=0)
+    add_compute(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the summary, and write the scores."""
+    import stpredict as stp
+    from stpredict.cli._arguments import compute_options
+    from stpredict.cli._inputs import prepare_sections
+    from stpredict.cli._objects import read_objects
+    from stpredict.cli._tables import write_table
+    from stpredict.core._settings import settings
+    from stpredict.slots._prediction import main_predictions
+    from stpredict.slots._provenance import read_record
+    from stpredict.training import FittedModel
+
+    settings.progress = False
+    compute = compute_options(options)
+    adata = read_objects(options.objects)
+    if read_record(adata, "normalize") is None and "counts" not in adata.layers:
+        stp.pp.normalize(adata)
+    if options.model:
+        models = [FittedModel.load(path) for path in options.model]
+        prepare_sections(adata, models, compute)
+        stp.tl.predict(adata, models, device=options.device)
+    keys = options.key or main_predictions(adata)[:1] or ["predicted"]
+    metrics = {"metrics": options.metrics} if options.metrics else {}
+    scores = stp.tl.evaluate(adata, keys, seed=options.seed, **metrics)
+    if options.out is not None:
+        write_table(scores, options.out)
+    print(stp.tl.summarize(scores, seed=options.seed))
+    return 0

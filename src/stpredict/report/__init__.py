@@ -1,0 +1,1 @@
+"""Pages with tables and figures, each in one file that needs no other."""
