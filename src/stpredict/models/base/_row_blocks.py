@@ -10,7 +10,7 @@ import torch
 from stpredict.models.base._batch import Batch
 
 #: Rows of a block: enough for products of matrices at full speed, few beside the rows of a training set.
-ROWS = 2048
+ROWS = 1024
 
 
 @dataclass(frozen=True)

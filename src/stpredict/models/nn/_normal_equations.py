@@ -102,8 +102,8 @@ class NormalEquations:
         self._n_done = rows.stop
         cells, order = self._cell[rows].sort(stable=True)
         pair = self._pair[rows][order]
-        x = features[order].double() - self.center
-        y = target[order].double() - self.target_center
+        x = features[order].double().sub_(self.center)
+        y = target[order].double().sub_(self.target_center)
         self._target_sum.index_add_(0, pair, y)
         if self._known is None:
             self._sum.index_add_(0, pair, x)
