@@ -271,3 +271,27 @@ def test_wide_features_of_one_section_say_nothing_of_genes_without_a_pattern(see
     network = solved(batch)
     assert float(network.alpha) > 100
     assert mean_of(network, batch).var(axis=0).mean() < 0.001 * batch.target.numpy().var(axis=0).mean()
+
+
+@pytest.mark.parametrize("center", ["global", "section"])
+@pytest.mark.parametrize("n_patients", [1, 3])
+def test_blocks_of_rows_and_groups_of_genes_change_nothing(
+    center: str, n_patients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = make_batch(noise=4.0)
+    batch.patient = batch.patient % n_patients
+    whole = solved(batch, center=center)
+    rows = [slice(0, 7), slice(7, 60), slice(60, 90)]
+    parts = [
+        replace(
+            batch, section=batch.section[part], patient=batch.patient[part], target=batch.target[part],
+            inputs={name: values[part] for name, values in batch.inputs.items()},
+        )
+        for part in rows
+    ]  # fmt: skip
+    monkeypatch.setattr("stpredict.models._ridge._BYTES", 1)
+    network = Ridge(RidgeConfig(center=center), Shape(4, {"features": 12}))  # type: ignore[arg-type]
+    network.finish(parts)
+    assert float(network.alpha) == float(whole.alpha)
+    for name in ("weight", "target_mean", "residual_std"):
+        torch.testing.assert_close(getattr(network, name), getattr(whole, name), rtol=1e-6, atol=1e-7)

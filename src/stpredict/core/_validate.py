@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from stpredict.core._moments import row_slices
+
 
 def few(names: Iterable[Any], limit: int = 5) -> str:
     names = [str(name) for name in names]
@@ -39,9 +41,11 @@ def check_unique(names: Iterable[Any], what: str) -> None:
 
 def check_finite(values: np.ndarray, what: str, call: str) -> None:
     """Raise `ValueError` when an array (n, d) holds NaN or infinity; name how many rows and the first."""
-    bad = ~np.isfinite(values)
-    if bad.any():
-        rows = np.flatnonzero(bad.reshape(len(values), -1).any(axis=1))
+    found = [
+        part.start + np.flatnonzero(~np.isfinite(values[part]).reshape(part.stop - part.start, -1).all(axis=1))
+        for part in row_slices(len(values) if np.size(values) else 0)
+    ]
+    if (rows := np.concatenate([np.zeros(0, dtype=int), *found])).size:
         raise ValueError(
             f"expected finite {what}; found NaN or infinity in {len(rows)} rows (first: {rows[0]}); {call}"
         )

@@ -15,11 +15,14 @@ from stpredict.core._constant import constant
 from stpredict.models.base._batch import Batch, Prediction
 from stpredict.models.base._predictor import Predictor
 from stpredict.models.base._registry import register
+from stpredict.models.base._row_blocks import RowBlocks
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._above_lowest import AboveLowest
 from stpredict.models.nn._count_ridge import fit_counts
+from stpredict.models.nn._normal_equations import Moments, NormalEquations, cells_of
 
 _MAX_GROUPS = 10
+_BYTES = 2**27  # for the sums of products with targets
 
 
 @dataclass(frozen=True)
@@ -100,39 +103,32 @@ class Ridge(Predictor):
         return torch.addmm(self.target_mean, batch["features"] - self.feature_mean, self.weight)
 
     def finish(self, batches: Iterable[Batch]) -> None:
-        """Solve for the weights on the whole training set."""
-        (batch,) = batches
-        if batch.measured("counts") is not None:
-            self._finish_counts(batch)
+        """Solve for the weights on the whole training set, whose rows are read in blocks."""
+        blocks = RowBlocks.of(batches)
+        kind = blocks.head.kind
+        if kind is not None and kind.kind == "counts":
+            self._finish_counts(blocks.whole())
             return
-        measured = batch.outputs()
-        if measured is None:
-            raise ValueError(
-                "expected expression or values to solve for; found none, or classes or follow-up; choose another model"
-            )
-        features, target = batch["features"].double(), measured.double()
-        section = batch.section
         alphas = [self.config.alpha] if self.config.alpha is not None else list(self.config.alphas)
-        folds = inner_folds(batch)
-        error = torch.zeros(len(alphas), self.n_outputs, dtype=torch.float64)
-        # Slides of a cohort are one section; a patient's few of them have no pattern to be centered on.
-        centered = len(section.unique()) > 1 or len(batch.patient.unique()) == 1
-        if folds:
-            for train, held_out in folds:
-                fit = _solve(features[train], target[train], section[train], alphas, self.config)
-                error += _held_out_error(fit, features[held_out], target[held_out], section[held_out], centered)
-            best = int((error / target.var(dim=0).clamp_min(1e-12)).mean(dim=1).argmin())
-            residual = (error[best] / len(features)).sqrt()
+        error, overall, whole = _all_moments(blocks, alphas, self.config, self.shape)
+        if error is not None:
+            variance = (overall.target_square / max(overall.n - 1, 1)).clamp_min(1e-12)
+            best = int((error / variance).mean(dim=1).argmin())
+            residual = (error[best] / overall.n).sqrt()
         else:
             best = len(alphas) // 2
             residual = self.target_std.double()
-        mean, weight, shift = _solve(features, target, section, [alphas[best]], self.config)
-        self.feature_mean.copy_(mean)
-        self.weight.copy_(weight[0])
-        self.target_mean.copy_(shift)
-        if batch.kind is not None and (linked := batch.kind.shift(self(batch).mean)) is not None:
-            self.target_mean.add_(linked)
-        self.target_mean.add_(self.above_lowest.shift(self._line(batch), target.mean(dim=0).float()))
+        turn, values = _components(whole, self.config)
+        weight = turn @ _scores(turn, values, whole, alphas[best], self.config.rank)
+        self.feature_mean.copy_(overall.mean)
+        self.weight.copy_(weight)
+        self.target_mean.copy_(overall.target_mean)
+        if kind is not None and not kind.linear:
+            linked = kind.shift(torch.cat([self(block).mean for block in blocks]))
+            self.target_mean.add_(0 if linked is None else linked)
+        line = self.target_mean.double() + (overall.mean - self.feature_mean) @ weight
+        spread = (weight * (overall.square @ weight)).sum(dim=0) / overall.n
+        self.target_mean.add_(self.above_lowest.shift_of(line, spread, overall.target_mean))
         self.residual_std.copy_(residual.clamp_min(1e-6))
         self.alpha.fill_(alphas[best])
 
@@ -182,14 +178,6 @@ def inner_folds(batch: Batch) -> list[tuple[Tensor, Tensor]]:
     return list(zip(train, held_out, strict=True))
 
 
-def _center(values: Tensor, section: Tensor, how: str) -> tuple[Tensor, Tensor]:
-    """Subtract the mean of all rows, or of each section; return the centered rows and the overall mean."""
-    mean = values.mean(dim=0)
-    if how == "global":
-        return values - mean, mean
-    return values - section_mean(values, section), mean
-
-
 def section_mean(values: Tensor, section: Tensor) -> Tensor:
     """Mean of each row's section, one row per row."""
     _, code, size = section.unique(return_inverse=True, return_counts=True)
@@ -199,45 +187,104 @@ def section_mean(values: Tensor, section: Tensor) -> Tensor:
     return (total / size[:, None])[code]
 
 
-def _solve(
-    features: Tensor, target: Tensor, section: Tensor, alphas: Sequence[float], config: RidgeConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Feature means (d,), weights (n_alphas, d, n_genes) on raw features, and target means (n_genes,)."""
-    centered, feature_mean = _center(features, section, config.center)
-    outcome, target_mean = _center(target, section, config.center)
-    scale, size = centered.square().mean(dim=0).sqrt(), features.square().mean(dim=0).sqrt()
-    scale = scale.masked_fill(constant(scale, size), torch.inf) * _evened(config.kinds, features)
-    standard = centered / scale
-    n = len(features)
-    values, vectors = torch.linalg.eigh(standard.T @ standard / n)
+def _all_moments(
+    blocks: RowBlocks, alphas: Sequence[float], config: RidgeConfig, shape: Shape
+) -> tuple[Tensor | None, Moments, Moments]:
+    """Go through the rows, once for as many genes as fit into the memory for sums.
+
+    Returns
+    -------
+    Held-out squared error (n_alphas, n_genes) of the inner folds, `None` without any; sums about the mean of all rows; and
+    those about the center of the configuration.
+    """
+    head = blocks.head
+    folds = inner_folds(head)
+    cell, sides = cells_of(folds, len(blocks))
+    cell = cell.to(head.section.device)
+    # Slides of a cohort are one section; a patient's few of them have no pattern to be centered on.
+    centered = len(head.section.unique()) > 1 or len(head.patient.unique()) == 1
+    per_gene = 8 * (int(cell.max()) + 1) * max(shape.width("features"), 1)
+    step = shape.n_outputs if config.rank is not None else max(1, _BYTES // per_gene)
+    errors: list[Tensor] = []
+    found: list[tuple[Moments, Moments]] = []
+    bases: list[tuple[Tensor, Tensor]] = []
+    sums = None
+    for start in range(0, shape.n_outputs, step):
+        sums = _added(blocks, slice(start, start + step), cell, sums)
+        error = torch.zeros(len(alphas), sums.n_targets, dtype=torch.float64, device=cell.device)
+        for number, (train, held_out) in enumerate(sides):
+            inside = sums.moments(train, by_section=config.center == "section")
+            outside = sums.moments(held_out, by_section=centered)
+            if not centered:
+                outside = outside.about(inside.mean, inside.target_mean)
+            if number == len(bases):
+                bases.append(_components(inside, config))
+            error += _held_out_error(bases[number], inside, outside, alphas, config.rank)
+        errors.append(error)
+        everything = range(sums.n_cells)
+        overall = sums.moments(everything)
+        found.append((overall, sums.moments(everything, by_section=True) if config.center == "section" else overall))
+    overall, whole = (Moments.side_by_side(parts) for parts in zip(*found, strict=True))
+    return torch.cat(errors, dim=1) if sides else None, overall, whole
+
+
+def _added(blocks: RowBlocks, genes: slice, cell: Tensor, known: NormalEquations | None) -> NormalEquations:
+    """Sums over all rows, for some of the genes; those of the features are taken over where they are known."""
+    sums = None
+    for block in blocks:
+        measured = block.outputs()
+        if measured is None:
+            raise ValueError(
+                "expected expression or values to solve for; found none, or classes or follow-up; choose another model"
+            )
+        features, target = block["features"], measured[:, genes]
+        if sums is None:  # the first rows tell where the values are, of which only what is apart from there is summed
+            center = features.double().mean(dim=0) if known is None else known.center
+            sums = NormalEquations(cell, blocks.head.section, center, target.double().mean(dim=0), features=known)
+        sums.add(features, target)
+    if sums is None:
+        raise ValueError("expected rows to learn from; found none")
+    return sums
+
+
+def _components(moments: Moments, config: RidgeConfig) -> tuple[Tensor, Tensor]:
+    """Principal components of standardized features: from features to them (d, k), and their variances (k,)."""
+    n = moments.n
+    scale = (moments.square.diagonal() / n).clamp_min(0).sqrt()
+    scale = scale.masked_fill(constant(scale, moments.size), torch.inf) * _evened(config.kinds, scale)
+    values, vectors = torch.linalg.eigh(moments.square / n / scale[:, None] / scale)
     keep = min(config.n_components, n - 1, len(values)) if n > 1 else len(values)
     values, vectors = values.flip(0)[:keep].clamp_min(0), vectors.flip(1)[:, :keep]
-    cross = vectors.T @ (standard.T @ outcome) / n  # (k, n_genes)
-    penalty = torch.tensor(alphas, dtype=features.dtype, device=features.device)
-    scores = cross / (values[:, None] + penalty[:, None, None])  # (n_alphas, k, n_genes)
-    if config.rank is not None and config.rank < min(scores.shape[1:]):
-        fitted = values.sqrt()[:, None] * scores
-        _, _, right = torch.linalg.svd(fitted, full_matrices=False)
-        basis = right[:, : config.rank]
-        scores = scores @ basis.transpose(1, 2) @ basis
-    return feature_mean, (vectors / scale[:, None]) @ scores, target_mean
+    return vectors / scale[:, None], values
 
 
-def _evened(kinds: Sequence[int] | str, features: Tensor) -> Tensor:
-    """What the scale of each feature (d,) is multiplied by, so that all kinds have the same variance; 1 without kinds."""
-    widths = [features.shape[1]] if isinstance(kinds, str) or not kinds else [int(width) for width in kinds]
-    if sum(widths) != features.shape[1] or min(widths) < 1:
-        raise ValueError(f"expected widths in `kinds` that sum to {features.shape[1]} features; found {list(kinds)}")
-    share = torch.tensor(widths, dtype=features.dtype, device=features.device) * len(widths) / sum(widths)
-    return share.sqrt().repeat_interleave(torch.tensor(widths, device=features.device))
+def _scores(turn: Tensor, values: Tensor, moments: Moments, alpha: float, rank: int | None) -> Tensor:
+    """Weights (k, n_genes) of the components under a penalty."""
+    scores = turn.T @ moments.cross / moments.n / (values[:, None] + alpha)
+    if rank is not None and rank < min(scores.shape):
+        _, _, right = torch.linalg.svd(values.sqrt()[:, None] * scores, full_matrices=False)
+        basis = right[:rank].T
+        scores = scores @ basis @ basis.T
+    return scores
 
 
 def _held_out_error(
-    fit: tuple[Tensor, Tensor, Tensor], features: Tensor, target: Tensor, section: Tensor, centered: bool
+    basis: tuple[Tensor, Tensor], inside: Moments, outside: Moments, alphas: Sequence[float], rank: int | None
 ) -> Tensor:
-    """Sum of squared errors (n_alphas, n_genes); `centered` takes the mean of each section out of truth and prediction."""
-    feature_mean, weight, target_mean = fit
-    outcome, inputs = target - target_mean, features - feature_mean
-    if centered:
-        outcome, inputs = outcome - section_mean(outcome, section), inputs - section_mean(inputs, section)
-    return torch.stack([(inputs @ w - outcome).square().sum(dim=0) for w in weight])
+    """Sum of squared errors (n_alphas, n_genes) of rows that are given by their sums about the points of comparison."""
+    turn, values = basis
+    square, cross = turn.T @ outside.square @ turn, turn.T @ outside.cross
+    errors = []
+    for alpha in alphas:
+        scores = _scores(turn, values, inside, alpha, rank)
+        errors.append(outside.target_square + (scores * (square @ scores - 2 * cross)).sum(dim=0))
+    return torch.stack(errors).clamp_min(0)
+
+
+def _evened(kinds: Sequence[int] | str, scale: Tensor) -> Tensor:
+    """What the scale of each feature (d,) is multiplied by, so that all kinds have the same variance; 1 without kinds."""
+    widths = [len(scale)] if isinstance(kinds, str) or not kinds else [int(width) for width in kinds]
+    if sum(widths) != len(scale) or min(widths) < 1:
+        raise ValueError(f"expected widths in `kinds` that sum to {len(scale)} features; found {list(kinds)}")
+    share = torch.tensor(widths, dtype=scale.dtype, device=scale.device) * len(widths) / sum(widths)
+    return share.sqrt().repeat_interleave(torch.tensor(widths, device=scale.device))

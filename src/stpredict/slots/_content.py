@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._moments import row_slices
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
 from stpredict.slots._matrix import numeric_matrix
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+#: Whole numbers (n, d) that some rows are known by, and which of them have enough to be told apart by (n,).
+Levels = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 N_SPOTS = 128  # remembered of each section
 N_SEALED = 32  # rows of each section that the record of features remembers
 N_GENES = 128  # that a spot is known by: those with the most counts
@@ -158,11 +162,16 @@ def _spots(adata: AnnData, index: np.ndarray, sample: np.ndarray, view: str, gen
     """Section and digest of the spots that have enough to be told apart by."""
     import pandas as pd
 
-    values = _levels(adata, index, genes) if genes else _feature_levels(adata, index, view)
-    if values is None:
-        return pd.DataFrame({"section": [], "digest": np.zeros(0, dtype=np.uint64)})
-    levels, telling = values
-    return pd.DataFrame({"section": np.asarray(sample)[telling], "digest": _row_digests(levels, telling, view, genes)})
+    nothing = pd.DataFrame({"section": [], "digest": np.zeros(0, dtype=np.uint64)})
+    read = _levels(adata, index, genes) if genes else _feature_levels(adata, view)
+    if read is None or not len(index):
+        return nothing
+    found = []
+    for part in row_slices(len(index)):
+        levels, telling = read(index[part])
+        digests = _row_digests(levels, telling, view, genes)
+        found.append(pd.DataFrame({"section": np.asarray(sample)[part][telling], "digest": digests}))
+    return pd.concat(found, ignore_index=True)
 
 
 def _row_digests(levels: np.ndarray, telling: np.ndarray, view: str, names: Sequence[str] = ()) -> np.ndarray:
@@ -182,19 +191,38 @@ def _expression(adata: AnnData) -> Any:
         return None
 
 
-def _levels(adata: AnnData, index: np.ndarray, genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Counts (n, n_genes) in steps of half a percent of the smallest of each spot, and which spots have enough of them."""
+def _levels(adata: AnnData, index: np.ndarray, genes: Sequence[str]) -> Levels | None:
+    """Counts (n, n_genes) in steps of half a percent of the smallest of each spot, and which spots have enough of them.
+
+    Of rows of a block; what the values are follows from all rows.
+    """
     columns = adata.var_names.get_indexer(list(genes)) if adata.var_names.is_unique else np.array([-1])
     matrix = _expression(adata)
     if matrix is None or (columns < 0).any():
         return None
-    values = matrix[:, columns][index]  # few columns first: rows of all genes would be a copy of the matrix
-    values = np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float64)
-    finite = np.isfinite(values).all(axis=1)
-    values = np.where(finite[:, None], values, 0)
-    if (values < 0).any():  # residuals, or standardized by gene
-        return _steps(values, finite)
-    if values.max(initial=0) < _LARGEST_LOG and (values != np.rint(values)).any():
+    if hasattr(matrix, "tocsr"):  # its rows are found by going through all of it, or its columns are
+        matrix, columns = matrix[:, columns].tocsr(), np.arange(len(columns))
+
+    def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = matrix[rows][:, columns]
+        values = np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float64)
+        finite = np.isfinite(values).all(axis=1)
+        return np.where(finite[:, None], values, 0), finite
+
+    blocks = (read(index[part])[0] for part in row_slices(len(index)))
+    least, largest, broken = (
+        np.array([(block.min(initial=0), block.max(initial=0), (block != np.rint(block)).any()) for block in blocks])
+        .reshape(-1, 3)
+        .T
+    )
+    if (least < 0).any():  # residuals, or standardized by gene
+        return lambda rows: _steps(*read(rows))
+    logs = bool(largest.max(initial=0) < _LARGEST_LOG and broken.any())
+    return lambda rows: _count_steps(*read(rows), logs=logs)
+
+
+def _count_steps(values: np.ndarray, finite: np.ndarray, *, logs: bool) -> tuple[np.ndarray, np.ndarray]:
+    if logs:
         values = np.expm1(values)
     least = np.where(values > 0, values, np.inf).min(axis=1, keepdims=True)
     with np.errstate(divide="ignore"):
@@ -202,19 +230,19 @@ def _levels(adata: AnnData, index: np.ndarray, genes: Sequence[str]) -> tuple[np
     return np.where(values > 0, steps, 0), finite & ((values > 0).sum(axis=1) >= _MIN_VALUES)
 
 
-def _feature_levels(adata: AnnData, index: np.ndarray, slot: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _feature_levels(adata: AnnData, slot: str) -> Levels | None:
     try:
         matrix = feature_matrix(adata, slot)
     except (TypeError, ValueError):
         return None
     if matrix is None or matrix.ndim != 2:
         return None
-    return _levels_of_features(matrix, index)
+    return partial(_levels_of_features, matrix)
 
 
 def _levels_of_features(matrix: Any, index: Any = slice(None)) -> tuple[np.ndarray, np.ndarray]:
     columns = np.unique(np.linspace(0, matrix.shape[1] - 1, N_FEATURES).astype(int))
-    values = np.asarray(matrix[:, columns][index], dtype=np.float64)
+    values = np.asarray(matrix[index][:, columns], dtype=np.float64)
     finite = np.asarray(np.isfinite(values).all(axis=1))
     return _steps(np.where(finite[:, None], values, 0), finite)
 

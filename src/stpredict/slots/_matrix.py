@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from stpredict.core._moments import row_slices
+
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -62,6 +64,31 @@ def single_precision(values: Any, what: str) -> np.ndarray:
     values = dense_matrix(values, what)
     check_float32(values, what)
     return values.astype(np.float32, copy=False)
+
+
+def part_of(matrix: Any, rows: np.ndarray, columns: np.ndarray, what: str) -> np.ndarray:
+    """Some rows and columns of a matrix, dense or sparse, as a float32 array that is not to be written to.
+
+    Where they are all of a float32 array it is that one; otherwise a new one, and nothing else of its size is made. Raises
+    `ValueError` for numbers that float32 cannot hold.
+    """
+    if (
+        isinstance(matrix, np.ndarray)
+        and matrix.dtype == np.float32
+        and _in_order(rows, len(matrix))
+        and _in_order(columns, matrix.shape[1])
+    ):
+        return matrix
+    if getattr(matrix, "format", None) == "csc":  # whose rows are found by going through all of it
+        matrix, columns = matrix[:, columns].tocsr(), np.arange(len(columns))
+    found = np.empty((len(rows), len(columns)), dtype=np.float32)
+    for part in row_slices(len(rows)):
+        found[part] = single_precision(matrix[rows[part]][:, columns], what)
+    return found
+
+
+def _in_order(index: np.ndarray, n: int) -> bool:
+    return len(index) == n and bool((index == np.arange(n)).all())
 
 
 def _of_frame(frame: Any, what: str) -> np.ndarray:

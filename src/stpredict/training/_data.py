@@ -310,7 +310,9 @@ def fingerprint(values: Any) -> str:
     if not isinstance(values, np.ndarray):
         values = values[np.arange(len(values))]
     array = np.ascontiguousarray(values)
-    return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(array.reshape(-1).view(np.uint8))  # its own memory: as bytes it would be copied
+    return digest.hexdigest()
 
 
 def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -> Summary:

@@ -22,7 +22,7 @@ from stpredict.models.base._registry import Hyperparameters
 from stpredict.training._auxiliary import AuxiliaryTraining, check_weighs_genes
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, summarize
-from stpredict.training._loader import row_groups
+from stpredict.training._loader import row_blocks, row_groups
 from stpredict.training._validation import inner_sides
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def fit_arrays(
     if network.closed_form:
         data = data.only_labeled()
         network.prepare(summarize(data, needs))
-        network.finish([data.batch(np.arange(len(data)), needs)])
+        network.finish(row_blocks(data, needs))
         return Fit(network.eval(), pd.DataFrame(), "grouped folds" if needs else "none", 0)
 
     mend_torchvision()

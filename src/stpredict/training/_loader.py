@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from stpredict.models import Batch, Predictor
+from stpredict.models.base._row_blocks import ROWS, RowBlocks
 from stpredict.training._data import ArraySet
 
 Draws = Literal["rows", "sections", "section_rows", "patient_rows"]
@@ -103,3 +105,14 @@ def row_groups(data: ArraySet, draws: Draws, batch_size: int, order: np.ndarray 
 def _whole_sections(data: ArraySet, sections: np.ndarray, per_batch: int) -> list[np.ndarray]:
     starts = range(0, len(sections), per_batch)
     return [np.flatnonzero(np.isin(data.section, sections[start : start + per_batch])) for start in starts]
+
+
+def row_blocks(data: ArraySet, needs: frozenset[str]) -> RowBlocks:
+    """All rows in their order, a block at a time: what is read of the data is never more than that."""
+    codes = replace(data, target=None).batch(np.arange(len(data)), frozenset())
+
+    def blocks() -> Iterator[Batch]:
+        for rows in row_groups(data, "rows", ROWS):
+            yield data.batch(rows, needs)
+
+    return RowBlocks(codes, blocks)

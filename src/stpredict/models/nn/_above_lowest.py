@@ -43,9 +43,12 @@ class AboveLowest(nn.Module):
 
     def shift(self, outputs: Tensor, mean: Tensor) -> Tensor:
         """What to add to outputs (n, n_outputs) so that their values have a mean (n_outputs,); 0 where nothing is bent."""
-        curvature = self.curvature.to(outputs.dtype)
-        root = 1 + 2 * curvature * outputs
+        return self.shift_of(outputs.mean(dim=0), outputs.var(dim=0, correction=0), mean)
+
+    def shift_of(self, level: Tensor, variance: Tensor, mean: Tensor) -> Tensor:
+        """The same for outputs of which the mean and the variance (n_outputs,) are known."""
+        curvature = self.curvature.to(level.dtype)
         # The mean of a square is the square of the mean and the variance; `wanted` is the mean of the root that is left.
-        wanted = (1 + 4 * curvature * mean - root.var(dim=0, correction=0)).clamp_min(0).sqrt()
-        shift = (wanted - root.mean(dim=0)) / (2 * curvature)
+        wanted = (1 + 4 * curvature * mean - (2 * curvature).square() * variance).clamp_min(0).sqrt()
+        shift = (wanted - (1 + 2 * curvature * level)) / (2 * curvature)
         return torch.where(curvature > 0, shift, torch.zeros_like(shift))

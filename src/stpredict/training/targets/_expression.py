@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._constant import constant
+from stpredict.core._moments import column_moments
 from stpredict.metrics import pearson
 from stpredict.metrics._rates import residual_gain
 from stpredict.training.targets._target import Target
@@ -102,7 +103,7 @@ class ExpressionTarget(Target):
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (d,) of columns (n, d), in float64; constant columns have an SD of 0."""
-    mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    mean, std = column_moments(values)
     std[constant(std, mean)] = 0.0
     return mean, std
 

@@ -15,7 +15,7 @@ from stpredict.slots._depth import depth_of
 from stpredict.slots._expression import matrix_of, measured_rows, read_normalization
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import UNKNOWN
-from stpredict.slots._matrix import numeric_matrix, single_precision
+from stpredict.slots._matrix import numeric_matrix, part_of
 from stpredict.slots._people import strangers
 from stpredict.slots._provenance import read_record
 from stpredict.slots._rows import Rows
@@ -68,13 +68,12 @@ class ExpressionSlots(TargetSlots):
     def read(self, adata: AnnData, request: Expression, target: Target, rows: Rows, keys: Keys) -> np.ndarray:
         """Values (n, n_genes) float32; NaN where nothing was measured."""
         columns = adata.var_names.get_indexer(target.names)
-        values = matrix_of(adata, request.layer)[rows.index][:, columns]
-        values = np.array(single_precision(values, "the target"))
+        values = part_of(matrix_of(adata, request.layer), rows.index, columns, "the target")
         values = within_training(adata, values, columns, rows, target.normalization, keys.sample)  # type: ignore[attr-defined]
         call = "leave unmeasured sections out with `train=`"
-        check_finite(values[rows.measured], "expression of the training observations", call)
-        values[~rows.measured] = np.nan
-        return values
+        measured = values if rows.measured.all() else values[rows.measured]
+        check_finite(measured, "expression of the training observations", call)
+        return values if measured is values else np.where(rows.measured[:, None], values, np.float32(np.nan))
 
     def key(self, target: Target) -> str:
         """`obsm["predicted"]`."""
@@ -260,9 +259,9 @@ def panel_counts_of(adata: AnnData, genes: Sequence[str], rows: np.ndarray) -> t
     """Counts (n, n_genes) float32 and depth (n,) of some rows of an object with counts."""
     depth = depth_of(adata)
     assert depth is not None  # there are counts
-    matrix: Any = numeric_matrix(adata.layers[Key.COUNTS], f"layers[{Key.COUNTS!r}]")
-    chosen = matrix[rows][:, adata.var_names.get_indexer(list(genes))]
-    return np.asarray(single_precision(chosen, f"layers[{Key.COUNTS!r}]")), depth[rows]
+    what = f"layers[{Key.COUNTS!r}]"
+    matrix: Any = numeric_matrix(adata.layers[Key.COUNTS], what)
+    return part_of(matrix, rows, adata.var_names.get_indexer(list(genes)), what), depth[rows]
 
 
 def training_rates(counts: np.ndarray, depth: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,0 +1,70 @@
+"""Memory of a fit, in a process of its own: that of others would be in the way."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+_CHILD = """
+import ctypes, re, sys, warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+import stpredict as stp
+
+warnings.simplefilter("ignore")
+stp.settings.progress = False
+model, n, d, g = sys.argv[1], *map(int, sys.argv[2:5])
+
+
+def held(name):
+    ctypes.CDLL(None).malloc_trim(0)
+    return 1024 * int(re.search(rf"{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def made(n, d, g):
+    rng = np.random.default_rng(0)
+    section = np.arange(n) * 8 // n
+    obs = pd.DataFrame({"sample": [f"S{code}" for code in section], "patient": [f"P{code // 2}" for code in section]})
+    features = rng.standard_normal((n, d), dtype=np.float32)
+    target = features[:, :1] + rng.standard_normal((n, g), dtype=np.float32)
+    obs.index = obs.index.astype(str)
+    return ad.AnnData(
+        target, obs=obs.astype("category"), obsm={"X_mine": features, "spatial": rng.random((n, 2))}, uns={"log1p": {}}
+    )
+
+
+def fit(adata):
+    training = None if model == "ridge" else {"max_epochs": 2, "patience": 1}
+    return stp.tl.fit(adata, model, features="X_mine", baselines=False, training=training)
+
+
+fit(made(200, 4, 3))  # whatever is imported on the way is
+Path("/proc/self/clear_refs").write_text("5")
+before = held("VmRSS")
+adata = made(n, d, g)
+Path("/proc/self/clear_refs").write_text("5")
+fit(adata)
+print((held("VmHWM") - before) / (4 * n * (d + g)))
+"""
+
+
+def times_the_data(model: str, n: int, d: int, g: int, folder: str) -> float:
+    """Most memory of a fit, the object itself included, in units of features plus targets."""
+    found = subprocess.run(
+        [sys.executable, "-c", _CHILD, model, str(n), str(d), str(g)],
+        capture_output=True, text=True, check=True, env={**os.environ, "STPREDICT_CACHE": folder},
+    )  # fmt: skip
+    return float(re.findall(r"\d+\.\d+", found.stdout)[-1])
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system does not tell peaks of memory")
+def test_a_ridge_needs_two_and_a_half_times_its_data(tmp_path) -> None:
+    assert times_the_data("ridge", 40_000, 256, 150, str(tmp_path)) < 2.5
