@@ -130,7 +130,7 @@ class Narrow(Predictor):
         return {"total": (prediction.mean - batch.target).square().mean()}
 
 
-def derivative(informative: bool, how: Any, seed: int) -> float:
+def derivative(informative: bool, how: Any, seed: int, rate: float = 0.05) -> float:
     """Derivative of the loss of the primary genes by a cut amid genes that share their cause with them, or that mislead."""
     mend_torchvision()
     from stpredict.training._cut import CutTuner
@@ -145,11 +145,14 @@ def derivative(informative: bool, how: Any, seed: int) -> float:
         np.zeros(n, int), np.arange(n) % 4, {"features": x}, target, ExpressionTarget(names(44), LAYER), n_primary=4
     )
     settings = TrainConfig(
-        auxiliary="dkgsb", mask_temperature=0.1, cut_gradient=how, learning_rate=0.05, cut_pairs=1, cut_steps=2
+        auxiliary="dkgsb", mask_temperature=0.1, cut_gradient=how, learning_rate=rate, cut_pairs=1, cut_steps=2
     )
     helpers = AuxiliaryTraining(data, settings, torch.device("cpu"))
     torch.manual_seed(seed)
-    network = Narrow(NarrowConfig(), Shape(44, {"features": p}))
+    wanted = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # the same numbers are drawn
+    network = Narrow(NarrowConfig(), Shape(44, {"features": p})).to(wanted)
+    torch.set_default_dtype(wanted)
     tuner = CutTuner(
         settings, helpers.training(data.take(data.patient < 2)), helpers.judging(data.take(data.patient > 1)),
         helpers.trained, stage=Stage(), seed=0, device=torch.device("cpu"),
@@ -177,12 +180,25 @@ def _double() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_double")
+@pytest.mark.parametrize("rate", [0.05, 1e-5])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_unrolled_derivative_is_that_of_the_steps(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_the_unrolled_derivative_is_that_of_the_steps(monkeypatch: pytest.MonkeyPatch, seed: int, rate: float) -> None:
     """Steps of Adam jump where a gradient changes its sign; with a difference as small as this there is no such place."""
-    unrolled = derivative(True, "unrolled", seed)
+    unrolled = derivative(True, "unrolled", seed, rate)
     monkeypatch.setattr("stpredict.training._cut._SHIFT", 1e-6)
-    np.testing.assert_allclose(derivative(True, "difference", seed), unrolled, rtol=1e-4)
+    np.testing.assert_allclose(derivative(True, "difference", seed, rate), unrolled, rtol=1e-4)
+
+
+def test_small_steps_do_not_drown_in_rounding() -> None:
+    """At a learning rate of 1e-5 the losses of both copies are the same number in single precision."""
+    single = [derivative(True, "difference", seed, 1e-5) for seed in range(12)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        double = [derivative(True, "difference", seed, 1e-5) for seed in range(12)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (np.abs(double) > 1e-5).sum() > 2
+    np.testing.assert_allclose(single, double, rtol=1e-2, atol=1e-8)
 
 
 def fits(seed: int, **changes: Any) -> tuple[Any, float]:
