@@ -13,7 +13,7 @@ import shapely
 import torch
 
 import stpredict as stp
-from stpredict.encoders._edges import edges_by_differences
+from stpredict.encoders._edges import edges_by_differences, edges_by_network
 from stpredict.encoders._encoder import IMAGENET_MEAN, IMAGENET_STD
 from stpredict.encoders._pidinet import DifferenceConv, PiDiNet
 
@@ -147,14 +147,40 @@ def test_convolutions_of_differences(kind: str) -> None:
     torch.testing.assert_close(layer(torch.ones(1, 1, 9, 9))[0, 0, 3:6, 3:6], torch.zeros(3, 3), rtol=0, atol=1e-5)
 
 
+PUBLISHED = {  # name in the file of the authors, without the number of a stage: shape
+    "init_block.weight": (60, 3, 3, 3),
+    "block1_3.conv1.weight": (60, 1, 3, 3),
+    "block2_1.shortcut.weight": (120, 60, 1, 1),
+    "block3_1.conv2.weight": (240, 120, 1, 1),
+    "block4_4.conv1.weight": (240, 1, 3, 3),
+    "dilations.3.conv1.weight": (24, 240, 1, 1),
+    "dilations.0.conv2_4.weight": (24, 24, 3, 3),
+    "attentions.1.conv1.weight": (4, 24, 1, 1),
+    "attentions.1.conv2.weight": (1, 4, 3, 3),
+    "conv_reduces.2.conv.weight": (1, 24, 1, 1),
+    "classifier.bias": (1,),
+}
+
+
 def test_edges_of_a_network(section: ad.AnnData, tmp_path: Path) -> None:
-    network = PiDiNet()
-    assert sum(p.numel() for p in network.parameters()) == 710_149
+    """Weights are read from a checkpoint as the authors write it: of a network on several devices, and its optimizer."""
     torch.manual_seed(0)
-    torch.save({f"module.{name}": v for name, v in PiDiNet().state_dict().items()}, tmp_path / "edges.pth")
-    run(section, edge_weights=tmp_path / "edges.pth")
+    network, path = PiDiNet().eval(), tmp_path / "edges.pth"
+    state = network.state_dict()
+    assert sum(p.numel() for p in network.parameters()) == 710_149
+    assert {name: tuple(state[name].shape) for name in PUBLISHED} == PUBLISHED
+    optimizer = torch.optim.Adam(network.parameters()).state_dict()
+    told = {"epoch": 19, "state_dict": {f"module.{name}": v for name, v in state.items()}, "optimizer": optimizer}
+    torch.save(told, path)
+    draw, digest = edges_by_network(path)
+    tiles = torch.randint(0, 255, (2, 3, 24, 20), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        wanted = 255 * (1 - network((tiles / 255 - mean) / std))
+    assert (draw(tiles, 1.0).float() - wanted).abs().max() <= 0.51
+    run(section, edge_weights=path)
     assert np.isfinite(section.obsm[f"{KEY}_edges"]).all()
-    assert section.uns["stpredict"][f"{KEY}_edges"]["drawing"].startswith("pidinet ")
+    assert section.uns["stpredict"][f"{KEY}_edges"]["drawing"] == f"pidinet {digest}"
     drawn = section.obsm[f"{KEY}_edges"].copy()
     run(section)
     assert not np.allclose(section.obsm[f"{KEY}_edges"], drawn)

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -238,6 +239,15 @@ class Encoder:
             )
         return found.float()
 
+    @cached_property
+    def _called(self) -> Callable[[Tensor], Tensor]:
+        """The network, made quicker where that is possible; made when it is first needed."""
+        from torch import nn
+
+        from stpredict.encoders._quick import Quick
+
+        return Quick(self.network, self.tile_px) if isinstance(self.network, nn.Module) else self.network
+
     def _normalized(self, tiles: Tensor) -> Tensor:
         """Tiles of 0–255 as the network wants them."""
         return tiles.to(self.device, non_blocking=True).float().div_(255).sub_(self._mean).div_(self._std)
@@ -246,7 +256,7 @@ class Encoder:
         import torch
 
         with torch.inference_mode():
-            features = self.network(self._normalized(tiles))
+            features = self._called(self._normalized(tiles))
         if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(tiles):
             found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
             raise ValueError(

@@ -134,6 +134,7 @@ class EGN(Predictor):
 
     def make_room(self, state: Mapping[str, Tensor]) -> None:
         """Size the bank like a saved one."""
+        super().make_room(state)
         self.bank.room(state, "bank.")
 
     def exemplars(self, batch: Batch) -> tuple[Tensor, Tensor]:

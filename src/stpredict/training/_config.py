@@ -69,7 +69,8 @@ class TrainConfig:
         Number of primary genes, the most variable ones of the training observations; or their names, which count instead.
     gene_loss
         Loss of each gene where there are auxiliary ones: `"own"`, that of the target; or `"pearson"`, 1 - Pearson's correlation
-        over the batch, which leaves the offset and the scale of predictions free.
+        over the batch, which leaves the offset and the scale of predictions free: they get those of the target afterwards, with
+        slopes from the inner validation; without one those of the training rows, which are too bold.
     mask_temperature
         Width τ of the step from weight 1 to weight 0 around the cut of `"dkgsb"`, with ranks from 0 to 1.
     cut_start, cut_learning_rate

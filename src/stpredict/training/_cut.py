@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stpredict.models import Batch, Predictor, Stage
     from stpredict.training._config import TrainConfig
 
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam, and of a gradient of nothing
 _MARGIN = 4.0  # temperatures that the cut may lie beyond the first or the last gene: there it changes nothing any more
 _SHIFT = 0.02  # of the cut, to both sides, in the difference that stands for its derivative
 
@@ -36,7 +36,7 @@ class CutTuner(pl.Callback):
     the cut; the derivative of its loss of the primary genes of the tuning batch moves the cut, by a step of Adam too:
     the scale of a loss differs between networks and targets, and the length of a step must not.
 
-    The derivative is the difference between two copies whose cuts lie `0.02` apart to both sides, or that of the steps
+    The derivative is the slope of that loss between two copies whose cuts lie `0.02` to both sides, or that of the steps
     themselves, which are kept in memory for it. Each pair starts from the network as it is: the network moves on in its
     own training alone, and no draw of this one changes the draws of that one.
 
@@ -126,28 +126,45 @@ class CutTuner(pl.Callback):
         return soft_mask(cut, n_primary, n_auxiliary, self.config.mask_temperature)
 
     def _difference(self, network: Predictor) -> Callable[[Batch, Batch, int], float]:
-        """Difference of the losses of two copies, over that of their cuts."""
+        """Slope of the loss along the way from one copy to the other, over the difference of their cuts.
+
+        At small learning rates the losses themselves differ by less than they are rounded to, and so do the weights: what
+        the steps add to them is kept apart.
+        """
         shadow = copy.deepcopy(network)
         start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        trained = [p for name, p in shadow.named_parameters() if name.startswith(self.stage.trains)]
+        trained = {name: p for name, p in shadow.named_parameters() if name.startswith(self.stage.trains)}
 
-        def loss(batch: Batch, other: Batch, seed: int, shift: float) -> float:
+        def slope(loss: Tensor) -> dict[str, Tensor]:
+            found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+            return {name: each for name, each in zip(trained, found, strict=True) if each is not None}
+
+        def place(added: dict[str, Tensor]) -> None:
             shadow.load_state_dict(start)
+            with torch.no_grad():
+                for name, each in added.items():
+                    trained[name].add_(each)
+
+        def way(batch: Batch, seed: int, shift: float) -> dict[str, Tensor]:
             self.weighted.weight = self._weight(torch.tensor(self.state["cut"] + shift)).to(self.device)
             seed_torch(seed)
-            optimizer = torch.optim.Adam(trained, self.config.learning_rate, betas=_BETAS, eps=_EPSILON)
             shadow.train()
+            adam, added = _Adam(self.config.learning_rate), {}
             for _ in range(self.config.cut_steps):
-                optimizer.zero_grad()
-                shadow.step(batch, self.stage)["total"].backward()
-                optimizer.step()
-            shadow.eval()
-            with torch.no_grad():
-                return float(shadow.step(other, self.stage)["total"])
+                place(added)
+                for name, step in adam.steps(slope(shadow.step(batch, self.stage)["total"])).items():
+                    added[name] = added[name] + step if name in added else step
+            return added
 
         def derivative(batch: Batch, other: Batch, seed: int) -> float:
-            above, below = (loss(batch, other, seed, shift) for shift in (_SHIFT, -_SHIFT))
-            return (above - below) / (2 * _SHIFT)
+            above, below = (way(batch, seed, shift) for shift in (_SHIFT, -_SHIFT))
+            place({name: (above[name] + below[name]) / 2 for name in above})
+            shadow.eval()
+            found = slope(shadow.step(other, self.stage)["total"])
+            apart = sum(
+                float((each * (above[name] - below[name])).sum()) for name, each in found.items() if name in above
+            )
+            return apart / (2 * _SHIFT)
 
         return derivative
 
@@ -164,26 +181,44 @@ class CutTuner(pl.Callback):
             stepper.train()
             tensors = {name: tensor.clone() for name, tensor in start.items()}
             trained = {name: tensors[name].requires_grad_() for name in (f"network.{each}" for each in names)}
-            means = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
-            squares = dict(means)
-            for number in range(1, self.config.cut_steps + 1):
+            adam = _Adam(self.config.learning_rate)
+            for _ in range(self.config.cut_steps):
                 loss = functional_call(stepper, tensors | trained, (batch,))
                 found = torch.autograd.grad(loss, list(trained.values()), create_graph=True, allow_unused=True)
-                for (name, tensor), gradient in zip(list(trained.items()), found, strict=True):
-                    if gradient is None:
-                        continue
-                    means[name] = _BETAS[0] * means[name] + (1 - _BETAS[0]) * gradient
-                    squares[name] = _BETAS[1] * squares[name] + (1 - _BETAS[1]) * gradient.square()
-                    mean = means[name] / (1 - _BETAS[0] ** number)
-                    # The root has no derivative at 0, where nothing has moved yet.
-                    size = (squares[name] / (1 - _BETAS[1] ** number) + _EPSILON**2).sqrt()
-                    trained[name] = tensor - self.config.learning_rate * mean / (size + _EPSILON)
+                slopes = {name: each for name, each in zip(trained, found, strict=True) if each is not None}
+                trained |= {name: trained[name] + step for name, step in adam.steps(slopes).items()}
             stepper.eval()
             loss = functional_call(stepper, tensors | trained, (other,))
             (found_cut,) = torch.autograd.grad(loss, cut)
             return float(found_cut)
 
         return derivative
+
+
+class _Adam:
+    """Steps of Adam, which may be differentiated."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.number = rate, 0
+        self.means: dict[str, Tensor] = {}
+        self.squares: dict[str, Tensor] = {}
+
+    def steps(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is added to the tensors that have gradients."""
+        self.number += 1
+        found = {}
+        for name, gradient in gradients.items():
+            before = (held[name] if name in held else torch.zeros_like(gradient) for held in (self.means, self.squares))
+            mean, square = (
+                beta * old + (1 - beta) * new
+                for beta, old, new in zip(_BETAS, before, (gradient, gradient.square()), strict=True)
+            )
+            self.means[name], self.squares[name] = mean, square
+            share, share_2 = (1 - beta**self.number for beta in _BETAS)
+            # The root has no derivative at 0, where nothing has moved yet.
+            size = (square / share_2 + _EPSILON**2).sqrt()
+            found[name] = -self.rate * (mean / share) / (size + _EPSILON)
+        return found
 
 
 class _Stepper(nn.Module):

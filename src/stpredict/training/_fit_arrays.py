@@ -218,13 +218,20 @@ def fit_arrays(
                 helpers.settle(histories[-1], epochs[-1])
             if validation is not None:
                 show_rows(network, "calibrate", train.only_labeled(), validation.only_labeled(), device=device)
+            if free := helpers is not None and config.gene_loss == "pearson":
+                held_out = [] if validation is None else [validation.only_labeled()]
+                show_rows(network, "learn_unit", train.only_labeled(), *held_out, device=device)
             if config.refit and validation is not None:
                 inner, network = network, fresh()
                 everything = data if helpers is None else helpers.training(data)
                 histories += _run_stages(network, everything, None, config, "refit", epochs=epochs, **where)[0]
                 network.take_calibration(inner)
+                if free:
+                    show_rows(network, "learn_unit", everything.only_labeled(), device=device)
         show_rows(network, "finish", data.only_labeled(), device=device)
     told = {} if helpers is None else helpers.facts(unit)
+    if network.unit is not None:
+        told["unit"] = network.unit.facts()
     return Fit(network.eval(), pd.concat(histories, ignore_index=True), unit, epochs[-1], told)
 
 
@@ -303,10 +310,13 @@ def _run_stages(
 
 
 def show_rows(
-    network: Predictor, step: Literal["remember", "calibrate", "finish"], *sets: ArraySet, device: torch.device
+    network: Predictor,
+    step: Literal["remember", "calibrate", "learn_unit", "finish"],
+    *sets: ArraySet,
+    device: torch.device,
 ) -> None:
-    """Let a network look at rows in a step that it defines: before the gradient steps, or after them."""
-    if getattr(type(network), step) is getattr(Predictor, step):
+    """Let a network look at rows in a step that it defines, or that all have: before the gradient steps, or after them."""
+    if step != "learn_unit" and getattr(type(network), step) is getattr(Predictor, step):
         return
     mode = network.training
     network.eval().to(device)

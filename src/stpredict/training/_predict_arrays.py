@@ -115,7 +115,7 @@ def predict_arrays(
                 if genes is not None:
                     prediction = network.decode(network.encode(batch), genes)
                 else:
-                    prediction = network.predict(batch, n_samples=n_samples, generator=generator)
+                    prediction = network.in_unit(network.predict(batch, n_samples=n_samples, generator=generator))
                 samples = prediction.samples
                 if n_samples and samples is None:
                     raise ValueError(

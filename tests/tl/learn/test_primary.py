@@ -26,10 +26,13 @@ def fitted(adata: ad.AnnData, **options: Any) -> FittedModel:
     return stp.tl.fit(adata, "mlp", of(adata), training=training, **{"baselines": False} | options)
 
 
-@pytest.mark.parametrize("counts", [False, True])
-def test_the_whole_way(toy: ad.AnnData, tmp_path: Path, counts: bool) -> None:
+@pytest.mark.parametrize(("counts", "gene_loss"), [(False, "own"), (True, "own"), (False, "pearson")])
+def test_the_whole_way(toy: ad.AnnData, tmp_path: Path, counts: bool, gene_loss: str) -> None:
     target = stp.targets.Counts() if counts else None
-    model = fitted(toy, target=target, baselines=["mean", "ridge", "untrained", "permuted"], path=tmp_path / "m")
+    training = {"auxiliary": "dkgsb", "gene_loss": gene_loss}
+    model = fitted(
+        toy, target=target, training=training, baselines=["mean", "ridge", "untrained", "permuted"], path=tmp_path / "m"
+    )
     facts = model.training.auxiliary
     assert (len(model.panel), len(facts["genes"]), model.network.n_outputs) == (3, 3, 6)
     assert set(model.panel) | set(facts["genes"]) == set(toy.var_names)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -15,9 +16,10 @@ from stpredict.models.base._published import Published
 from stpredict.models.base._shape import Panel, Shape
 from stpredict.models.nn._above_lowest import AboveLowest
 from stpredict.models.nn._standardize import Standardize
+from stpredict.models.nn._unit import Unit
 
 #: What depends on the genes; networks call their last layer `head`.
-HEAD = ("head.", "count_head.", "above_lowest.", "target_mean", "target_std")
+HEAD = ("head.", "count_head.", "above_lowest.", "target_mean", "target_std", "unit.")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Predictor(nn.Module):
         self.n_outputs = shape.n_outputs
         #: Outputs that users get: the first ones, where the others only help to train.
         self.n_wanted = shape.n_outputs
+        #: What brings predictions back to the unit of the target, where a loss leaves it free.
+        self.unit: Unit | None = None
         self.register_buffer("target_mean", torch.zeros(shape.n_outputs))
         self.register_buffer("target_std", torch.ones(shape.n_outputs))
 
@@ -202,8 +206,29 @@ class Predictor(nn.Module):
     def calibrate(self, batches: Iterable[Batch], held_out: Iterable[Batch]) -> None:
         """Take the rows of the inner training and those of the inner validation once, after the training."""
 
+    def learn_unit(self, batches: Iterable[Batch], *held_out: Iterable[Batch]) -> None:
+        """Learn what :meth:`in_unit` does, from the rows of the training and those of the inner validation.
+
+        Where none are given the slopes that are known stay, and others are those of the training rows.
+        """
+        unit = Unit(self.n_outputs).to(self.target_mean.device) if self.unit is None else self.unit
+
+        def pairs(rows: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            return ((self.predict(b).mean, b.outputs(), b.section) for b in rows)  # type: ignore[misc]
+
+        trained = list(pairs(batches))
+        unit.measure([mean for mean, *_ in trained], self.target_mean, self.target_std)
+        if held_out or not unit.shrinkage.known:
+            unit.fit(pairs(held_out[0]) if held_out else trained, held_out=bool(held_out))
+        self.unit = unit
+
+    def in_unit(self, prediction: Prediction) -> Prediction:
+        """What was predicted, in the unit of the target: as it is, unless the loss has left its offset and scale free."""
+        return prediction if self.unit is None else self.unit(prediction)
+
     def take_calibration(self, other: Predictor) -> None:
         """Take over what another network of the same kind and genes has learned from its inner validation."""
+        self.unit = copy.deepcopy(other.unit)
         state = {name: tensor for name, tensor in other.state_dict().items() if name.startswith(self.calibrated)}
         self.load_state_dict(state, strict=False)
 
@@ -212,4 +237,6 @@ class Predictor(nn.Module):
         return {}
 
     def make_room(self, state: Mapping[str, Tensor]) -> None:
-        """Size buffers whose length is that of the training set like those of a saved state, before it is loaded."""
+        """Make what not every network has, and size buffers, like those of a saved state, before it is loaded."""
+        if any(name.startswith("unit.") for name in state):
+            self.unit = Unit(self.n_outputs)

@@ -216,6 +216,7 @@ class RetrievalPredictor(Predictor):
 
     def make_room(self, state: Mapping[str, Tensor]) -> None:
         """Size the bank like that of a saved state."""
+        super().make_room(state)
         self.bank.room(state)
         self.key_length = self.key_length.new_zeros(len(self.bank))
 

@@ -56,7 +56,7 @@ def integrated_gradients(
 
         def value(features: torch.Tensor, batch: Batch = batch, share: torch.Tensor = share) -> torch.Tensor:
             batch.inputs["features"] = features
-            return (network(batch).mean[:, output].double() * share).sum()
+            return (network.in_unit(network(batch)).mean[:, output].double() * share).sum()
 
         total = torch.zeros_like(high, dtype=torch.float64)
         for step in range(steps):
