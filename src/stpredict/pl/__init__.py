@@ -18,6 +18,7 @@ from stpredict.pl._pathway_agreement import pathway_agreement
 from stpredict.pl._pathways import pathways
 from stpredict.pl._predictability import predictability
 from stpredict.pl._rank_genes import rank_genes
+from stpredict.pl._replication import replication
 from stpredict.pl._scores import scores
 from stpredict.pl._slide import slide
 from stpredict.pl._spatially_variable import spatially_variable
@@ -45,6 +46,7 @@ __all__ = [
     "pathways",
     "predictability",
     "rank_genes",
+    "replication",
     "scores",
     "slide",
     "spatially_variable",

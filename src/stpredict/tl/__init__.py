@@ -23,6 +23,7 @@ from stpredict.tl.judge._pathway_agreement import pathway_agreement
 from stpredict.tl.judge._pseudobulk import pseudobulk
 from stpredict.tl.judge._pseudobulk_agreement import pseudobulk_agreement
 from stpredict.tl.judge._recall_at_k import recall_at_k
+from stpredict.tl.judge._replication import Replication, replication
 from stpredict.tl.judge._robustness import robustness
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._summarize import summarize
@@ -54,6 +55,7 @@ from stpredict.tl.outcomes._signature_table import Signature
 __all__ = [
     "ModuleCorrelation",
     "OutcomeResult",
+    "Replication",
     "Signature",
     "align",
     "attribution",
@@ -91,6 +93,7 @@ __all__ = [
     "pseudobulk_agreement",
     "recall_at_k",
     "regulatory_mask",
+    "replication",
     "retrieval_bank",
     "risk_score",
     "robustness",
