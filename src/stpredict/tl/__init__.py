@@ -4,6 +4,7 @@ from stpredict.tl.biology._cnv import cnv
 from stpredict.tl.biology._domains import domains
 from stpredict.tl.biology._enrich import enrich
 from stpredict.tl.biology._pathway_scores import pathway_scores
+from stpredict.tl.biology._subtypes import subtypes
 from stpredict.tl.explain._attribution import attribution
 from stpredict.tl.explain._predictability import predictability
 from stpredict.tl.explain._regulatory_mask import regulatory_mask
@@ -100,6 +101,7 @@ __all__ = [
     "segmentation",
     "signature",
     "signature_coverage",
+    "subtypes",
     "summarize",
     "suggest",
     "super_resolution_agreement",

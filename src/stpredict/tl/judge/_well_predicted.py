@@ -181,7 +181,7 @@ def well_predicted(
         pieces = compare(truth, own, beside, member, folds)
         table = _judge(genes, pieces, len(people), alpha=alpha, fdr=fdr, test=test)
         table["leaky"] = joint_mark(marks[part])
-        table.attrs = _counts(table, pieces) | {"n_patients": len(people), "n_slides": len(part)}
+        table.attrs |= _counts(table, pieces) | {"n_patients": len(people), "n_slides": len(part)}
         return table
 
     options = {"key": key, "comparators": names, "test": test, "alpha": alpha, "fdr": fdr}
@@ -192,13 +192,13 @@ def well_predicted(
                 f"expected at least {_MIN_PATIENTS} patients with measured and predicted expression; found {n_people}"
             )
         table = test_rows(rows)
-        table.attrs = options | table.attrs
+        table.attrs |= options
         return table
     groups, left_out = _groups(adata, groupby, rows, patient)
     tables = {name: test_rows(part) for name, part in groups.items()}
     table = pd.concat([one.assign(**{groupby: name}) for name, one in tables.items()], ignore_index=True)
     table.insert(0, groupby, table.pop(groupby))
-    table.attrs = options | {
+    table.attrs |= options | {
         "groupby": groupby,
         "groups": {name: one.attrs for name, one in tables.items()},
         "left_out": left_out,
