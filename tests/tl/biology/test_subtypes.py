@@ -104,6 +104,14 @@ def test_scores_of_ones_own(sections) -> None:
     assert "subtype_scores" not in sections.obsm
 
 
+def test_predicted_scores_have_their_names(toy) -> None:
+    rng = np.random.default_rng(0)
+    toy.obsm["own"] = pd.DataFrame(rng.random((toy.n_obs, 3)), toy.obs_names, list("xyz"))
+    stp.tl.predict(toy, stp.tl.fit(toy, "ridge", target=stp.targets.Values(obsm="own")))
+    stp.tl.subtypes(toy, scores="predicted")
+    assert toy.obs["subtype"].cat.categories.tolist() == ["x", "y", "z"]
+
+
 def test_a_module_that_is_constant_in_a_section_is_not_called_there(sections) -> None:
     sections.X[:40, 10:20] = 5
     values = pd.DataFrame(np.random.default_rng(0).random((N, 3)), sections.obs_names, list("ABC"))
@@ -146,6 +154,9 @@ BAD = {
     "both": (lambda a: stp.tl.subtypes(a, MODULES, scores="s"), ValueError, "found both"),
     "one": (lambda a: stp.tl.subtypes(a, {"A": GENES[:9]}, use="measured"), ValueError, "two modules .* found A"),
     "no slot": (lambda a: stp.tl.subtypes(a, scores="s"), KeyError, "'s'"),
+    "column": (
+        lambda a: stp.tl.subtypes(a, MODULES, use="measured", key_added="measured"), ValueError, "take another name",
+    ),
     "margin": (lambda a: stp.tl.subtypes(a, MODULES, use="measured", min_margin=100), ValueError, "below 100"),
     "aliases": (lambda a: stp.tl.subtypes(a, MODULES, use="measured", aliases=["x"]), TypeError, "found list"),
     "source": (lambda a: stp.tl.subtypes(a, MODULES, use="measured", aliases="hgnc"), ValueError, "'ensembl'"),

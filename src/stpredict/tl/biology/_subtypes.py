@@ -12,8 +12,10 @@ from stpredict.core._validate import check_choice, few
 from stpredict.slots._container import begin
 from stpredict.slots._depth import section_codes
 from stpredict.slots._expression import in_tissue, measured_rows
-from stpredict.slots._keys import Key, check_key
+from stpredict.slots._keys import Key, check_column
+from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import write_record
+from stpredict.slots._truth import predicts_values
 from stpredict.slots._values import read_values
 from stpredict.tl.biology._domains import expression_matrix
 from stpredict.tl.biology._pathway_scores import Aliases, expression_level, genes_to_score, with_aliases
@@ -136,7 +138,7 @@ def subtypes(
     """
     import pandas as pd
 
-    check_key(key_added)
+    check_column(key_added)
     check_choice(use, ("predicted", "measured"), "use")
     if (gene_sets is None) == (scores is None):
         raise ValueError(
@@ -150,7 +152,10 @@ def subtypes(
     section = section_codes(adata, sample_key)[1]
     record: dict[str, Any] = {"min_margin": min_margin, "sample_key": sample_key}
     if scores is not None:
-        frame = read_values(adata, scores, what="run stp.tl.pathway_scores, or name the slot with the scores")
+        if predicts_values(adata, scores):
+            frame = prediction_frame(adata, scores)
+        else:
+            frame = read_values(adata, scores, what="run stp.tl.pathway_scores, or name the slot with the scores")
         terms = [str(name) for name in frame.columns]
         rows = np.flatnonzero(in_tissue(adata) & frame.notna().all(axis=1).to_numpy())
         _check_modules(terms, rows, f"obsm[{scores!r}]")
