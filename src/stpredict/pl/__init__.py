@@ -8,6 +8,7 @@ from stpredict.pl._domains import domains
 from stpredict.pl._enrichment import enrichment
 from stpredict.pl._features import features
 from stpredict.pl._forest import forest
+from stpredict.pl._gene_pathways import gene_pathways
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
 from stpredict.pl._learning_curve import learning_curve
@@ -36,6 +37,7 @@ __all__ = [
     "enrichment",
     "features",
     "forest",
+    "gene_pathways",
     "genes",
     "history",
     "learning_curve",
