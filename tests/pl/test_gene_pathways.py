@@ -23,19 +23,19 @@ def texts(ax) -> list[str]:
 def test_genes_with_the_highest_scores_and_terms_that_stand_for_others(table) -> None:
     ax = stp.pl.gene_pathways(table, SCORES, n_genes=3)
     labels = texts(ax)
-    assert "one (+1)  12 of 12 …" in labels
+    assert "same (+1)  13 of 13 …" in labels
     assert "other  10 of 15 …" in labels
-    assert not [label for label in labels if label.startswith("same")]
-    assert sorted(label for label in labels if label.startswith("g")) == ["g10", "g11", "g17", "g18", "g19", "g9"]
+    assert not [label for label in labels if label.startswith("one")]
+    assert sorted(label for label in labels if label.startswith("g")) == ["g10", "g11", "g12", "g17", "g18", "g19"]
     assert len(ax.patches) == 6
     # Widths are proportional to the score.
     widths = sorted({round(patch.get_linewidth(), 6) for patch in ax.patches})
     expected = sorted(
-        {round(3.2 * SCORES[gene] / SCORES["g19"], 6) for gene in ("g9", "g10", "g11", "g17", "g18", "g19")}
+        {round(3.2 * SCORES[gene] / SCORES["g19"], 6) for gene in ("g10", "g11", "g12", "g17", "g18", "g19")}
     )
     np.testing.assert_allclose(widths, expected)
     both = stp.pl.gene_pathways(table, SCORES, n_genes=20, merged=False)
-    assert "same  13 of 13" in texts(both)
+    assert "one  12 of 12" in texts(both)
     assert len(both.patches) == 12 + 13 + 10
 
 
