@@ -114,6 +114,17 @@ GALLERY = {
         "gene_sets = {name: list(adata.var_names[kind == name]) for name in kind.unique()}\n"
         'stp.pl.enrichment(stp.tl.enrich(adata, gene_sets, groupby="label", n_top=15), alpha=0.2)',
     ),
+    "gene_pathways": Entry(
+        "Which genes stand behind which gene sets, and how well each is predicted.",
+        "good = stp.tl.replication(scores[scores['model'] == 'ridge'], by='sample', column='pearson', above=0.2).genes\n"
+        'listed = stp.tl.enrich(good["gene"][good["n_holds"] > 4], gene_sets, background=adata.var_names)\n'
+        "stp.pl.gene_pathways(listed, scores[scores['model'] == 'ridge'], alpha=0.5)",
+    ),
+    "replication": Entry(
+        "In how many sections genes hold, beside how many would by chance.",
+        "ridge = scores[scores['model'] == 'ridge']\n"
+        'stp.pl.replication(stp.tl.replication(ridge, by="sample", column="pearson_residual", above=0.2))',
+    ),
     "pathways": Entry(
         "Scores of gene sets by region.",
         'stp.tl.pathway_scores(adata, gene_sets, use="measured", key_added="pathways")\nstp.pl.pathways(adata, "label")',

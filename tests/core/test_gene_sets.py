@@ -83,3 +83,14 @@ def test_errors(tmp_path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="min_size"):
         membership(SYMBOLS, ["ERBB2"], 0, 10)
     assert np.array_equal(membership(SYMBOLS, ["ERBB2"], 1, 10).size, [1])
+
+
+def test_what_two_sides_name_differently_is_told() -> None:
+    from stpredict.core._gene_sets import kinds_in_words
+
+    symbols = ["ESR1", "MKI67", "TP53"]
+    assert kinds_in_words(["ENSG00000148773"], symbols, "signature") == (
+        " (those of the signature seem to be Ensembl genes, those there human symbols)"
+    )
+    assert kinds_in_words(["Esr1"], symbols, "signature") == " (they differ in upper and lower case)"
+    assert kinds_in_words(["BRCA1"], symbols, "signature") == ""

@@ -30,6 +30,25 @@ def test_matches_pingouin_with_linear_and_quadratic_covariates(data):
     np.testing.assert_allclose(partial_pearson(truth, predicted, depth), expected, rtol=1e-4)
 
 
+def test_several_covariates_match_pingouin(data):
+    truth, predicted, depth = data
+    density = np.random.default_rng(1).normal(size=200)
+    truth, predicted = truth + density[:, None] * [2, 0, 0, 1], predicted - density[:, None]
+    table = pd.DataFrame({"d1": depth, "d2": depth**2, "n1": density, "n2": density**2})
+    expected = [
+        pingouin.partial_corr(table.assign(x=truth[:, g], y=predicted[:, g]), "x", "y", covar=list(table))["r"].iloc[0]
+        for g in range(4)
+    ]
+    both = np.column_stack([depth, density])
+    np.testing.assert_allclose(partial_pearson(truth, predicted, both), expected, rtol=1e-4)
+    # A covariate twice, or a constant one, takes nothing more away.
+    more = np.column_stack([both, depth, np.ones(200)])
+    np.testing.assert_allclose(partial_pearson(truth, predicted, more), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        partial_pearson(truth, predicted, depth[:, None]), partial_pearson(truth, predicted, depth)
+    )
+
+
 def test_prediction_of_nothing_but_the_covariate_is_undefined(data):
     truth, _, depth = data
     only_depth = np.repeat(depth[:, None] ** 2 - depth[:, None], 4, axis=1)

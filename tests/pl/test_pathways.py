@@ -40,7 +40,7 @@ def test_dots_are_shares_and_rates(table) -> None:
 def test_terms_that_are_represented_are_left_out() -> None:
     sets = {"best": BACKGROUND[:10], "same": BACKGROUND[:11]}
     table = stp.tl.enrich(BACKGROUND[:10], sets, background=BACKGROUND)
-    for merged, names in ((True, ["best"]), (False, ["best", "same"])):
+    for merged, names in ((True, ["best (+1)"]), (False, ["best", "same"])):
         assert [t.get_text() for t in stp.pl.enrichment(table, merged=merged).get_yticklabels()] == names
 
 

@@ -136,6 +136,16 @@ def identifier_kind(names: Iterable[str]) -> str:
     return best or "names of several kinds or none known"
 
 
+def kinds_in_words(wanted: Iterable[str], there: Iterable[str], whose: str) -> str:
+    """What kinds of names two sides seem to have, where they are of different kinds or differ in case; for messages."""
+    wanted, there = [str(name) for name in wanted], [str(name) for name in there]
+    folded = {name.casefold() for name in there}
+    if set(wanted).isdisjoint(there) and any(name.casefold() in folded for name in wanted):
+        return " (they differ in upper and lower case)"
+    one, other = identifier_kind(wanted), identifier_kind(there)
+    return f" (those of the {whose} seem to be {one}, those there {other})" if one != other else ""
+
+
 def _is_file(text: str) -> bool:
     return Path(text).suffix.lower() in {".gmt", ".txt", ".gz"} or "/" in text or "\\" in text or Path(text).is_file()
 

@@ -1,4 +1,4 @@
-"""Pearson correlation per gene, given a covariate of the observations."""
+"""Pearson correlation per gene, given covariates of the observations."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NEGLIGIBLE = 1e-10  # share of the variance below which nothing but rounding is
 
 
 def partial_pearson(truth: Any, predicted: Any, covariate: np.ndarray) -> np.ndarray:
-    """Compute Pearson's correlation of each gene after regressing a covariate out of truth and prediction.
+    """Compute Pearson's correlation of each gene after regressing covariates out of truth and prediction.
 
-    The regression is quadratic in the covariate. With the logarithm of the total counts as covariate, what is left is
+    The regression is quadratic in each covariate. With the logarithm of the total counts as covariate, what is left is
     the agreement beyond depth: values normalized by few counts still depend on the depth, and depth depends on the
     density of the tissue, which is visible in the picture. Where depth follows biology, this removes some of the
     biology as well.
@@ -28,7 +28,7 @@ def partial_pearson(truth: Any, predicted: Any, covariate: np.ndarray) -> np.nda
     predicted
         Predicted expression of the same shape.
     covariate
-        Covariate of each observation (n_obs,), finite, for example `log(total counts)`.
+        Covariate of each observation (n_obs,), finite, for example `log(total counts)`; or several (n_obs, n_covariates).
 
     Returns
     -------
@@ -38,7 +38,7 @@ def partial_pearson(truth: Any, predicted: Any, covariate: np.ndarray) -> np.nda
     Raises
     ------
     ValueError
-        When the shapes differ, or the covariate is not finite.
+        When the shapes differ, or a covariate is not finite.
     TypeError
         When the values are not real numbers.
 
@@ -56,15 +56,21 @@ def partial_pearson(truth: Any, predicted: Any, covariate: np.ndarray) -> np.nda
     truth, predicted = check_pair(truth, predicted)
     covariate = np.asarray(covariate, dtype=np.float64)
     n_obs, n_genes = truth.shape
-    if covariate.shape != (n_obs,) or not np.isfinite(covariate).all():
-        raise ValueError(f"expected a finite covariate of shape ({n_obs},); found shape {covariate.shape} or NaN in it")
+    if covariate.ndim not in (1, 2) or len(covariate) != n_obs or not np.isfinite(covariate).all():
+        raise ValueError(
+            f"expected finite covariates of shape ({n_obs},) or ({n_obs}, n_covariates); found shape {covariate.shape} or NaN in it"
+        )
+    covariate = covariate.reshape(n_obs, -1)
     result = np.full(n_genes, np.nan)
-    if n_obs <= _DEGREE + 1:
+    if n_obs <= _DEGREE * covariate.shape[1] + 1:
         return result
-    spread = covariate.std()
-    standard = (covariate - covariate.mean()) / (spread if spread > 0 else 1.0)
-    basis, triangle = np.linalg.qr(np.vander(standard, _DEGREE + 1, increasing=True))
-    basis = basis[:, np.abs(np.diag(triangle)) > 1e-9 * np.sqrt(n_obs)]  # a constant covariate spans the mean only
+    spread = covariate.std(axis=0)
+    standard = (covariate - covariate.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    columns = [np.ones((n_obs, 1)), *(standard**power for power in range(1, _DEGREE + 1))]
+    basis, length, _ = np.linalg.svd(np.concatenate(columns, axis=1), full_matrices=False)
+    basis = basis[
+        :, length > 1e-9 * length[0]
+    ]  # a constant covariate, or one that follows from others, spans nothing more
     for genes in gene_blocks(truth.shape):
         parts = []
         for matrix in (truth, predicted):

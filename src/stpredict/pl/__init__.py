@@ -10,6 +10,7 @@ from stpredict.pl._domains import domains
 from stpredict.pl._enrichment import enrichment
 from stpredict.pl._features import features
 from stpredict.pl._forest import forest
+from stpredict.pl._gene_pathways import gene_pathways
 from stpredict.pl._genes import genes
 from stpredict.pl._history import history
 from stpredict.pl._learning_curve import learning_curve
@@ -20,6 +21,7 @@ from stpredict.pl._pathway_agreement import pathway_agreement
 from stpredict.pl._pathways import pathways
 from stpredict.pl._predictability import predictability
 from stpredict.pl._rank_genes import rank_genes
+from stpredict.pl._replication import replication
 from stpredict.pl._scores import scores
 from stpredict.pl._slide import slide
 from stpredict.pl._spatially_variable import spatially_variable
@@ -39,6 +41,7 @@ __all__ = [
     "enrichment",
     "features",
     "forest",
+    "gene_pathways",
     "genes",
     "history",
     "learning_curve",
@@ -49,6 +52,7 @@ __all__ = [
     "pathways",
     "predictability",
     "rank_genes",
+    "replication",
     "scores",
     "slide",
     "spatially_variable",

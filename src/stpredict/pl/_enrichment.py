@@ -9,7 +9,7 @@ import numpy as np
 from stpredict.core._validate import few
 from stpredict.pl._finished import finished
 from stpredict.pl._style import INK, LIGHT_GRAY, VALUE_CMAP, one_panel, style
-from stpredict.pl._terms import shown_terms
+from stpredict.pl._terms import shown_representatives, shown_terms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,8 @@ def enrichment(
     alpha
         False-discovery rate below which a term is chosen, and its dot has a rim.
     merged
-        Whether to leave out terms for which another stands (column `representative`).
+        Whether to leave out terms for which another stands (column `representative`); "(+3)" says that a term stands for
+        three more.
     ax
         Axes to draw into; those of a new figure by default.
 
@@ -100,7 +101,7 @@ def enrichment(
             edgecolors=np.where(below, INK, LIGHT_GRAY).tolist(), zorder=2,
         )  # fmt: skip
         ax.set_xticks(range(len(lists)), lists, **_turned(lists))
-        ax.set_yticks(range(len(terms)), shown_terms(terms))
+        ax.set_yticks(range(len(terms)), shown_representatives(table, terms) if merged else shown_terms(terms))
         ax.set_xlim(-0.6, len(lists) - 0.4)
         ax.set_ylim(len(terms) - 0.4, -0.6)
         ax.tick_params(length=0)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ACCESSION = re.compile(r"\s*(\((GO|R-HSA|WP|hsa):?[\w-]*\)|Homo sapiens hsa\d+)$")
 
@@ -16,3 +20,12 @@ def shown_terms(terms: Sequence[str], longest: int = 44) -> list[str]:
     start = common.rfind("_") + 1
     names = [name[start:].replace("_", " ") for name in names]
     return [name if len(name) <= longest else name[: longest - 1].rstrip() + "…" for name in names]
+
+
+def shown_representatives(table: pd.DataFrame, terms: Sequence[str]) -> list[str]:
+    """Names of terms as they are shown, with the number of similar ones that each stands for, in any list of a table."""
+    names = shown_terms(terms)
+    if "stands_for" not in table:
+        return names
+    most = table.groupby("term", observed=True)["stands_for"].max()
+    return [f"{name} (+{most[term]})" if most[term] else name for name, term in zip(names, terms, strict=True)]

@@ -224,12 +224,27 @@ def distinct(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+#: Columns of `obs` that calls read to know what an observation is.
+_COLUMNS = frozenset(
+    {Key.SAMPLE, Key.PATIENT, Key.MEASURED, Key.IN_TISSUE, Key.DEPTH, Key.ARRAY_ROW, Key.ARRAY_COL, Key.UNIT}
+)
+
+
 def check_key(key: str | None, what: str = "key_added") -> None:
     """Raise `ValueError` for the name of a slot that some store would refuse; nothing for `None`."""
     if key is not None and storable(key) != key:
         raise ValueError(
             f"expected {what} made of letters, digits, '_', '-' and '.', which every store accepts; found {key!r}; pass "
             f"{what}={storable(key)!r}"
+        )
+
+
+def check_column(key: str, what: str = "key_added") -> None:
+    """Raise `ValueError` for a name of a column of `obs` that some store would refuse, or that has a meaning of its own."""
+    check_key(key, what)
+    if key in _COLUMNS:
+        raise ValueError(
+            f"expected {what} other than columns of obs that say what an observation is; found {key!r}; take another name"
         )
 
 

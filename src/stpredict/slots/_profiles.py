@@ -9,7 +9,7 @@ import numpy as np
 
 from stpredict.core._validate import check_unique
 from stpredict.slots._expression import matrix_of, measured_rows, to_dense
-from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._prediction import prediction_frame, prediction_names
 from stpredict.slots._truth import check_of_genes
 
 if TYPE_CHECKING:
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Use = Literal["predicted", "measured"]
+
+
+def names_at_hand(adata: AnnData, use: Use, key: str) -> list[str]:
+    """Names of the genes that were measured, or predicted; for messages."""
+    names = prediction_names(adata, key) if use == "predicted" else adata.var_names
+    return [] if names is None else [str(name) for name in names]
 
 
 def expression_frame(

@@ -6,6 +6,7 @@ from stpredict.tl.biology._domain_stability import domain_stability
 from stpredict.tl.biology._domains import domains
 from stpredict.tl.biology._enrich import enrich
 from stpredict.tl.biology._pathway_scores import pathway_scores
+from stpredict.tl.biology._subtypes import subtypes
 from stpredict.tl.explain._attribution import attribution
 from stpredict.tl.explain._predictability import predictability
 from stpredict.tl.explain._regulatory_mask import regulatory_mask
@@ -25,6 +26,7 @@ from stpredict.tl.judge._pathway_agreement import pathway_agreement
 from stpredict.tl.judge._pseudobulk import pseudobulk
 from stpredict.tl.judge._pseudobulk_agreement import pseudobulk_agreement
 from stpredict.tl.judge._recall_at_k import recall_at_k
+from stpredict.tl.judge._replication import Replication, replication
 from stpredict.tl.judge._robustness import robustness
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._summarize import summarize
@@ -57,6 +59,7 @@ from stpredict.tl.outcomes._signature_table import Signature
 __all__ = [
     "ModuleCorrelation",
     "OutcomeResult",
+    "Replication",
     "Signature",
     "StainEffect",
     "align",
@@ -97,6 +100,7 @@ __all__ = [
     "pseudobulk_agreement",
     "recall_at_k",
     "regulatory_mask",
+    "replication",
     "retrieval_bank",
     "risk_score",
     "robustness",
@@ -104,6 +108,7 @@ __all__ = [
     "signature",
     "signature_coverage",
     "stain_effect",
+    "subtypes",
     "summarize",
     "suggest",
     "super_resolution_agreement",

@@ -244,10 +244,10 @@ def test_fractions_are_no_counts_and_few_normal_spots_no_reference(tumor) -> Non
 def test_missing_packages_name_the_extra(tumor, monkeypatch) -> None:
     import sys
 
-    from stpredict.tl.biology import _gene_positions
+    from stpredict.tl.biology import _ensembl
 
     monkeypatch.setitem(sys.modules, "infercnvpy", None)
-    monkeypatch.setattr(_gene_positions, "find_spec", lambda name: None)
+    monkeypatch.setattr(_ensembl, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs infercnvpy.*stpredict-histology\[cnv\]"):
         stp.tl.cnv(tumor, "label", "normal")
     with pytest.raises(ImportError, match=r"needs hgfind.*stpredict-histology\[cnv\]"):

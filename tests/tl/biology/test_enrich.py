@@ -51,10 +51,38 @@ def test_the_background_decides() -> None:
 
 def test_table_of_well_predicted() -> None:
     table = pd.DataFrame({"gene": BACKGROUND, "well_predicted": np.arange(200) < 12})
-    found = stp.tl.enrich(table, SETS)
+    found = stp.tl.enrich(table, SETS, control=False)
     expected = stp.tl.enrich(BACKGROUND[:12], SETS, background=BACKGROUND)
     pd.testing.assert_frame_equal(found.drop(columns="list"), expected.drop(columns="list"))
     assert found.attrs["background"] == "genes of the table"
+
+
+def test_badly_predicted_genes_stand_beside_well_predicted_ones() -> None:
+    """As many as are well predicted, from the bottom; constant genes are not among them."""
+    pearson = np.where(np.arange(200) < 12, 0.9, np.linspace(0.5, -0.5, 200))
+    pearson[195:] = np.nan
+    table = pd.DataFrame({"gene": BACKGROUND, "well_predicted": np.arange(200) < 12, "pearson": pearson})
+    found = stp.tl.enrich(table, SETS)
+    lists = {"well predicted": BACKGROUND[:12], "badly predicted": BACKGROUND[194:182:-1]}
+    expected = stp.tl.enrich(lists, SETS, background=BACKGROUND)
+    pd.testing.assert_frame_equal(found, expected, check_flags=False)
+    assert found.groupby("list")["n_genes"].first().to_dict() == {"well predicted": 12, "badly predicted": 12}
+    groups = pd.concat(
+        [table.assign(er="pos"), table.assign(er="neg", well_predicted=table["well_predicted"][::-1].values)]
+    )
+    with pytest.raises(ValueError, match="each gene of the table once"):
+        stp.tl.enrich(groups, SETS)
+    both = stp.tl.enrich(groups, SETS, groupby="er")
+    groups.attrs["groupby"] = "er"
+    pd.testing.assert_frame_equal(stp.tl.enrich(groups, SETS), both)
+    with pytest.raises(KeyError, match="column 'pr'"):
+        stp.tl.enrich(groups, SETS, groupby="pr")
+    names = ["well predicted, pos", "badly predicted, pos", "well predicted, neg", "badly predicted, neg"]
+    assert list(dict.fromkeys(both["list"])) == names
+    part = both[both["list"] == "badly predicted, pos"].drop(columns="list").reset_index(drop=True)
+    alone = found[found["list"] == "badly predicted"].drop(columns="list").reset_index(drop=True)
+    pd.testing.assert_frame_equal(part, alone, check_flags=False)
+    assert both.attrs["n_background"] == 200
 
 
 @pytest.fixture
@@ -92,6 +120,7 @@ def test_one_term_stands_for_those_that_hit_the_same_genes() -> None:
     genes = [*same, *BACKGROUND[100:108]]
     table = stp.tl.enrich(genes, sets, background=BACKGROUND).set_index("term")
     assert table["representative"].to_dict() == {"best": "best", "same": "best", "part": "best", "apart": "apart"}
+    assert table["stands_for"].to_dict() == {"best": 2, "same": 0, "part": 0, "apart": 0}
     table = stp.tl.enrich(genes, sets, background=BACKGROUND, merge=0.9).set_index("term")
     assert table["representative"].to_dict() == {"best": "best", "same": "best", "part": "part", "apart": "apart"}
     table = stp.tl.enrich(genes[:1], sets, background=BACKGROUND, alpha=0.001)

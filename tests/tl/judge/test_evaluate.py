@@ -145,6 +145,8 @@ BAD = {
     "layer": (None, {"layer": "smooth"}, KeyError, r"layers\['smooth'\]"),
     "patient": (lambda a: a.obs.drop(columns="patient", inplace=True), {}, KeyError, r"obs\['patient'\]"),
     "no_measurement": (lambda a: setattr(a, "obs", a.obs.assign(measured=False)), {}, KeyError, r"at least one predicted section"),
+    "given": (None, {"given": ["nuclei"]}, KeyError, r"obs\['nuclei'\].*numbers"),
+    "given_text": (None, {"given": ["sample"]}, TypeError, "found sample"),
     "no_expression": (lambda a: setattr(a, "X", None), {}, ValueError, r"found none; run stp.pp.normalize"),
 }  # fmt: skip
 
@@ -188,6 +190,35 @@ def test_correlation_given_depth_is_undefined_without_counts(toy):
     scores = stp.tl.evaluate(toy, metrics=metrics, baselines=False)
     assert scores["pearson_given_depth"].isna().all()
     assert scores["pearson"].notna().all()
+
+
+def test_correlation_given_columns_of_obs_and_depth(toy):
+    """Per section, over the spots that have a number; without counts given the columns alone."""
+    rng = np.random.default_rng(0)
+    stp.pp.normalize(toy)
+    genes = ["G1", "G3"]
+    toy.obsm["predicted"] = pd.DataFrame(rng.normal(size=(72, 2)), toy.obs_names, genes)
+    toy.obs["density"] = rng.normal(size=72)
+    toy.obs.loc[toy.obs_names[:2], "density"] = np.nan
+    options = {"metrics": ["pearson"], "baselines": False, "ceiling": False}
+    plain = stp.tl.evaluate(toy, **options)
+    table = stp.tl.evaluate(toy, given=["density"], **options)
+    pd.testing.assert_frame_equal(table[plain.columns], plain)
+    assert set(table["given"]) == {"depth, density"}
+    depth = np.log1p(toy.obs["depth"].to_numpy())
+    del toy.layers["counts"], toy.obs["depth"]
+    alone = stp.tl.evaluate(toy, given="density", **options)
+    assert set(alone["given"]) == {"density"}
+    density = toy.obs["density"].to_numpy()
+    for covariates, found in ((np.column_stack([depth, density]), table), (density[:, None], alone)):
+        for name, part in found.groupby("sample"):
+            here = ((toy.obs["sample"] == name) & toy.obs["density"].notna()).to_numpy()
+            truth, predicted = np.asarray(toy[here, genes].X), toy.obsm["predicted"][here].to_numpy()
+            expected = stp.metrics.partial_pearson(truth, predicted, covariates[here])
+            np.testing.assert_allclose(part["pearson_given"], expected, rtol=1e-6)
+    summary = stp.tl.summarize(table)
+    assert summary["given"].item() == "depth, density"
+    assert np.isfinite(summary["pearson_given"].item())
 
 
 @pytest.fixture

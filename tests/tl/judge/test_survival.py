@@ -205,3 +205,36 @@ def test_rounding_is_no_spread(slides) -> None:
     assert np.isnan(one(slides)[["hazard_ratio", "hr_low", "hr_high", "cox_p"]].astype(float)).all()
     slides.obs["risk"] = 100 + 0.01 * noise
     assert one(slides)["hazard_ratio"] > 1
+
+
+def test_a_cohort_without_events_has_a_row_and_no_numbers(slides) -> None:
+    slides.obs.loc[slides.obs["cohort"] == "A", "event"] = False
+    with pytest.warns(UserWarning, match=r"all 60 patients with obs\['cohort'\] = A are censored"):
+        table = stp.tl.survival(slides, by="cohort").set_index("cohort")
+    assert table.loc["A", ["n_patients", "n_events"]].tolist() == [60, 0]
+    assert table.loc["A", ["c_index", "hazard_ratio", "logrank_p"]].isna().all()
+    alone = one(slides[slides.obs["cohort"] == "B"].copy())
+    assert table.loc["B", "c_index"] == alone["c_index"]
+    assert list(table.columns) == list(alone.index)
+    slides.obs["event"] = False
+    with pytest.raises(ValueError, match="at least one event"):
+        stp.tl.survival(slides, by="cohort")
+
+
+def test_an_empty_group_is_told(slides) -> None:
+    slides.obs["risk_group"] = pd.Categorical(["high"] * 120, categories=["high", "low"])
+    with pytest.warns(UserWarning, match="all 120 patients in 'high': the other one is empty"):
+        row = one(slides)
+    assert np.isnan(row["logrank_p"])
+    assert row["c_index"] > 0.5
+    with pytest.warns(UserWarning, match=r"all 60 patients with obs\['cohort'\] = B"):
+        stp.tl.survival(slides, by="cohort")
+
+
+def test_nothing_is_adjusted_for_a_covariate_without_two_values(slides) -> None:
+    slides.obs["er"], slides.obs["age"] = "positive", np.arange(120.0)
+    with pytest.warns(UserWarning, match="one value in all 120 for er: nothing is adjusted"):
+        row = one(slides, covariates=["er", "age"])
+    assert np.isnan(row["hr_adjusted"])
+    with pytest.raises(ValueError, match="one value in all 120 for er; leave it out"):
+        stp.tl.hazard_ratios(slides, ["er", "age"])

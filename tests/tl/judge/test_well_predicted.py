@@ -347,3 +347,66 @@ def test_patients_of_several_folds_belong_to_none(arrays):
     )
     np.testing.assert_allclose(found["pearson_folds"], rest["pearson_folds"], rtol=1e-8)
     assert abs(found["pearson_folds"] - expected["pearson_folds"]).max() > 0.01
+
+
+def test_groups_are_tested_by_themselves() -> None:
+    """Genes that differ between two groups, and are known by the group alone, are well predicted over both and in neither."""
+    rng = np.random.default_rng(3)
+    group = np.repeat(["neg", "pos", "rare"], [40, 40, 3])
+    truth = rng.normal(size=(83, 60)) + 2 * (group == "pos")[:, None] * (np.arange(60) < 20)
+    predicted = 0.3 * rng.normal(size=truth.shape) + 2 * (group == "pos")[:, None] * (np.arange(60) < 20)
+    predicted[:, 20:40] = truth[:, 20:40] + rng.normal(size=(83, 20))
+    slides = make(truth, predicted, {"permuted": rng.normal(size=truth.shape)})
+    slides.obs["er"] = pd.Categorical(group, categories=["neg", "pos", "rare", "nobody"])
+    both = stp.tl.well_predicted(slides, comparators=["permuted"])
+    with pytest.warns(UserWarning, match=r"left out: rare \(3\), nobody \(0\)"):
+        table = stp.tl.well_predicted(slides, comparators=["permuted"], groupby="er")
+    assert both["well_predicted"][:40].mean() > 0.9
+    share = table.groupby("er", sort=False)["well_predicted"].agg(
+        lambda found: (found[:20].mean(), found[20:40].mean())
+    )
+    assert share.index.tolist() == ["neg", "pos"]
+    for differ, follow in share:
+        assert differ < 0.2
+        assert follow > 0.8
+    # Each group is what a call with its slides alone gives.
+    alone = stp.tl.well_predicted(slides[slides.obs["er"] == "pos"].copy(), comparators=["permuted"])
+    part = table[table["er"] == "pos"].drop(columns="er").reset_index(drop=True)
+    pd.testing.assert_frame_equal(part, alone, check_flags=False)
+    assert table.attrs["groups"]["pos"]["n_patients"] == 40
+    assert table.attrs["groups"]["pos"]["n_well_predicted"] == alone.attrs["n_well_predicted"]
+    assert table.attrs["left_out"] == {"rare": 3, "nobody": 0}
+
+
+def test_groups_of_spots_are_averaged_within_patients() -> None:
+    """Of spots, the means of a region per patient are compared."""
+    rng = np.random.default_rng(4)
+    n, spots = 12, 6
+    patient = np.repeat([f"p{i}" for i in range(n)], spots)
+    region = np.tile(["in", "out"], n * spots // 2)
+    truth = rng.normal(size=(n * spots, 5))
+    predicted = truth + rng.normal(size=truth.shape)
+    slides = make(truth, predicted, {}, patient=patient)
+    slides.obs["region"] = region
+    table = stp.tl.well_predicted(slides, comparators=[], groupby="region")
+    inside = region == "in"
+    means = [pd.DataFrame(values[inside]).groupby(patient[inside]).mean() for values in (truth, predicted)]
+    np.testing.assert_allclose(table.loc[table["region"] == "in", "pearson"], pearson(*(m.to_numpy() for m in means)))
+    assert set(table["n_patients"]) == {n}
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "message"),
+    [
+        ("er", KeyError, "'er'"),
+        ("gene", ValueError, "rename it"),
+        ("few", ValueError, r"found a \(4\), b \(4\)"),
+        ("none", ValueError, "found no group"),
+    ],
+)
+def test_groups_that_cannot_be_tested(column, error, message) -> None:
+    rng = np.random.default_rng(5)
+    slides = make(*(rng.normal(size=(8, 4)) for _ in range(2)), {})
+    slides.obs["gene"], slides.obs["few"], slides.obs["none"] = "a", list("aaaabbbb"), None
+    with pytest.raises(error, match=message):
+        stp.tl.well_predicted(slides, comparators=[], groupby=column)

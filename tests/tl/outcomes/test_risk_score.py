@@ -79,6 +79,14 @@ def test_missing_genes_are_listed_and_refused(slides, frozen) -> None:
     assert slides.uns["stpredict"]["risk"]["missing"].tolist() == ["ESR1", "MKI67"]
 
 
+def test_the_kind_of_names_is_told(slides) -> None:
+    with pytest.raises(ValueError, match="signature seem to be Ensembl genes"):
+        stp.tl.risk_score(slides, {"ENSG00000148773": 0.2, "ENSG00000091831": 0.1})
+    lower = {str(name).lower(): 0.1 for name in slides.var_names}
+    with pytest.raises(ValueError, match="differ in upper and lower case"):
+        stp.tl.risk_score(slides, lower)
+
+
 def test_gaps_count_as_average(slides) -> None:
     slides.X[3, 0] = np.nan
     stp.tl.risk_score(slides, {"G0": 1.0, "G1": 1.0}, scale="cohort")

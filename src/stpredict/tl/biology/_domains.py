@@ -13,7 +13,7 @@ from stpredict.core._progress import steps
 from stpredict.core._validate import check_choice, check_finite, check_positive
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import begin
-from stpredict.slots._keys import Key, check_key
+from stpredict.slots._keys import Key, check_column
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import genes_digest, write_record
 from stpredict.slots._truth import measured_of
@@ -144,7 +144,7 @@ def domains(
     """
     import pandas as pd
 
-    check_key(key_added)
+    check_column(key_added)
     check_choice(use, ("predicted", "measured"), "use")
     check_positive(resolution, "resolution")
     check_smooth(smooth)

@@ -33,6 +33,7 @@ def enrich(
     *,
     background: Iterable[str] | Literal["annotated"] | None = None,
     groupby: str | None = None,
+    control: bool = True,
     use: Literal["predicted", "measured"] = "predicted",
     key: str = Key.PREDICTED,
     layer: str | None = None,
@@ -57,7 +58,8 @@ def enrich(
         What holds the genes:
 
         - names of genes, or a mapping from the name of a list to its genes;
-        - the table of :func:`stpredict.tl.well_predicted`: its well-predicted genes against all genes of the table;
+        - the table of :func:`stpredict.tl.well_predicted`: its well-predicted genes against all genes of the table, beside
+          its worst ones (`control`); with groups, those of each group;
         - AnnData or SpatialData with `groupby`: markers of each group against all genes that were compared.
     gene_sets
         Genes of each set: a mapping, a GMT file, or the name of a library of Enrichr, which gseapy fetches.
@@ -65,9 +67,14 @@ def enrich(
         All genes that could have been in a list. `"annotated"` takes the genes of all sets, as clusterProfiler does,
         and leaves out those of the lists that are in none. Needed for lists; known for tables and groups.
     groupby
-        Column of `obs` with groups, for example `"domain"`. Markers of a group are higher in it than in all other
+        Column of a table with groups, known for that of :func:`stpredict.tl.well_predicted`; or column of `obs`, for example
+        `"domain"`. Markers of a group are higher in it than in all other
         observations with a label, by Welch's t at the false-discovery rate `alpha`. Observations are spots that
         resemble their neighbors, so that nearly all genes may differ; `n_top` keeps lists short.
+    control
+        Whether a table of :func:`stpredict.tl.well_predicted` gives a second list, `"badly predicted"`: as many genes as are
+        well predicted, those of the others with the lowest correlation. What is over-represented in both says nothing of
+        the prediction.
     use
         Expression to find markers by: `"predicted"` for `obsm[key]`, `"measured"` for the measured expression.
     key
@@ -97,7 +104,8 @@ def enrich(
       `fold` (hits over expected);
     - `p`, P(as many hits or more), and `q`, the false-discovery rate over the sets of the list;
     - `genes` that are hit, joined by `";"`;
-    - `representative`: the term that stands for this one, itself where it stands for itself; missing where q ≥ `alpha`.
+    - `representative`: the term that stands for this one, itself where it stands for itself; missing where q ≥ `alpha`;
+      and `stands_for`, the number of other terms that this one stands for.
 
     `attrs` has `n_background`, `background` (what it is), `n_terms` (tested) and `n_given` sets, and `n_left_out`, genes
     of lists that are in no set, with `background="annotated"`.
@@ -131,7 +139,7 @@ def enrich(
             raise ValueError(f"expected {name} above 0 and at most 1; found {value!r}")
     if n_top is not None and n_top < 1:
         raise ValueError(f"expected n_top to be at least 1; found {n_top}")
-    lists, known, what = _lists(data, groupby, use, key, layer, n_top, alpha, table_key)
+    lists, known, what = _lists(data, groupby, control, use, key, layer, n_top, alpha, table_key)
     left_out = 0
     if known is None:
         known, what, lists, left_out = _stated(lists, background, gene_sets, organism)
@@ -154,6 +162,7 @@ def enrich(
 def _lists(
     data: Any,
     groupby: str | None,
+    control: bool,
     use: Any,
     key: str,
     layer: str | None,
@@ -174,17 +183,16 @@ def _lists(
         adata = get_table(data, table_key, groupby)
         lists, genes = markers(adata, groupby, use=use, key=key, layer=layer, n_top=n_top, alpha=alpha)
         return lists, genes, f"genes with {use} expression"
-    if groupby is not None:
-        raise ValueError("expected AnnData or SpatialData with `groupby=`; found genes; leave it out")
     if isinstance(data, pd.DataFrame):
         missing = [name for name in ("gene", "well_predicted") if name not in data]
         if missing:
             raise KeyError(
                 f"expected the table of stp.tl.well_predicted; found one without {few(missing)}; pass the genes as a list"
             )
-        genes = data["gene"].astype(str).tolist()
-        chosen = data["well_predicted"].astype(bool).to_numpy()
-        return {"well predicted": data.loc[chosen, "gene"].astype(str).tolist()}, genes, "genes of the table"
+        genes = list(dict.fromkeys(data["gene"].astype(str)))
+        return _judged(data, groupby, control), genes, "genes of the table"
+    if groupby is not None:
+        raise ValueError("expected AnnData, SpatialData or a table with `groupby=`; found genes; leave it out")
     if isinstance(data, str) or not isinstance(data, Iterable):
         raise TypeError(f"expected genes, lists of genes, a table or AnnData; found {type(data).__name__}")
     given = data if isinstance(data, Mapping) else {"genes": data}
@@ -192,6 +200,32 @@ def _lists(
         if isinstance(members, str) or not isinstance(members, Iterable):
             raise TypeError(f"expected the genes of {name!r} as a list; found {type(members).__name__}")
     return {str(name): list(dict.fromkeys(map(str, members))) for name, members in given.items()}, None, ""
+
+
+def _judged(table: pd.DataFrame, groupby: str | None, control: bool) -> dict[str, list[str]]:
+    """Well-predicted genes of a table, of each of its groups, and as many of the worst of the others."""
+    by = groupby or table.attrs.get("groupby")
+    if by is not None and by not in table:
+        raise KeyError(f"expected a column {by!r} with the groups; found {few(table.columns, 10)}")
+    if table.duplicated(["gene"] if by is None else [by, "gene"]).any():
+        raise ValueError(
+            "expected each gene of the table once; found some in several rows; pass one table at a time, or name "
+            "the column with its groups: `groupby=`"
+        )
+    if control and "pearson" not in table:
+        raise KeyError(
+            "expected the column pearson, by which the worst genes are found; found none; pass control=False"
+        )
+    lists = {}
+    for label, part in [("", table)] if by is None else table.groupby(by, sort=False, observed=True):
+        end = f", {label}" if by is not None else ""
+        chosen = part["well_predicted"].astype(bool).to_numpy()
+        lists[f"well predicted{end}"] = part.loc[chosen, "gene"].astype(str).tolist()
+        if control:
+            # Genes without a correlation are constant: they are not predicted badly, there is nothing to predict.
+            rest = part[~chosen & part["pearson"].notna().to_numpy()].sort_values("pearson", kind="stable")
+            lists[f"badly predicted{end}"] = rest["gene"].astype(str).tolist()[: int(chosen.sum())]
+    return lists
 
 
 def markers(
@@ -307,6 +341,7 @@ def _table(lists: dict[str, list[str]], known: list[str], sets: Membership, alph
             for start, stop in zip(hit.indptr[:-1], hit.indptr[1:], strict=True)
         ]
         part["representative"] = represented(hit, p[row], part["q"].to_numpy() < alpha, sets.terms, merge)
+        part["stands_for"] = part["term"].map(part["representative"].value_counts()).fillna(1).astype(int) - 1
         tables.append(part.sort_values(["p", "term"], kind="stable"))
     return pd.concat(tables, ignore_index=True)
 

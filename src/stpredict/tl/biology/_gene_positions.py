@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stpredict.core._files import numbers, parse_table, read_text, separator
 from stpredict.core._gtf import read_gtf
+from stpredict.tl.biology._ensembl import ensembl_genes, unambiguous_synonyms
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
 COLUMNS = ("chromosome", "start", "end")
-_BIOMART = {
-    "Gene name": "gene",
-    "Gene Synonym": "synonym",
-    "Chromosome/scaffold name": "chromosome",
-    "Gene start (bp)": "start",
-    "Gene end (bp)": "end",
-}
-_CHROMOSOMES = [*map(str, range(1, 23)), "X", "Y", "MT"]
 _LARGEST = 2.0**53  # beyond this, numbers are no whole ones any more
 
 
@@ -77,17 +69,7 @@ def _ensembl() -> pd.DataFrame:
     """Positions on hg38 of the human genes in the table that comes with hgfind, by name and by unambiguous synonym."""
     import pandas as pd
 
-    package = find_spec("hgfind")
-    if package is None or package.origin is None:
-        raise ImportError("this needs hgfind; install it with: pip install 'stpredict-histology[cnv]'")
-    # The file is read where it lies: the functions of the package give one gene at a time.
-    path = Path(package.origin).with_name("biomart-gene-coordinates.txt")
-    table = pd.read_csv(
-        path, sep="\t", usecols=list(_BIOMART), dtype={"Chromosome/scaffold name": str}, keep_default_na=False
-    ).rename(columns=_BIOMART)
-    table = table[table["chromosome"].isin(_CHROMOSOMES) & (table["gene"] != "")]
+    table = ensembl_genes()
     # Names of families such as Y_RNA stand for hundreds of places, and some synonyms for several genes.
     genes = table.drop_duplicates(["gene", *COLUMNS]).drop_duplicates("gene", keep=False).set_index("gene")
-    other = table[(table["synonym"] != "") & ~table["synonym"].isin(table["gene"]) & table["gene"].isin(genes.index)]
-    other = other.drop_duplicates(["gene", "synonym"]).drop_duplicates("synonym", keep=False).set_index("synonym")
-    return pd.concat([genes, other])[list(COLUMNS)]
+    return pd.concat([genes, unambiguous_synonyms(table[table["gene"].isin(genes.index)], table)])[list(COLUMNS)]

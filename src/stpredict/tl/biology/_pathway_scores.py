@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from stpredict.core._gene_sets import GeneSets, Membership, membership
+from stpredict.core._aliases import renamed
+from stpredict.core._gene_sets import GeneSets, Membership, membership, read_gene_sets
 from stpredict.core._validate import check_choice, check_finite, check_positive
 from stpredict.slots._container import begin
 from stpredict.slots._expression import measured_rows, to_dense
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._provenance import write_record
 from stpredict.tl.biology._domains import expression_matrix
+from stpredict.tl.biology._ensembl import ensembl_aliases
 from stpredict.tl.biology._set_scores import (
     METHODS,
     Method,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 _BLOCK = 2**24  # values held at a time
+Aliases: TypeAlias = "Mapping[str, str] | Literal['ensembl'] | None"
 
 
 def pathway_scores(
@@ -38,6 +42,7 @@ def pathway_scores(
     use: Literal["predicted", "measured"] = "predicted",
     key: str = Key.PREDICTED,
     layer: str | None = None,
+    aliases: Aliases = None,
     min_size: int = 5,
     max_size: int = 500,
     max_gb: float = 8.0,
@@ -70,6 +75,10 @@ def pathway_scores(
         are of the same genes; delete it, or name a slot that is not there, to use all variables.
     layer
         Layer with the measured values; `X` by default.
+    aliases
+        Present symbol of genes that have had others, `{"KIAA0101": "PCLAF"}`: what the sets call otherwise than the data is
+        found under the other name. `"ensembl"` takes the synonyms in the table of hgfind (extra `cnv`; human). No gene is
+        replaced where that would be ambiguous, or by one that the sets name themselves.
     min_size, max_size
         Smallest and largest size of the gene sets, counted within the genes at hand.
     max_gb
@@ -91,7 +100,8 @@ def pathway_scores(
       without expression,
     - `uns["{key_added}_names"]`: the sets, in the order of the columns. With them, `stp.tl.fit(adata, target=key_added)`
       learns the scores,
-    - `uns["stpredict"][key_added]`: parameters, and the size of each set within the genes at hand.
+    - `uns["stpredict"][key_added]`: parameters, the size of each set within the genes at hand, and with `aliases` what was
+      `renamed` (`"KIAA0101: PCLAF"`) and `not_renamed` (with the reason).
 
     Raises
     ------
@@ -125,7 +135,8 @@ def pathway_scores(
     key_added = key_added or ("pathways" if use == "predicted" else "pathways_measured")
     check_key(key_added)
     container, adata = begin(data, copy, table_key, *([key] if use == "predicted" else []))
-    matrix, genes = expression_matrix(adata, key, use, _genes_of(adata, key, use), layer)
+    matrix, genes = expression_matrix(adata, key, use, genes_to_score(adata, key, use), layer)
+    gene_sets, told = with_aliases(gene_sets, genes, aliases, organism)
     sets = membership(gene_sets, genes, min_size, max_size, what=f"genes with {use} expression", organism=organism)
     there = ~np.isnan(matrix).all(axis=1) if use == "predicted" else measured_rows(adata, matrix)
     rows = np.flatnonzero(there)
@@ -145,9 +156,28 @@ def pathway_scores(
         "min_size": min_size,
         "max_size": max_size,
         "sizes": sets.size,
+        **told,
     }
     write_record(adata, key_added, record)
     return container if copy else None
+
+
+def with_aliases(
+    gene_sets: GeneSets, genes: list[str], aliases: Aliases, organism: str = "human"
+) -> tuple[GeneSets, dict[str, list[str]]]:
+    """Gene sets under the names of the data, and what a record says of it; as they are without aliases."""
+    if aliases is None:
+        return gene_sets, {}
+    if isinstance(aliases, str):
+        check_choice(aliases, ("ensembl",), "aliases")
+        aliases = ensembl_aliases()
+    elif not isinstance(aliases, Mapping):
+        raise TypeError(
+            f"expected aliases as a mapping from symbol to symbol, or 'ensembl'; found {type(aliases).__name__}"
+        )
+    sets, found, refused = renamed(read_gene_sets(gene_sets, organism), genes, aliases)
+    told = {"renamed": found, "not_renamed": refused}
+    return sets, {name: [f"{old}: {what}" for old, what in pairs.items()] for name, pairs in told.items()}
 
 
 def score_rows(matrix: Any, rows: np.ndarray, sets: Membership, method: Method, level: np.ndarray) -> np.ndarray:
@@ -179,7 +209,7 @@ def expression_level(adata: AnnData, matrix: Any, genes: list[str], rows: np.nda
     return np.asarray(matrix[rows].mean(axis=0), dtype=np.float64).ravel()
 
 
-def _genes_of(adata: AnnData, key: str, use: str) -> list[str] | None:
+def genes_to_score(adata: AnnData, key: str, use: str) -> list[str] | None:
     """Measured genes to score: those that were predicted, where there is a prediction; `None` leaves the choice."""
     from stpredict.slots._prediction import prediction_names
 

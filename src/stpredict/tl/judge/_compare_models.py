@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stpredict.core._validate import check_choice
-from stpredict.slots._marks import table_mark
 from stpredict.slots._score_tables import LOWER_IS_BETTER, check_scores
+from stpredict.tl.judge._paired_scores import Scores, paired_scores
 from stpredict.tl.judge._pooled import POOLED
 
 if TYPE_CHECKING:
@@ -104,29 +104,23 @@ def compare_models(
     if "block" in scores and bool(scores["block"].fillna("").astype(bool).any()):
         units.append("block")
         scores = scores.assign(block=scores["block"].fillna(""))
-    if set(scores["patient"]) == {POOLED}:
+    if set(scores["patient"].unique()) == {POOLED}:
         raise ValueError(
             "expected scores within sections; found scores across patients, of which a patient has none; compare genes "
             "with stp.tl.well_predicted"
         )
-    at = [*units, "gene"]
-    if scores.duplicated([*at, by]).any():
-        raise ValueError(
-            f"expected one score for each {by}, section and gene; found several; average them, or name them apart in {by!r}"
-        )
-    wide = scores.pivot(index=at, columns=by, values=metric).replace([np.inf, -np.inf], np.nan)
-    wide = wide[list(dict.fromkeys(scores[by]))]
-    if wide.shape[1] < 2:
-        raise ValueError(f"expected at least two values of {by!r} to compare; found {list(wide.columns)}")
-    if reference is not None and reference not in wide:
-        raise KeyError(f"expected `reference` among {list(wide.columns)}; found {reference!r}")
-    marks = {name: table_mark(part) for name, part in scores.groupby(by, observed=True)}
+    known = paired_scores(scores, metric, by, units)
+    if len(known.values) < 2:
+        raise ValueError(f"expected at least two values of {by!r} to compare; found {list(known.values)}")
+    if reference is not None and reference not in known.values:
+        raise KeyError(f"expected `reference` among {list(known.values)}; found {reference!r}")
+    marks = known.marks
     sign = -1 if metric in LOWER_IS_BETTER else 1
     rows = [
         {"model": name, "reference": other}
-        | _pair(wide[[name, other]], sign, test, level, n_boot, seed)
+        | _pair(known, name, other, sign, test, level, n_boot, seed)
         | {"leaky": marks[name] if marks[name] is True or not marks[other] else marks[other]}
-        for name, other in _pairs(wide, reference, sign)
+        for name, other in _pairs(known, reference, sign)
     ]
     table = pd.DataFrame(rows)
     tested = table["p"].notna()
@@ -145,32 +139,30 @@ def compare_models(
     return table
 
 
-def unit_means(values: pd.Series) -> tuple[pd.Series, str]:
-    """Mean of values per gene and section in each patient, or in each section or block of a single one, and which it is."""
-    levels = [name for name in ("patient", "sample", "block") if name in values.index.names]
-    per_section = values.groupby(level=levels, observed=True).mean()
-    if per_section.index.get_level_values("patient").nunique() > 1:
-        return per_section.groupby(level="patient", observed=True).mean(), "patients"
-    return per_section, "blocks" if "block" in levels else "sections"
-
-
-def _pairs(wide: pd.DataFrame, reference: str | None, sign: int) -> list[tuple[Any, Any]]:
+def _pairs(known: Scores, reference: str | None, sign: int) -> list[tuple[Any, Any]]:
     """Every model beside the reference, or all pairs, the one with the better mean first."""
     if reference is not None:
-        return [(name, reference) for name in wide if name != reference]
-    means = {name: sign * unit_means(wide[name].dropna())[0].mean() for name in wide}
-    return list(combinations(sorted(wide, key=lambda name: -np.nan_to_num(means[name], nan=-np.inf)), 2))
+        return [(name, reference) for name in known.values if name != reference]
+    means = {name: sign * _mean(known.unit_means(values)[0]) for name, values in known.values.items()}
+    return list(combinations(sorted(means, key=lambda name: -np.nan_to_num(means[name], nan=-np.inf)), 2))
 
 
-def _pair(pair: pd.DataFrame, sign: int, test: str, level: float, n_boot: int, seed: int) -> dict[str, Any]:
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _pair(
+    known: Scores, name: Any, other: Any, sign: int, test: str, level: float, n_boot: int, seed: int
+) -> dict[str, Any]:
     from pingouin import ttest, wilcoxon
 
     from stpredict.metrics import bootstrap_mean
 
-    both = pair.dropna()
-    difference = both.iloc[:, 0] - both.iloc[:, 1]
-    units, over = unit_means(difference)
-    n, values = len(units), units.to_numpy(dtype=np.float64)
+    one, two = known.values[name], known.values[other]
+    difference = one - two
+    both = np.isfinite(difference)
+    values, over = known.unit_means(difference)
+    n = len(values)
     mean, low, high = map(float, bootstrap_mean(values, n_boot=n_boot, level=level, seed=seed)) if n else (np.nan,) * 3
     effect = effect_low = effect_high = p = np.nan
     spread = float(values.std(ddof=1)) if n > 1 else 0.0
@@ -180,13 +172,13 @@ def _pair(pair: pd.DataFrame, sign: int, test: str, level: float, n_boot: int, s
         effect_low, effect_high = _effect_interval(effect, n, level)
         found = ttest(values, 0.0) if test == "t" else wilcoxon(values)
         p = float(found[next(name for name in found if str(name).startswith("p"))].iloc[0])
-    per_patient = difference.groupby(level=["gene", "patient"], observed=True).mean()
-    by_gene = per_patient.groupby(level="gene", observed=True).mean()
+    by_gene = known.gene_means(difference)
+    score, reference_score = (_mean(known.unit_means(np.where(both, side, np.nan))[0]) for side in (one, two))
     return {
-        "score": unit_means(both.iloc[:, 0])[0].mean(), "reference_score": unit_means(both.iloc[:, 1])[0].mean(),
+        "score": score, "reference_score": reference_score,
         "difference": mean, "low": low, "high": high, "effect": effect, "effect_low": effect_low, "effect_high": effect_high,
-        "p": p, "genes_better": (sign * by_gene > 0).mean(), "n_genes": len(by_gene), "n_scores": len(both),
-        "n_undefined": len(pair) - len(both), "n_units": n, "over": over,
+        "p": p, "genes_better": _mean((sign * by_gene > 0).astype(float)), "n_genes": len(by_gene), "n_scores": int(both.sum()),
+        "n_undefined": known.n_places - int(both.sum()), "n_units": n, "over": over,
     }  # fmt: skip
 
 

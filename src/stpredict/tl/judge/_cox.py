@@ -56,6 +56,11 @@ def cox_regression(
     return table, values @ model.params_.to_numpy()
 
 
+def constant_columns(frame: pd.DataFrame) -> list[str]:
+    """Covariates that are the same in all patients: categories of which one is left, and numbers without spread."""
+    return [str(name) for name in frame.columns if frame[name].nunique() < 2]
+
+
 def coded(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """Covariates (n, d) as numbers: numbers as they are, categories against their first; and the name and level of each."""
     import pandas as pd

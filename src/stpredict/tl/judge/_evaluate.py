@@ -27,7 +27,7 @@ from stpredict.tl.judge._habits import add_habits, check_habits
 from stpredict.tl.judge._lines import lines_of, smoothed
 from stpredict.tl.judge._parts import scored_parts
 from stpredict.tl.judge._pooled import OF_GENES, score_genes, score_patients
-from stpredict.tl.judge._section_facts import lattice_positions, log_depth, n_background
+from stpredict.tl.judge._section_facts import lattice_positions, log_depth, n_background, read_given
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,7 @@ DEFAULT_METRICS = (
     *DISTRIBUTION,
 )  # fmt: skip
 _WITH_BACKGROUND = "pearson_with_background"  # only where it is asked for
+_GIVEN = "pearson_given"  # of what is named
 KNOWN_METRICS = (*DEFAULT_METRICS, _WITH_BACKGROUND, *OF_GENES)
 _DIRECTIONS = 12  # of the earth mover's distance: evenly spaced, within 1 % of any larger number
 
@@ -54,6 +55,7 @@ def evaluate(
     ceiling: bool = True,
     baselines: Baselines = True,
     habits: Sequence[str] = (),
+    given: Sequence[str] = (),
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
     seed: int = 0,
@@ -115,6 +117,10 @@ def evaluate(
         measured values averaged over 3 × 3 spots (:func:`stpredict.pp.published_target` writes that target to train on it as
         well); `"ranked"`: only the 50 genes that come out best in each section; `"background"`: the empty slide counts as
         zeros, which needs the grid of :func:`stpredict.pp.grid`.
+    given
+        Columns of `obs` with numbers, such as the density of nuclei, for a score `pearson_given`: the correlation after
+        regressing these out of both sides, and the depth, where there are counts (a quadratic in each). What remains is
+        predicted beyond how many cells and counts there are. It is taken over the observations that have a number.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     seed
@@ -129,6 +135,7 @@ def evaluate(
     `n_obs`, `leaky` (`True` where the model saw this patient, `"unknown"` where a prediction has lost the record of that,
     `"within section"` where it saw the rest of the section, behind a buffer: then every block that was held out has rows of
     its own, and a column `block` names it);
+    with `given` `pearson_given`, and `given`, which names what was given (`"depth, density"`);
     with `habits` `pearson_as_published`, and `habits`, which says how (`"smoothed, panel-normalized target: for comparison
     only"`);
     with `layer` a column `layer`, for values a column `target` (their slot; `gene` are their names), and with `genes` a column
@@ -189,6 +196,7 @@ def evaluate(
     frames = {name: prediction_frame(adata, name) for name in keys}
     sample_key, patient_key = group_keys(adata, sample_key, patient_key)
     check_patients(adata, sample_key, patient_key)
+    known_of = read_given(adata, given)
     target = truth_of(adata, keys, layer)
     if habits and not target.is_expression:
         raise ValueError(
@@ -213,10 +221,11 @@ def evaluate(
     sample = adata.obs[sample_key].astype(str).to_numpy()
     people = one_name(adata.obs[patient_key])
     if (unit := unit_of(adata)) != "observation":
-        if habits:
-            raise ValueError(
-                f"expected no habits for {unit}s, which have no map; found {', '.join(habits)}; leave them out"
-            )
+        for option, names in (("habits", habits), ("given", given)):
+            if len(names):
+                raise ValueError(
+                    f"expected no {option} for {unit}s, which have no map; found {', '.join(names)}; leave them out"
+                )
         truth = target.read(scored_genes)
         if unit == "gene":
             table = score_genes(adata, models, truth, scored_genes, measured, metrics)
@@ -264,6 +273,9 @@ def evaluate(
             drawn = None if line.samples is None else line.samples.read(scored_rows, columns)
             extra |= distribution_scores(truth[np.ix_(tested, at)], compared, drawn, metrics)
             table = _score(adata, scored_rows, truth[np.ix_(tested, at)], compared, metrics, seed, sample_key, extra)
+            if known_of is not None:
+                table[_GIVEN] = _partial(truth[np.ix_(tested, at)], compared, known_of[0][scored_rows])
+                table["given"] = known_of[1]
             for column, value in (("gene", columns), ("patient", patient), ("sample", name), ("model", label)):
                 table.insert(0, column, value)
             if habits:
@@ -305,6 +317,14 @@ def _ceilings(adata: AnnData, rows: np.ndarray, genes: Sequence[str], seed: int)
     from stpredict.tl.judge._noise_ceiling import section_ceiling
 
     return section_ceiling(adata, rows, genes, seed=seed)
+
+
+def _partial(truth: np.ndarray, predicted: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+    """Correlation (n_genes,) given covariates (n, d), over the observations that have them."""
+    from stpredict import metrics as m
+
+    there = np.isfinite(covariates).all(axis=1)
+    return m.partial_pearson(truth[there], predicted[there], covariates[there])
 
 
 def _score(

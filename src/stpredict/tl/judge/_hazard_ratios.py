@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._optional import optional_import
+from stpredict.core._validate import few
 from stpredict.slots._container import get_table
 from stpredict.slots._covariates import is_number
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import UNKNOWN, joint_mark, leak_marks
 from stpredict.slots._outcome import patient_outcomes
-from stpredict.tl.judge._cox import COLUMNS, coded, cox_regression
+from stpredict.tl.judge._cox import COLUMNS, coded, constant_columns, cox_regression
 from stpredict.tl.judge._survival import patient_covariates, read_risk
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def hazard_ratios(
     KeyError
         When a column is missing.
     ValueError
-        When the follow-up is unusable, covariates differ between slides of one patient, or nobody has all of them.
+        When the follow-up is unusable, covariates differ between slides of one patient or are the same in all
+        patients, or nobody has all of them.
 
     Examples
     --------
@@ -105,6 +107,10 @@ def hazard_ratios(
     if not patients["event"].any():
         raise ValueError(
             f"expected an event among the patients with all of {', '.join(names)}; found {len(patients)} censored"
+        )
+    if same := constant_columns(frame):
+        raise ValueError(
+            f"expected covariates that differ between patients; found one value in all {len(frame)} for {few(same)}; leave it out"
         )
     unit = {name: ("per SD" if standardize else "per unit") for name in names if is_number(frame[name])}
     if risk is not None:

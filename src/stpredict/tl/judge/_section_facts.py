@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.slots._covariates import is_number, read_covariates
 from stpredict.slots._depth import depth_of
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
@@ -45,3 +47,22 @@ def log_depth(adata: AnnData, rows: np.ndarray) -> np.ndarray | None:
     """Logarithm of the counts (n,) behind each size factor; `None` where there are no counts."""
     depth = depth_of(adata)
     return None if depth is None else np.log1p(depth[rows])
+
+
+def read_given(adata: AnnData, given: Sequence[str]) -> tuple[np.ndarray, str] | None:
+    """Covariates (n_obs, d) of observations, their depth and columns of `obs`, with their names; `None` without columns.
+
+    Depth stands first, where there are counts, as it does for every score that is to say more than depth does.
+    """
+    names = [given] if isinstance(given, str) else list(given)
+    if not names:
+        return None
+    frame = read_covariates(adata, names, "name columns of obs with numbers, for example the density of nuclei")
+    text = [name for name in names if not is_number(frame[name])]
+    if text:
+        raise TypeError(f"expected numbers in the columns of `given`; found {', '.join(text)} with something else")
+    values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    depth = log_depth(adata, np.arange(adata.n_obs))
+    if depth is not None:
+        values, names = np.column_stack([depth, values]), [Key.DEPTH, *names]
+    return values, ", ".join(names)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 _SHOWN = (
-    "pearson", "low", "high", "r_over_ceiling", "pearson_given_depth", "pearson_residual", "deviance_explained", "n_undefined", "n_patients", "leaky",
+    "pearson", "low", "high", "r_over_ceiling", "pearson_given_depth", "pearson_given", "pearson_residual", "deviance_explained", "n_undefined", "n_patients", "leaky",
 )  # fmt: skip
 STRATUM = "stratum"
 #: Lower bounds of the strata of the noise ceiling.
@@ -90,6 +90,7 @@ def summarize(
         c
         for c in (
             "pearson_given_depth",
+            "pearson_given",
             "pearson_residual",
             "residual_ceiling",
             "deviance_explained",
@@ -151,7 +152,7 @@ def summarize(
         }
         row |= {
             name: ", ".join(sorted(set(table[name].astype(str))))
-            for name in ("layer", "target", "chosen_genes", "habits")
+            for name in ("layer", "target", "chosen_genes", "habits", "given")
             if name in table
         }
         rows.append(row)

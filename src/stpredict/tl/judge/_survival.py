@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from stpredict.slots._container import get_table
 from stpredict.slots._covariates import read_covariates
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import UNKNOWN, joint_mark, leak_marks
-from stpredict.slots._outcome import fold_numbers, patient_outcomes, patients_of
-from stpredict.tl.judge._cox import COLUMNS, coded, cox_regression
+from stpredict.slots._outcome import fold_numbers, patient_outcomes, patients_of, read_outcome
+from stpredict.tl.judge._cox import COLUMNS, coded, constant_columns, cox_regression
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,8 +89,8 @@ def survival(
     - `hazard_ratio` per standard deviation of the risk with `hr_low` and `hr_high`, and its p-value `cox_p` (Wald), by
       Cox regression without penalty (ties by Efron's method); NaN where the risk is constant or the fit does not
       converge, as with a risk that orders all events;
-    - `logrank_p` of the two groups, `n_high` patients in the group with the higher mean risk; NaN where all
-      patients are in one group;
+    - `logrank_p` of the two groups, `n_high` patients in the group with the higher mean risk; NaN, with a warning, where
+      all patients are in one group;
     - with `covariates`, on the `n_complete` patients that have all of them: `hr_adjusted` with `hr_adjusted_low`,
       `hr_adjusted_high` and `cox_adjusted_p`, of the risk beside the covariates; `c_index_covariates` of a Cox model of the
       covariates alone, and `c_index_both` with the risk. These two models are fitted to the patients that they are
@@ -106,6 +107,11 @@ def survival(
     ValueError
         When times are not positive and finite, events are not 0 or 1, all follow-ups are censored, slides of one
         patient disagree, or there are more than two groups.
+
+    Warns
+    -----
+    UserWarning
+        When one of the two groups is empty, a value of `by` has no event, or a covariate is the same in all patients.
 
     Examples
     --------
@@ -135,8 +141,18 @@ def survival(
         parts = {label: rows[labels == label] for label in pd.unique(labels[~pd.isna(labels)])}
     fold = fold_numbers(adata, Key.fold(risk)) if isinstance(risk, str) else None
     leaky = leak_marks(adata, risk, patient_key) if isinstance(risk, str) else None
+    happened = read_outcome(adata, time, event, rows, patient_key=patient_key)[1]
     records = []
     for label, here in parts.items():
+        mark = UNKNOWN if leaky is None else joint_mark(leaky[here])
+        if by is not None and not happened[np.isin(rows, here)].any():
+            n_people = len(np.unique(patients_of(adata, patient_key)[here]))
+            warnings.warn(
+                f"all {n_people} patients with obs[{by!r}] = {label} are censored; nothing can be judged there (NaN)",
+                stacklevel=2,
+            )
+            records.append({by: label, "n_patients": n_people, "n_slides": len(here), "n_events": 0, "leaky": mark})
+            continue
         patients = patient_outcomes(
             adata, here, risk=values[here], time=time, event=event, group=group, fold=fold, patient_key=patient_key
         )
@@ -149,8 +165,17 @@ def survival(
             names = [covariates] if isinstance(covariates, str) else list(covariates)
             frame = patient_covariates(adata, here, names, patient_key, list(patients["patient"]))
             record |= _adjusted(patients, frame.reset_index(drop=True), level)
-        records.append(record | {"leaky": UNKNOWN if leaky is None else joint_mark(leaky[here])})
-    return pd.DataFrame(records)
+        if group is not None and patients["group"].nunique() < 2:
+            told = f" with obs[{by!r}] = {label}" if by is not None else ""
+            warnings.warn(
+                f"expected two groups in obs[{group!r}]; found all {len(patients)} patients{told} in "
+                f"{patients['group'].iloc[0]!r}: the other one is empty, and the log-rank test has nothing to compare (NaN)",
+                stacklevel=2,
+            )
+        records.append(record | {"leaky": mark})
+    # The first record may be of a group without events, which has few columns.
+    columns = list(dict.fromkeys(name for record in sorted(records, key=len, reverse=True) for name in record))
+    return pd.DataFrame(records, columns=columns)
 
 
 def read_risk(adata: AnnData, risk: Any, group: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -245,6 +270,14 @@ def _adjusted(patients: pd.DataFrame, covariates: pd.DataFrame, level: float) ->
     )
     patients, covariates = patients[whole], covariates[whole]
     if not patients["event"].any():
+        return record
+    same = constant_columns(covariates)
+    if same:  # beside it the hazard ratio would be called adjusted, and be that of the risk alone
+        warnings.warn(
+            f"expected covariates that differ between patients; found one value in all {len(patients)} for {few(same)}: nothing is "
+            "adjusted (NaN); leave it out",
+            stacklevel=3,
+        )
         return record
     x, follow_up = coded(covariates)[0], _follow_up(patients)
     alone = cox_regression(x, *follow_up, level)

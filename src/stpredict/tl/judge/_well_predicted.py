@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stpredict.core._validate import check_choice, check_unique
-from stpredict.metrics._pairs import center, check_matrix, dense, gene_blocks
-from stpredict.metrics._pearson import correlation
+from stpredict.core._validate import check_choice, check_unique, few
+from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks
 from stpredict.slots._outcome import fold_numbers, patients_of
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._truth import measured_of, truth_of
+from stpredict.tl.judge._over_patients import ERROR_ONLY, Scores, compare
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 _MIN_PATIENTS = 5
-_MIN_FOLD = 4  # patients of a fold: Fisher's z has the variance 1 / (n - 3)
-_ERROR_ONLY = "mean"
+_COLUMNS = frozenset({"gene", "well_predicted", "pearson", "pearson_p", "pearson_folds", "rmse", "n_patients", "leaky"})
 
 
 def well_predicted(
@@ -34,6 +33,7 @@ def well_predicted(
     key: str = Key.PREDICTED,
     *,
     comparators: Sequence[str] = ("untrained", "permuted", "ridge"),
+    groupby: str | None = None,
     layer: str | None = None,
     patient_key: str = Key.PATIENT,
     alpha: float = 0.05,
@@ -53,6 +53,10 @@ def well_predicted(
     shows whether the network adds anything to a simple model. The `"mean"` of the training patients can be named too.
     It is constant within a fold, its correlation has no meaning, and it is compared by its error alone.
 
+    A model that tells two subtypes apart predicts every gene that differs between them, and nothing else of it. With
+    `groupby` genes are tested within each subtype by itself. Fewer patients make fewer genes significant, so compare the
+    correlations of groups rather than their numbers of genes, or the numbers with those of a shuffled column.
+
     Parameters
     ----------
     data
@@ -63,6 +67,9 @@ def well_predicted(
         Slot of the prediction in `obsm`.
     comparators
         Names of comparators, in `obsm["{key}_baseline_{name}"]`. An empty list tests against zero only.
+    groupby
+        Column of `obs` with groups of patients (receptor status, a subtype) or, in a table of spots, of spots (a region),
+        whose means per patient are then compared. Rows without a group are left out.
     layer
         Layer with the truth instead of `X`.
     patient_key
@@ -90,23 +97,31 @@ def well_predicted(
     - `rmse`; `rmse_iqr` (over the interquartile range of the truth); `nrmse_scaled`, the latter with its range over
       the genes of this table mapped to 0 to 1, as published: it depends on the other genes, so do not compare it
       between tables;
+    - with `groupby` a column of that name, and the rows of each group after those of the other;
     - for each comparator `pearson_{name}`, `rmse_{name}`, `r_between_{name}` (correlation of the two predictions),
       `statistic_{name}`, `p_{name}`, `q_{name}` (Benjamini–Hochberg over all genes of the table) and `beats_{name}`;
       for the mean `rmse_mean` and `beats_mean`.
 
     Correlations of constant truths or predictions are undefined: NaN, not well predicted, with p = 1 among the genes of
     the false-discovery rate. `attrs` counts them (`n_undefined`, for each comparator `n_undefined_{name}`), besides
-    `n_genes`, `n_well_predicted`, `n_patients`, `n_slides` and the settings.
+    `n_genes`, `n_well_predicted`, `n_patients`, `n_slides` and the settings; with `groupby` these are in
+    `attrs["groups"]`, by group, and `attrs["left_out"]` has the number of patients of groups with fewer than 5.
 
     Raises
     ------
     KeyError
-        When a prediction, a comparator or a record of the normalization is missing, or no predicted gene is measured.
+        When a prediction, a comparator, the groups or a record of the normalization are missing, or no predicted gene is
+        measured.
     TypeError
         When a prediction is no DataFrame.
     ValueError
-        When fewer than 5 patients are measured and predicted, a comparator lacks genes or slides, or an option is
-        out of range.
+        When fewer than 5 patients are measured and predicted (in every group), a comparator lacks genes or slides, or an
+        option is out of range.
+
+    Warns
+    -----
+    UserWarning
+        When a group has fewer than 5 patients and is left out.
 
     Examples
     --------
@@ -122,6 +137,8 @@ def well_predicted(
     >>> bool(table["well_predicted"][:10].mean() > 0.5), int(table["well_predicted"][10:].sum())
     (True, 0)
     """
+    import pandas as pd
+
     adata = get_table(data, table_key)
     check_choice(test, ("williams", "steiger"), "test")
     for name, level in (("alpha", alpha), ("fdr", fdr)):
@@ -151,150 +168,91 @@ def well_predicted(
                 f"expected obsm[{Key.baseline(key, name)!r}] for the same slides as obsm[{key!r}]; found {lacking} of "
                 f"{len(rows)} without; {_how_to(key, names)}"
             )
-    people, member = np.unique(patient[rows], return_inverse=True)
-    if len(people) < _MIN_PATIENTS:
-        raise ValueError(
-            f"expected at least {_MIN_PATIENTS} patients with measured and predicted expression; found {len(people)}"
-        )
-    fold = _patient_folds(fold_numbers(adata, Key.fold(key)), rows, member, len(people))
-    truth = measured_of(adata, key, genes, layer, rows)
-    if len(rows) < adata.n_obs:
-        predicted, others = predicted[rows], {name: other[rows] for name, other in others.items()}
-    pieces = compare(truth, predicted, others, member, fold)
-    table = _judge(genes, pieces, len(people), alpha=alpha, fdr=fdr, test=test)
-    table["leaky"] = joint_mark(leak_marks(adata, key, patient_key)[rows])
-    undefined = {f"n_undefined_{name}": int(np.isnan(c.pearson).sum()) for name, c in pieces.comparators.items()}
-    table.attrs = {
-        "key": key,
-        "comparators": names,
-        "test": test,
-        "alpha": alpha,
-        "fdr": fdr,
-        "n_genes": len(table),
-        "n_well_predicted": int(table["well_predicted"].sum()),
-        "n_undefined": int(table["pearson"].isna().sum()),
-        **{count: value for count, value in undefined.items() if count != f"n_undefined_{_ERROR_ONLY}"},
-        "n_patients": len(people),
-        "n_slides": len(rows),
+    fold = fold_numbers(adata, Key.fold(key))
+    marks = leak_marks(adata, key, patient_key)
+
+    def test_rows(part: np.ndarray) -> pd.DataFrame:
+        people, member = np.unique(patient[part], return_inverse=True)
+        folds = _patient_folds(fold, part, member, len(people))
+        truth = measured_of(adata, key, genes, layer, part)
+        whole = len(part) == adata.n_obs
+        own = predicted if whole else predicted[part]
+        beside = others if whole else {name: other[part] for name, other in others.items()}
+        pieces = compare(truth, own, beside, member, folds)
+        table = _judge(genes, pieces, len(people), alpha=alpha, fdr=fdr, test=test)
+        table["leaky"] = joint_mark(marks[part])
+        table.attrs |= _counts(table, pieces) | {"n_patients": len(people), "n_slides": len(part)}
+        return table
+
+    options = {"key": key, "comparators": names, "test": test, "alpha": alpha, "fdr": fdr}
+    if groupby is None:
+        n_people = len(np.unique(patient[rows]))
+        if n_people < _MIN_PATIENTS:
+            raise ValueError(
+                f"expected at least {_MIN_PATIENTS} patients with measured and predicted expression; found {n_people}"
+            )
+        table = test_rows(rows)
+        table.attrs |= options
+        return table
+    groups, left_out = _groups(adata, groupby, rows, patient)
+    tables = {name: test_rows(part) for name, part in groups.items()}
+    table = pd.concat([one.assign(**{groupby: name}) for name, one in tables.items()], ignore_index=True)
+    table.insert(0, groupby, table.pop(groupby))
+    table.attrs |= options | {
+        "groupby": groupby,
+        "groups": {name: one.attrs for name, one in tables.items()},
+        "left_out": left_out,
     }
     return table
 
 
-@dataclass
-class Compared:
-    """Scores per gene (n_genes,) of one comparator."""
-
-    pearson: np.ndarray
-    between: np.ndarray
-    rmse: np.ndarray
-
-
-@dataclass
-class Scores:
-    """Scores per gene (n_genes,) of a prediction, and of its comparators by name."""
-
-    pearson: np.ndarray
-    pearson_folds: np.ndarray
-    rmse: np.ndarray
-    iqr: np.ndarray
-    comparators: dict[str, Compared] = field(default_factory=dict)
+def _counts(table: pd.DataFrame, pieces: Scores) -> dict[str, int]:
+    """What `attrs` counts."""
+    undefined = {
+        f"n_undefined_{name}": int(np.isnan(other.pearson).sum())
+        for name, other in pieces.comparators.items()
+        if name != ERROR_ONLY
+    }
+    return {
+        "n_genes": len(table),
+        "n_well_predicted": int(table["well_predicted"].sum()),
+        "n_undefined": int(table["pearson"].isna().sum()),
+        **undefined,
+    }
 
 
-def compare(
-    truth: Any,
-    predicted: np.ndarray,
-    comparators: dict[str, np.ndarray],
-    patient: np.ndarray,
-    fold: np.ndarray | None = None,
-) -> Scores:
-    """Correlations and errors over patients, in one pass over blocks of genes.
+def _groups(
+    adata: AnnData, groupby: str, rows: np.ndarray, patient: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Rows of each group with patients enough, and the number of patients of the others."""
+    import pandas as pd
 
-    Parameters
-    ----------
-    truth
-        Measured expression (n_slides, n_genes), dense or sparse.
-    predicted
-        Prediction of the same shape.
-    comparators
-        Other predictions of the same shape, by name.
-    patient
-        (n_slides,) number of the patient, from 0 on, without gaps; slides of a patient are averaged.
-    fold
-        (n_patients,) fold of each patient, -1 for none.
-    """
-    truth, predicted = check_matrix(truth, "truth"), check_matrix(predicted, "predicted")
-    average = _averaging(patient)
-    shape = (int(patient.max()) + 1, truth.shape[1])
-
-    def empty() -> np.ndarray:
-        return np.full(shape[1], np.nan)
-
-    scores = Scores(empty(), empty(), empty(), empty(), {n: Compared(empty(), empty(), empty()) for n in comparators})
-    for genes in gene_blocks(shape, copies=2):
-        x = average(dense(truth, genes))
-        y = average(dense(predicted, genes))
-        scores.iqr[genes] = _interquartile_range(x)
-        scores.rmse[genes] = _error(x, y)
-        if fold is not None:
-            scores.pearson_folds[genes] = _within_folds(x, y, fold, truth.dtype, predicted.dtype)
-        others = {name: average(dense(other, genes)) for name, other in comparators.items()}
-        for name, z in others.items():
-            scores.comparators[name].rmse[genes] = _error(x, z)
-        x, xx = center(x, truth.dtype)
-        y, yy = center(y, predicted.dtype)
-        scores.pearson[genes] = correlation(x, xx, y, yy)
-        for name, z in others.items():
-            if name == _ERROR_ONLY:
-                continue
-            z, zz = center(z, comparators[name].dtype)
-            scores.comparators[name].pearson[genes] = correlation(x, xx, z, zz)
-            scores.comparators[name].between[genes] = correlation(y, yy, z, zz)
-    return scores
-
-
-def _averaging(patient: np.ndarray) -> Any:
-    """Function from slides (n_slides, g) to their means per patient (n_patients, g)."""
-    slides = np.bincount(patient)
-    if len(slides) == len(patient):
-        order = np.argsort(patient)
-        return (lambda block: block) if (order == np.arange(len(order))).all() else (lambda block: block[order])
-    from scipy import sparse
-
-    weights = sparse.csr_array(
-        (1 / slides[patient], (patient, np.arange(len(patient)))), shape=(len(slides), len(patient))
-    )
-    return lambda block: weights @ block
-
-
-def _interquartile_range(x: np.ndarray) -> np.ndarray:
-    """Distance of the quartiles (linear, as `numpy.percentile` has them); sorting is several times as fast."""
-    ordered = x.T.copy(order="C")
-    ordered.sort(axis=1)  # NaN last
-    at = np.array([0.25, 0.75]) * (len(x) - 1)
-    low = at.astype(int)
-    quartiles = ordered[:, low] * (1 - (at - low)) + ordered[:, np.minimum(low + 1, len(x) - 1)] * (at - low)
-    return np.where(np.isnan(ordered[:, -1]), np.nan, quartiles[:, 1] - quartiles[:, 0])
-
-
-def _error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    difference = x - y
-    return np.sqrt(np.einsum("ij,ij->j", difference, difference) / len(x))
-
-
-def _within_folds(x: np.ndarray, y: np.ndarray, fold: np.ndarray, x_dtype: np.dtype, y_dtype: np.dtype) -> np.ndarray:
-    """Correlation within each fold, averaged as Fisher's z with weights n - 3."""
-    total, weight = np.zeros(x.shape[1]), np.zeros(x.shape[1])
-    for number in range(fold.max() + 1):
-        rows = np.flatnonzero(fold == number)
-        if len(rows) < _MIN_FOLD:
-            continue
-        r = correlation(*center(x[rows], x_dtype), *center(y[rows], y_dtype))
-        defined = ~np.isnan(r)
-        with np.errstate(divide="ignore"):
-            total[defined] += (len(rows) - 3) * np.arctanh(r[defined])
-        weight[defined] += len(rows) - 3
-    with np.errstate(invalid="ignore"):
-        return np.tanh(total / np.where(weight > 0, weight, np.nan))
+    check_obs(adata, groupby, "name the column with the groups")
+    if groupby in _COLUMNS:
+        raise ValueError(
+            f"expected a column of groups that is not called as one of the table; found {groupby!r}; rename it"
+        )
+    column = adata.obs[groupby]
+    text = column.astype(object).where(column.notna(), None).to_numpy()
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        labels = list(column.cat.categories)  # those that nobody has among them
+    else:
+        labels = sorted(set(text) - {None}, key=str)
+    parts = {str(label): rows[text[rows] == label] for label in labels}
+    n_people = {name: len(np.unique(patient[part])) for name, part in parts.items()}
+    found = {name: part for name, part in parts.items() if n_people[name] >= _MIN_PATIENTS}
+    left_out = {name: n for name, n in n_people.items() if name not in found}
+    told = few(f"{name} ({n})" for name, n in left_out.items())
+    if not found:
+        raise ValueError(
+            f"expected a group in obs[{groupby!r}] of at least {_MIN_PATIENTS} patients with measured and predicted expression; "
+            f"found {told or 'no group'}; merge groups"
+        )
+    if left_out:
+        warnings.warn(
+            f"groups of obs[{groupby!r}] with fewer than {_MIN_PATIENTS} patients are left out: {told}", stacklevel=3
+        )
+    return found, left_out
 
 
 def _judge(
@@ -321,7 +279,7 @@ def _judge(
     compare_pairs = williams_t if test == "williams" else steiger_z
     for name, other in scores.comparators.items():
         beats = scores.rmse < other.rmse
-        if name != _ERROR_ONLY:
+        if name != ERROR_ONLY:
             statistic, tail = compare_pairs(scores.pearson, other.pearson, other.between, n_patients)
             q = benjamini_hochberg(tail)
             beats = beats & (scores.pearson > other.pearson) & (tail < alpha) & (q < fdr)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.core._gene_sets import kinds_in_words
 from stpredict.core._validate import check_choice, check_unique, few
 from stpredict.slots._container import begin
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._outcome import patients_of
-from stpredict.slots._profiles import Use, expression_frame
+from stpredict.slots._profiles import Use, expression_frame, names_at_hand
 from stpredict.slots._provenance import write_record
 from stpredict.tl.outcomes._risk_score import standardized
 
@@ -134,7 +135,7 @@ def nearest_centroid(
     if fraction < min_fraction or frame.shape[1] < _FEWEST:
         raise ValueError(
             f"expected at least {min_fraction:.0%} of the genes of the centroids, and {_FEWEST}, among those with {use} expression; "
-            f"found {fraction:.0%}, {told}; name genes as the centroids do, or lower `min_fraction`"
+            f"found {fraction:.0%}, {told}{kinds_in_words(names, names_at_hand(adata, use, key), 'centroids')}; name genes as the centroids do, or lower `min_fraction`"
         )
     if missing:
         warnings.warn(f"{fraction:.0%} of the genes of the centroids are used, {told}", stacklevel=2)

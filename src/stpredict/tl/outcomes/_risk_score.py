@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.core._gene_sets import kinds_in_words
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._container import begin
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._marks import UNKNOWN, leak_marks, worst_marks, written_marks
 from stpredict.slots._outcome import patients_of
 from stpredict.slots._people import among
-from stpredict.slots._profiles import Use, expression_frame
+from stpredict.slots._profiles import Use, expression_frame, names_at_hand
 from stpredict.slots._provenance import write_record
 from stpredict.tl.outcomes._signature_table import Signature, read_signature
 
@@ -131,7 +132,7 @@ def risk_score(
     container, adata = begin(data, copy, table_key, *([key] if use == "predicted" else []))
     people = patients_of(adata, patient_key)
     frame, there = expression_frame(adata, use, key, layer, known.genes)
-    missing, fraction = _coverage(known, frame, use, min_fraction)
+    missing, fraction = _coverage(known, frame, use, min_fraction, names_at_hand(adata, use, key))
     weight = pd.Series(known.coefficients, list(known.genes))
     values = frame.to_numpy()
     if scale == "training" and known.mean is not None and known.std is not None:
@@ -174,7 +175,9 @@ def risk_score(
     return container if copy else None
 
 
-def _coverage(signature: Signature, frame: pd.DataFrame, use: str, min_fraction: float) -> tuple[list[str], float]:
+def _coverage(
+    signature: Signature, frame: pd.DataFrame, use: str, min_fraction: float, at_hand: list[str]
+) -> tuple[list[str], float]:
     """Genes that are missing, and the share that is there; an error where that is too little."""
     if not signature.genes:
         return [], 1.0
@@ -184,7 +187,7 @@ def _coverage(signature: Signature, frame: pd.DataFrame, use: str, min_fraction:
     if fraction < min_fraction or not frame.shape[1]:
         raise ValueError(
             f"expected at least {min_fraction:.0%} of the signature among the genes with {use} expression; found {fraction:.0%}, "
-            f"{told}; name genes as the signature does, or lower `min_fraction`, for a score that is another one"
+            f"{told}{kinds_in_words(signature.genes, at_hand, 'signature')}; name genes as the signature does, or lower `min_fraction`, for a score that is another one"
         )
     if missing:
         warnings.warn(f"{fraction:.0%} of the signature is used, {told}", stacklevel=3)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._gene_sets import kinds_in_words
 from stpredict.core._validate import few
 from stpredict.tl.outcomes._signature_table import Signature, read_signature
 
@@ -66,8 +67,8 @@ def signature_coverage(
     there = [gene for gene in known.genes if gene in verdict.index]
     if not there:
         raise ValueError(
-            f"expected genes of the signature in the table; found none in common ({few(known.genes, 3)}; {few(verdict.index, 3)}); "
-            "name genes the same way"
+            f"expected genes of the signature in the table; found none in common ({few(known.genes, 3)}; {few(verdict.index, 3)})"
+            f"{kinds_in_words(known.genes, verdict.index, 'signature')}; name genes the same way"
         )
     well = [gene for gene in there if verdict[gene]]
     weight = pd.Series(np.abs(known.coefficients), list(known.genes))
