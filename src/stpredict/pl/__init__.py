@@ -6,6 +6,7 @@ from stpredict.pl._ceiling import ceiling
 from stpredict.pl._compare_models import compare_models
 from stpredict.pl._domains import domains
 from stpredict.pl._enrichment import enrichment
+from stpredict.pl._explore import Explorer, explore
 from stpredict.pl._features import features
 from stpredict.pl._forest import forest
 from stpredict.pl._genes import genes
@@ -32,7 +33,9 @@ __all__ = [
     "ceiling",
     "compare_models",
     "domains",
+    "Explorer",
     "enrichment",
+    "explore",
     "features",
     "forest",
     "genes",

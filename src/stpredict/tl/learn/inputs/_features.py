@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._constant import constant
+from stpredict.core._standardized import within_sections
 from stpredict.core._validate import check_finite
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._matrix import single_precision
@@ -44,19 +44,3 @@ def read_features(
         parts.append(values)
     features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     return within_sections(features, sample) if scaling == "section" else features
-
-
-def within_sections(features: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """Standardize features (n, d) within each section; what does not vary there becomes 0."""
-    return standardized_by(features, sample, np.ones(len(sample), dtype=bool))
-
-
-def standardized_by(features: np.ndarray, sample: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Standardize features (n, d) within each section by some of its rows, mask (n,), or by all where none is among them."""
-    scaled = features.astype(np.float64)
-    for name in np.unique(sample):
-        rows = sample == name
-        known = scaled[rows & by] if (rows & by).any() else scaled[rows]
-        mean, std = known.mean(axis=0), known.std(axis=0)
-        scaled[rows] = (scaled[rows] - mean) / np.where(constant(std, mean), np.inf, std)
-    return scaled.astype(np.float32)
