@@ -22,6 +22,8 @@ from stpredict.training._digests import (
     write_config,
 )
 from stpredict.training._facts import TrainingFacts
+from stpredict.training._on_tiles import OnTiles
+from stpredict.training._sharing import Shared
 from stpredict.training.targets import CountsTarget, ExpressionTarget, Target, target_from_dict
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ _WEIGHTS, _PANEL, _HISTORY = "weights.safetensors", "panel.tsv", "history.csv"
 
 
 @dataclass
-class FittedModel:
+class FittedModel(OnTiles, Shared):
     """What :func:`stpredict.tl.fit` returns.
 
     Attributes

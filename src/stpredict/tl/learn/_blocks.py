@@ -10,13 +10,13 @@ import numpy as np
 
 from stpredict.cohorts import Fold, spatial_blocks
 from stpredict.core._apart import gaps_um
+from stpredict.core._standardized import standardized_by
 from stpredict.core._validate import few
 from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._people import among, one_name
 from stpredict.slots._reach import MARGIN, section_um
 from stpredict.targets import Expression
 from stpredict.tl.learn.inputs._collect import fields_um
-from stpredict.tl.learn.inputs._features import standardized_by
 from stpredict.tl.learn.inputs._neighbors import SQUARES, in_units_of_sections
 from stpredict.tl.learn.inputs._nuclei_graph import NAME as NUCLEI_GRAPH
 from stpredict.tl.learn.inputs._nuclei_graph import nodes_within_sections

@@ -63,9 +63,11 @@ class ClassTarget(Target):
         known = values >= 0
         return mean_correlation(_probabilities(mean)[known], truth[known], section[known])
 
-    def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
+    def linked(self, outputs: Tensor, facts: TrainingFacts) -> Tensor:
         """Probabilities of the logits."""
-        return _probabilities(mean)
+        from stpredict.models.nn._heads import class_probabilities
+
+        return class_probabilities(outputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the column and its classes."""

@@ -123,9 +123,10 @@ class CountsTarget(Target):
         """Mean over sections and genes of the correlation of rates with Pearson residuals; -1 where none is defined."""
         return mean_correlation(np.exp(np.minimum(mean, 0)), self._residuals(values), section)
 
-    def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
+    def linked(self, outputs: Tensor, facts: TrainingFacts) -> Tensor:
         """Rates of log rates: between 0 and 1."""
-        return np.minimum(np.exp(np.minimum(mean, 0.0)), _LARGEST).astype(mean.dtype)
+        # In double precision, so that equal outputs are equal rates wherever they stand.
+        return outputs.double().clamp(max=0.0).exp().clamp(max=_LARGEST).to(outputs.dtype)
 
     def link_std(self, mean: np.ndarray, std: np.ndarray) -> None:
         """None: a standard deviation of log rates says nothing of counts."""

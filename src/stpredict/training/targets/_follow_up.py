@@ -68,9 +68,9 @@ class FollowUpTarget(Target):
         value = concordance(values[:, 0], values[:, 1], np.nan_to_num(mean[:, 0]))
         return value if value == value else 0.0
 
-    def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
+    def linked(self, outputs: Tensor, facts: TrainingFacts) -> Tensor:
         """Risks relative to the mean of the training observations."""
-        return mean - np.float32(facts.mean["model"])
+        return outputs - facts.mean["model"]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the columns."""

@@ -95,7 +95,13 @@ class Target(ABC):
 
     def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
         """Turn outputs (n, n_outputs) of a model into what users get."""
-        return mean
+        import torch
+
+        return self.linked(torch.from_numpy(np.require(mean, requirements="W")), facts).numpy()
+
+    def linked(self, outputs: Tensor, facts: TrainingFacts) -> Tensor:
+        """The same of tensors."""
+        return outputs
 
     def link_std(self, mean: np.ndarray, std: np.ndarray) -> np.ndarray | None:
         """Turn the standard deviations of outputs (n, n_outputs) with this mean into those of what users get.

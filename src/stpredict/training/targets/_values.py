@@ -111,11 +111,13 @@ class ValueTarget(Target):
 
     def validate(self, mean: np.ndarray, values: np.ndarray, section: np.ndarray) -> float:
         """Mean over sections and columns of the correlation of the values within a section; -1 where none is defined."""
-        return mean_correlation(self._values(mean), values, section)
+        import torch
 
-    def link(self, mean: np.ndarray, facts: TrainingFacts) -> np.ndarray:
+        return mean_correlation(self._values(torch.from_numpy(mean)).numpy(), values, section)
+
+    def linked(self, outputs: Tensor, facts: TrainingFacts) -> Tensor:
         """Values of the outputs."""
-        return self._values(mean)
+        return self._values(outputs)
 
     def link_std(self, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
         """Standard deviations of values, of those of the outputs and of their mean; to first order."""
@@ -123,7 +125,7 @@ class ValueTarget(Target):
             return std
         import torch
 
-        return std * self._link.slope(torch.from_numpy(self._values(mean))).numpy()
+        return std * self._link.slope(self._values(torch.from_numpy(mean))).numpy()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the names."""
@@ -152,11 +154,7 @@ class ValueTarget(Target):
     def _mean(self, like: Tensor) -> Tensor:
         return like.new_tensor(self.center)
 
-    def _values(self, outputs: np.ndarray) -> np.ndarray:
-        if self.linear:
-            return outputs
-        import torch
-
+    def _values(self, outputs: Tensor) -> Tensor:
         # In double precision: the last digit of a vector unit depends on the place in the array, and equal outputs would not
         # be equal values, of which a constant prediction would get a correlation.
-        return self._link.values(torch.from_numpy(outputs).double()).float().numpy()
+        return outputs if self.linear else self._link.values(outputs.double()).float()

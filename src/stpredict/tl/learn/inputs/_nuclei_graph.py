@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._standardized import standardized_by
 from stpredict.core._validate import check_finite, check_positive
 from stpredict.slots._features import is_tile_table
 from stpredict.slots._keys import Key
@@ -14,7 +15,6 @@ from stpredict.slots._nuclei import read_nuclei_of
 from stpredict.slots._positions import positions_of
 from stpredict.slots._provenance import read_record
 from stpredict.slots._sections import microns_per_pixel
-from stpredict.tl.learn.inputs._features import standardized_by
 from stpredict.tl.learn.inputs._reader import Reader, Source
 
 if TYPE_CHECKING:

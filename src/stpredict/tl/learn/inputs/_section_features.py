@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from stpredict.core._standardized import standardized_by
 from stpredict.tl.learn.inputs._cell import Cell
-from stpredict.tl.learn.inputs._features import read_features, standardized_by
+from stpredict.tl.learn.inputs._features import read_features
 from stpredict.tl.learn.inputs._positions import Positions
 from stpredict.tl.learn.inputs._reader import Reader, Source
 

@@ -1,0 +1,31 @@
+"""Standardize features within groups of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stpredict.core._constant import constant
+from stpredict.core._moments import column_moments, row_slices
+
+
+def within_sections(features: np.ndarray, sample: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Standardize features (n, d) within each section; what does not vary there becomes 0."""
+    return standardized_by(features, sample, np.ones(len(sample), dtype=bool), out)
+
+
+def standardized_by(
+    features: np.ndarray, sample: np.ndarray, by: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Standardize features (n, d) within each section by some of its rows, mask (n,), or by all where none is among them.
+
+    Written to `out` (n, d) float32, which may be the features themselves, or to a new array.
+    """
+    scaled = np.empty(features.shape, dtype=np.float32) if out is None else out
+    _, section = np.unique(sample, return_inverse=True)
+    for code in range(int(section.max(initial=-1)) + 1):
+        rows = np.flatnonzero(section == code)
+        mean, std = column_moments(features, rows[by[rows]] if by[rows].any() else rows)
+        scale = np.where(constant(std, mean), np.inf, std)
+        for part in row_slices(len(rows)):
+            scaled[rows[part]] = (features[rows[part]] - mean) / scale
+    return scaled
