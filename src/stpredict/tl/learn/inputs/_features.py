@@ -43,6 +43,5 @@ def read_features(
         check_finite(values, f"features in obsm[{key!r}]", "run stp.pp.image_features again for these sections")
         parts.append(values)
     features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-<<<<<<< HEAD
     # What was read is nobody else's, and is standardized where it stands.
     return within_sections(features, sample, out=features) if scaling == "section" else features
