@@ -149,7 +149,8 @@ class CutTuner(pl.Callback):
             self.weighted.weight = self._weight(torch.tensor(self.state["cut"] + shift)).to(self.device)
             seed_torch(seed)
             shadow.train()
-            adam, added = _Adam(self.config.learning_rate), {}
+            adam = _Adam(self.config.learning_rate)
+            added: dict[str, Tensor] = {}
             for _ in range(self.config.cut_steps):
                 place(added)
                 for name, step in adam.steps(slope(shadow.step(batch, self.stage)["total"])).items():

@@ -311,7 +311,7 @@ def fingerprint(values: Any) -> str:
         values = values[np.arange(len(values))]
     array = np.ascontiguousarray(values)
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(array.reshape(-1).view(np.uint8))  # its own memory: as bytes it would be copied
+    digest.update(array.reshape(-1).view(np.uint8).data)  # its own memory: as bytes it would be copied
     return digest.hexdigest()
 
 
