@@ -128,7 +128,7 @@ def test_blocks_of_models_of_their_own_are_called_by_themselves(sections) -> Non
     sections.obs["predicted_leaky"] = pd.Categorical(["within section"] * N)
     sections.obs["predicted_fold"] = np.where(block, 0, 1)
     sections.obs["patient"] = "p"
-    sections.uns["stpredict"] = {"predicted": {"folds": ["left", "right"], "patients_seen": []}}
+    sections.uns["stpredict"] = {"predicted": {"folds": ["left", "right"], "patients_seen": ["q"]}}
     stp.tl.subtypes(sections, MODULES, n_random=0)
     assert all(0.15 < share < 0.55 for share in called())
 
