@@ -104,7 +104,7 @@ def replication(
     ... }
     >>> found = stp.tl.replication(tables)
     >>> found.counts[["at_least", "observed", "expected"]].round(1).values.tolist()[-1]
-    [3.0, 33.0, 1.1]
+    [3.0, 32.0, 1.4]
     """
     import pandas as pd
 
