@@ -68,6 +68,22 @@ def test_colors_of_uns_are_used(adata):
     assert set(colors(pl.domains(adata))) == {PALETTE[0].lower(), PALETTE[1].lower()}
 
 
+def test_names_in_common_have_the_same_color(adata):
+    """Where hardly a spot agrees, too; numbers of clusters that are called alike by chance go by the spots they share."""
+    other = np.where(adata.obs["label"] == "tumor", adata.obs["label"][adata.obs["label"] != "tumor"].iloc[0], "tumor")
+    adata.obs["domain"] = pd.Categorical(other)
+    left, right = pl.domains(adata, label_key="label")
+    legends = []
+    for ax in (left, right):
+        legend = ax.get_legend()
+        legends.append(dict(zip(entries(ax), [to_hex(h.get_color()) for h in legend.legend_handles], strict=True)))
+    assert legends[0] == legends[1]
+    adata.obs["domain"] = pd.Categorical(np.where(adata.obs["label"] == "tumor", "0", "1"))
+    adata.obs["label"] = pd.Categorical(np.where(adata.obs["domain"] == "0", "1", "0"))
+    left, right = pl.domains(adata, label_key="label")
+    assert colors(left) == colors(right)
+
+
 def test_labels_without_a_domain_of_their_own_have_other_colors(adata):
     adata.obs["domain"] = pd.Categorical(["0"] * adata.n_obs)
     adata.uns["domain_colors"] = ["#123456"]

@@ -26,6 +26,7 @@ def test_programmes_of_a_glioblastoma_are_called_by_percentile() -> None:
     np.testing.assert_allclose(adata.obs["subtype_margin"], 100 * top, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.* observations have no counts")
 def test_in_breast_cancer_the_cell_cycle_is_a_module_and_glia_are_not() -> None:
     """Every module has its share of the calls; coherence tells those that are there from those that are not."""
     pytest.importorskip("hgfind")

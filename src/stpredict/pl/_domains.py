@@ -39,6 +39,7 @@ _PICTURE = 0.55  # opacity of the picture, so that the colors of the spots stand
 _WIDE = 0.8  # of the distance between spots: a map of regions is read from its areas
 _ENTRY = 0.17  # inches of a line of a legend
 _MISSING = ""
+_CLUSTER = re.compile(r"(.*:)?\d+")
 
 
 @finished
@@ -89,7 +90,8 @@ def domains(
 
     With `label_key` the title gives the adjusted Rand index :cite:p:`hubert1985` between domains and labels over the
     labeled spots of this section. A domain and the label that it shares most spots with over all sections have
-    the same color, one to one (within each section, where domains were found section by section).
+    the same color, one to one (within each section, where domains were found section by section). Where both have names in
+    common that are no numbers, a name has the same color in both.
 
     Raises
     ------
@@ -210,6 +212,13 @@ def _colors(adata: AnnData, key: str, label_key: str | None, sample_key: str) ->
     if label_key is None:
         return {key: stored or dict(zip(domains_, category_colors(len(domains_)), strict=True))}
     label_of, labels = _categories(adata.obs[label_key])
+    # Names that are shared mean the same, as of subtypes measured and predicted; numbers of clusters do not.
+    if any(not _CLUSTER.fullmatch(name) for name in set(domains_) & set(labels)):
+        names = list(dict.fromkeys([*domains_, *labels]))
+        own = stored or {}
+        spare = (color for color in category_colors(len(names) + len(own)) if color not in set(own.values()))
+        by_name = {name: own.get(name) or next(spare) for name in names}
+        return {key: by_name, label_key: by_name}
     palette = category_colors(len(domains_) + len(labels))
     shared = np.zeros((len(domains_), len(labels)))
     has_both = (domain_of != _MISSING) & (label_of != _MISSING)

@@ -56,7 +56,7 @@ def replication(found: Any, *, ax: Axes | None = None) -> Axes:
     shown = np.maximum(expected, floor)
     with style():
         many = len(k) > _MOST_BARS
-        ax = one_panel(ax, 4.6 if many else max(2.8, 0.42 * len(k) + 1.6), 2.8)
+        ax = one_panel(ax, 5.2 if many else max(3.4, 0.42 * len(k) + 2.2), 2.8)
         if many:
             ax.plot(k, np.where(observed > 0, observed, np.nan), color=BLUE, lw=1.6, label="observed")
             ax.plot(k, shown, color=GRAY, lw=1.6, label="by chance")
@@ -79,5 +79,5 @@ def replication(found: Any, *, ax: Axes | None = None) -> Axes:
         told = mark_words(found.leaky)
         if told:
             ax.set_title(told, loc="left")
-        ax.legend(loc="upper right")
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), borderaxespad=0.3)
     return ax

@@ -139,7 +139,7 @@ def joint_mark(marks: Any) -> Mark:
 
 def table_mark(table: pd.DataFrame) -> Mark:
     """The mark of a table of scores; `"unknown"` where it has lost the column."""
-    return joint_mark(table["leaky"]) if "leaky" in table else UNKNOWN
+    return joint_mark(table["leaky"].unique()) if "leaky" in table else UNKNOWN
 
 
 def mark_words(mark: Mark) -> str:

@@ -112,6 +112,27 @@ def test_predicted_scores_have_their_names(toy) -> None:
     assert toy.obs["subtype"].cat.categories.tolist() == ["x", "y", "z"]
 
 
+def test_blocks_of_models_of_their_own_are_called_by_themselves(sections) -> None:
+    """A block whose model has an offset is not all of one subtype."""
+    values = np.random.default_rng(0).random((N, G))
+    block = np.arange(N) % 40 < 20
+    values[np.ix_(block, np.arange(10))] += 50
+    sections.obsm["predicted"] = pd.DataFrame(values, sections.obs_names, GENES)
+    stp.tl.subtypes(sections, MODULES, n_random=0)
+
+    def called() -> list[float]:
+        return [float((sections.obs["subtype"][rows] == "A").mean()) for rows in (block, ~block)]
+
+    # Percentiles of A are in the upper half in one block, and in the lower half in the other.
+    assert called()[0] > called()[1] + 0.3
+    sections.obs["predicted_leaky"] = pd.Categorical(["within section"] * N)
+    sections.obs["predicted_fold"] = np.where(block, 0, 1)
+    sections.obs["patient"] = "p"
+    sections.uns["stpredict"] = {"predicted": {"folds": ["left", "right"], "patients_seen": ["q"]}}
+    stp.tl.subtypes(sections, MODULES, n_random=0)
+    assert all(0.15 < share < 0.55 for share in called())
+
+
 def test_a_module_that_is_constant_in_a_section_is_not_called_there(sections) -> None:
     sections.X[:40, 10:20] = 5
     values = pd.DataFrame(np.random.default_rng(0).random((N, 3)), sections.obs_names, list("ABC"))

@@ -13,6 +13,7 @@ from stpredict.slots._container import begin
 from stpredict.slots._depth import section_codes
 from stpredict.slots._expression import in_tissue, measured_rows
 from stpredict.slots._keys import Key, check_column
+from stpredict.slots._parts import part_codes
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import write_record
 from stpredict.slots._truth import predicts_values
@@ -88,7 +89,9 @@ def subtypes(
     seed
         Random seed for the random modules.
     sample_key
-        Column of `obs` that names the section; without it all observations are one.
+        Column of `obs` that names the section; without it all observations are one. Where blocks of a section were predicted
+        by models of their own, percentiles are those of the block; name the column of the folds (`"predicted_fold"`) to call
+        measured expression alike.
     key_added
         Beginning of what is written.
     copy
@@ -150,6 +153,12 @@ def subtypes(
         )
     container, adata = begin(data, copy, table_key, *([key] if use == "predicted" and scores is None else []))
     section = section_codes(adata, sample_key)[1]
+    predicted = (
+        key if scores is None and use == "predicted" else scores if scores and predicts_values(adata, scores) else None
+    )
+    if predicted is not None:
+        # Blocks of a section come from models of their own, whose offsets are no percentiles.
+        section = part_codes(adata, predicted, Key.PATIENT, section)
     record: dict[str, Any] = {"min_margin": min_margin, "sample_key": sample_key}
     if scores is not None:
         if predicts_values(adata, scores):

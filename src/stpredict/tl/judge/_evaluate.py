@@ -15,6 +15,7 @@ from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks
+from stpredict.slots._parts import scored_parts
 from stpredict.slots._people import one_name
 from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
@@ -25,7 +26,6 @@ from stpredict.tl.judge._depth_free import DEPTH_FREE, Counted, on_scale, residu
 from stpredict.tl.judge._distribution import DISTRIBUTION, distribution_scores, scored_metrics
 from stpredict.tl.judge._habits import add_habits, check_habits
 from stpredict.tl.judge._lines import lines_of, smoothed
-from stpredict.tl.judge._parts import scored_parts
 from stpredict.tl.judge._pooled import OF_GENES, score_genes, score_patients
 from stpredict.tl.judge._section_facts import lattice_positions, log_depth, n_background, read_given
 

@@ -76,14 +76,14 @@ def paired_scores(scores: pd.DataFrame, metric: str, by: str, units: Sequence[st
     for name in units:
         place = place * (len(codes[name][1]) + 1) + codes[name][0]
     gene, n_genes = codes["gene"][0], len(codes["gene"][1])
-    kept = np.ones(len(scores), dtype=bool)
-    for code in (model, gene, *(codes[name][0] for name in units)):  # rows without a name are of nobody
-        kept &= code >= 0
-    if not kept.all():
-        model, place, gene = model[kept], place[kept], gene[kept]
-    section, order = pd.factorize(place, sort=True)
+    value = scores[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+    if any((code < 0).any() for code in (model, gene, *(codes[name][0] for name in units))):
+        # Rows without a name are of nobody.
+        kept = np.min([model, gene, *(codes[name][0] for name in units)], axis=0) >= 0
+        model, place, gene, value = model[kept], place[kept], gene[kept], value[kept]
+    sizes = [len(codes[name][1]) + 1 for name in units]
+    section, order = _numbered(place, int(np.prod(sizes)))
     at = section * n_genes + gene
-    value = scores[metric].to_numpy(dtype=np.float64, na_value=np.nan)[kept]
     any_row = np.zeros(len(order) * n_genes, dtype=bool)
     values = {}
     for number, name in enumerate(names):
@@ -100,16 +100,29 @@ def paired_scores(scores: pd.DataFrame, metric: str, by: str, units: Sequence[st
         wide[own] = value[rows]
         wide[np.isinf(wide)] = np.nan
         values[name] = wide.reshape(len(order), n_genes)
-    sizes = [len(codes[name][1]) + 1 for name in units]
     patient = np.asarray(order) // int(np.prod(sizes[1:]))
-    return Scores(
-        values, int(any_row.sum()), patient, "blocks" if "block" in units else "sections", _marks(scores, by, names)
-    )
+    return Scores(values, int(any_row.sum()), patient, "blocks" if "block" in units else "sections", _marks(scores, by))
 
 
-def _marks(scores: pd.DataFrame, by: str, names: Any) -> dict[Any, Mark]:
+def _numbered(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number (n,) of each code among those that occur, and these in order; codes are below `size`."""
+    if size > 4 * len(codes):
+        order, number = np.unique(codes, return_inverse=True)
+        return number, order
+    there = np.zeros(size, dtype=bool)  # a table of all codes: sorting millions of rows takes longer
+    there[codes] = True
+    return (np.cumsum(there) - 1)[codes], np.flatnonzero(there)
+
+
+def _marks(scores: pd.DataFrame, by: str) -> dict[Any, Mark]:
     """The mark of each model; unknown where the table has none."""
+    import pandas as pd
+
+    model, names = pd.factorize(scores[by])
     if "leaky" not in scores:
         return {name: joint_mark([None]) for name in names}
-    pairs = scores[[by, "leaky"]].drop_duplicates()
-    return {name: joint_mark(pairs.loc[pairs[by] == name, "leaky"]) for name in names}
+    mark, kinds = pd.factorize(scores["leaky"], use_na_sentinel=False)
+    pairs = np.bincount((model + 1) * len(kinds) + mark, minlength=(len(names) + 1) * len(kinds)).reshape(
+        -1, len(kinds)
+    )
+    return {name: joint_mark(kinds[row > 0]) for name, row in zip(names, pairs[1:], strict=True)}

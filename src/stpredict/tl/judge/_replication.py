@@ -10,7 +10,7 @@ import numpy as np
 
 from stpredict.core._validate import few
 from stpredict.metrics._poisson_binomial import poisson_binomial_tail
-from stpredict.slots._marks import Mark, joint_mark, table_mark
+from stpredict.slots._marks import Mark, table_mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,30 +104,30 @@ def replication(
     ... }
     >>> found = stp.tl.replication(tables)
     >>> found.counts[["at_least", "observed", "expected"]].round(1).values.tolist()[-1]
-    [3.0, 33.0, 1.1]
+    [3.0, 32.0, 1.4]
     """
     import pandas as pd
 
     from stpredict.metrics import benjamini_hochberg
 
-    names, parts = _parts(tables, by, column)
-    genes, holds, tested = _verdicts(names, parts, column, above)
+    names, table, cohort = _joined(tables, by, column)
+    genes, holds, tested = _verdicts(names, table, cohort, column, above)
     rate = holds.sum(axis=0) / tested.sum(axis=0)
     n_holds, n_tested = holds.sum(axis=1), tested.sum(axis=1)
     most = max(int(n_holds.max()), min(len(names), 2))
     tail = poisson_binomial_tail(rate, tested, most)
-    table = pd.DataFrame({"gene": genes, "n_tested": n_tested, "n_holds": n_holds, "expected": tested @ rate})
-    table["p"] = tail[np.arange(len(genes)), n_holds]
-    table["q"] = benjamini_hochberg(table["p"].to_numpy())
+    found = pd.DataFrame({"gene": genes, "n_tested": n_tested, "n_holds": n_holds, "expected": tested @ rate})
+    found["p"] = tail[np.arange(len(genes)), n_holds]
+    found["q"] = benjamini_hochberg(found["p"].to_numpy())
     if len(names) <= _LISTED:
         labels = np.array(names, dtype=object)
-        table["holds_in"] = [";".join(labels[row]) for row in holds]
-    table = table.sort_values(["n_holds", "p"], ascending=[False, True], kind="stable", ignore_index=True)
+        found["holds_in"] = [";".join(labels[row]) for row in holds]
+    found = found.sort_values(["n_holds", "p"], ascending=[False, True], kind="stable", ignore_index=True)
     counts = _counts(holds, tested, tail)
     cohorts = pd.DataFrame(
         {"cohort": names, "n_tested": tested.sum(axis=0), "n_holds": holds.sum(axis=0), "rate": rate}
     )
-    return Replication(table, counts, cohorts, joint_mark([table_mark(part) for part in parts]))
+    return Replication(found, counts, cohorts, table_mark(table))
 
 
 def _counts(holds: np.ndarray, tested: np.ndarray, tail: np.ndarray) -> pd.DataFrame:
@@ -151,8 +151,8 @@ def _counts(holds: np.ndarray, tested: np.ndarray, tail: np.ndarray) -> pd.DataF
     return table
 
 
-def _parts(tables: Any, by: str | None, column: str) -> tuple[list[str], list[pd.DataFrame]]:
-    """Names of the cohorts, and the table of each."""
+def _joined(tables: Any, by: str | None, column: str) -> tuple[list[str], pd.DataFrame, np.ndarray]:
+    """Names of the cohorts, one table of all, and the cohort of each row."""
     import pandas as pd
 
     if isinstance(tables, pd.DataFrame):
@@ -168,19 +168,26 @@ def _parts(tables: Any, by: str | None, column: str) -> tuple[list[str], list[pd
                 f"expected the scores of one model; found {few(tables['model'].unique())}; choose: "
                 "table[table['model'] == …]"
             )
-        groups = [(str(name), part) for name, part in tables.groupby(by, sort=False, observed=True)]
-        names, parts = [name for name, _ in groups], [part for _, part in groups]
+        cohort, labels = pd.factorize(tables[by])
+        names, table = [str(name) for name in labels], tables
+        if (cohort < 0).any():
+            table, cohort = tables[cohort >= 0], cohort[cohort >= 0]
     elif isinstance(tables, Mapping):
         for name, part in tables.items():
             if not isinstance(part, pd.DataFrame):
                 raise TypeError(f"expected a table for {name!r}; found {type(part).__name__}")
             _check(part, ("gene", column), f"the table of {name!r}")
-        names, parts = [str(name) for name in tables], list(tables.values())
+        names = [str(name) for name in tables]
+        # A mark that one of them has lost is unknown; a correlation that one of them lacks is not asked for.
+        kept = [name for name in ("gene", column, "pearson") if all(name in part for part in tables.values())]
+        parts = [part[list(dict.fromkeys(kept))].assign(leaky=table_mark(part)) for part in tables.values()]
+        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        cohort = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     else:
         raise TypeError(f"expected a table, or a mapping from names to tables; found {type(tables).__name__}")
-    if len(parts) < 2:
+    if len(names) < 2:
         raise ValueError(f"expected at least two cohorts to compare; found {few(names) or 'none'}")
-    return names, parts
+    return names, table, cohort
 
 
 def _check(table: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
@@ -190,27 +197,20 @@ def _check(table: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
 
 
 def _verdicts(
-    names: list[str], parts: list[pd.DataFrame], column: str, above: float | None
+    names: list[str], table: pd.DataFrame, cohort: np.ndarray, column: str, above: float | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All genes (n,), and whether each holds and was judged in each cohort (n, n_cohorts)."""
     import pandas as pd
 
-    code, genes = pd.factorize(pd.concat([part["gene"] for part in parts], ignore_index=True).astype(str))
-    cohort = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    if len(np.unique(code * len(parts) + cohort)) < len(code):
-        raise ValueError(
-            "expected one verdict for each gene and cohort; found several; average them, or take one model"
-        )
-    values = pd.concat([part[column] for part in parts], ignore_index=True)
+    code, genes = pd.factorize(table["gene"])
+    values = table[column]
     if above is None:
         if values.dtype != bool:
             raise TypeError(
                 f"expected booleans in {column!r}; found {values.dtype}; pass `above=`, the score from which on a gene holds"
             )
         verdict = values.to_numpy()
-        judged = np.ones(len(values), dtype=bool)
-        if all("pearson" in part for part in parts):
-            judged = pd.concat([part["pearson"] for part in parts], ignore_index=True).notna().to_numpy()
+        judged = table["pearson"].notna().to_numpy() if "pearson" in table else np.ones(len(values), dtype=bool)
     else:
         if not pd.api.types.is_numeric_dtype(values.dtype) or values.dtype == bool:
             raise TypeError(
@@ -218,11 +218,16 @@ def _verdicts(
             )
         judged = values.notna().to_numpy()
         verdict = (values > above).to_numpy()
-    holds, tested = np.zeros((2, len(genes), len(parts)), dtype=bool)
+    there, holds, tested = np.zeros((3, len(genes), len(names)), dtype=bool)
+    there[code, cohort] = True
+    if there.sum() < len(code):
+        raise ValueError(
+            "expected one verdict for each gene and cohort; found several; average them, or take one model"
+        )
     tested[code, cohort] = judged
     holds[code, cohort] = verdict & judged
     empty = [name for name, n in zip(names, tested.sum(axis=0), strict=True) if not n]
     if empty:
         raise ValueError(f"expected a gene that was judged in every cohort; found none in {few(empty)}; leave it out")
     keep = tested.any(axis=1)
-    return np.asarray(genes)[keep], holds[keep], tested[keep]
+    return np.asarray(genes).astype(str).astype(object)[keep], holds[keep], tested[keep]

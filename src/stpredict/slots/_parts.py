@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.slots._keys import Key
-from stpredict.slots._marks import MARK_CODES, WITHIN
+from stpredict.slots._marks import MARK_CODES, WITHIN, leak_marks
 from stpredict.slots._provenance import read_record
 
 if TYPE_CHECKING:
@@ -59,3 +59,11 @@ def scored_parts(adata: AnnData, marks: Mapping[str, np.ndarray], sample: np.nda
         own = blocks.to_numpy().astype(str)
         found += [Part(str(name), here & (own == block), str(block)) for block in np.unique(own[here])]
     return found
+
+
+def part_codes(adata: AnnData, key: str, patient_key: str, section: np.ndarray) -> np.ndarray:
+    """Number (n_obs,) of what one model predicted of each section: of the whole of it, or of each block that was held out."""
+    code = np.zeros(adata.n_obs, dtype=np.int64)
+    for number, part in enumerate(scored_parts(adata, {key: leak_marks(adata, key, patient_key)}, section)):
+        code[part.rows] = number
+    return code
