@@ -101,6 +101,7 @@ def main() -> None:
 
     import stpredict as stp
     from stpredict.core._optional import import_torchvision
+    from stpredict.core._stain import PUBLISHED, Recoloring, Stain
     from stpredict.encoders import get_encoder
     from stpredict.pp._image_features import image_features
 
@@ -115,6 +116,9 @@ def main() -> None:
     with torch.inference_mode():
         reference = tiles_per_second(lambda: resnet(batch), 16, arguments.seconds)
     alone = tiles_per_second(lambda: encoder(tiles), 64, arguments.seconds)
+    published = Stain("macenko", PUBLISHED["macenko"])
+    change = Recoloring(published, published)
+    recolored = tiles_per_second(lambda: change.tiles(tiles), 64, arguments.seconds)
     whole = tiles_per_second(
         lambda: image_features(
             adata, encoder, image=image, microns_per_pixel=0.7, context=(1,), cache=False, progress=False
@@ -143,6 +147,9 @@ def main() -> None:
     print(f"threads                                     {torch.get_num_threads():8d}")
     print(f"ResNet-50, eager, 224 px, batch 16          {reference:8.1f} tiles/s")
     print(f"color-texture, encoder only                 {alone:8.1f} tiles/s   {alone / reference:6.1f} x")
+    print(
+        f"recoloring tiles (stain), 112 px             {recolored:8.1f} tiles/s   {alone / recolored:6.2f} of the encoder's time"
+    )
     print(f"color-texture, pp.image_features in all     {whole:8.1f} tiles/s   {whole / reference:6.1f} x")
     print(f"the same with its surroundings, the default {around:8.1f} spots/s")
 

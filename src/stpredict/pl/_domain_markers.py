@@ -69,6 +69,7 @@ def domain_markers(
     ['KRT8', 'VIM']
     """
     import matplotlib.pyplot as plt
+    from matplotlib.transforms import ScaledTranslation
 
     missing = [name for name in _NEEDED if name not in table]
     if missing:
@@ -92,14 +93,15 @@ def domain_markers(
         image = ax.imshow(
             values, cmap=plt.get_cmap(_CMAP).with_extremes(bad=LIGHT_GRAY), vmin=-reach, vmax=reach, aspect="auto"
         )
-        ax.scatter(np.arange(len(genes)), owner, s=5, color=INK, lw=0, zorder=3)
+        ax.scatter(np.arange(len(genes)), owner, s=9, color=INK, edgecolors="white", lw=0.5, zorder=3)
         # A strip in the colors of the map ties rows to its legend.
+        aside = ax.get_yaxis_transform() + ScaledTranslation(-8 / 72, 0, ax.figure.dpi_scale_trans)
         ax.scatter(
-            np.full(len(names), -0.02), np.arange(len(names)), s=28, marker="s", lw=0, clip_on=False, zorder=3,
-            c=[palette[name] for name in names], transform=ax.get_yaxis_transform(),
+            np.zeros(len(names)), np.arange(len(names)), s=30, marker="s", lw=0, clip_on=False, zorder=3,
+            c=[palette[name] for name in names], transform=aside,
         )  # fmt: skip
         ax.set_yticks(np.arange(len(names)), [f"{name}  ({int(size[name]):,})" for name in names])
-        ax.tick_params(axis="y", length=0, pad=9)
+        ax.tick_params(axis="y", length=0, pad=16)
         ax.set_xticks(np.arange(len(genes)), genes, rotation=90, fontstyle="italic")
         ax.spines[:].set_visible(False)
         ax.set_ylabel(f"{table.attrs.get('groupby', 'domain')} (observations)")

@@ -30,7 +30,7 @@ def domain_stability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     The axes. Blue: mean over pairs of runs, with the 10 % and 90 % quantiles; numbers above are domains; gray: the same of
-    shuffled components; the band is the plateau, the ring the resolution that is suggested.
+    noise; the band is the plateau, the ring the resolution that is suggested.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def domain_stability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             ax.axvspan(
                 plateau[0] / step, plateau[1] * step, color=LIGHT_GRAY, alpha=0.45, lw=0, zorder=0, label="plateau"
             )
-        ax.plot(x, table["null_ari"], color=GRAY, lw=1.2, marker="s", ms=3, label="shuffled components")
+        ax.plot(x, table["null_ari"], color=GRAY, lw=1.2, marker="s", ms=3, label="noise")
         ax.vlines(x, low, high, color=BLUE, lw=1.2)
         ax.plot(x, mean, color=BLUE, lw=1.4, marker="o", ms=4, label="mean of pairs of runs,\n10 % to 90 %")
         if (suggested := table.attrs.get("suggested")) is not None:

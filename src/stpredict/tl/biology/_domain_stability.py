@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 RESOLUTIONS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0)
 _NEAR_BEST = 0.95  # of the best agreement, which the plateau does not fall below
 _NULL_RUNS = 4
+_ABOVE_NOISE = 0.15  # by which an agreement has to exceed that of noise; less is seen between draws of noise
 _LEAST = 0.5  # agreement below which nothing is suggested
 
 
@@ -58,8 +59,8 @@ def domain_stability(
     Each run takes a `fraction` of the observations with their connections in the graph of nearest neighbors, and Leiden
     starts from another seed. Two runs are compared by the adjusted Rand index of the observations that both have. No labels are
     read. Stable is not the same as right: domains that a smooth map brings about by itself are stable as well. `null_ari`
-    is the agreement that the same steps reach on components that were shuffled, each by itself, over the observations of
-    each section: what structure needs to exceed. With `smooth` it is that of smoothed noise.
+    is the agreement that the same steps reach on normal noise with the mean and the spread of every component in each section:
+    what structure needs to exceed. With `smooth` it is that of smoothed noise.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def domain_stability(
 
     `attrs["suggested"]` is a resolution, `attrs["n_domains"]` the number of domains there, and `attrs["plateau"]` the first and last of the
     resolutions around it with at least two domains in every run and 95 % of the best agreement. Of several such
-    plateaus the longest is taken, and of it the finest resolution. They are `None` where no agreement reaches .5 and exceeds its null.
+    plateaus the longest is taken, and of it the finest resolution. They are `None` where no agreement reaches .5 and exceeds that of noise by .15.
 
     Raises
     ------
@@ -134,7 +135,7 @@ def domain_stability(
     weights = neighbor_means(adata, sample_key, "smooth") if smooth else None
     own = principal_components(matrix, n_pcs, seed)
     sections = adata.obs[sample_key].astype(str).to_numpy() if sample_key in adata.obs else np.zeros(adata.n_obs)
-    noise = _shuffled(own, sections, np.random.default_rng(seed))
+    noise = _noise(own, sections, np.random.default_rng(seed))
     found = []
     for components in (own, noise):
         mixed = smoothed(components, weights, everyone, smooth)
@@ -167,12 +168,16 @@ def domain_stability(
     return table
 
 
-def _shuffled(components: np.ndarray, sections: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Components (n, k), each shuffled by itself over the observations of each section."""
-    noise = components.copy()
+def _noise(components: np.ndarray, sections: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Normal noise (n, k) with the mean and spread of each component in each section.
+
+    Not the shuffled components: those of groups have several peaks, and so would have their combinations.
+    """
+    noise = np.empty_like(components)
     for name in np.unique(sections):
         rows = np.flatnonzero(sections == name)
-        noise[rows] = rng.permuted(components[rows], axis=0)
+        own = components[rows]
+        noise[rows] = rng.normal(own.mean(axis=0), own.std(axis=0), own.shape)
     return noise
 
 
@@ -222,7 +227,7 @@ def _plateau(table: pd.DataFrame) -> tuple[int, int] | None:
     """First and last row of the longest stretch that is nearly as stable as the best; of equal ones the finest."""
     divided = (table["n_low"] >= 2).to_numpy()
     ari, null = table["ari"].to_numpy(), table["null_ari"].to_numpy()
-    usable = divided & (ari >= _LEAST) & ~(ari <= null)
+    usable = divided & (ari >= _LEAST) & ~(ari < null + _ABOVE_NOISE)
     if not usable.any():
         return None
     stable = usable & (ari >= _NEAR_BEST * ari[usable].max())
