@@ -23,7 +23,7 @@ def settings(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def cohort():
-    data = stp.datasets.synthetic_cohort(n_patients=3, n_sections=1, n_spots=40, n_genes=6, stain_shift=0.3)
+    data = stp.datasets.synthetic_cohort(n_patients=3, n_sections=1, n_spots=24, n_genes=6, stain_shift=0.3)
     stp.pp.normalize(data)
     return data
 
@@ -43,7 +43,7 @@ class Tint(torch.nn.Module):
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         density = -torch.log((tiles * 255 + 1) / 241).clamp_min(0).mean(dim=(2, 3))
-        return density[:, ::2] / density[:, 1:2]
+        return density[:, ::2] / (density[:, 1:2] + 0.01)
 
 
 def tint(adata) -> np.ndarray:

@@ -27,7 +27,7 @@ _TISSUE_LEVEL = int(np.floor(WHITE * np.exp(-BETA) - 1))  # 205: the brightest c
 _BARE = 0.01  # share of tissue below which a tile is left as it is
 _FEWEST = 500  # pixels of tissue
 _GRAY = 2.0  # levels between the channels of a picture without color
-_SPARSITY, _LEARNED_FROM, _STEPS = 0.1, 20_000, 300
+_SPARSITY, _LEARNED_FROM, _STEPS = 0.1, 10_000, 100
 # Ruderman's space, as Reinhard and others take it: responses of the three cones, and their logarithms turned.
 _CONES = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
 _TURNED = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array([[1.0, 1, 1], [1, 1, -2], [1, -1, 0]])

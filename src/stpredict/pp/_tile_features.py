@@ -94,7 +94,8 @@ def tile_features(
     if recorded_um is not None and same_size(float(recorded_um), width_um):
         width_um = float(recorded_um)
     parts, beyond = [], np.zeros(len(center), dtype=bool)
-    stain, left = recoloring(sdata.attrs.get(Key.UNS, {}).get(STAIN), slide_name(sdata)), []
+    stain = recoloring(sdata.attrs.get(Key.UNS, {}).get(STAIN), slide_name(sdata))
+    left: list[int | None] = []
     with slide_reader(sdata) as reader:
         for scale in context:
             fitting = encoder.for_side(width_um * scale)

@@ -10,7 +10,7 @@ from stpredict.tl.learn import _stain_effect as module
 
 @pytest.fixture(scope="module")
 def cohort():
-    data = stp.datasets.synthetic_cohort(n_patients=3, n_sections=1, n_spots=36, n_genes=6, stain_shift=0.3)
+    data = stp.datasets.synthetic_cohort(n_patients=3, n_sections=1, n_spots=24, n_genes=6, stain_shift=0.3)
     stp.pp.normalize(data)
     return data
 

@@ -150,5 +150,5 @@ def _compared(holder: object, method: str) -> dict[str, np.ndarray]:
         warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning)  # fold changes of residuals
         warnings.filterwarnings("ignore", "divide by zero encountered", RuntimeWarning)
         warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
-        sc.tl.rank_genes_groups(holder, "group", method=method, use_raw=False)  # type: ignore[arg-type]
+        sc.tl.rank_genes_groups(holder, "group", method=method, use_raw=False)
     return dict(holder.uns["rank_genes_groups"])  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from stpredict.cohorts import Fold
+    from stpredict.core._stain import StainMethod
     from stpredict.slots._container import Container
 
 AS_THEY_ARE = "as they are"
@@ -129,9 +130,10 @@ def stain_effect(
     from stpredict.pp import image_features
     from stpredict.pp._stain_pixels import people_behind, reference_of, stains_of
 
-    wanted = list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
-    for method in wanted:
+    listed = list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
+    for method in listed:
         check_choice(method, METHODS, "methods")
+    wanted = cast("list[StainMethod]", listed)
     if splitter == "blocks":
         raise ValueError("expected folds of whole sections; found splitter='blocks': a section has one stain")
     container, table = begin(data, True, table_key)
@@ -145,7 +147,7 @@ def stain_effect(
         method: stains_of(
             container, method, **given, microns_per_pixel=features.get("microns_per_pixel"), n_tiles=n_tiles, seed=seed,
             tile_key="tiles",
-        )  # type: ignore[arg-type]
+        )
         for method in wanted
     }  # fmt: skip
     drop_records(table, [STAIN])
