@@ -108,6 +108,8 @@ def test_features_of_slides_become_bags_a_model_and_maps(
     page = (tmp_path / "maps" / "P1_S2.html").read_text()
     assert page.count("data:image/png;base64,") >= 1
     assert "nothing measured chose them" in page
+    assert "Nothing was measured here" in page
+    assert "whose they are is not named" in page
 
 
 def test_a_report_says_what_an_object_does_not_have(

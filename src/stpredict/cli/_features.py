@@ -39,7 +39,7 @@ class Features:
     encoder: str
     fingerprint: str
     out: Path
-    tile_um: float | None
+    tile_um: float
     context: tuple[float, ...] | None
     tiles: dict[str, Any] = field(hash=False)
     compute: dict[str, Any] = field(hash=False)
@@ -70,9 +70,7 @@ class Features:
         if item.is_slide:
             with opened(item, self.microns_per_pixel) as slide:
                 stp.pp.tissue(slide)
-                stp.pp.tiles(
-                    slide, tile_um=self.tile_um or stp.encoders.get_encoder(self.encoder).tile_um, **self.tiles
-                )
+                stp.pp.tiles(slide, tile_um=self.tile_um, **self.tiles)
                 stp.pp.image_features(slide, self.encoder, **options)
             adata = slide.tables[f"{self.encoder}_tiles"]
         else:
@@ -110,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     items, compute = find_items(options.slides), compute_options(options)
     encoder = get_encoder(options.encoder, compute["weights"].get(options.encoder))
     job = Features(
-        options.encoder, encoder.fingerprint, options.out.expanduser().resolve(), options.tile_um,
+        options.encoder, encoder.fingerprint, options.out.expanduser().resolve(), options.tile_um or encoder.tile_um,
         tuple(options.context) if options.context else None, tile_options(options), compute, options.microns_per_pixel,
         options.overwrite,
     )  # fmt: skip

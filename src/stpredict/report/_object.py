@@ -191,6 +191,8 @@ def _marks(subject: Subject) -> str:
         mark = joint_mark(leak_marks(subject.adata, subject.key))
     except (KeyError, ValueError):
         return "unknown"
+    if mark is False and Key.PATIENT not in subject.adata.obs:
+        return "no section was recognized; whose they are is not named"
     if isinstance(mark, bool):
         return "yes" if mark else "no"
     return mark_words(mark) or "unknown"
@@ -255,9 +257,12 @@ def _figure_of(caption: str, make: Callable[[], Any]) -> str:
 def _scores(subject: Subject) -> list[str]:
     """Scores against what was measured, beside the baselines that lie beside the prediction."""
     import stpredict as stp
+    from stpredict.slots._features import is_tile_table
 
     if subject.key is None:
         return [note("There is no prediction in this object.")]
+    if not subject.adata.n_vars or is_tile_table(subject.adata):
+        return [note("Nothing was measured here, so that there is nothing to score against.")]
     scores: pd.DataFrame = stp.tl.evaluate(subject.adata, subject.key, seed=subject.seed)
     summary = stp.tl.summarize(scores, seed=subject.seed)
     shown = summary[[name for name in _SHOWN if name in summary]]
