@@ -30,10 +30,10 @@ def test_texts_are_escaped_and_figures_are_inside(tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_page(tmp_path / "page.html", "first", {}, [])
 
-    def full(self: Path, *_: object) -> None:
+    def full(self: Path, *_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space"):
         write_page(tmp_path / "page.html", "second", {}, [])
     assert "first" in path.read_text()

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from stpredict.cli._items import Item
 from stpredict.cli._main import said
-from stpredict.core._turns import turn
+from stpredict.core._turns import tidy_folder, turn
 
 _TURN = threading.Lock()
 DONE, SKIPPED, ELSEWHERE, FAILED = "done", "skipped", "skipped, done by another process", "FAILED"
@@ -97,6 +97,8 @@ def run_batch(job: Job, items: Sequence[Item], *, client: Any = None, debug: boo
     0, or 1 where an item failed.
     """
     start, found = time.perf_counter(), []
+    for folder in {job.place(item).parent for item in items}:
+        tidy_folder(folder)  # of what killed processes left, also at places where there is nothing more to do
     outcomes = _here(job, items) if client is None else _on_workers(job, items, client)
     seen: dict[str, list[str]] = {}
     for number, outcome in enumerate(outcomes, start=1):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.cli._objects import write_h5ad
-from stpredict.core._turns import fresh_path
+from stpredict.core._atomic import new_file
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -88,13 +88,10 @@ def write_beside(place: Path, kind: str, genes: Sequence[str] | None) -> None:
     if kind == "h5ad":
         write_h5ad(read_result(place), path)
         return
-    adata, fresh = read_result(place, genes), fresh_path(path)
-    try:
-        image, names = _raster(adata)
+    adata = read_result(place, genes)
+    image, names = _raster(adata)
+    with new_file(path) as fresh:
         (_geotiff if kind == "geotiff" else _ome_tiff)(fresh, image, names, adata.uns["stpredict"]["shell"])
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _raster(adata: AnnData) -> tuple[np.ndarray, list[str]]:
