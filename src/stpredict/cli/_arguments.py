@@ -18,6 +18,7 @@ def add_tiles(parser: argparse.ArgumentParser) -> None:
         "--microns-per-pixel", type=positive,
         help="µm per pixel of slides whose file, and whose row of the table, does not say it",
     )  # fmt: skip
+    parser.add_argument("--min-tissue-um2", type=float, default=50_000.0, help="smallest piece of tissue that counts")
     parser.add_argument("--stride-um", type=positive, help="distance between tiles in µm; their own side when left out")
     parser.add_argument("--max-background", type=float, default=0.2, help="largest share of a tile outside the tissue")
     parser.add_argument(
@@ -26,8 +27,13 @@ def add_tiles(parser: argparse.ArgumentParser) -> None:
 
 
 def tile_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Options of :func:`stpredict.pp.tiles`."""
-    return {"stride_um": options.stride_um, "max_background": options.max_background, "max_tiles": options.max_tiles}
+    """Options of :func:`stpredict.cli._slides.lay_tiles`."""
+    return {
+        "min_tissue_um2": options.min_tissue_um2,
+        "stride_um": options.stride_um,
+        "max_background": options.max_background,
+        "max_tiles": options.max_tiles,
+    }
 
 
 def add_compute(parser: argparse.ArgumentParser) -> None:

@@ -159,7 +159,7 @@ def _on_workers(job: Job, items: Sequence[Item], client: Any) -> Iterator[Outcom
     for wait in (False, True):  # what others work on is looked at last, as here
         futures = {client.submit(_in_turn, job, item, wait, pure=False): item for item in waiting}
         waiting = []
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             if future.status != "finished":
                 note = f"{type(future.exception()).__name__}: {said(future.exception())}"
                 yield Outcome(futures[future], FAILED, 0.0, note)

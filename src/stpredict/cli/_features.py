@@ -60,7 +60,7 @@ class Features:
         """Compute the features and write the table."""
         import stpredict as stp
         from stpredict.cli._objects import read_object, write_h5ad
-        from stpredict.cli._slides import opened
+        from stpredict.cli._slides import lay_tiles, opened
         from stpredict.slots._provenance import write_record
 
         options: dict[str, Any] = {
@@ -69,8 +69,7 @@ class Features:
         options |= {"weights": self.compute["weights"].get(self.encoder), "context": self.context}
         if item.is_slide:
             with opened(item, self.microns_per_pixel) as slide:
-                stp.pp.tissue(slide)
-                stp.pp.tiles(slide, tile_um=self.tile_um, **self.tiles)
+                lay_tiles(slide, self.tiles, tile_um=self.tile_um)
                 stp.pp.image_features(slide, self.encoder, **options)
             adata = slide.tables[f"{self.encoder}_tiles"]
         else:

@@ -162,9 +162,9 @@ class Predict:
 def _summary(adata: AnnData) -> str:
     """How large a map is, and whether its models have seen the patient."""
     text = f"{adata.n_obs:,} tiles" if "tile_id" in adata.obs else f"{adata.n_obs:,} observations"
-    marks = [name for name in adata.obs if name.endswith("_leaky")]
-    if any((adata.obs[name].astype(str) == "True").any() for name in marks):
-        text += ", SEEN in training"
+    for name in adata.obs:
+        if name.endswith("_leaky") and (n := int((adata.obs[name].astype(str) == "True").sum())):
+            text += ", SEEN in training" if n == adata.n_obs else f", {n:,} of them SEEN in training"
     return text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,8 +126,11 @@ def write_object_report(
 
 
 def _subject(adata: AnnData, key: str | None, genes: Sequence[str] | None, seed: int) -> Subject:
+    from stpredict.report._scale import normalize_like
     from stpredict.slots._prediction import main_predictions, prediction_frame
 
+    with suppress(KeyError, ValueError):  # other numbers than counts are shown as they are
+        normalize_like(adata)
     if Key.SAMPLE not in adata.obs:
         adata.obs[Key.SAMPLE] = "all"
     found = main_predictions(adata)
