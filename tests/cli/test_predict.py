@@ -291,6 +291,7 @@ def test_sections_are_taken_as_slides_are(
     [
         (["{slides}", "--model", "nowhere", "--out", "{out}"], "expected a saved model"),
         (["nowhere", "--model", "{model}", "--out", "{out}"], "expected a file, a folder or a table"),
+        (["{slides}", "--model", "{model}", "--out", "{slides}"], "another folder than that of the slides"),
         (["{empty}", "--model", "{model}", "--out", "{out}"], "expected slides or sections"),
         (["{slides}", "--model", "{model}", "--out", "{out}", "--genes", "ABC"], "expected genes of the model"),
         (["{slides}", "--model", "{model}", "--out", "{out}", "--weights", "uni"], "ENCODER=FILE"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="address of a dask scheduler, whose workers share the folders with this machine",
     )
+
+
+def check_out(slides: Path, out: Path) -> None:
+    """Raise where results would lie among the slides, and be taken for some by the next call."""
+    if slides.is_dir() and out.expanduser().resolve() == slides.expanduser().resolve():
+        raise ValueError(f"expected another folder than that of the slides as --out; found {out}; name a new one")
 
 
 def run_items(job: Job, items: Sequence[Item], options: argparse.Namespace) -> int:

@@ -100,10 +100,11 @@ class Features:
 
 def run(options: argparse.Namespace) -> int:
     """Compute the features of every slide."""
-    from stpredict.cli._arguments import compute_options, run_items, tile_options
+    from stpredict.cli._arguments import check_out, compute_options, run_items, tile_options
     from stpredict.cli._items import find_items
     from stpredict.encoders import get_encoder
 
+    check_out(options.slides, options.out)
     items, compute = find_items(options.slides), compute_options(options)
     encoder = get_encoder(options.encoder, compute["weights"].get(options.encoder))
     job = Features(

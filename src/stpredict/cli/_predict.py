@@ -196,8 +196,9 @@ def make_job(options: argparse.Namespace) -> Predict:
 
 def run(options: argparse.Namespace) -> int:
     """Predict the map of every slide."""
-    from stpredict.cli._arguments import run_items
+    from stpredict.cli._arguments import check_out, run_items
     from stpredict.cli._items import find_items
 
+    check_out(options.slides, options.out)
     items = find_items(options.slides)
     return run_items(make_job(options), items, options)
