@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 _N_GENES = 3
 _N_SECTIONS = 3
+_RESOLUTION = 0.5  # of small objects, on which 1 finds a dozen
 _FEWEST = 30  # observations that domains are looked for in
 _SHOWN = (
-    "model", "pearson", "low", "high", "ceiling", "r_over_ceiling", "pearson_given_depth", "deviance_explained", "spearman",
-    "rmse_iqr", "ssim", "n_undefined", "leaky", "interval_over",
+    "model", "leaky", "pearson", "low", "high", "ceiling", "r_over_ceiling", "pearson_given_depth", "deviance_explained",
+    "n_undefined", "interval_over",
 )  # fmt: skip
 _READING = (
     "Correlations are taken per gene over the observations of one section, then averaged over genes, sections and patients. The "
@@ -192,14 +193,16 @@ def _marks(subject: Subject) -> str:
 
     assert subject.key is not None
     try:
-        mark = joint_mark(leak_marks(subject.adata, subject.key))
+        marks = leak_marks(subject.adata, subject.key)
     except (KeyError, ValueError):
         return "unknown"
-    if mark is False and Key.PATIENT not in subject.adata.obs:
-        return "no section was recognized; whose they are is not named"
-    if isinstance(mark, bool):
-        return "yes" if mark else "no"
-    return mark_words(mark) or "unknown"
+    n, mark = int((marks == 1).sum()), joint_mark(marks)
+    if n:
+        return "yes" if n == len(marks) else f"{n:,} of {len(marks):,} observations"
+    if mark is False:
+        named = Key.PATIENT in subject.adata.obs
+        return "no" if named else "no section was recognized; whose they are is not named"
+    return mark_words(mark)
 
 
 def _quality(subject: Subject) -> list[str]:
@@ -313,8 +316,8 @@ def _domains(subject: Subject) -> list[str]:
         if adata.n_obs < _FEWEST:
             return [note(f"Too few observations to look for domains: {adata.n_obs}, and {_FEWEST} are needed.")]
         genes = list(prediction_frame(adata, subject.key).dropna(axis=1).columns)
-        stp.tl.domains(adata, subject.key, genes=genes, seed=subject.seed)
-        text = "Found for this page on the prediction, by Leiden at resolution 1; positions were not used."
+        stp.tl.domains(adata, subject.key, genes=genes, resolution=_RESOLUTION, seed=subject.seed)
+        text = f"Found for this page on the prediction, by Leiden at resolution {_RESOLUTION}; positions were not used."
     blocks = [note(text)]
     for sample in subject.samples[:_N_SECTIONS]:
         drawn = stp.pl.domains(adata, sample=sample, label_key="label" if "label" in adata.obs else None)
