@@ -129,7 +129,7 @@ def test_maps_of_another_call_are_neither_taken_nor_lost(
 def test_whatever_changes_a_map_changes_its_digest(slide_folder: Path, ridge: Path, tmp_path: Path) -> None:
     def digests(item: Item, *options: str) -> str:
         call = ["predict", str(item.path), "--model", str(ridge), "--out", str(tmp_path), *options]
-        return make_job(make_parser().parse_args(call))._digest(item)
+        return make_job(make_parser().parse_args(call), [item])._digest(item)
 
     item = Item(slide_folder / "P1_S1.tif", "P1_S1")
     others = [
@@ -200,10 +200,16 @@ def test_a_scale_for_those_that_record_none_changes_nothing_for_others(
     assert lines(capsys.readouterr().out) == {"P1_S1": "skipped"}
 
 
-def test_pictures_for_other_programs(slide_folder: Path, ridge: Path, tmp_path: Path) -> None:
+def test_pictures_for_other_programs(
+    slide_folder: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     genes = stp.training.FittedModel.load(ridge).panel[1:3]
     call = ["predict", str(slide_folder / "P1_S1.tif"), "--model", str(ridge), "--out", str(tmp_path)]
-    assert main([*call, "--also", "geotiff", "ome-tiff", "h5ad", "--genes", *genes]) == 0
+    assert main([*call, "--also", "geotiff", "ome-tiff", "--genes", genes[0]]) == 0
+    assert tifffile.imread(tmp_path / "P1_S1.tif").ndim == 2
+    for status in ("done", "skipped"):  # other genes are written in their place, and once
+        assert main([*call, "--also", "geotiff", "ome-tiff", "h5ad", "--genes", *genes]) == 0
+        assert f": {status}, " in capsys.readouterr().out.splitlines()[-2]
     table = ad.read_h5ad(tmp_path / "P1_S1.h5ad")
     frame = stp.get.predicted(table).to_df()
     with tifffile.TiffFile(tmp_path / "P1_S1.tif") as file:
@@ -296,6 +302,15 @@ def test_sections_are_taken_as_slides_are(
     sections: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     adata = ad.read_h5ad(sections)
+    own = adata.copy()  # features that no encoder here could compute
+    own.obsm["X_own"] = own.obsm["X_color-statistics"] * 2
+    own.uns["stpredict"] = {**own.uns["stpredict"], "X_own": {"encoder": "own"}}
+    stp.tl.fit(own, "ridge", features="own", path=tmp_path / "own")
+    own.write_h5ad(tmp_path / "own.h5ad")
+    assert (
+        main(["predict", str(tmp_path / "own.h5ad"), "--model", str(tmp_path / "own"), "--out", str(tmp_path / "out")])
+        == 0
+    )
     wanted = adata.copy()
     stp.tl.predict(wanted, ridge)
     del adata.obsm["X_color-statistics"]  # computed again from the pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ class Predict:
     digests: tuple[str, ...]
     out: Path
     also: tuple[str, ...]
-    genes: tuple[str, ...] | None
+    genes: tuple[str, ...]
     tiles: dict[str, Any] = field(hash=False)
     windows: dict[str, int] = field(hash=False)
     compute: dict[str, Any] = field(hash=False)
@@ -69,11 +70,11 @@ class Predict:
     def is_done(self, item: Item) -> bool:
         """Whether the map is there, and what was asked for beside it."""
         from stpredict.cli._digest import is_there
-        from stpredict.cli._map_formats import beside
+        from stpredict.cli._map_formats import is_beside
 
         place = self.place(item)
         whole = is_there(place, self._digest(item), overwrite=self.overwrite)
-        return whole and all(beside(place, kind).exists() for kind in self._kinds(item))
+        return whole and all(is_beside(place, kind, self.genes) for kind in self._kinds(item))
 
     def work(self, item: Item) -> str:
         """Make the map, whole or not at all, and what was asked for beside it."""
@@ -168,7 +169,7 @@ def _summary(adata: AnnData) -> str:
     return text
 
 
-def make_job(options: argparse.Namespace) -> Predict:
+def make_job(options: argparse.Namespace, items: Sequence[Item]) -> Predict:
     """The job that the arguments describe; whatever cannot work for any slide raises here."""
     from stpredict.cli._arguments import compute_options, tile_options
     from stpredict.cli._inputs import check_models, load_models, model_digests
@@ -177,19 +178,20 @@ def make_job(options: argparse.Namespace) -> Predict:
     digests = model_digests(paths)
     models = load_models(paths, digests)
     compute = compute_options(options)
-    check_models(models, compute["weights"])
+    if any(item.is_slide for item in items):  # objects may hold what nobody can compute for them
+        check_models(models, compute["weights"])
     panel = models[0].panel
     unknown = [gene for gene in options.genes or [] if gene not in panel]
     if unknown:
         raise KeyError(f"expected genes of the model; found {unknown[0]!r}; take some of {', '.join(panel[:5])}, …")
-    tiffs = sorted({"geotiff", "ome-tiff"} & set(options.also))
-    if tiffs and len(options.genes or panel) > _MOST_CHANNELS:
+    genes = tuple(options.genes or panel)
+    if {"geotiff", "ome-tiff"} & set(options.also) and len(genes) > _MOST_CHANNELS:
         raise ValueError(
-            f"expected at most {_MOST_CHANNELS} genes in a TIFF; found {len(options.genes or panel)}; name some with --genes"
+            f"expected at most {_MOST_CHANNELS} genes in a TIFF; found {len(genes)}; name some with --genes"
         )
     return Predict(
         paths, digests, options.out.expanduser().resolve(), tuple(dict.fromkeys(options.also)),
-        tuple(options.genes) if options.genes else None, tile_options(options),
+        genes, tile_options(options),
         {"window": options.window, "stride": options.stride}, compute, options.microns_per_pixel, options.overwrite,
     )  # fmt: skip
 
@@ -201,4 +203,4 @@ def run(options: argparse.Namespace) -> int:
 
     check_out(options.slides, options.out)
     items = find_items(options.slides)
-    return run_items(make_job(options), items, options)
+    return run_items(make_job(options, items), items, options)
