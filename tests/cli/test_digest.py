@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from stpredict.cli._digest import digest_of, fingerprint, is_there, recorded_digest
+from stpredict.cli._digest import digest_of, fingerprint, is_there, record_of, recorded
 from stpredict.slots._provenance import write_record
 
 
@@ -42,17 +42,17 @@ def test_fingerprints_of_stores_follow_the_sizes_of_their_files(tmp_path: Path) 
 @pytest.mark.parametrize("name", ["a.h5ad", "a.zarr"])
 @pytest.mark.filterwarnings("ignore:Writing zarr v2 data")
 def test_results_know_their_digest(name: str, tmp_path: Path) -> None:
-    path, digest = tmp_path / name, digest_of({"b": 1, "a": [1, None]})
-    assert digest == digest_of({"a": [1, None], "b": 1})
-    assert not is_there(path, digest)
+    path, content = tmp_path / name, {"slide": 1, "tiles": [1, None]}
+    assert digest_of(content) == digest_of({"tiles": (1, None), "slide": 1})
+    assert not is_there(path, content)
     adata = ad.AnnData(np.ones((2, 1), np.float32))
     for _ in range(2):
         (adata.write_zarr if name.endswith("zarr") else adata.write_h5ad)(path)
-        if recorded_digest(path) is None:
+        if recorded(path) is None:
             with pytest.raises(FileExistsError, match="found other files"):
-                is_there(path, digest)
-        write_record(adata, "shell", {"digest": digest})
-    assert is_there(path, digest)
-    with pytest.raises(FileExistsError, match="another model, other settings or another file"):
-        is_there(path, digest_of({}))
-    assert not is_there(path, digest_of({}), overwrite=True)
+                is_there(path, content)
+        write_record(adata, "shell", record_of(content))
+    assert is_there(path, content)
+    with pytest.raises(FileExistsError, match="found one with another slide and patient of;"):
+        is_there(path, {**content, "slide": 2, "patient_of": "P"})
+    assert not is_there(path, {}, overwrite=True)

@@ -17,6 +17,7 @@ import pytest
 import tifffile
 
 import stpredict as stp
+from stpredict.cli._digest import digest_of
 from stpredict.cli._items import Item
 from stpredict.cli._main import main, make_parser
 from stpredict.cli._predict import make_job
@@ -116,7 +117,8 @@ def test_maps_of_another_call_are_neither_taken_nor_lost(
     call = ["predict", str(tmp_path / "P1_S1.tif"), "--model", str(ridge), "--out", str(tmp_path / "maps")]
     call += ["--max-tiles", "3"] if change == "--max-tiles" else []
     assert main(call) == 1
-    assert "--overwrite" in capsys.readouterr().err
+    what = {"--max-tiles": "layout of tiles"}.get(change, change)
+    assert f"found one with another {what}; name another --out, or pass --overwrite" in capsys.readouterr().err
     assert np.array_equal(stp.io.read_map(place).obsm["predicted"], before)
     assert main([*call, "--overwrite"]) == 0
     after = stp.io.read_map(place).obsm["predicted"]
@@ -129,7 +131,7 @@ def test_maps_of_another_call_are_neither_taken_nor_lost(
 def test_whatever_changes_a_map_changes_its_digest(slide_folder: Path, ridge: Path, tmp_path: Path) -> None:
     def digests(item: Item, *options: str) -> str:
         call = ["predict", str(item.path), "--model", str(ridge), "--out", str(tmp_path), *options]
-        return make_job(make_parser().parse_args(call), [item])._digest(item)
+        return digest_of(make_job(make_parser().parse_args(call), [item])._made_of(item))
 
     item = Item(slide_folder / "P1_S1.tif", "P1_S1")
     others = [

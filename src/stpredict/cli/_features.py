@@ -54,11 +54,12 @@ class Features:
         """Whether the table is there."""
         from stpredict.cli._digest import is_there
 
-        return is_there(self.place(item), self._digest(item), overwrite=self.overwrite)
+        return is_there(self.place(item), self._made_of(item), overwrite=self.overwrite)
 
     def work(self, item: Item) -> str:
         """Compute the features and write the table."""
         import stpredict as stp
+        from stpredict.cli._digest import record_of
         from stpredict.cli._objects import read_object, write_h5ad
         from stpredict.cli._slides import lay_tiles, opened
         from stpredict.slots._provenance import write_record
@@ -75,7 +76,7 @@ class Features:
         else:
             adata = read_object(item.path)
             stp.pp.image_features(adata, self.encoder, tile_um=self.tile_um, **options)
-        write_record(adata, "shell", {"digest": self._digest(item)})
+        write_record(adata, "shell", record_of(self._made_of(item)))
         write_h5ad(adata, self.place(item))
         return f"{adata.n_obs:,} {'tiles' if item.is_slide else 'observations'}"
 
@@ -85,17 +86,16 @@ class Features:
 
         return looked_at(item, self.microns_per_pixel)
 
-    def _digest(self, item: Item) -> str:
-        from stpredict.cli._digest import digest_of, fingerprint
+    def _made_of(self, item: Item) -> dict[str, Any]:
+        """All that the table follows from."""
+        from stpredict.cli._digest import fingerprint
         from stpredict.cli._slides import scale_of
 
         scale = scale_of(item, self.microns_per_pixel) if item.is_slide else None
-        return digest_of(
-            {
-                "file": fingerprint(item.path), "encoder": self.fingerprint, "sample": item.name, "patient": item.patient,
-                "microns_per_pixel": scale, "tile_um": self.tile_um, "context": self.context, "tiles": self.tiles,
-            }
-        )  # fmt: skip
+        return {
+            "slide": fingerprint(item.path), "encoder": self.fingerprint, "sample": item.name, "patient": item.patient,
+            "µm_per_pixel": scale, "size_of_tiles": self.tile_um, "context": self.context, "layout_of_tiles": self.tiles,
+        }  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:

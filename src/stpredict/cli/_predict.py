@@ -73,7 +73,7 @@ class Predict:
         from stpredict.cli._map_formats import is_beside
 
         place = self.place(item)
-        whole = is_there(place, self._digest(item), overwrite=self.overwrite)
+        whole = is_there(place, self._made_of(item), overwrite=self.overwrite)
         return whole and all(is_beside(place, kind, self.genes) for kind in self._kinds(item))
 
     def work(self, item: Item) -> str:
@@ -82,13 +82,13 @@ class Predict:
         from stpredict.cli._map_formats import beside, read_result, write_beside
         from stpredict.core._turns import remove
 
-        place, digest = self.place(item), self._digest(item)
-        if not is_there(place, digest, overwrite=self.overwrite):
+        place, content = self.place(item), self._made_of(item)
+        if not is_there(place, content, overwrite=self.overwrite):
             if self.overwrite:
-                make_room(place, digest)
+                make_room(place, content)
             for kind in self._kinds(item):  # of an earlier map
                 remove(beside(place, kind))
-            (self._map_of_slide if item.is_slide else self._map_of_sections)(item, place, digest)
+            (self._map_of_slide if item.is_slide else self._map_of_sections)(item, place, content)
         for kind in self._kinds(item):
             write_beside(place, kind, self.genes)
         return _summary(read_result(place, genes=[]))
@@ -107,21 +107,20 @@ class Predict:
     def _kinds(self, item: Item) -> tuple[str, ...]:
         return self.also if item.is_slide else tuple(kind for kind in self.also if kind == "h5ad")
 
-    def _digest(self, item: Item) -> str:
-        """Digest of all that the map follows from: the slide, the models, and how the tiles are laid."""
-        from stpredict.cli._digest import digest_of, fingerprint
+    def _made_of(self, item: Item) -> dict[str, Any]:
+        """All that the map follows from: the slide, the models, and how the tiles are laid."""
+        from stpredict.cli._digest import fingerprint
         from stpredict.cli._slides import scale_of
 
         scale = scale_of(item, self.microns_per_pixel) if item.is_slide else None
-        return digest_of(
-            {
-                "file": fingerprint(item.path), "models": self.digests, "sample": item.name, "patient": item.patient,
-                "microns_per_pixel": scale, "tiles": self.tiles, "windows": self.windows,
-            }
-        )  # fmt: skip
+        return {
+            "slide": fingerprint(item.path), "model": self.digests, "sample": item.name, "patient": item.patient,
+            "µm_per_pixel": scale, "layout_of_tiles": self.tiles, "windows": self.windows,
+        }  # fmt: skip
 
-    def _map_of_slide(self, item: Item, place: Path, digest: str) -> None:
+    def _map_of_slide(self, item: Item, place: Path, content: dict[str, Any]) -> None:
         import stpredict as stp
+        from stpredict.cli._digest import digest_of, record_of
         from stpredict.cli._inputs import prepare_slide
         from stpredict.cli._map_formats import write_map
         from stpredict.cli._slides import opened
@@ -133,7 +132,8 @@ class Predict:
             table = prepare_slide(slide, models, self.tiles, self.compute)
             spec = slide.attrs["stpredict"]["tiles"]
             mpp = float(slide.attrs["slide_properties"]["mpp"])
-        write_record(table, "shell", {"digest": digest, "stride_px": spec["stride_um"] / mpp, "microns_per_pixel": mpp})
+        facts = {"stride_px": spec["stride_um"] / mpp, "microns_per_pixel": mpp}
+        write_record(table, "shell", record_of(content, **facts))
         slots = slots_of(models[0].target.kind)
         options: dict[str, Any] = {
             "baselines": False,
@@ -145,10 +145,11 @@ class Predict:
             stp.tl.predict(table, models, store=place, **options)
             return
         stp.tl.predict(table, models, **options)
-        write_map(table, slots.key(models[0].target), place, digest)
+        write_map(table, slots.key(models[0].target), place, digest_of(content))
 
-    def _map_of_sections(self, item: Item, place: Path, digest: str) -> None:
+    def _map_of_sections(self, item: Item, place: Path, content: dict[str, Any]) -> None:
         import stpredict as stp
+        from stpredict.cli._digest import record_of
         from stpredict.cli._inputs import prepare_sections
         from stpredict.cli._objects import read_object
         from stpredict.slots._provenance import write_record
@@ -156,7 +157,7 @@ class Predict:
         adata, models = read_object(item.path), self._models()
         prepare_sections(adata, models, self.compute)
         stp.tl.predict(adata, models, device=self.compute.get("device"), progress=False)
-        write_record(adata, "shell", {"digest": digest})
+        write_record(adata, "shell", record_of(content))
         stp.io.write_zarr(adata, place)
 
 
