@@ -38,7 +38,13 @@ def test_fit_predict_evaluate_and_report_in_a_row(
         pd.read_csv(tmp_path / "scores.csv").drop(columns="leaky"), scores.reset_index(drop=True).drop(columns="leaky"),
         check_dtype=False, check_categorical=False,
     )  # fmt: skip
-    assert main(["evaluate", str(sections), "--model", str(model), "--out", str(tmp_path / "again.tsv")]) == 0
+    raw = ad.read_h5ad(sections)  # counts, as readers give them
+    raw.X = raw.layers["counts"].copy()
+    del raw.uns["stpredict"]["normalize"], raw.layers["counts"]
+    raw.write_h5ad(tmp_path / "raw.h5ad")
+    assert (
+        main(["evaluate", str(tmp_path / "raw.h5ad"), "--model", str(model), "--out", str(tmp_path / "again.tsv")]) == 0
+    )
     again = pd.read_csv(tmp_path / "again.tsv", sep="\t")
     assert again["pearson"].tolist() == pytest.approx(scores["pearson"].tolist(), nan_ok=True)
 
@@ -108,6 +114,8 @@ def test_features_of_slides_become_bags_a_model_and_maps(
     page = (tmp_path / "maps" / "P1_S2.html").read_text()
     assert page.count("data:image/png;base64,") >= 1
     assert "nothing measured chose them" in page
+    assert "Nothing was measured here" in page
+    assert "whose they are is not named" in page
 
 
 def test_a_report_says_what_an_object_does_not_have(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -16,7 +17,10 @@ import pytest
 import tifffile
 
 import stpredict as stp
-from stpredict.cli._main import main
+from stpredict.cli._digest import digest_of
+from stpredict.cli._items import Item
+from stpredict.cli._main import main, make_parser
+from stpredict.cli._predict import make_job
 from stpredict.core._turns import turn
 
 pytestmark = [
@@ -92,11 +96,9 @@ def test_maps_are_those_of_the_functions(maps: Path, slide_folder: Path, ridge: 
     )
 
 
-@pytest.mark.parametrize(
-    "change", [["--max-background", "0.5"], ["--stride-um", "90"], ["--max-tiles", "3"], ["model"], ["slide"]]
-)
+@pytest.mark.parametrize("change", ["--max-tiles", "model", "slide"])
 def test_maps_of_another_call_are_neither_taken_nor_lost(
-    change: list[str],
+    change: str,
     maps: Path,
     slide_folder: Path,
     ridge: Path,
@@ -104,34 +106,70 @@ def test_maps_of_another_call_are_neither_taken_nor_lost(
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    shutil.copytree(maps / "P1_S1.zarr", tmp_path / "maps" / "P1_S1.zarr")
-    before = stp.io.read_map(tmp_path / "maps" / "P1_S1.zarr").obsm["predicted"]
-    shutil.copy(slide_folder / ("P2_S1.tif" if change == ["slide"] else "P1_S1.tif"), tmp_path / "P1_S1.tif")
-    if change == ["model"]:
+    place = tmp_path / "maps" / "P1_S1.zarr"
+    shutil.copytree(maps / "P1_S1.zarr", place)
+    before = stp.io.read_map(place).obsm["predicted"]
+    shutil.copy(slide_folder / ("P2_S1.tif" if change == "slide" else "P1_S1.tif"), tmp_path / "P1_S1.tif")
+    if change == "model":
         adata = ad.read_h5ad(sections)
-        stp.tl.fit(adata, "ridge", target=list(adata.var_names[:3]), path=tmp_path / "other")
-        ridge, change = tmp_path / "other", []
-    elif change == ["slide"]:
-        change = []
-    call = ["predict", str(tmp_path / "P1_S1.tif"), "--model", str(ridge), "--out", str(tmp_path / "maps"), *change]
+        stp.tl.fit(adata, "ridge", target=list(adata.var_names[:3]), path=tmp_path / "other", baselines=False)
+        ridge = tmp_path / "other"
+    call = ["predict", str(tmp_path / "P1_S1.tif"), "--model", str(ridge), "--out", str(tmp_path / "maps")]
+    call += ["--max-tiles", "3"] if change == "--max-tiles" else []
     assert main(call) == 1
-    assert "--overwrite" in capsys.readouterr().err
-    assert np.array_equal(stp.io.read_map(tmp_path / "maps" / "P1_S1.zarr").obsm["predicted"], before)
+    what = {"--max-tiles": "layout of tiles"}.get(change, change)
+    assert f"found one with another {what}; name another --out, or pass --overwrite" in capsys.readouterr().err
+    assert np.array_equal(stp.io.read_map(place).obsm["predicted"], before)
     assert main([*call, "--overwrite"]) == 0
-    after = stp.io.read_map(tmp_path / "maps" / "P1_S1.zarr").obsm["predicted"]
+    after = stp.io.read_map(place).obsm["predicted"]
     assert after.shape != before.shape or not np.array_equal(after, before)
     capsys.readouterr()
     assert main([*call, "--overwrite"]) == 0
     assert lines(capsys.readouterr().out)["P1_S1"].startswith("skipped")
 
 
-def test_a_table_says_who_and_how_large(
+def test_whatever_changes_a_map_changes_its_digest(slide_folder: Path, ridge: Path, tmp_path: Path) -> None:
+    def digests(item: Item, *options: str) -> str:
+        call = ["predict", str(item.path), "--model", str(ridge), "--out", str(tmp_path), *options]
+        return digest_of(make_job(make_parser().parse_args(call), [item])._made_of(item))
+
+    item = Item(slide_folder / "P1_S1.tif", "P1_S1")
+    others = [
+        replace(item, name="a"), replace(item, patient="P1"), replace(item, microns_per_pixel=2.0),
+        replace(item, path=slide_folder / "P1_S2.tif"),
+    ]  # fmt: skip
+    options = ["--stride-um", "--max-background", "--max-tiles", "--min-tissue-um2", "--window", "--stride"]
+    found = [digests(item), *map(digests, others), *(digests(item, option, "2") for option in options)]
+    assert len(set(found)) == len(found) == 11
+    # Neither where it lies nor how fast it is made.
+    same = [["--batch-size", "7"], ["--device", "cpu"], ["--also", "h5ad"], ["--microns-per-pixel", "1"]]
+    assert {digests(item, *more) for more in same} == {found[0]}
+    shutil.copy(item.path, tmp_path / "copy.tif")
+    assert digests(replace(item, path=tmp_path / "copy.tif")) == found[0]
+
+
+def test_a_map_that_lost_a_file_is_no_finished_one(
+    maps: Path, slide_folder: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    place = tmp_path / "maps" / "P1_S1.zarr"
+    shutil.copytree(maps / "P1_S1.zarr", place)
+    for name in ("zarr.json", ".zarray"):
+        (place / "X" / name).unlink(missing_ok=True)
+    call = ["predict", str(slide_folder / "P1_S1.tif"), "--model", str(ridge), "--out", str(tmp_path / "maps")]
+    assert main(call) == 1
+    assert "lost" in capsys.readouterr().err
+    assert main([*call, "--overwrite"]) == 0
+    whole, again = (stp.io.read_map(path).obsm["predicted"] for path in (maps / "P1_S1.zarr", place))
+    assert np.array_equal(again, whole)
+
+
+def test_a_table_says_who_and_how_large_and_who_was_seen_in_training(
     slide_folder: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     picture = tifffile.imread(slide_folder / "P1_S1.tif")
     tifffile.imwrite(tmp_path / "plain.tif", picture, tile=(256, 256), photometric="rgb")  # says no µm per pixel
     (tmp_path / "slides.tsv").write_text(
-        f"path\tsample\tpatient\tmicrons_per_pixel\nplain.tif\tbiopsy 1\tP7\t4\n{slide_folder}/P2_S1.tif\t\t\t\nnone.tif\t\t\t\n"
+        f"path\tsample\tpatient\tmicrons_per_pixel\nplain.tif\tbiopsy 1\ttrain P1\t4\n{slide_folder}/P2_S1.tif\t\tP9\t\nnone.tif\t\t\t\n"
     )
     call = ["predict", str(tmp_path / "slides.tsv"), "--model", str(ridge), "--out", str(tmp_path / "maps")]
     assert main([*call, "--dry-run"]) == 1
@@ -143,8 +181,11 @@ def test_a_table_says_who_and_how_large(
     shown = capsys.readouterr()
     assert "none.tif" in shown.err
     first = stp.io.read_map(tmp_path / "maps" / "biopsy 1.zarr")
-    assert set(first.obs["patient"]) == {"P7"}
-    assert (tmp_path / "maps" / "P2_S1.zarr").is_dir()
+    assert set(first.obs["patient"]) == {"train P1"}
+    second = stp.io.read_map(tmp_path / "maps" / "P2_S1.zarr")
+    # Whose patient the model was trained on is said of the map, and in its line.
+    assert [set(table.obs["predicted_leaky"].astype(str)) for table in (first, second)] == [{"True"}, {"False"}]
+    assert [line.count("SEEN in training") for line in shown.out.splitlines() if ": done" in line] == [1, 0]
     plain = ["predict", str(tmp_path / "plain.tif"), "--model", str(ridge), "--out", str(tmp_path / "plain")]
     assert main(plain) == 1
     assert "pass --microns-per-pixel" in capsys.readouterr().err
@@ -161,26 +202,16 @@ def test_a_scale_for_those_that_record_none_changes_nothing_for_others(
     assert lines(capsys.readouterr().out) == {"P1_S1": "skipped"}
 
 
-def test_patients_of_the_training_are_marked(
+def test_pictures_for_other_programs(
     slide_folder: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    (tmp_path / "slides.csv").write_text(
-        f"path,patient\n{slide_folder}/P1_S1.tif,train P1\n{slide_folder}/P2_S1.tif,P9\n"
-    )
-    assert main(["predict", str(tmp_path / "slides.csv"), "--model", str(ridge), "--out", str(tmp_path / "maps")]) == 0
-    said = lines(capsys.readouterr().out)
-    assert "SEEN in training" in said["P1_S1"]
-    assert "SEEN" not in said["P2_S1"]
-    marks = [
-        set(stp.io.read_map(tmp_path / "maps" / f"P{n}_S1.zarr").obs["predicted_leaky"].astype(str)) for n in (1, 2)
-    ]
-    assert marks == [{"True"}, {"False"}]
-
-
-def test_pictures_for_other_programs(slide_folder: Path, ridge: Path, tmp_path: Path) -> None:
     genes = stp.training.FittedModel.load(ridge).panel[1:3]
     call = ["predict", str(slide_folder / "P1_S1.tif"), "--model", str(ridge), "--out", str(tmp_path)]
-    assert main([*call, "--also", "geotiff", "ome-tiff", "h5ad", "--genes", *genes]) == 0
+    assert main([*call, "--also", "geotiff", "ome-tiff", "--genes", genes[0]]) == 0
+    assert tifffile.imread(tmp_path / "P1_S1.tif").ndim == 2
+    for status in ("done", "skipped"):  # other genes are written in their place, and once
+        assert main([*call, "--also", "geotiff", "ome-tiff", "h5ad", "--genes", *genes]) == 0
+        assert f": {status}, " in capsys.readouterr().out.splitlines()[-2]
     table = ad.read_h5ad(tmp_path / "P1_S1.h5ad")
     frame = stp.get.predicted(table).to_df()
     with tifffile.TiffFile(tmp_path / "P1_S1.tif") as file:
@@ -247,26 +278,25 @@ def test_workers_of_a_client_make_the_same_maps(
 def test_two_commands_on_one_folder_make_every_map_once(
     slide_folder: Path, ridge: Path, maps: Path, tmp_path: Path
 ) -> None:
-    call = [
-        sys.executable,
-        "-m",
-        "stpredict",
-        "predict",
-        str(slide_folder),
-        "--model",
-        str(ridge),
-        "--out",
-        str(tmp_path),
+    names, out = [*NAMES[:3], DAMAGED], tmp_path / "maps"
+    (tmp_path / "slides").mkdir()
+    for name in names:
+        shutil.copy(slide_folder / f"{name}.tif", tmp_path / "slides")
+    call = ["predict", str(tmp_path / "slides"), "--model", str(ridge), "--out", str(out)]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "stpredict", *call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
     ]
-    both = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [lines(process.communicate(timeout=200)[0]) for process in both]
     assert [process.returncode for process in both] == [1, 1]
-    for name in NAMES:
-        done = [text.startswith("done") for each in said if (text := each[name])]
+    for name in names:
+        done = [each[name].startswith("done") for each in said]
         assert sum(done) == (name != DAMAGED)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.zarr" for name in WHOLE]
-    for name in WHOLE:
-        first, second = (stp.io.read_map(folder / f"{name}.zarr") for folder in (maps, tmp_path))
+    assert sorted(path.name for path in out.iterdir()) == [f"{name}.zarr" for name in names[:3]]
+    for name in names[:3]:
+        first, second = (stp.io.read_map(folder / f"{name}.zarr") for folder in (maps, out))
         assert np.array_equal(first.obsm["predicted"], second.obsm["predicted"])
 
 
@@ -274,6 +304,15 @@ def test_sections_are_taken_as_slides_are(
     sections: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     adata = ad.read_h5ad(sections)
+    own = adata.copy()  # features that no encoder here could compute
+    own.obsm["X_own"] = own.obsm["X_color-statistics"] * 2
+    own.uns["stpredict"] = {**own.uns["stpredict"], "X_own": {"encoder": "own"}}
+    stp.tl.fit(own, "ridge", features="own", path=tmp_path / "own")
+    own.write_h5ad(tmp_path / "own.h5ad")
+    assert (
+        main(["predict", str(tmp_path / "own.h5ad"), "--model", str(tmp_path / "own"), "--out", str(tmp_path / "out")])
+        == 0
+    )
     wanted = adata.copy()
     stp.tl.predict(wanted, ridge)
     del adata.obsm["X_color-statistics"]  # computed again from the pictures
@@ -291,6 +330,7 @@ def test_sections_are_taken_as_slides_are(
     [
         (["{slides}", "--model", "nowhere", "--out", "{out}"], "expected a saved model"),
         (["nowhere", "--model", "{model}", "--out", "{out}"], "expected a file, a folder or a table"),
+        (["{slides}", "--model", "{model}", "--out", "{slides}"], "another folder than that of the slides"),
         (["{empty}", "--model", "{model}", "--out", "{out}"], "expected slides or sections"),
         (["{slides}", "--model", "{model}", "--out", "{out}", "--genes", "ABC"], "expected genes of the model"),
         (["{slides}", "--model", "{model}", "--out", "{out}", "--weights", "uni"], "ENCODER=FILE"),

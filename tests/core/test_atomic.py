@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stpredict.core._atomic import check_place, write_directory
+from stpredict.core._atomic import check_place, new_file, write_directory
 
 
 def test_two_that_write_one_directory_take_turns(tmp_path: Path) -> None:
@@ -46,3 +46,17 @@ def test_places(tmp_path: Path) -> None:
             check_place(path, "mark")
     (tmp_path / "empty" / "mark").touch()
     check_place(tmp_path / "empty", "mark")
+
+
+def test_a_new_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deeper" / "table.csv"
+    with new_file(path) as fresh:
+        fresh.write_text("first")
+        assert not path.exists()
+    with pytest.raises(FileNotFoundError), new_file(path) as fresh:
+        (fresh.with_name("other") / fresh.name).write_text("second")
+    assert path.read_text() == "first"
+    (path.parent / ".table.csv.0123abcd.new").touch()  # of a process that was killed
+    with new_file(path) as fresh:
+        fresh.write_text("third")
+    assert [(each.name, each.read_text()) for each in path.parent.iterdir()] == [("table.csv", "third")]

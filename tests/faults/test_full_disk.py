@@ -94,3 +94,29 @@ def test_a_map_goes_on(tmp_path: Path, empty_cache: Path) -> None:
     stp.tl.predict(tiles, model, window=2, store=tmp_path / "map.zarr")
     found, wanted = (stp.io.read_map(tmp_path / name).obsm["predicted"] for name in ("map.zarr", "whole.zarr"))
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_shell_names_the_slides_and_goes_on_when_there_is_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("wsidata")
+    from stpredict.cli._main import main
+
+    stp.datasets.synthetic_slides(
+        2, n_genes=6, image_dir=tmp_path / "slides", slide_um=500, margin_um=100, microns_per_pixel=4, censoring=0
+    )
+    adata = stp.datasets.synthetic_cohort(2, 1, 6, n_spots=16, microns_per_pixel=4.0)
+    stp.pp.image_features(adata, "color-statistics")
+    stp.pp.normalize(adata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        stp.tl.fit(adata, "ridge", path=tmp_path / "model")
+    call = ["predict", str(tmp_path / "slides"), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "maps")]
+    with full():
+        assert main(call) == 1
+    said = capsys.readouterr()
+    assert said.out.count(": FAILED, ") == 2
+    assert said.err.count("make the same call again") == 2
+    assert not [path for path in (tmp_path / "maps").iterdir() if path.suffix == ".zarr"]
+    assert main(call) == 0
+    assert capsys.readouterr().out.count(": done, ") == 2

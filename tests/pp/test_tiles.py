@@ -255,6 +255,10 @@ def test_tiles_like_those_of_a_model(tiled: Any) -> None:
     wide.features["slots"]["X_0"] |= {"encoder": "color-texture", "context": [1.0, 5.0]}
     stp.pp.tiles(tiled, like=wide, key_added="own")
     assert tiled.attrs["stpredict"]["own"]["context"] == {"color-texture": [1.0, 5.0]}
+    both = model_of(80.0, 40, slots=2)  # of two encoders, which resize the same tiles
+    both.features["slots"]["X_1"]["tile_px"] = 80
+    stp.pp.tiles(tiled, like=both, key_added="own")
+    assert (tiled.attrs["stpredict"]["own"]["tile_um"], tiled.attrs["stpredict"]["own"]["tile_px"]) == (80.0, 80)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def add_tiles(parser: argparse.ArgumentParser) -> None:
         "--microns-per-pixel", type=positive,
         help="µm per pixel of slides whose file, and whose row of the table, does not say it",
     )  # fmt: skip
+    parser.add_argument("--min-tissue-um2", type=float, default=50_000.0, help="smallest piece of tissue that counts")
     parser.add_argument("--stride-um", type=positive, help="distance between tiles in µm; their own side when left out")
     parser.add_argument("--max-background", type=float, default=0.2, help="largest share of a tile outside the tissue")
     parser.add_argument(
@@ -26,8 +28,13 @@ def add_tiles(parser: argparse.ArgumentParser) -> None:
 
 
 def tile_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Options of :func:`stpredict.pp.tiles`."""
-    return {"stride_um": options.stride_um, "max_background": options.max_background, "max_tiles": options.max_tiles}
+    """Options of :func:`stpredict.cli._slides.lay_tiles`."""
+    return {
+        "min_tissue_um2": options.min_tissue_um2,
+        "stride_um": options.stride_um,
+        "max_background": options.max_background,
+        "max_tiles": options.max_tiles,
+    }
 
 
 def add_compute(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +74,12 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="address of a dask scheduler, whose workers share the folders with this machine",
     )
+
+
+def check_out(slides: Path, out: Path) -> None:
+    """Raise where results would lie among the slides, and be taken for some by the next call."""
+    if slides.is_dir() and out.expanduser().resolve() == slides.expanduser().resolve():
+        raise ValueError(f"expected another folder than that of the slides as --out; found {out}; name a new one")
 
 
 def run_items(job: Job, items: Sequence[Item], options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from stpredict.cli._items import Item
 from stpredict.cli._main import said
-from stpredict.core._turns import turn
+from stpredict.core._turns import tidy_folder, turn
 
 _TURN = threading.Lock()
 DONE, SKIPPED, ELSEWHERE, FAILED = "done", "skipped", "skipped, done by another process", "FAILED"
@@ -97,15 +97,17 @@ def run_batch(job: Job, items: Sequence[Item], *, client: Any = None, debug: boo
     0, or 1 where an item failed.
     """
     start, found = time.perf_counter(), []
+    for folder in {job.place(item).parent for item in items}:
+        tidy_folder(folder)  # of what killed processes left, also at places where there is nothing more to do
     outcomes = _here(job, items) if client is None else _on_workers(job, items, client)
-    seen: dict[str, list[str]] = {}
+    seen: dict[str, set[str]] = {}
     for number, outcome in enumerate(outcomes, start=1):
         found.append(outcome)
         for text in outcome.warned:
-            alike = seen.setdefault(re.sub(r"[\d.]+", "#", text.replace(outcome.item.name, "#")), [])
-            alike.append(outcome.item.name)
-            if len(alike) == 1:
+            alike = seen.setdefault(re.sub(r"[\d.]+", "#", text.replace(outcome.item.name, "#")), set())
+            if not alike:
                 print(f"warning: {outcome.item.name}: {text}", file=sys.stderr)
+            alike.add(outcome.item.name)
         note = f", {outcome.note}" if outcome.note and outcome.status != FAILED else ""
         print(
             f"[{number}/{len(items)}] {outcome.item.name}: {outcome.status}{note}, {outcome.seconds:.1f} s", flush=True
@@ -116,9 +118,9 @@ def run_batch(job: Job, items: Sequence[Item], *, client: Any = None, debug: boo
     counts = {status: sum(each.status == status for each in found) for status in (DONE, SKIPPED, ELSEWHERE, FAILED)}
     said_counts = ", ".join(f"{n} {status.lower()}" for status, n in counts.items() if n)
     print(f"{len(items)} in {time.perf_counter() - start:.0f} s: {said_counts}", flush=True)
-    for alike in seen.values():
-        if len(alike) > 1:
-            print(f"the warning of {alike[0]} is that of {len(alike) - 1} others as well", file=sys.stderr)
+    others = max(map(len, seen.values()), default=0) - 1
+    if others > 0:
+        print(f"warnings like these came with up to {others} other{'s' * (others > 1)}", file=sys.stderr)
     for outcome in failed:
         print(f"failed: {outcome.item.name} ({outcome.item.path}): {outcome.note}", file=sys.stderr)
     return int(bool(failed))
@@ -157,7 +159,7 @@ def _on_workers(job: Job, items: Sequence[Item], client: Any) -> Iterator[Outcom
     for wait in (False, True):  # what others work on is looked at last, as here
         futures = {client.submit(_in_turn, job, item, wait, pure=False): item for item in waiting}
         waiting = []
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             if future.status != "finished":
                 note = f"{type(future.exception()).__name__}: {said(future.exception())}"
                 yield Outcome(futures[future], FAILED, 0.0, note)

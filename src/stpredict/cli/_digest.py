@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,54 +35,69 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def digest_of(content: dict[str, Any]) -> str:
+def digest_of(content: Mapping[str, Any]) -> str:
     """Digest of plain values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def recorded_digest(path: Path) -> str | None:
-    """Digest in a result, an AnnData in Zarr or h5ad; `None` where there is none to be read."""
+def record_of(content: Mapping[str, Any], **others: Any) -> dict[str, Any]:
+    """What a result remembers of all that it was made of, and other facts."""
+    return {"digest": digest_of(content), "made_of": json.dumps(content, sort_keys=True), **others}
+
+
+def recorded(path: Path, name: str = "digest") -> str | None:
+    """Text that :func:`record_of` left in a result, an AnnData in Zarr or h5ad; `None` where there is none to be read."""
+    place = f"uns/stpredict/shell/{name}"
+    unreadable = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
     if path.is_dir():
         import zarr
 
         try:
-            found: Any = zarr.open_group(path, mode="r", use_consolidated=False)["uns/stpredict/shell/digest"]
+            found: Any = zarr.open_group(path, mode="r", use_consolidated=False)[place]
             return str(found[()])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        except unreadable:
             return None
     import h5py  # type: ignore[import-untyped]
 
     try:
         with h5py.File(path) as file:
-            return str(file["uns/stpredict/shell/digest"][()].decode())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+            return str(file[place][()].decode())
+    except unreadable:
         return None
 
 
-def is_there(place: Path, digest: str, *, overwrite: bool = False) -> bool:
-    """Whether the result of a call, whole as far as its list of files tells, lies at a place.
+def is_there(place: Path, content: Mapping[str, Any], *, overwrite: bool = False) -> bool:
+    """Whether the result that is made of something, whole as far as its list of files tells, lies at a place.
 
     Raises
     ------
     FileExistsError
-        When something else lies there; with `overwrite` it does not count.
+        When something else lies there, the message says what is different; with `overwrite` it does not count.
     ValueError
         When files of the result were lost; the same.
     """
     if not place.exists():
         return False
-    found = recorded_digest(place)
-    what = "other files" if found is None else "what another model, other settings or another file gave"
-    lost = None
-    if found == digest:
-        lost = _loss(place)
-        if lost is None:
-            return True
-        what = "the result of this call, damaged"
+    same = recorded(place) == digest_of(content)
+    lost = _loss(place) if same else None
+    if same and lost is None:
+        return True
     if overwrite:
         return False
-    text = f"expected nothing, or the result of this call, at {place}; found {what}; name another --out, or pass --overwrite"
-    raise FileExistsError(text) if lost is None else ValueError(f"{text} ({lost})")
+    found = f"this one, damaged ({lost})" if same else _difference(place, content)
+    text = f"expected nothing, or the result of this call, at {place}; found {found}; name another --out, or pass --overwrite"
+    raise ValueError(text) if same else FileExistsError(text)
+
+
+def _difference(place: Path, content: Mapping[str, Any]) -> str:
+    """What tells the result at a place from another one."""
+    try:
+        earlier = json.loads(recorded(place, "made_of") or "")
+    except ValueError:
+        return "other files"
+    now = json.loads(json.dumps(content))
+    names = [name for name in {**now, **earlier} if now.get(name) != earlier.get(name)]
+    return f"one with another {' and '.join(name.replace('_', ' ') for name in names)}"
 
 
 def _loss(place: Path) -> str | None:
@@ -98,13 +114,13 @@ def _loss(place: Path) -> str | None:
     return None
 
 
-def make_room(place: Path, digest: str) -> None:
+def make_room(place: Path, content: Mapping[str, Any]) -> None:
     """Remove what another call, or a damage, has left at a place and unfinished beside it."""
     from stpredict.core._turns import remove
     from stpredict.io._read_map import unfinished_path
 
-    if place.exists() and not is_there(place, digest, overwrite=True):
+    if place.exists() and not is_there(place, content, overwrite=True):
         remove(place)
     unfinished = unfinished_path(place)
-    if unfinished.exists() and recorded_digest(unfinished) != digest:
+    if unfinished.exists() and recorded(unfinished) != digest_of(content):
         remove(unfinished)

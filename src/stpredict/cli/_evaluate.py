@@ -33,17 +33,18 @@ def run(options: argparse.Namespace) -> int:
     from stpredict.cli._objects import read_objects
     from stpredict.cli._tables import write_table
     from stpredict.core._settings import settings
+    from stpredict.report._scale import normalize_like
     from stpredict.slots._prediction import main_predictions
-    from stpredict.slots._provenance import read_record
     from stpredict.training import FittedModel
 
     settings.progress = False
     compute = compute_options(options)
     adata = read_objects(options.objects)
-    if read_record(adata, "normalize") is None and "counts" not in adata.layers:
-        stp.pp.normalize(adata)
-    if options.model:
-        models = [FittedModel.load(path) for path in options.model]
+    models = [FittedModel.load(path) for path in options.model or []]
+    normalize_like(
+        adata, next((part.normalization["method"] for part in models if "method" in part.normalization), None)
+    )
+    if models:
         prepare_sections(adata, models, compute)
         stp.tl.predict(adata, models, device=options.device)
     keys = options.key or main_predictions(adata)[:1] or ["predicted"]

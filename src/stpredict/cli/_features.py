@@ -39,7 +39,7 @@ class Features:
     encoder: str
     fingerprint: str
     out: Path
-    tile_um: float | None
+    tile_um: float
     context: tuple[float, ...] | None
     tiles: dict[str, Any] = field(hash=False)
     compute: dict[str, Any] = field(hash=False)
@@ -54,13 +54,14 @@ class Features:
         """Whether the table is there."""
         from stpredict.cli._digest import is_there
 
-        return is_there(self.place(item), self._digest(item), overwrite=self.overwrite)
+        return is_there(self.place(item), self._made_of(item), overwrite=self.overwrite)
 
     def work(self, item: Item) -> str:
         """Compute the features and write the table."""
         import stpredict as stp
+        from stpredict.cli._digest import record_of
         from stpredict.cli._objects import read_object, write_h5ad
-        from stpredict.cli._slides import opened
+        from stpredict.cli._slides import lay_tiles, opened
         from stpredict.slots._provenance import write_record
 
         options: dict[str, Any] = {
@@ -69,16 +70,13 @@ class Features:
         options |= {"weights": self.compute["weights"].get(self.encoder), "context": self.context}
         if item.is_slide:
             with opened(item, self.microns_per_pixel) as slide:
-                stp.pp.tissue(slide)
-                stp.pp.tiles(
-                    slide, tile_um=self.tile_um or stp.encoders.get_encoder(self.encoder).tile_um, **self.tiles
-                )
+                lay_tiles(slide, self.tiles, tile_um=self.tile_um)
                 stp.pp.image_features(slide, self.encoder, **options)
             adata = slide.tables[f"{self.encoder}_tiles"]
         else:
             adata = read_object(item.path)
             stp.pp.image_features(adata, self.encoder, tile_um=self.tile_um, **options)
-        write_record(adata, "shell", {"digest": self._digest(item)})
+        write_record(adata, "shell", record_of(self._made_of(item)))
         write_h5ad(adata, self.place(item))
         return f"{adata.n_obs:,} {'tiles' if item.is_slide else 'observations'}"
 
@@ -88,29 +86,29 @@ class Features:
 
         return looked_at(item, self.microns_per_pixel)
 
-    def _digest(self, item: Item) -> str:
-        from stpredict.cli._digest import digest_of, fingerprint
+    def _made_of(self, item: Item) -> dict[str, Any]:
+        """All that the table follows from."""
+        from stpredict.cli._digest import fingerprint
         from stpredict.cli._slides import scale_of
 
         scale = scale_of(item, self.microns_per_pixel) if item.is_slide else None
-        return digest_of(
-            {
-                "file": fingerprint(item.path), "encoder": self.fingerprint, "sample": item.name, "patient": item.patient,
-                "microns_per_pixel": scale, "tile_um": self.tile_um, "context": self.context, "tiles": self.tiles,
-            }
-        )  # fmt: skip
+        return {
+            "slide": fingerprint(item.path), "encoder": self.fingerprint, "sample": item.name, "patient": item.patient,
+            "µm_per_pixel": scale, "size_of_tiles": self.tile_um, "context": self.context, "layout_of_tiles": self.tiles,
+        }  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     """Compute the features of every slide."""
-    from stpredict.cli._arguments import compute_options, run_items, tile_options
+    from stpredict.cli._arguments import check_out, compute_options, run_items, tile_options
     from stpredict.cli._items import find_items
     from stpredict.encoders import get_encoder
 
+    check_out(options.slides, options.out)
     items, compute = find_items(options.slides), compute_options(options)
     encoder = get_encoder(options.encoder, compute["weights"].get(options.encoder))
     job = Features(
-        options.encoder, encoder.fingerprint, options.out.expanduser().resolve(), options.tile_um,
+        options.encoder, encoder.fingerprint, options.out.expanduser().resolve(), options.tile_um or encoder.tile_um,
         tuple(options.context) if options.context else None, tile_options(options), compute, options.microns_per_pixel,
         options.overwrite,
     )  # fmt: skip

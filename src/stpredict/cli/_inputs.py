@@ -75,7 +75,7 @@ def prepare_slide(
     models
         Models of the same inputs.
     tiles
-        Options of :func:`stpredict.pp.tiles`.
+        Options of :func:`stpredict.cli._slides.lay_tiles`.
     compute
         `weights` by encoder, `device` and `batch_size`.
 
@@ -84,11 +84,11 @@ def prepare_slide(
     The table of the tiles.
     """
     import stpredict as stp
+    from stpredict.cli._slides import lay_tiles
 
     first, slots = models[0], dict(models[0].features["slots"])
     size = {"like": list(models)} if slots else {"tile_um": float(first.network.config.patch_um)}
-    stp.pp.tissue(slide)
-    stp.pp.tiles(slide, **size, **tiles)
+    lay_tiles(slide, tiles, **size)
     tables = {}
     for key, entry in (slots or {f"X_{_TABLE_ENCODER}": {}}).items():
         name = str(entry.get("encoder", key.removeprefix("X_")))

@@ -18,6 +18,7 @@ _EXPECTED = (OSError, KeyError, ValueError, TypeError, ImportError, RuntimeError
 #: What errors advise to those who write Python, and what it is called here.
 _IN_THE_SHELL = {
     "pass `microns_per_pixel=`": "pass --microns-per-pixel, or a table of slides with the column microns_per_pixel",
+    "lower `min_area_um2`": "lower --min-tissue-um2",
 }
 
 

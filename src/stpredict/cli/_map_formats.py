@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.cli._objects import write_h5ad
-from stpredict.core._turns import fresh_path
+from stpredict.core._atomic import new_file
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -80,21 +80,40 @@ def beside(place: Path, kind: str) -> Path:
     return place.with_name(place.name.removesuffix(".zarr") + _ENDS[kind])
 
 
-def write_beside(place: Path, kind: str, genes: Sequence[str] | None) -> None:
+def is_beside(place: Path, kind: str, genes: Sequence[str]) -> bool:
+    """Whether a map lies beside its store in another format, and, as a picture, with these genes."""
+    path = beside(place, kind)
+    return path.is_file() and (kind == "h5ad" or _names_in(path) == list(genes))
+
+
+def _names_in(path: Path) -> list[str] | None:
+    """Genes of a TIFF of ours; `None` where it is none."""
+    import re
+    from xml.sax.saxutils import unescape
+
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            text = file.ome_metadata or file.pages.first.tags.valueof(42112) or ""
+    except (OSError, ValueError, IndexError, KeyError, TypeError, tifffile.TiffFileError):
+        return None
+    pattern = r'<Channel [^>]*Name="(.*?)"' if "<OME" in text else r'role="description">(.*?)</Item>'
+    return [unescape(name, {"&quot;": '"', "&apos;": "'"}) for name in re.findall(pattern, text)]
+
+
+def write_beside(place: Path, kind: str, genes: Sequence[str]) -> None:
     """Write a map, or some of its genes, in another format beside it, at once; nothing where it is there."""
     path = beside(place, kind)
-    if path.exists():
+    if is_beside(place, kind, genes):
         return
     if kind == "h5ad":
         write_h5ad(read_result(place), path)
         return
-    adata, fresh = read_result(place, genes), fresh_path(path)
-    try:
-        image, names = _raster(adata)
+    adata = read_result(place, genes)
+    image, names = _raster(adata)
+    with new_file(path) as fresh:
         (_geotiff if kind == "geotiff" else _ome_tiff)(fresh, image, names, adata.uns["stpredict"]["shell"])
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _raster(adata: AnnData) -> tuple[np.ndarray, list[str]]:

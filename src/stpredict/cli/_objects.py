@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stpredict.core._turns import fresh_path
+from stpredict.core._atomic import new_file
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,9 +52,5 @@ def read_objects(paths: Sequence[Path]) -> AnnData:
 
 def write_h5ad(adata: AnnData, path: Path) -> None:
     """Write an object at once."""
-    fresh = fresh_path(path)
-    try:
+    with new_file(path) as fresh:
         adata.write_h5ad(fresh)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ class Predict:
     digests: tuple[str, ...]
     out: Path
     also: tuple[str, ...]
-    genes: tuple[str, ...] | None
+    genes: tuple[str, ...]
     tiles: dict[str, Any] = field(hash=False)
     windows: dict[str, int] = field(hash=False)
     compute: dict[str, Any] = field(hash=False)
@@ -69,11 +70,11 @@ class Predict:
     def is_done(self, item: Item) -> bool:
         """Whether the map is there, and what was asked for beside it."""
         from stpredict.cli._digest import is_there
-        from stpredict.cli._map_formats import beside
+        from stpredict.cli._map_formats import is_beside
 
         place = self.place(item)
-        whole = is_there(place, self._digest(item), overwrite=self.overwrite)
-        return whole and all(beside(place, kind).exists() for kind in self._kinds(item))
+        whole = is_there(place, self._made_of(item), overwrite=self.overwrite)
+        return whole and all(is_beside(place, kind, self.genes) for kind in self._kinds(item))
 
     def work(self, item: Item) -> str:
         """Make the map, whole or not at all, and what was asked for beside it."""
@@ -81,13 +82,13 @@ class Predict:
         from stpredict.cli._map_formats import beside, read_result, write_beside
         from stpredict.core._turns import remove
 
-        place, digest = self.place(item), self._digest(item)
-        if not is_there(place, digest, overwrite=self.overwrite):
+        place, content = self.place(item), self._made_of(item)
+        if not is_there(place, content, overwrite=self.overwrite):
             if self.overwrite:
-                make_room(place, digest)
+                make_room(place, content)
             for kind in self._kinds(item):  # of an earlier map
                 remove(beside(place, kind))
-            (self._map_of_slide if item.is_slide else self._map_of_sections)(item, place, digest)
+            (self._map_of_slide if item.is_slide else self._map_of_sections)(item, place, content)
         for kind in self._kinds(item):
             write_beside(place, kind, self.genes)
         return _summary(read_result(place, genes=[]))
@@ -106,21 +107,20 @@ class Predict:
     def _kinds(self, item: Item) -> tuple[str, ...]:
         return self.also if item.is_slide else tuple(kind for kind in self.also if kind == "h5ad")
 
-    def _digest(self, item: Item) -> str:
-        """Digest of all that the map follows from: the slide, the models, and how the tiles are laid."""
-        from stpredict.cli._digest import digest_of, fingerprint
+    def _made_of(self, item: Item) -> dict[str, Any]:
+        """All that the map follows from: the slide, the models, and how the tiles are laid."""
+        from stpredict.cli._digest import fingerprint
         from stpredict.cli._slides import scale_of
 
         scale = scale_of(item, self.microns_per_pixel) if item.is_slide else None
-        return digest_of(
-            {
-                "file": fingerprint(item.path), "models": self.digests, "sample": item.name, "patient": item.patient,
-                "microns_per_pixel": scale, "tiles": self.tiles, "windows": self.windows,
-            }
-        )  # fmt: skip
+        return {
+            "slide": fingerprint(item.path), "model": self.digests, "sample": item.name, "patient": item.patient,
+            "µm_per_pixel": scale, "layout_of_tiles": self.tiles, "windows": self.windows,
+        }  # fmt: skip
 
-    def _map_of_slide(self, item: Item, place: Path, digest: str) -> None:
+    def _map_of_slide(self, item: Item, place: Path, content: dict[str, Any]) -> None:
         import stpredict as stp
+        from stpredict.cli._digest import digest_of, record_of
         from stpredict.cli._inputs import prepare_slide
         from stpredict.cli._map_formats import write_map
         from stpredict.cli._slides import opened
@@ -132,7 +132,8 @@ class Predict:
             table = prepare_slide(slide, models, self.tiles, self.compute)
             spec = slide.attrs["stpredict"]["tiles"]
             mpp = float(slide.attrs["slide_properties"]["mpp"])
-        write_record(table, "shell", {"digest": digest, "stride_px": spec["stride_um"] / mpp, "microns_per_pixel": mpp})
+        facts = {"stride_px": spec["stride_um"] / mpp, "microns_per_pixel": mpp}
+        write_record(table, "shell", record_of(content, **facts))
         slots = slots_of(models[0].target.kind)
         options: dict[str, Any] = {
             "baselines": False,
@@ -144,10 +145,11 @@ class Predict:
             stp.tl.predict(table, models, store=place, **options)
             return
         stp.tl.predict(table, models, **options)
-        write_map(table, slots.key(models[0].target), place, digest)
+        write_map(table, slots.key(models[0].target), place, digest_of(content))
 
-    def _map_of_sections(self, item: Item, place: Path, digest: str) -> None:
+    def _map_of_sections(self, item: Item, place: Path, content: dict[str, Any]) -> None:
         import stpredict as stp
+        from stpredict.cli._digest import record_of
         from stpredict.cli._inputs import prepare_sections
         from stpredict.cli._objects import read_object
         from stpredict.slots._provenance import write_record
@@ -155,20 +157,20 @@ class Predict:
         adata, models = read_object(item.path), self._models()
         prepare_sections(adata, models, self.compute)
         stp.tl.predict(adata, models, device=self.compute.get("device"), progress=False)
-        write_record(adata, "shell", {"digest": digest})
+        write_record(adata, "shell", record_of(content))
         stp.io.write_zarr(adata, place)
 
 
 def _summary(adata: AnnData) -> str:
     """How large a map is, and whether its models have seen the patient."""
     text = f"{adata.n_obs:,} tiles" if "tile_id" in adata.obs else f"{adata.n_obs:,} observations"
-    marks = [name for name in adata.obs if name.endswith("_leaky")]
-    if any((adata.obs[name].astype(str) == "True").any() for name in marks):
-        text += ", SEEN in training"
+    for name in adata.obs:
+        if name.endswith("_leaky") and (n := int((adata.obs[name].astype(str) == "True").sum())):
+            text += ", SEEN in training" if n == adata.n_obs else f", {n:,} of them SEEN in training"
     return text
 
 
-def make_job(options: argparse.Namespace) -> Predict:
+def make_job(options: argparse.Namespace, items: Sequence[Item]) -> Predict:
     """The job that the arguments describe; whatever cannot work for any slide raises here."""
     from stpredict.cli._arguments import compute_options, tile_options
     from stpredict.cli._inputs import check_models, load_models, model_digests
@@ -177,27 +179,29 @@ def make_job(options: argparse.Namespace) -> Predict:
     digests = model_digests(paths)
     models = load_models(paths, digests)
     compute = compute_options(options)
-    check_models(models, compute["weights"])
+    if any(item.is_slide for item in items):  # objects may hold what nobody can compute for them
+        check_models(models, compute["weights"])
     panel = models[0].panel
     unknown = [gene for gene in options.genes or [] if gene not in panel]
     if unknown:
         raise KeyError(f"expected genes of the model; found {unknown[0]!r}; take some of {', '.join(panel[:5])}, …")
-    tiffs = sorted({"geotiff", "ome-tiff"} & set(options.also))
-    if tiffs and len(options.genes or panel) > _MOST_CHANNELS:
+    genes = tuple(options.genes or panel)
+    if {"geotiff", "ome-tiff"} & set(options.also) and len(genes) > _MOST_CHANNELS:
         raise ValueError(
-            f"expected at most {_MOST_CHANNELS} genes in a TIFF; found {len(options.genes or panel)}; name some with --genes"
+            f"expected at most {_MOST_CHANNELS} genes in a TIFF; found {len(genes)}; name some with --genes"
         )
     return Predict(
         paths, digests, options.out.expanduser().resolve(), tuple(dict.fromkeys(options.also)),
-        tuple(options.genes) if options.genes else None, tile_options(options),
+        genes, tile_options(options),
         {"window": options.window, "stride": options.stride}, compute, options.microns_per_pixel, options.overwrite,
     )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     """Predict the map of every slide."""
-    from stpredict.cli._arguments import run_items
+    from stpredict.cli._arguments import check_out, run_items
     from stpredict.cli._items import find_items
 
+    check_out(options.slides, options.out)
     items = find_items(options.slides)
-    return run_items(make_job(options), items, options)
+    return run_items(make_job(options, items), items, options)

@@ -22,6 +22,15 @@ def scale_of(item: Item, otherwise: float | None) -> float | None:
         reader.detach_reader()
 
 
+def lay_tiles(slide: Any, options: dict[str, Any], **size: Any) -> None:
+    """Find the tissue of a slide, and lay tiles of a size over it, by the options of the shell."""
+    import stpredict as stp
+
+    tiles = dict(options)
+    stp.pp.tissue(slide, min_area_um2=tiles.pop("min_tissue_um2"))
+    stp.pp.tiles(slide, **size, **tiles)
+
+
 @contextmanager
 def opened(item: Item, otherwise: float | None) -> Iterator[Any]:
     """A slide, which is closed afterwards."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stpredict.core._turns import fresh_path
+from stpredict.core._atomic import new_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,10 +22,5 @@ def print_table(table: pd.DataFrame, shown: Sequence[str] = (), *, csv: bool = F
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table at once: separated by tabs where the name of the file ends in `.tsv`, by commas otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = fresh_path(path)
-    try:
+    with new_file(path) as fresh:
         table.to_csv(fresh, index=False, sep="\t" if path.suffix == ".tsv" else ",")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)

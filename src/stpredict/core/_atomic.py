@@ -86,6 +86,27 @@ def new_directory(path: Path, marker: str) -> Iterator[Path]:
             remove(old)
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A name beside a place for a file, which is moved there when the block ends, or removed where it fails.
+
+    Two processes take turns; what a killed one left is removed by the next.
+
+    Parameters
+    ----------
+    path
+        The place; a file there is replaced, and its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with turn(path):
+        fresh = fresh_path(path)
+        try:
+            yield fresh
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
 def check_place(path: Path, marker: str) -> None:
     """Raise `FileExistsError` where a directory cannot be put, because other files are there."""
     if path.exists() and not (path / marker).is_file() and (path.is_file() or any(path.iterdir())):

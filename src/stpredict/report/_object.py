@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 _N_GENES = 3
 _N_SECTIONS = 3
+_RESOLUTION = 0.5  # of small objects, on which 1 finds a dozen
 _FEWEST = 30  # observations that domains are looked for in
 _SHOWN = (
-    "model", "pearson", "low", "high", "ceiling", "r_over_ceiling", "pearson_given_depth", "deviance_explained", "spearman",
-    "rmse_iqr", "ssim", "n_undefined", "leaky", "interval_over",
+    "model", "leaky", "pearson", "low", "high", "ceiling", "r_over_ceiling", "pearson_given_depth", "deviance_explained",
+    "n_undefined", "interval_over",
 )  # fmt: skip
 _READING = (
     "Correlations are taken per gene over the observations of one section, then averaged over genes, sections and patients. The "
@@ -125,8 +127,11 @@ def write_object_report(
 
 
 def _subject(adata: AnnData, key: str | None, genes: Sequence[str] | None, seed: int) -> Subject:
+    from stpredict.report._scale import normalize_like
     from stpredict.slots._prediction import main_predictions, prediction_frame
 
+    with suppress(KeyError, ValueError):  # other numbers than counts are shown as they are
+        normalize_like(adata)
     if Key.SAMPLE not in adata.obs:
         adata.obs[Key.SAMPLE] = "all"
     found = main_predictions(adata)
@@ -188,12 +193,16 @@ def _marks(subject: Subject) -> str:
 
     assert subject.key is not None
     try:
-        mark = joint_mark(leak_marks(subject.adata, subject.key))
+        marks = leak_marks(subject.adata, subject.key)
     except (KeyError, ValueError):
         return "unknown"
-    if isinstance(mark, bool):
-        return "yes" if mark else "no"
-    return mark_words(mark) or "unknown"
+    n, mark = int((marks == 1).sum()), joint_mark(marks)
+    if n:
+        return "yes" if n == len(marks) else f"{n:,} of {len(marks):,} observations"
+    if mark is False:
+        named = Key.PATIENT in subject.adata.obs
+        return "no" if named else "no section was recognized; whose they are is not named"
+    return mark_words(mark)
 
 
 def _quality(subject: Subject) -> list[str]:
@@ -255,9 +264,12 @@ def _figure_of(caption: str, make: Callable[[], Any]) -> str:
 def _scores(subject: Subject) -> list[str]:
     """Scores against what was measured, beside the baselines that lie beside the prediction."""
     import stpredict as stp
+    from stpredict.slots._features import is_tile_table
 
     if subject.key is None:
         return [note("There is no prediction in this object.")]
+    if not subject.adata.n_vars or is_tile_table(subject.adata):
+        return [note("Nothing was measured here, so that there is nothing to score against.")]
     scores: pd.DataFrame = stp.tl.evaluate(subject.adata, subject.key, seed=subject.seed)
     summary = stp.tl.summarize(scores, seed=subject.seed)
     shown = summary[[name for name in _SHOWN if name in summary]]
@@ -304,8 +316,8 @@ def _domains(subject: Subject) -> list[str]:
         if adata.n_obs < _FEWEST:
             return [note(f"Too few observations to look for domains: {adata.n_obs}, and {_FEWEST} are needed.")]
         genes = list(prediction_frame(adata, subject.key).dropna(axis=1).columns)
-        stp.tl.domains(adata, subject.key, genes=genes, seed=subject.seed)
-        text = "Found for this page on the prediction, by Leiden at resolution 1; positions were not used."
+        stp.tl.domains(adata, subject.key, genes=genes, resolution=_RESOLUTION, seed=subject.seed)
+        text = f"Found for this page on the prediction, by Leiden at resolution {_RESOLUTION}; positions were not used."
     blocks = [note(text)]
     for sample in subject.samples[:_N_SECTIONS]:
         drawn = stp.pl.domains(adata, sample=sample, label_key="label" if "label" in adata.obs else None)

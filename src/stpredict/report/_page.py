@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stpredict.core._turns import fresh_path
+from stpredict.core._atomic import new_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,11 +90,6 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], parts: Sequence
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style><h1>{html.escape(title)}</h1><dl>{items}</dl>{body}</html>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = fresh_path(path)
-    try:
+    with new_file(path) as fresh:
         fresh.write_text(page, encoding="utf-8")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
     return path
