@@ -109,7 +109,7 @@ def explore(
 
     Returns
     -------
-    The page, with `html` and `save(path)`. Pictures have at most 1,200 pixels a side, and 8 million pixels together.
+    The page, which a notebook shows: an object with its `html`, its `sections` and `genes`, and `save(path)`. Pictures have at most 1,200 pixels a side, and 8 million pixels together.
 
     Raises
     ------
