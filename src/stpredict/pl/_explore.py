@@ -91,7 +91,7 @@ def explore(
         Genes to hold; those of the prediction, or all where there is none, when `None`. A page holds up to 48 MB of values
         before compression: 2 bytes for every observation, gene, and kind of value.
     columns
-        Columns of `obs` to hold; when `None` all numbers, and all categories of which there are 2 to 60.
+        Columns of `obs` to hold; when `None` all numbers, and all categories of which there are 2 to 50.
     key
         Slot of the prediction in `obsm`.
     layer
