@@ -80,7 +80,7 @@ def _inputs(model: FittedModel) -> str:
         )
     if model.features["slots"] and model.features["scaling"] == "section":
         lines.append(
-            "- features are standardized within each section, over all of its observations, before the network reads them"
+            "- features are standardized within each section, so that all of its observations are given at once"
         )
     others = sorted(model.network.needs - {"features", "patches"})
     lines += [f"- {', '.join(others)}"] if others else []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stpredict.core._atomic import write_directory
+from stpredict.core._constant import constant
 from stpredict.models import Batch, Sections
 from stpredict.training._card import model_card
 
@@ -36,10 +37,13 @@ class Program(nn.Module):
         self.network = deepcopy(model.network).requires_grad_(False)
         self.target, self.facts = model.target, model.training
         self.inputs = program_inputs(model)
+        self.within_section = bool(model.features["slots"]) and model.features["scaling"] == "section"
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Predict (n, n_outputs) from one tensor (n, …) for each of `inputs`, in their order."""
         given = dict(zip(self.inputs, tensors, strict=True))
+        if self.within_section:
+            given["features"] = _standardized(given["features"])
         one = torch.zeros_like(tensors[0].flatten(1)[:, 0], dtype=torch.int64)
         needs = self.network.needs
         inputs = {name: given[name] for name in needs & given.keys()}
@@ -47,6 +51,14 @@ class Program(nn.Module):
         batch = Batch(one, one - 1, inputs, sections=Sections(one, torch.cumsum(one + 1, 0) - 1))
         mean = self.network.predict(batch).mean[:, : self.network.n_wanted]
         return self.target.linked(mean.float(), self.facts)
+
+
+def _standardized(features: Tensor) -> Tensor:
+    """What :func:`stpredict.core._standardized.within_sections` makes of the features (n, d) of one section."""
+    values = features.double()
+    mean = values.mean(dim=0)
+    std = (values - mean).square().mean(dim=0).sqrt()
+    return ((values - mean) / std.masked_fill(constant(std, mean), torch.inf)).float()
 
 
 def program_inputs(model: FittedModel) -> list[str]:
