@@ -82,4 +82,6 @@ def test_tiles_of_lazyslide_get_our_features_prediction_and_maps(zs: Any) -> Non
     predicted = stp.get.predicted(slide, table_key="color-texture_tiles")
     np.testing.assert_allclose(np.asarray(slide.tables["stpredict-ridge_tiles"].X), predicted.X, atol=1e-6)
     assert stp.pl.maps(slide, ["ERBB2", "CD8A"]).shape == (2, 1)
+    pytest.importorskip("bokeh", reason="bokeh, of the extra viz, is not installed")
+    assert "data:image/jpeg;base64," in stp.pl.explore(slide, genes=["ERBB2"]).html
     plt.close("all")

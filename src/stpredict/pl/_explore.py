@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +45,8 @@ class Explorer:
         return f"Explorer({len(self.sections)} sections, {len(self.genes)} genes, {size:.1f} MB)"
 
     def _repr_html_(self) -> str:
-        source = html.escape(self.html, quote=True)
-        return f'<iframe srcdoc="{source}" width="100%" height="{_FRAME}" style="border:0"></iframe>'
+        source = self.html.replace("&", "&amp;").replace("'", "&#39;")
+        return f"<iframe srcdoc='{source}' width='100%' height='{_FRAME}' style='border:0'></iframe>"
 
     def save(self, path: str | Path) -> Path:
         """Write the page to a file; `OSError` where it cannot be written."""
