@@ -43,7 +43,7 @@ links: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(LINKS) -c constraints.txt -e '.[encoders,wsi,survival,cnv]' --group dev
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(LINKS) -c constraints.txt -e '.[encoders,wsi,survival,cnv,viz]' --group dev
 	touch $@
 
 clean:

@@ -37,6 +37,10 @@ GALLERY = {
         "Measured and predicted expression of genes beside the picture, and where they differ.",
         'stp.pl.genes(adata, ["TUM001", "STR001"], key="predicted_ridge", sample="P3_S1")',
     ),
+    "explore": Entry(
+        "One page to look around in: any gene or column over the picture, in two linked views.",
+        'explorer = stp.pl.explore(adata, key="predicted_ridge", title="Example")',
+    ),
     "scores": Entry(
         "Scores of genes for each model, beside the baselines and the noise ceiling.",
         "stp.pl.scores(scores)",
@@ -189,7 +193,7 @@ GALLERY = {
 
 
 def pages() -> Iterator[tuple[str, Any, Entry]]:
-    """Name, figure and entry of each plot, all in one namespace."""
+    """Name, figure or interactive page, and entry of each plot, all in one namespace."""
     import matplotlib.pyplot as plt
 
     import stpredict as stp
@@ -200,7 +204,7 @@ def pages() -> Iterator[tuple[str, Any, Entry]]:
     for name, entry in GALLERY.items():
         plt.close("all")
         exec(compile(entry.code, name, "exec"), namespace)
-        yield name, plt.gcf(), entry
+        yield name, plt.gcf() if plt.get_fignums() else namespace["explorer"], entry
     plt.close("all")
 
 
@@ -213,12 +217,19 @@ def write(folder: Path) -> None:
         os.chdir(scratch)
         try:
             for name, figure, entry in pages():
-                figure.savefig(folder / f"{name}.png", dpi=90, bbox_inches="tight")
-                (folder / f"{name}.md").write_text(_page(name, entry))
+                if hasattr(figure, "savefig"):
+                    figure.savefig(folder / f"{name}.png", dpi=90, bbox_inches="tight")
+                    shown = f"![{entry.says}]({name}.png)"
+                else:
+                    (folder / f"{name}.html").write_text(figure._repr_html_())
+                    shown = f"```{{raw}} html\n:file: {name}.html\n```"
+                (folder / f"{name}.md").write_text(_page(name, entry, shown))
         finally:
             os.chdir(here)
     cards = [
-        f":::{{grid-item-card}} {name}\n:link: {name}\n:link-type: doc\n:img-bottom: {name}.png\n{entry.says}\n:::"
+        f":::{{grid-item-card}} {name}\n:link: {name}\n:link-type: doc\n"
+        + f":img-bottom: {name}.png\n" * (folder / f"{name}.png").is_file()
+        + f"{entry.says}\n:::"
         for name, entry in GALLERY.items()
     ]
     text = [
@@ -231,8 +242,8 @@ def write(folder: Path) -> None:
     (folder / "index.md").write_text("\n\n".join(text) + "\n")
 
 
-def _page(name: str, entry: Entry) -> str:
-    text = [f"# {name}", entry.says, f"![{entry.says}]({name}.png)", f"```python\n{entry.code}\n```"]
+def _page(name: str, entry: Entry, shown: str) -> str:
+    text = [f"# {name}", entry.says, shown, f"```python\n{entry.code}\n```"]
     text.append(
         f"{{func}}`stpredict.pl.{name}` says more. What is drawn comes from [the start of the gallery](index.md), and"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
-from stpredict.pl._explore_values import MISSING, to_codes
+from stpredict.pl._explore_values import MISSING, column_entry, gene_values, shown_columns, to_codes
 
 pytest.importorskip("bokeh", reason="bokeh, of the extra viz, is not installed")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -258,18 +259,63 @@ def test_page_is_small_whole_and_leaves_the_object_alone(sections: ad.AnnData, f
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?(https?:)?//", text)
     assert (found.sections, found.genes) == (["A"], ["GENE1", "GENE3"])
     assert 1.5e6 < len(text) < 2.5e6  # bokeh itself
-    frame = found._repr_html_()
-    assert frame.startswith("<iframe srcdoc=")
-    assert "<script" not in frame
+    frames = []
+    reader = HTMLParser()
+    reader.handle_starttag = lambda tag, attributes: frames.append((tag, dict(attributes)["srcdoc"]))
+    reader.feed(found._repr_html_())
+    assert frames == [("iframe", found.html)]
 
 
 def test_without_a_prediction_what_was_measured_is_shown(sections: ad.AnnData) -> None:
     plain = sections[:60].copy()
     for name in ("predicted", "predicted_std"):
         del plain.obsm[name]
-    found = stp.pl.explore(plain, genes=["GENE1"])
-    assert "uncertainty" not in found.html.split("Bokeh.safely")[0].rsplit("<script", 1)[1]
-    assert found.genes == ["GENE1"]
+    names, values, units = gene_values(plain, "predicted", ["GENE1"], None, "sample")
+    assert (names, list(values), units) == (["GENE1"], ["measured"], {})
+    np.testing.assert_array_equal(values["measured"], plain.X[:, [1]])
+    assert stp.pl.explore(plain).genes == list(plain.var_names)
+
+
+def test_genes_that_were_only_measured_or_only_predicted(sections: ad.AnnData) -> None:
+    part = sections[:60, 2:].copy()
+    part.obsm["predicted"] = part.obsm["predicted"].drop(columns="GENE5")
+    part.obsm["predicted_std"] = part.obsm["predicted_std"].drop(columns="GENE5")
+    names, values, _ = gene_values(part, "predicted", ["GENE0", "GENE5", "GENE6"], None, "sample")
+    known = {kind: np.isfinite(part).all(axis=0).tolist() for kind, part in values.items()}
+    assert known == {
+        "measured": [False, True, True], "predicted": [True, False, True], "uncertainty": [True, False, True],
+    }  # fmt: skip
+    np.testing.assert_array_equal(values["measured"][:, 1], sections.X[:60, 5])
+    np.testing.assert_array_equal(values["predicted"][:, 0], sections.obsm["predicted"]["GENE0"][:60])
+
+
+def test_columns_that_are_shown_and_how(sections: ad.AnnData) -> None:
+    plain = sections[:60].copy()
+    plain.obs["age"] = pd.array([None, *range(59)], dtype="Int64")
+    plain.obs["barcode"] = plain.obs_names
+    plain.obs["same"] = "x"
+    plain.obs["yes"] = plain.obs["depth"] > 400
+    plain.uns["domain_colors"] = np.array(["#112233", "#445566"])
+    assert shown_columns(plain, None, "sample") == ["domain", "depth", "age", "yes"]
+    entry, values = column_entry(plain, "age")
+    assert entry == {"name": "age", "categories": None}
+    assert np.isnan(values[0])
+    np.testing.assert_array_equal(values[1:], np.arange(59))
+    entry, values = column_entry(plain, "domain")
+    assert entry["colors"] == ["#112233", "#445566"]
+    assert [entry["categories"][code] for code in values] == plain.obs["domain"].tolist()
+    plain.obs.loc["AAAC-0", "domain"] = np.nan
+    plain.uns["domain_colors"] = ["red", "url(javascript:alert(4))"]
+    entry, values = column_entry(plain, "domain")
+    assert values[0] == MISSING
+    assert all(re.fullmatch("#[0-9a-f]{6}", color, re.IGNORECASE) for color in entry["colors"])
+
+
+def test_spatialdata_is_shown_as_anndata_is(sections: ad.AnnData) -> None:
+    sdata = stp.io.to_spatialdata(sections[:60].copy())
+    found = stp.pl.explore(sdata, genes=["GENE1"])
+    assert found.sections == ["A"]
+    assert "data:image/jpeg;base64," in found.html
 
 
 def test_what_cannot_be_shown_is_refused(sections: ad.AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from stpredict.core._standardized import within_sections
 from stpredict.models import build, get_model
 from stpredict.training import ArraySet, FittedModel, TrainingFacts, predict_arrays
 from stpredict.training.targets import ClassTarget, CountsTarget, ExpressionTarget, ValueTarget
@@ -19,7 +20,7 @@ from stpredict.training.targets import ClassTarget, CountsTarget, ExpressionTarg
 NAMES = ("ERBB2", "CD|8`A", "KRT5")
 
 
-def make(name: str = "mlp", target: Any = None, **facts: Any) -> FittedModel:
+def make(name: str = "mlp", target: Any = None, scaling: str = "global", **facts: Any) -> FittedModel:
     target = target or ExpressionTarget(NAMES, {"method": "log1p", "target_sum": 1e4})
     network = build(name, len(NAMES), {"features": 5, "section_features": 5}, hyperparameters="small", seed=1).eval()
     with torch.no_grad():
@@ -30,11 +31,13 @@ def make(name: str = "mlp", target: Any = None, **facts: Any) -> FittedModel:
         facts["patch"] = [network.config.patch_um, network.config.patch_px]
     training = TrainingFacts(["Mrs Jones", "Mr Smith"], ["s1", "s2"], n_obs=90, n_epochs=4, **facts)
     slots = {"X_uni2-h": entry} if {"features", "section_features"} & network.needs else {}
-    return FittedModel(name, network, target, {"slots": slots, "scaling": "global"}, training, pd.DataFrame())
+    return FittedModel(name, network, target, {"slots": slots, "scaling": scaling}, training, pd.DataFrame())
 
 
 def predicted(model: FittedModel, features: np.ndarray) -> np.ndarray:
     one = np.zeros(len(features), dtype=np.int64)
+    if model.features["scaling"] == "section":
+        features = within_sections(features, one)
     found = predict_arrays(model.network, ArraySet(one, one, {"features": features})).mean
     return model.target.link(found, model.training)
 
@@ -47,13 +50,15 @@ TARGETS = [
 ]
 
 
+@pytest.mark.parametrize("scaling", ["global", "section"])
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: getattr(target, "kind", "expression"))
-def test_program_predicts_what_the_model_does(tmp_path: Path, target: Any) -> None:
-    model = make(target=target)
+def test_program_predicts_what_the_model_does(tmp_path: Path, target: Any, scaling: str) -> None:
+    model = make(target=target, scaling=scaling)
     path = model.export(tmp_path / "exported")
     about: dict[str, Any] = {"names.json": ""}
     program = torch.export.load(path / "model.pt2", extra_files=about).module()
-    features = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32) * 9 + 100
+    features[:, 2] = 0.1  # constant in this section
     np.testing.assert_allclose(program(torch.tensor(features)).numpy(), predicted(model, features), rtol=0, atol=1e-6)
     assert json.loads(about["names.json"])["outputs"] == list(NAMES)
     assert sorted(file.name for file in path.iterdir()) == ["README.md", "model.pt2"]

@@ -8,7 +8,7 @@ from stpredict.pl._domain_markers import domain_markers
 from stpredict.pl._domain_stability import domain_stability
 from stpredict.pl._domains import domains
 from stpredict.pl._enrichment import enrichment
-from stpredict.pl._explore import Explorer, explore
+from stpredict.pl._explore import explore
 from stpredict.pl._features import features
 from stpredict.pl._forest import forest
 from stpredict.pl._gene_pathways import gene_pathways
@@ -39,7 +39,6 @@ __all__ = [
     "domain_markers",
     "domain_stability",
     "domains",
-    "Explorer",
     "enrichment",
     "explore",
     "features",

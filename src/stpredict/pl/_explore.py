@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +45,8 @@ class Explorer:
         return f"Explorer({len(self.sections)} sections, {len(self.genes)} genes, {size:.1f} MB)"
 
     def _repr_html_(self) -> str:
-        source = html.escape(self.html, quote=True)
-        return f'<iframe srcdoc="{source}" width="100%" height="{_FRAME}" style="border:0"></iframe>'
+        source = self.html.replace("&", "&amp;").replace("'", "&#39;")
+        return f"<iframe srcdoc='{source}' width='100%' height='{_FRAME}' style='border:0'></iframe>"
 
     def save(self, path: str | Path) -> Path:
         """Write the page to a file; `OSError` where it cannot be written."""
@@ -91,7 +90,7 @@ def explore(
         Genes to hold; those of the prediction, or all where there is none, when `None`. A page holds up to 48 MB of values
         before compression: 2 bytes for every observation, gene, and kind of value.
     columns
-        Columns of `obs` to hold; when `None` all numbers, and all categories of which there are 2 to 60.
+        Columns of `obs` to hold; when `None` all numbers, and all categories of which there are 2 to 50.
     key
         Slot of the prediction in `obsm`.
     layer
@@ -109,7 +108,7 @@ def explore(
 
     Returns
     -------
-    The page, with `html` and `save(path)`. Pictures have at most 1,200 pixels a side, and 8 million pixels together.
+    The page, which a notebook shows: an object with its `html`, its `sections` and `genes`, and `save(path)`. Pictures have at most 1,200 pixels a side, and 8 million pixels together.
 
     Raises
     ------

@@ -65,22 +65,17 @@ def page(held: Held, title: str, columns: list[str]) -> str:
         view.gene.js_on_change("value", redraw)
     for name, widget in chosen.items():
         widget.js_on_change("active" if name.startswith("same") else "value", redraw)
+    column, row = bokeh.layouts.column, bokeh.layouts.row
+    panes = [column(row(view.what, view.find, view.gene), view.figure, view.legend) for view in views]
     bars = [
         [chosen["section"], opacity, picture, chosen["colormap"], chosen["ends"]],
         [chosen["same_gene"], chosen["same_scale"]],
+        panes,
     ]
+    # What does not fit beside each other goes below.
+    wrapped = {"sizing_mode": "stretch_width", "styles": {"flex-wrap": "wrap"}}
     document = bokeh.document.Document(title=title)
-    document.add_root(
-        bokeh.layouts.column(
-            *[bokeh.layouts.row(*bar) for bar in bars],
-            bokeh.layouts.row(
-                *[
-                    bokeh.layouts.column(bokeh.layouts.row(view.what, view.find, view.gene), view.figure, view.legend)
-                    for view in views
-                ]
-            ),
-        )
-    )
+    document.add_root(column(*(row(*bar, **wrapped) for bar in bars), sizing_mode="stretch_width"))
     document.js_on_event("document_ready", redraw)
     return str(bokeh.embed.file_html(document, bokeh.resources.INLINE, title=title))
 

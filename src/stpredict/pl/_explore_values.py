@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MISSING = 2**16 - 1
 KINDS = ("measured", "predicted", "uncertainty")
 _MOST_BYTES = 48 * 2**20  # of codes, before they are compressed
-_MOST_CATEGORIES = 60
+_MOST_CATEGORIES = 50
 _SQUARES_FROM = 2000  # spots; as circles they would leave gaps
 _PICTURES = 8 * 2**20  # pixels of all pictures together
 _QUALITY = 85  # of JPEG
@@ -133,7 +133,7 @@ def column_entry(adata: AnnData, name: str) -> tuple[dict[str, Any], np.ndarray]
 
     column = adata.obs[name]
     if _is_number(column):
-        return {"name": name, "categories": None}, column.to_numpy(np.float32)
+        return {"name": name, "categories": None}, column.to_numpy(np.float32, na_value=np.nan)
     column = column.astype("category")
     categories = [str(each) for each in column.cat.categories]
     colors = list(adata.uns.get(f"{name}_colors", []))

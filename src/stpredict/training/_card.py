@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from stpredict.training._described import Described
 from stpredict.training.targets import CountsTarget, ExpressionTarget
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from stpredict.training._fitted import FittedModel
 
 _LISTED = 30  # names that the card lists; all of them are in `panel.tsv`, or in the program
 _MOST_ROWS = 60
@@ -19,7 +19,7 @@ differs between genes, organs, stains and scanners: compare with measured sectio
 """
 
 
-def model_card(model: FittedModel, *, use: str, scores: pd.DataFrame | None = None, license: str | None = None) -> str:
+def model_card(model: Described, *, use: str, scores: pd.DataFrame | None = None, license: str | None = None) -> str:
     """Describe a model in Markdown, with a header that the Hugging Face hub reads.
 
     Names of patients and sections are left out; their numbers are given.
@@ -50,13 +50,13 @@ def model_card(model: FittedModel, *, use: str, scores: pd.DataFrame | None = No
     return "\n".join([*head, "---", "", f"# {model.model}: {_what(model)} from H&E", "", body])
 
 
-def _what(model: FittedModel) -> str:
+def _what(model: Described) -> str:
     genes = isinstance(model.target, ExpressionTarget | CountsTarget)
     n = len(model.panel)
     return f"{n} {'gene' if genes else 'output'}{'s' if n != 1 else ''}"
 
 
-def _target(model: FittedModel) -> str:
+def _target(model: Described) -> str:
     names, unit = model.panel, model.normalization
     listed = ", ".join(f"`{_line(name)}`" for name in names[:_LISTED])
     more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
@@ -66,7 +66,7 @@ def _target(model: FittedModel) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _inputs(model: FittedModel) -> str:
+def _inputs(model: Described) -> str:
     lines = []
     for slot, entry in model.features["slots"].items():
         encoder = str(entry.get("encoder", slot.removeprefix("X_")))
@@ -80,7 +80,7 @@ def _inputs(model: FittedModel) -> str:
         )
     if model.features["slots"] and model.features["scaling"] == "section":
         lines.append(
-            "- features are standardized within each section, over all of its observations, before the network reads them"
+            "- features are standardized within each section, so that all of its observations are given at once"
         )
     others = sorted(model.network.needs - {"features", "patches"})
     lines += [f"- {', '.join(others)}"] if others else []
@@ -99,7 +99,7 @@ def _license_of(encoder: str) -> str:
     return f"license of its weights: {row['license'] or 'not known to stpredict'}{gated}"
 
 
-def _training(model: FittedModel) -> str:
+def _training(model: Described) -> str:
     facts = model.training
     others = [name for name in facts.others_seen if name not in facts.patients]
     unknown = " and others that were not recorded" if "unknown" in facts.patients_seen else ""

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from stpredict.core._atomic import write_directory
+from stpredict.core._constant import constant
 from stpredict.models import Batch, Sections
 from stpredict.training._card import model_card
+from stpredict.training._described import Described
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from stpredict.training._fitted import FittedModel
 
 PROGRAM, _CARD = "model.pt2", "README.md"
 _NAMES = "names.json"  # beside the program, in its archive
@@ -31,15 +32,18 @@ _UNTRACED = (AssertionError, AttributeError, LookupError, NotImplementedError, R
 class Program(nn.Module):
     """Inputs of the observations of one section or slide in, values in the unit of the target out."""
 
-    def __init__(self, model: FittedModel) -> None:
+    def __init__(self, model: Described) -> None:
         super().__init__()
         self.network = deepcopy(model.network).requires_grad_(False)
         self.target, self.facts = model.target, model.training
         self.inputs = program_inputs(model)
+        self.within_section = bool(model.features["slots"]) and model.features["scaling"] == "section"
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Predict (n, n_outputs) from one tensor (n, …) for each of `inputs`, in their order."""
         given = dict(zip(self.inputs, tensors, strict=True))
+        if self.within_section:
+            given["features"] = _standardized(given["features"])
         one = torch.zeros_like(tensors[0].flatten(1)[:, 0], dtype=torch.int64)
         needs = self.network.needs
         inputs = {name: given[name] for name in needs & given.keys()}
@@ -49,7 +53,15 @@ class Program(nn.Module):
         return self.target.linked(mean.float(), self.facts)
 
 
-def program_inputs(model: FittedModel) -> list[str]:
+def _standardized(features: Tensor) -> Tensor:
+    """What :func:`stpredict.core._standardized.within_sections` makes of the features (n, d) of one section."""
+    values = features.double()
+    mean = values.mean(dim=0)
+    std = (values - mean).square().mean(dim=0).sqrt()
+    return ((values - mean) / std.masked_fill(constant(std, mean), torch.inf)).float()
+
+
+def program_inputs(model: Described) -> list[str]:
     """Names of the tensors that the program of a model reads, in their order."""
     needs = {_OF_SECTIONS.get(name, name) for name in model.network.needs}
     other = sorted(needs - {"features", "positions", "patches"})
@@ -62,7 +74,7 @@ def program_inputs(model: FittedModel) -> list[str]:
     return [name for name in ("features", "positions", "patches") if name in needs]
 
 
-def export_model(model: FittedModel, path: str | Path, scores: pd.DataFrame | None, license: str | None) -> Path:
+def export_model(model: Described, path: str | Path, scores: pd.DataFrame | None, license: str | None) -> Path:
     """Write program and model card, see :meth:`stpredict.training.FittedModel.export`."""
     program = Program(model).eval()
     exported = _traced(model, program)
@@ -77,7 +89,7 @@ def export_model(model: FittedModel, path: str | Path, scores: pd.DataFrame | No
     return write_directory(Path(path), PROGRAM, write)
 
 
-def _traced(model: FittedModel, program: Program) -> torch.export.ExportedProgram:
+def _traced(model: Described, program: Program) -> torch.export.ExportedProgram:
     rows = torch.export.Dim.AUTO  # as many as the network allows
     tensors = _example(model, program.inputs, _ROWS)
     try:
@@ -100,7 +112,7 @@ def _rows(exported: torch.export.ExportedProgram) -> list[int | None]:
     return [2, most]
 
 
-def _check_same(model: FittedModel, program: Program, exported: torch.export.ExportedProgram) -> None:
+def _check_same(model: Described, program: Program, exported: torch.export.ExportedProgram) -> None:
     """Compare with the network on another number of rows than it was traced with."""
     tensors = _example(model, program.inputs, _OTHER_ROWS)
     wanted, found = program(*tensors), exported.module()(*tensors)
@@ -111,7 +123,7 @@ def _check_same(model: FittedModel, program: Program, exported: torch.export.Exp
         )
 
 
-def _example(model: FittedModel, names: list[str], n: int) -> tuple[Tensor, ...]:
+def _example(model: Described, names: list[str], n: int) -> tuple[Tensor, ...]:
     """Inputs of the right shape."""
     generator = torch.Generator().manual_seed(n)
     widths, patch = model.network.shape.widths, model.training.patch

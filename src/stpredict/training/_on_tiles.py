@@ -141,10 +141,10 @@ class OnTiles:
         >>> stp.pp.normalize(adata)
         >>> model = stp.tl.fit(adata, "ridge", adata.obs["patient"] == "P1")
         >>> model.needs_coords, model.whole_slide, model.features_model_name
-        (False, False, 'color-texture')
-        >>> values = model.predict(adata.obsm["X_color-texture"])
+        (False, True, 'color-texture')
+        >>> values = model.predict(adata[adata.obs["patient"] == "P2"].obsm["X_color-texture"])
         >>> len(values), values[adata.var_names[0]].shape
-        (20, (120,))
+        (20, (60,))
         """
         other = sorted(self.network.needs - _MADE)
         if other:

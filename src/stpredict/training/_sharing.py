@@ -25,7 +25,7 @@ class Shared:
     def export(self, path: str | Path, *, scores: pd.DataFrame | None = None, license: str | None = None) -> Path:
         """Write the model as a program of torch, which runs where this package is not installed, with a model card.
 
-        The program takes the inputs of the observations of one section or slide and returns values in the unit of the
+        The program takes the inputs of all observations of one section or slide, as they are, and returns values in the unit of the
         training target, for two observations or more; `names.json` in its archive names the outputs. It is
         compared with the network before it is written. Networks that read features, positions in µm or patches can be
         exported; standard deviations and baselines are not part of it.
@@ -65,8 +65,9 @@ class Shared:
         >>> model = stp.tl.fit(adata, "ridge", adata.obs["patient"] == "P1")
         >>> path = model.export("exported")
         >>> program = torch.export.load(path / "model.pt2").module()
-        >>> program(torch.tensor(adata.obsm["X_color-texture"])).shape
-        torch.Size([120, 20])
+        >>> section = adata[adata.obs["sample"] == "P2_S1"]
+        >>> program(torch.tensor(section.obsm["X_color-texture"])).shape
+        torch.Size([60, 20])
         """
         from stpredict.training._export import export_model
 
