@@ -125,6 +125,9 @@ class CutTuner(pl.Callback):
         n_auxiliary = len(self.weighted.base.names) - n_primary
         return soft_mask(cut, n_primary, n_auxiliary, self.config.mask_temperature)
 
+    def _trains(self, name: str, parameter: Tensor) -> bool:
+        return parameter.requires_grad and name.startswith(self.stage.trains)
+
     def _difference(self, network: Predictor) -> Callable[[Batch, Batch, int], float]:
         """Slope of the loss along the way from one copy to the other, over the difference of their cuts.
 
@@ -133,7 +136,7 @@ class CutTuner(pl.Callback):
         """
         shadow = copy.deepcopy(network)
         start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        trained = {name: p for name, p in shadow.named_parameters() if name.startswith(self.stage.trains)}
+        trained = {name: p for name, p in shadow.named_parameters() if self._trains(name, p)}
 
         def slope(loss: Tensor) -> dict[str, Tensor]:
             found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
@@ -172,7 +175,7 @@ class CutTuner(pl.Callback):
     def _unrolled(self, network: Predictor) -> Callable[[Batch, Batch, int], float]:
         """Derivative of the loss through the steps."""
         stepper = _Stepper(copy.deepcopy(network), self.stage)
-        names = [name for name, p in network.named_parameters() if name.startswith(self.stage.trains)]
+        names = [name for name, p in network.named_parameters() if self._trains(name, p)]
         start = {f"network.{name}": tensor.detach() for name, tensor in network.state_dict().items()}
 
         def derivative(batch: Batch, other: Batch, seed: int) -> float:
