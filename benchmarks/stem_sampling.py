@@ -100,7 +100,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--spacing", default="20", help="number of steps")
     parser.add_argument("--threads", type=int, default=1, help="0 for the default of torch")
-    parser.add_argument("--sizes", type=int, nargs="+", default=range(len(NETWORKS)), help="numbers of the lines to print")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=range(len(NETWORKS)), help="numbers of the lines to print"
+    )
     parser.add_argument("--section", type=int, default=3000, help="spots of a whole section, 0 for none")
     options = parser.parse_args()
     if options.threads:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stpredict.training._config import TrainConfig
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam, and of a gradient of nothing
+_ROUNDING = 16.0  # units of the last place of a step that are no difference
 _MARGIN = 4.0  # temperatures that the cut may lie beyond the first or the last gene: there it changes nothing any more
 _SHIFT = 0.02  # of the cut, to both sides, in the difference that stands for its derivative
 
@@ -197,6 +198,12 @@ class CutTuner(pl.Callback):
             return float(found_cut)
 
         return derivative
+
+
+def _apart(above: Tensor, below: Tensor) -> Tensor:
+    """Difference of two ways, 0 where it is no more than rounding: the step of the cut does not see how small it is."""
+    apart = above - below
+    return apart.where(apart.abs() > _ROUNDING * torch.finfo(above.dtype).eps * (above.abs() + below.abs()), 0.0)
 
 
 class _Adam:
