@@ -20,8 +20,11 @@ import torch
 
 import stpredict as stp
 
-NETWORKS = [  # hidden, depth, heads, genes
+NETWORKS = [  # hidden, depth, heads, genes; the preset "small", with few genes, those scored in branches.py, and a whole panel
     (32, 2, 2, 20),
+    (32, 2, 2, 98),
+    (32, 2, 2, 785),
+    (48, 2, 4, 98),
     (64, 4, 4, 50),
     (64, 4, 4, 200),
     (128, 4, 4, 50),
@@ -97,6 +100,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--spacing", default="20", help="number of steps")
     parser.add_argument("--threads", type=int, default=1, help="0 for the default of torch")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=range(len(NETWORKS)), help="numbers of the lines to print"
+    )
     parser.add_argument("--section", type=int, default=3000, help="spots of a whole section, 0 for none")
     options = parser.parse_args()
     if options.threads:
@@ -113,7 +119,7 @@ def main() -> None:
         f"{'hidden':>6}{'depth':>6}{'genes':>6}{'ms per sample':>15}{'in a loop':>11}{'ratio':>8}"
         f"{'GF/s':>7}{'in a loop':>11}{'at most':>9}{'difference':>12}"
     )
-    for sizes in NETWORKS:
+    for sizes in (NETWORKS[number] for number in options.sizes):
         print(compare(sizes, options, clock), flush=True)
     if options.section:
         hidden, depth, heads, n_genes = NETWORKS[0]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stpredict.training._config import TrainConfig
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam, and of a gradient of nothing
+_ROUNDING = 16.0  # units of the last place of a step that are no difference
 _MARGIN = 4.0  # temperatures that the cut may lie beyond the first or the last gene: there it changes nothing any more
 _SHIFT = 0.02  # of the cut, to both sides, in the difference that stands for its derivative
 
@@ -125,6 +126,9 @@ class CutTuner(pl.Callback):
         n_auxiliary = len(self.weighted.base.names) - n_primary
         return soft_mask(cut, n_primary, n_auxiliary, self.config.mask_temperature)
 
+    def _trains(self, name: str, parameter: Tensor) -> bool:
+        return parameter.requires_grad and name.startswith(self.stage.trains)
+
     def _difference(self, network: Predictor) -> Callable[[Batch, Batch, int], float]:
         """Slope of the loss along the way from one copy to the other, over the difference of their cuts.
 
@@ -133,7 +137,7 @@ class CutTuner(pl.Callback):
         """
         shadow = copy.deepcopy(network)
         start = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        trained = {name: p for name, p in shadow.named_parameters() if name.startswith(self.stage.trains)}
+        trained = {name: p for name, p in shadow.named_parameters() if self._trains(name, p)}
 
         def slope(loss: Tensor) -> dict[str, Tensor]:
             found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
@@ -172,7 +176,7 @@ class CutTuner(pl.Callback):
     def _unrolled(self, network: Predictor) -> Callable[[Batch, Batch, int], float]:
         """Derivative of the loss through the steps."""
         stepper = _Stepper(copy.deepcopy(network), self.stage)
-        names = [name for name, p in network.named_parameters() if name.startswith(self.stage.trains)]
+        names = [name for name, p in network.named_parameters() if self._trains(name, p)]
         start = {f"network.{name}": tensor.detach() for name, tensor in network.state_dict().items()}
 
         def derivative(batch: Batch, other: Batch, seed: int) -> float:
@@ -194,6 +198,12 @@ class CutTuner(pl.Callback):
             return float(found_cut)
 
         return derivative
+
+
+def _apart(above: Tensor, below: Tensor) -> Tensor:
+    """Difference of two ways, 0 where it is no more than rounding: the step of the cut does not see how small it is."""
+    apart = above - below
+    return apart.where(apart.abs() > _ROUNDING * torch.finfo(above.dtype).eps * (above.abs() + below.abs()), 0.0)
 
 
 class _Adam:
