@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from stpredict.core._engine import check_client, connected, on_workers
 from stpredict.encoders._resize import resized, warn_if_coarse
 from stpredict.pp._windows import Section, sections_of, warn_if_cells, windows_around
-from stpredict.slots._keys import Key, check_key
-from stpredict.slots._stain import recorded_reference, stain_facts
+from stpredict.slots._keys import Key, check_key, escaped
+from stpredict.slots._provenance import read_record
+from stpredict.slots._stain import STAIN, recorded_reference, stain_facts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +41,7 @@ def image_features(
     sample_key: str = Key.SAMPLE,
     batch_size: int = 64,
     device: str | torch.device | None = None,
+    client: Any = None,
     cache: bool = True,
     progress: bool | None = None,
     check: bool = True,
@@ -93,6 +98,9 @@ def image_features(
         Number of tiles encoded at once.
     device
         Device to run the encoder on; `settings.device` when `None`.
+    client
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers compute the sections of an AnnData, one each
+        at a time; the files of the images must be at the same paths there. The result does not depend on it.
     cache
         Whether to read features from `settings.cache_dir` and write them there. They are found by content: image file,
         encoder with weights, positions and tile size.
@@ -168,12 +176,18 @@ def image_features(
     from stpredict.slots._provenance import write_record
 
     check_key(key_added)
+    check_client(client)
     if int(batch_size) != batch_size or batch_size < 1:
         raise ValueError(f"expected batch_size to be a positive whole number; found {batch_size!r}")
     network = encoder_for(encoder, weights, device, tile_px, key_added)
     width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
     key = key_added or Key.features(network.name)
     on_slide = _has_tiles(data, table_key)
+    if on_slide and client is not None:
+        raise ValueError(
+            "expected sections for the workers of a client; found a slide; leave `client=` out, and give every worker slides "
+            "of its own: stpredict predict SLIDES --client ADDRESS"
+        )
     scales = _scales(context, data, network, tile_key if on_slide else None)
     if on_slide:
         for name, value in (("image", image), ("microns_per_pixel", microns_per_pixel)):
@@ -198,7 +212,9 @@ def image_features(
         warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), least_px)
         if tile_um is None:
             warn_if_cells(section, width_um)
-    features, left = _compute(sections, network, width_um, scales, int(batch_size), cache, progress)
+    if client is not None and len(sections) > 1:
+        sections = [replace(section, find=_found_there(data, section.name, image)) for section in sections]
+    features, left = _compute(sections, network, width_um, scales, int(batch_size), cache, progress, client)
 
     container, adata = begin(data, copy, table_key)
     adata.obsm[key] = features
@@ -269,27 +285,73 @@ def _compute(
     batch_size: int,
     cache: bool,
     progress: bool | None,
+    client: Any,
 ) -> tuple[np.ndarray, dict[str, int | None]]:
     """Features of all sections, and how many tiles of each were not recolored where tiles are."""
     from tqdm.auto import tqdm
 
     from stpredict.core._settings import settings
-    from stpredict.pp._cache import FeatureCache
 
-    store = FeatureCache() if cache and encoder.reproducible else None
     total = sum(len(section.rows) for section in sections)
     features = np.empty((total, encoder.dim * len(scales)), dtype=np.float32)
     left: dict[str, int | None] = {}
     show_progress = settings.progress if progress is None else progress
     with tqdm(total=total * len(scales), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
-        for section in sections:
-            picture = section.find()
-            try:
-                found = _features_of(picture, section, encoder, tile_um, scales, batch_size, store, bar.update)
+        how: dict[str, Any] = {
+            "encoder": encoder, "tile_um": tile_um, "scales": scales, "batch_size": batch_size, "cache": cache,
+        }  # fmt: skip
+        if client is None or len(sections) == 1:
+            for section in sections:
+                features[section.rows], left[section.name] = _section_features(section, **how, done=bar.update)
+            return features, left
+        calls = ((_section_features, {"section": section, **how}) for section in sections)
+        with connected(client) as there:
+            for section, found in zip(sections, on_workers(there, calls), strict=True):
                 features[section.rows], left[section.name] = found
-            finally:
-                picture.close()
+                bar.update(len(section.rows) * len(scales))
     return features, left
+
+
+def _found_there(data: Container, name: str, image: Any) -> Callable[[], SectionImage]:
+    """Finds the picture of a section without the object, which is not sent to the workers."""
+    from anndata import AnnData
+
+    from stpredict.io._image import section_image
+
+    if not isinstance(data, AnnData):
+        raise ValueError(
+            f"expected sections in an AnnData for the workers of a client; found a {type(data).__name__}; leave `client=` out, or "
+            "pass its table and the files of the images as `image=`"
+        )
+    spatial = data.uns.get(Key.SPATIAL, {})
+    bare = AnnData(uns={Key.SPATIAL: {label: spatial[label] for label in (name, escaped(name)) if label in spatial}})
+    if (stain := read_record(data, STAIN)) is not None:
+        bare.uns[Key.UNS] = {STAIN: stain}
+    return partial(section_image, bare, bare, name, {name: image[name]} if isinstance(image, Mapping) else image)
+
+
+def _section_features(
+    section: Section,
+    encoder: Encoder,
+    tile_um: float,
+    scales: tuple[float, ...],
+    batch_size: int,
+    cache: bool,
+    done: Callable[[int], Any] | None = None,
+) -> tuple[np.ndarray, int | None]:
+    """Features (n, dim * contexts) of one section, whose picture is opened and closed, and the tiles not recolored."""
+    from stpredict.pp._cache import FeatureCache
+
+    store = FeatureCache() if cache and encoder.reproducible else None
+    picture = section.find()
+    try:
+        return _features_of(picture, section, encoder, tile_um, scales, batch_size, store, done or _nothing)
+    finally:
+        picture.close()
+
+
+def _nothing(n: int) -> None:
+    """Nobody looks at the progress."""
 
 
 def _features_of(
