@@ -16,7 +16,7 @@ distributed = pytest.importorskip("distributed")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """One worker process; tests that need two scale it up."""
+    """One worker process, of which the first test makes two."""
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
     ) as made:
@@ -30,9 +30,36 @@ def client(cluster: Any) -> Iterator[Any]:
 
 
 def workers(cluster: Any, client: Any, n: int) -> Any:
-    cluster.scale(n)
+    if len(client.nthreads()) < n:
+        cluster.scale(n)
     client.wait_for_workers(n)
     return client
+
+
+def test_folds_features_and_models_are_those_of_this_process(cluster: Any, client: Any, tmp_path: Path) -> None:
+    """The same bits, with one worker and with two."""
+    adata = stp.datasets.synthetic_cohort(n_patients=3, n_sections=1, n_spots=12, n_genes=4)
+    models = {
+        "ridge": "ridge",
+        "net": {"model": "mlp", "training": {"max_epochs": 2}, "hyperparameters": {"hidden": 4}},
+    }
+    quick: dict[str, Any] = {"metrics": ["pearson"], "ceiling": False, "progress": False, "baselines": False}
+    tables, objects = [], []
+    for n in (0, 1, 2):
+        own = adata.copy()
+        there = None if n == 0 else workers(cluster, client, n)
+        stp.pp.image_features(own, client=there, cache=False)
+        stp.pp.normalize(own)
+        tables.append(stp.tl.cross_validate(own, models, client=there, **quick))
+        objects.append(own)
+    for table, own in zip(tables[1:], objects[1:], strict=True):
+        assert tables[0].equals(table)
+        np.testing.assert_array_equal(own.obsm["X_color-texture"], objects[0].obsm["X_color-texture"])
+        np.testing.assert_array_equal(own.obsm["predicted_net"], objects[0].obsm["predicted_net"])
+    one = stp.tl.fit_folds(objects[0], "ridge", 2, baselines=False, path=tmp_path / "a")
+    two = stp.tl.fit_folds(objects[0], "ridge", 2, baselines=False, path=tmp_path / "b", client=client, threads=1)
+    for mine, other in zip(one, two, strict=True):
+        np.testing.assert_allclose(mine.network.weight.numpy(), other.network.weight.numpy(), rtol=1e-5, atol=1e-7)
 
 
 def test_results_come_in_the_order_of_the_calls(cluster: Any, client: Any) -> None:
@@ -81,32 +108,6 @@ def test_what_is_no_client_is_told() -> None:
         check_client(4)
     with pytest.raises(ValueError, match="expected n_jobs=1 beside a client"):
         check_client("tcp://localhost:1", n_jobs=2)
-
-
-def test_folds_features_and_models_are_those_of_this_process(cluster: Any, client: Any, tmp_path: Path) -> None:
-    """The same bits, with one worker and with two."""
-    adata = stp.datasets.synthetic_cohort(n_patients=3, n_sections=1, n_spots=40, n_genes=6)
-    models = {
-        "ridge": "ridge",
-        "net": {"model": "mlp", "training": {"max_epochs": 2}, "hyperparameters": {"hidden": 4}},
-    }
-    quick: dict[str, Any] = {"metrics": ["pearson"], "ceiling": False, "progress": False}
-    tables, objects = [], []
-    for n in (0, 1, 2):
-        own = adata.copy()
-        there = None if n == 0 else workers(cluster, client, n)
-        stp.pp.image_features(own, client=there, cache=False)
-        stp.pp.normalize(own)
-        tables.append(stp.tl.cross_validate(own, models, client=there, **quick))
-        objects.append(own)
-    for table, own in zip(tables[1:], objects[1:], strict=True):
-        assert tables[0].equals(table)
-        np.testing.assert_array_equal(own.obsm["X_color-texture"], objects[0].obsm["X_color-texture"])
-        np.testing.assert_array_equal(own.obsm["predicted_net"].to_numpy(), objects[0].obsm["predicted_net"].to_numpy())
-    one = stp.tl.fit_folds(objects[0], "ridge", 2, baselines=False, path=tmp_path / "a")
-    two = stp.tl.fit_folds(objects[0], "ridge", 2, baselines=False, path=tmp_path / "b", client=client, threads=1)
-    for mine, other in zip(one, two, strict=True):
-        np.testing.assert_allclose(mine.network.weight.numpy(), other.network.weight.numpy(), rtol=1e-5, atol=1e-7)
 
 
 def test_processes_and_a_client_at_once_are_refused_before_any_work() -> None:
