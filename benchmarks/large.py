@@ -81,6 +81,7 @@ def run(step: str, folder: Path) -> None:
 
     import stpredict as stp
 
+    stp.settings.progress = False
     adata = ad.read_h5ad(folder / ("section.h5ad" if step == "predict" else "predicted.h5ad"))
     genes = list(adata.var_names)
     start = time.process_time()
