@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-import numpy as np
-
-from stpredict.encoders._resize import resized, warn_if_coarse
-from stpredict.pp._windows import Section, sections_of, warn_if_cells, windows_around
+from stpredict.core._engine import check_client
+from stpredict.encoders._resize import warn_if_coarse
+from stpredict.pp._encode_sections import encode_sections, found_there
+from stpredict.pp._windows import sections_of, warn_if_cells
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._stain import recorded_reference, stain_facts
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stpredict.encoders import Encoder
-    from stpredict.io._image import SectionImage
-    from stpredict.pp._cache import FeatureCache
     from stpredict.slots._container import Container
 
 
@@ -37,6 +36,7 @@ def image_features(
     sample_key: str = Key.SAMPLE,
     batch_size: int = 64,
     device: str | torch.device | None = None,
+    client: Any = None,
     cache: bool = True,
     progress: bool | None = None,
     check: bool = True,
@@ -93,6 +93,9 @@ def image_features(
         Number of tiles encoded at once.
     device
         Device to run the encoder on; `settings.device` when `None`.
+    client
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers compute the sections of an AnnData, one each
+        at a time; the files of the images must be at the same paths there. The result does not depend on it.
     cache
         Whether to read features from `settings.cache_dir` and write them there. They are found by content: image file,
         encoder with weights, positions and tile size.
@@ -168,12 +171,18 @@ def image_features(
     from stpredict.slots._provenance import write_record
 
     check_key(key_added)
+    check_client(client)
     if int(batch_size) != batch_size or batch_size < 1:
         raise ValueError(f"expected batch_size to be a positive whole number; found {batch_size!r}")
     network = encoder_for(encoder, weights, device, tile_px, key_added)
     width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
     key = key_added or Key.features(network.name)
     on_slide = _has_tiles(data, table_key)
+    if on_slide and client is not None:
+        raise ValueError(
+            "expected sections for the workers of a client; found a slide; leave `client=` out, and give every worker slides "
+            "of its own: stpredict predict SLIDES --client ADDRESS"
+        )
     scales = _scales(context, data, network, tile_key if on_slide else None)
     if on_slide:
         for name, value in (("image", image), ("microns_per_pixel", microns_per_pixel)):
@@ -198,7 +207,9 @@ def image_features(
         warn_if_coarse(f"the image of section {section.name!r}", min(section.sides), least_px)
         if tile_um is None:
             warn_if_cells(section, width_um)
-    features, left = _compute(sections, network, width_um, scales, int(batch_size), cache, progress)
+    if client is not None and len(sections) > 1:
+        sections = [replace(section, find=found_there(data, section.name, image)) for section in sections]
+    features, left = encode_sections(sections, network, width_um, scales, int(batch_size), cache, progress, client)
 
     container, adata = begin(data, copy, table_key)
     adata.obsm[key] = features
@@ -259,105 +270,3 @@ def encoder_for(encoder: Any, weights: Any, device: Any, tile_px: int | None, ke
     if key_added is None:
         raise ValueError("expected `key_added=` (the slot in obsm) with a network of your own; found none")
     return get_encoder(encoder, weights, device, tile_px=tile_px, name=key_added.removeprefix("X_"))
-
-
-def _compute(
-    sections: list[Section],
-    encoder: Encoder,
-    tile_um: float,
-    scales: tuple[float, ...],
-    batch_size: int,
-    cache: bool,
-    progress: bool | None,
-) -> tuple[np.ndarray, dict[str, int | None]]:
-    """Features of all sections, and how many tiles of each were not recolored where tiles are."""
-    from tqdm.auto import tqdm
-
-    from stpredict.core._settings import settings
-    from stpredict.pp._cache import FeatureCache
-
-    store = FeatureCache() if cache and encoder.reproducible else None
-    total = sum(len(section.rows) for section in sections)
-    features = np.empty((total, encoder.dim * len(scales)), dtype=np.float32)
-    left: dict[str, int | None] = {}
-    show_progress = settings.progress if progress is None else progress
-    with tqdm(total=total * len(scales), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
-        for section in sections:
-            picture = section.find()
-            try:
-                found = _features_of(picture, section, encoder, tile_um, scales, batch_size, store, bar.update)
-                features[section.rows], left[section.name] = found
-            finally:
-                picture.close()
-    return features, left
-
-
-def _features_of(
-    picture: SectionImage,
-    section: Section,
-    encoder: Encoder,
-    tile_um: float,
-    scales: tuple[float, ...],
-    batch_size: int,
-    store: FeatureCache | None,
-    done: Callable[[int], Any],
-) -> tuple[np.ndarray, int | None]:
-    """Features (n, dim * contexts) of one section, from the cache where it has them, and the tiles not recolored."""
-    from stpredict.core._validate import check_finite
-    from stpredict.pp._cache import cache_key, counting, n_left
-
-    stain = picture.stain
-
-    def compute() -> np.ndarray:
-        parts = [encoder.for_side(tile_um * scale) for scale in scales]
-        features = _encode(picture, section, parts, batch_size, done)
-        call = f"encoder {encoder.name!r} or its weights are broken"
-        check_finite(features, f"features of section {section.name!r}", call)
-        return features
-
-    if store is None:
-        features = compute()
-        return features, None if stain is None else stain.n_left
-    key = cache_key(
-        {
-            "image": picture.fingerprint(),
-            "encoder": encoder.fingerprint,
-            "positions": section.positions,
-            "tile_um": tile_um,
-            "tile_px": encoder.tile_px,
-            "microns_per_pixel": section.microns_per_pixel,
-            "context": scales,
-        }
-    )
-    shape = (len(section.rows), encoder.dim * len(scales))
-    features, found = store.get_or_compute(key, shape, counting(stain, store, key, compute))
-    if found:
-        done(len(features) * len(scales))
-    return features, None if stain is None else n_left(store, key)
-
-
-def _encode(
-    picture: SectionImage, section: Section, encoders: list[Encoder], batch_size: int, done: Callable[[int], Any]
-) -> np.ndarray:
-    """Features (n, dim * contexts) of one section, with the encoder for each context."""
-    features = np.empty((len(section.rows), encoders[0].dim * len(section.sides)), dtype=np.float32)
-    for part, (side, encoder) in enumerate(zip(section.sides, encoders, strict=True)):
-        columns = slice(part * encoder.dim, (part + 1) * encoder.dim)
-        for rows, encoded in encoded_around(picture, section.positions, side, encoder, batch_size):
-            features[rows, columns] = encoded
-            done(len(rows))
-    return features
-
-
-def encoded_around(
-    picture: SectionImage,
-    positions: np.ndarray,
-    side: int,
-    encoder: Encoder,
-    batch_size: int,
-    drawn: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of the positions (b,) and the features (b, dim) of the tiles around them, or of what is drawn of the tiles."""
-    for rows, windows in windows_around(picture, positions, side, batch_size):
-        tiles = resized(windows, encoder.tile_px, encoder.device, picture.stain)
-        yield rows, encoder(tiles if drawn is None else drawn(tiles)).cpu().numpy()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_finite, check_positive
-from stpredict.pp._image_features import encoded_around, encoder_for
+from stpredict.pp._encode_sections import encoded_around
+from stpredict.pp._image_features import encoder_for
 from stpredict.slots._keys import Key, check_key
 from stpredict.slots._stain import recorded_reference, stain_facts
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from stpredict.core._engine import check_client
 from stpredict.core._settings import settings
 from stpredict.core._validate import check_choice
 from stpredict.slots._baselines import Baselines, chosen_baselines
@@ -56,6 +57,7 @@ def cross_validate(
     habits: Sequence[str] = (),
     allow_leakage: bool = False,
     n_jobs: int = 1,
+    client: Any = None,
     threads: int = 1,
     device: str | None = None,
     seed: int = 0,
@@ -106,6 +108,9 @@ def cross_validate(
         Whether to accept folds with a patient on both sides; every score of such a fold is marked `leaky`.
     n_jobs
         Processes that work on folds side by side. The result does not depend on it.
+    client
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers take the place of processes; see
+        the page on clusters. The result does not depend on it.
     threads
         Threads of each fit. Sums are added in another order with another number, so results agree to rounding only.
     device
@@ -163,6 +168,7 @@ def cross_validate(
     from stpredict.core._device import resolve_device
 
     check_key(key_added)
+    check_client(client, n_jobs)
     adata = get_table(data, table_key)
     sample_key, patient_key = group_keys(adata, sample_key, patient_key)
     keys = Keys(sample_key, patient_key)
@@ -182,7 +188,7 @@ def cross_validate(
     check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
     results = run_folds(
         data, adata, tasks, folds, request, keys,
-        image=image, allow_leakage=allow_leakage, n_jobs=n_jobs, threads=threads, device=resolve_device(device), seed=seed,
+        image=image, allow_leakage=allow_leakage, n_jobs=n_jobs, client=client, threads=threads, device=resolve_device(device), seed=seed,
         progress=settings.progress if progress is None else progress, keep_models=reader.kind == "follow_up",
         n_samples=n_samples if reader.kind == "expression" else 0,
     )  # fmt: skip

@@ -1,10 +1,11 @@
-"""Run fits side by side: here or in several processes, on a device, with a progress bar."""
+"""Run fits side by side: here, in several processes or on a cluster, on a device, with a progress bar."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from stpredict.core._engine import connected, on_workers
 from stpredict.core._progress import listening
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def run_jobs(
     threads: int | None = None,
     progress: bool = False,
     what: str = "folds",
+    client: Any = None,
 ) -> list[Any]:
     """Call functions that fit something, each with `device=` and its own arguments.
 
@@ -44,6 +46,8 @@ def run_jobs(
         Whether to show a progress bar.
     what
         What the bar counts.
+    client
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers run the jobs, one each at a time.
 
     Returns
     -------
@@ -51,8 +55,20 @@ def run_jobs(
     """
     from joblib import Parallel, delayed
 
-    calls = (delayed(_call)(function, arguments, str(device), threads) for function, arguments in jobs)
-    results: Any = Parallel(n_jobs=n_jobs if device.type == "cpu" else 1, return_as="generator")(calls)
+    if client is not None:
+        calls = (
+            (_call, {"function": function, "arguments": arguments, "device": str(device), "threads": threads})
+            for function, arguments in jobs
+        )
+        with connected(client, n_jobs) as there:
+            return _gathered(on_workers(there, calls), n_total, progress, what)
+    own = (delayed(_call)(function, arguments, str(device), threads) for function, arguments in jobs)
+    results: Any = Parallel(n_jobs=n_jobs if device.type == "cpu" else 1, return_as="generator")(own)
+    return _gathered(results, n_total, progress, what)
+
+
+def _gathered(results: Iterable[Any], n_total: int, progress: bool, what: str) -> list[Any]:
+    """Results one after the other, with a bar."""
     if not progress:
         return list(results)
     from tqdm.auto import tqdm

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.cohorts import Fold, grouped_k_fold
+from stpredict.core._engine import check_client
 from stpredict.core._settings import settings
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
@@ -52,6 +53,7 @@ def fit_folds(
     path: str | Path | None = None,
     allow_leakage: bool = False,
     n_jobs: int = 1,
+    client: Any = None,
     threads: int | None = None,
     seed: int = 0,
     key_added: str | None = None,
@@ -90,6 +92,9 @@ def fit_folds(
         Whether to accept a panel that was selected on test patients; every prediction is then marked as leaky.
     n_jobs
         Processes that work on folds side by side. The result does not depend on it.
+    client
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers take the place of processes; see
+        the page on clusters. The result does not depend on it.
     threads
         Threads of each fit; as many as there are when `None`. Results agree to rounding.
     seed
@@ -127,6 +132,7 @@ def fit_folds(
     from stpredict.core._device import resolve_device
 
     check_key(key_added)
+    check_client(client, n_jobs)
     adata = get_table(data, table_key)
     sample_key, patient_key = group_keys(adata, sample_key, patient_key)
     keys = Keys(sample_key, patient_key)
@@ -164,7 +170,7 @@ def fit_folds(
         check_path(None if path is None else Path(path) / f"fold{number}")
     results = run_folds(
         data, adata, tasks, folds, request, keys,
-        image=image, keep_models=True, allow_leakage=allow_leakage, n_jobs=n_jobs, threads=threads,
+        image=image, keep_models=True, allow_leakage=allow_leakage, n_jobs=n_jobs, client=client, threads=threads,
         device=resolve_device(main.config.device), seed=seed,
         progress=settings.progress if progress is None else progress,
     )  # fmt: skip

@@ -86,6 +86,7 @@ def run_folds(
     keep_models: bool = False,
     allow_leakage: bool = False,
     n_jobs: int = 1,
+    client: Any = None,
     threads: int | None = 1,
     device: torch.device,
     seed: int,
@@ -117,6 +118,8 @@ def run_folds(
         Whether to accept a panel that was selected on test patients.
     n_jobs
         Processes that work side by side.
+    client
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers run the fits.
     threads
         Threads of each fit; as many as there are when `None`.
     device
@@ -210,7 +213,7 @@ def run_folds(
                 )  # fmt: skip
 
     results = run_jobs(
-        jobs(), len(folds) * len(tasks), device=device, n_jobs=n_jobs, threads=threads, progress=progress
+        jobs(), len(folds) * len(tasks), device=device, n_jobs=n_jobs, client=client, threads=threads, progress=progress
     )
     order = [(label, number) for number in range(len(folds)) for label in tasks]
     found = []

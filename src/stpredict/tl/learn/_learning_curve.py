@@ -45,6 +45,7 @@ def learning_curve(
     level: float = 0.95,
     n_boot: int = 1000,
     n_jobs: int = 1,
+    client: Any = None,
     seed: int = 0,
     progress: bool | None = None,
     sample_key: str = Key.SAMPLE,
@@ -134,7 +135,7 @@ def learning_curve(
     for kept, size, repeat in steps(draws, "learning curve", show=progress):
         scores = cross_validate(
             beside(adata), models, kept, features=features, target=target, metrics=[metric], ceiling=False, baselines=False,
-            n_jobs=n_jobs, seed=seed, progress=False, sample_key=sample_key, patient_key=patient_key,
+            n_jobs=n_jobs, client=client, seed=seed, progress=False, sample_key=sample_key, patient_key=patient_key,
         )  # fmt: skip
         if metric not in scores or set(scores["patient"]) == {POOLED}:
             raise ValueError(

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cluster_calls import dying, failing, total
+
+import stpredict as stp
+from stpredict.core._engine import _packed, check_client, connected, on_workers
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """One worker process, of which the first test makes two."""
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def client(cluster: Any) -> Iterator[Any]:
+    with distributed.Client(cluster, set_as_default=False) as made:
+        yield made
+
+
+def workers(cluster: Any, client: Any, n: int) -> Any:
+    if len(client.nthreads()) < n:
+        cluster.scale(n)
+    client.wait_for_workers(n)
+    return client
+
+
+def test_folds_features_and_models_are_those_of_this_process(cluster: Any, client: Any, tmp_path: Path) -> None:
+    """The same bits, with one worker and with two."""
+    adata = stp.datasets.synthetic_cohort(n_patients=3, n_sections=1, n_spots=12, n_genes=4)
+    models = {
+        "ridge": "ridge",
+        "net": {"model": "mlp", "training": {"max_epochs": 2}, "hyperparameters": {"hidden": 4}},
+    }
+    quick: dict[str, Any] = {"metrics": ["pearson"], "ceiling": False, "progress": False, "baselines": False}
+    tables, objects = [], []
+    for n in (0, 1, 2):
+        own = adata.copy()
+        there = None if n == 0 else workers(cluster, client, n)
+        stp.pp.image_features(own, client=there, cache=False)
+        stp.pp.normalize(own)
+        tables.append(stp.tl.cross_validate(own, models, client=there, **quick))
+        objects.append(own)
+    for table, own in zip(tables[1:], objects[1:], strict=True):
+        assert tables[0].equals(table)
+        np.testing.assert_array_equal(own.obsm["X_color-texture"], objects[0].obsm["X_color-texture"])
+        np.testing.assert_array_equal(own.obsm["predicted_net"], objects[0].obsm["predicted_net"])
+    one = stp.tl.fit_folds(objects[0], "ridge", 2, baselines=False, path=tmp_path / "a")
+    two = stp.tl.fit_folds(objects[0], "ridge", 2, baselines=False, path=tmp_path / "b", client=client, threads=1)
+    for mine, other in zip(one, two, strict=True):
+        np.testing.assert_allclose(mine.network.weight.numpy(), other.network.weight.numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_results_come_in_the_order_of_the_calls(cluster: Any, client: Any) -> None:
+    values, made = np.arange(100_000.0), []
+
+    def calls() -> Iterator[Any]:
+        for number in range(9):
+            made.append(number)
+            yield total, {"values": values, "beside": np.arange(9.0), "number": number}
+
+    found = on_workers(workers(cluster, client, 2), calls())
+    assert next(found) == (0, values.sum())
+    assert len(made) < 9  # the rest are made when their turn comes
+    assert list(found) == [(number, values.sum() + number) for number in range(1, 9)]
+
+
+def test_large_arrays_are_sent_beside_the_call_and_small_ones_in_it() -> None:
+    large, small = np.zeros(100_000), np.zeros(10)
+    body, arrays = _packed(total, {"values": large, "beside": small, "number": 0})
+    assert [array.nbytes for array in arrays] == [large.nbytes]
+    assert len(body) < 2000
+
+
+def test_a_lost_worker_changes_nothing(cluster: Any, client: Any, tmp_path: Path) -> None:
+    values = np.arange(50_000.0)  # large enough to be lost with the worker that holds it
+    calls = [(dying, {"flag": str(tmp_path / "dead"), "values": values, "number": number}) for number in range(5)]
+    assert list(on_workers(workers(cluster, client, 2), calls)) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert (tmp_path / "dead").exists()
+
+
+def test_an_error_is_that_of_the_call(client: Any) -> None:
+    with pytest.raises(KeyError, match="no such gene"):
+        list(on_workers(client, [(failing, {"number": number}) for number in range(3)]))
+
+
+def test_an_address_is_a_client_of_its_own(cluster: Any) -> None:
+    with connected(cluster.scheduler_address) as made:
+        assert list(on_workers(made, [(failing, {"number": 0})])) == [0]
+    assert made.status == "closed"
+    with connected(None) as nothing:
+        assert nothing is None
+
+
+def test_what_is_no_client_is_told() -> None:
+    with pytest.raises(TypeError, match="expected a dask.distributed.Client or the address"):
+        check_client(4)
+    with pytest.raises(ValueError, match="expected n_jobs=1 beside a client"):
+        check_client("tcp://localhost:1", n_jobs=2)
+
+
+def test_processes_and_a_client_at_once_are_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="leave one of them out"):
+        stp.tl.cross_validate(None, client="tcp://localhost:1", n_jobs=2)  # type: ignore[arg-type]
