@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.encoders._resize import resized, warn_if_coarse
 from stpredict.pp._windows import Section, sections_of, warn_if_cells, windows_around
 from stpredict.slots._keys import Key, check_key
@@ -162,6 +163,8 @@ def image_features(
     >>> adata.obsm["X_color-texture"].shape
     (2, 306)
     """
+    if is_cohort(data):
+        return write_sections(image_features, locals())
     from stpredict.core._validate import check_positive
     from stpredict.slots._container import begin, get_table
     from stpredict.slots._content import seal_features
