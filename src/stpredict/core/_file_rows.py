@@ -36,6 +36,11 @@ class FileRows:
         """Number of axes."""
         return len(self.shape)
 
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape))
+
     def __len__(self) -> int:
         return int(self.shape[0])
 
@@ -46,10 +51,7 @@ class FileRows:
 
     def fingerprint(self) -> str:
         """Digest of the values, the same as that of the array in memory."""
-        digest = hashlib.sha256(f"{self.dtype.str}{self.shape}".encode())
-        for rows in row_blocks(len(self), row_bytes(self)):
-            digest.update(np.ascontiguousarray(self[rows]).tobytes())
-        return digest.hexdigest()
+        return fingerprint_of(self)
 
 
 class FileSparseRows:
@@ -59,6 +61,11 @@ class FileSparseRows:
         self.data, self.columns, self.starts, self.shape, self.dtype = data, columns, starts, shape, data.dtype
 
     ndim = 2
+
+    @property
+    def size(self) -> int:
+        """Number of values, the zeros among them."""
+        return self.shape[0] * self.shape[1]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -77,6 +84,81 @@ class FileSparseRows:
         starts = np.concatenate([[0], np.cumsum(sizes)])
         at = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], sizes)
         return csr_matrix((self.data[at], self.columns[at], starts), shape=(len(rows), self.shape[1]))
+
+
+class FileTable:
+    """Some rows and columns of matrices in files, side by side, as float32; standardized within groups of rows if so wanted.
+
+    Nothing is read but the rows that are asked for.
+
+    Parameters
+    ----------
+    parts
+        Matrices (m, d_i).
+    rows
+        (n,) rows of them.
+    columns
+        Columns of the only matrix; all of all when `None`.
+    group, mean, scale
+        (n,) group of each row, and what is taken off the values of a group and what they are divided by, (n_groups, d).
+    blank
+        (n,) bool, rows that are NaN.
+    """
+
+    dtype = np.dtype(np.float32)
+    ndim = 2
+
+    def __init__(
+        self,
+        parts: Sequence[FileRows | FileSparseRows],
+        rows: np.ndarray,
+        columns: np.ndarray | None = None,
+        *,
+        group: np.ndarray | None = None,
+        mean: np.ndarray | None = None,
+        scale: np.ndarray | None = None,
+        blank: np.ndarray | None = None,
+    ) -> None:
+        self.parts, self.rows, self.columns = list(parts), rows, columns
+        self.group, self.mean, self.scale, self.blank = group, mean, scale, blank
+        self.shape = (len(rows), sum(part.shape[1] for part in parts) if columns is None else len(columns))
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return self.shape[0] * self.shape[1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows = self.rows[index]
+        found = [part[rows] if self.columns is None else part[rows][:, self.columns] for part in self.parts]
+        found = [values.toarray() if hasattr(values, "toarray") else values for values in found]
+        values = (found[0] if len(found) == 1 else np.concatenate(found, axis=1)).astype(np.float32, copy=False)
+        if self.group is not None and self.mean is not None and self.scale is not None:
+            group = self.group[index]
+            values = ((values - self.mean[group]) / self.scale[group]).astype(np.float32)
+        if self.blank is not None and self.blank[index].any():
+            values = np.where(self.blank[index][:, None], np.float32(np.nan), values)
+        return values
+
+    def fingerprint(self) -> str:
+        """Digest of the values, the same as that of the array in memory."""
+        return fingerprint_of(self)
+
+
+def fingerprint_of(values: Any) -> str:
+    """Digest of the type, the shape and the values of rows, block by block."""
+    digest = hashlib.sha256(f"{values.dtype.str}{tuple(values.shape)}".encode())
+    for rows in row_blocks(len(values), row_bytes(values)):
+        digest.update(np.ascontiguousarray(values[rows]).tobytes())
+    return digest.hexdigest()
+
+
+def in_files(values: Any) -> bool:
+    """Whether rows are read from files when they are asked for, each time anew and at the price of reading them."""
+    return isinstance(values, FileRows | FileSparseRows | FileTable)
 
 
 def rows_in_file(values: Any) -> FileRows | FileSparseRows | None:

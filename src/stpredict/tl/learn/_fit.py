@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cohorts import Cohort
 from stpredict.core._atomic import check_place
 from stpredict.core._settings import settings
 from stpredict.core._turns import tidy, tidy_folder
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def fit(
-    data: Container,
+    data: Container | Cohort,
     model: str | FittedModel | Path = "ridge",
     train: np.ndarray | str | None = None,
     *,
@@ -152,6 +153,8 @@ def fit(
     from stpredict.core._device import resolve_device
     from stpredict.training import TrainingFacts
 
+    if isinstance(data, Cohort):
+        sample_key, patient_key, data = data.sample_key, data.patient_key, data.table()
     adata = get_table(data, table_key)
     sample_key, patient_key = group_keys(adata, sample_key, patient_key)
     keys = Keys(sample_key, patient_key)
