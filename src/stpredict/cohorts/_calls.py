@@ -34,7 +34,7 @@ def run_call(
     Other processes that work on the section are waited for, and what they have done is not done again.
     """
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '<>')}"
-    digest = None if "<" in name else _digest(args, kwargs)  # those without a name cannot be told from each other
+    digest = None if "<" in name else call_digest(args, kwargs)  # those without a name cannot be told from each other
     with turn(path):
         log = _read_logs(path).get(signature(path, table_key), [])
         if resume and digest is not None and [name, digest] in log:
@@ -74,10 +74,11 @@ def _write_log(path: Path, mark: str, log: Log) -> None:
     os.replace(fresh, place)
 
 
-def _digest(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+def call_digest(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """Digest of what a function is called with; `None` where it cannot be told from another call."""
     try:
-        return hashlib.sha256(json.dumps([args, sorted(kwargs.items())], default=_told).encode()).hexdigest()
+        named = sorted((name, value) for name, value in kwargs.items() if name != "progress")
+        return hashlib.sha256(json.dumps([args, named], default=_told).encode()).hexdigest()
     except (TypeError, ValueError):
         return None
 

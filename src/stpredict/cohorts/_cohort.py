@@ -265,6 +265,19 @@ class Cohort:
         >>> cohort.map(lambda section: section.n_obs)
         {'P1_S1': 30, 'P2_S1': 30}
         """
+        return self.call(function, args, kwargs, write=write, resume=resume, progress=progress)
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        write: bool | None = None,
+        resume: bool = True,
+        progress: bool | None = None,
+    ) -> dict[str, Any]:
+        """The same as :meth:`map`, for functions that have arguments with the names of its own."""
         names: Any = self.names
         if settings.progress if progress is None else progress:
             from tqdm.auto import tqdm
@@ -349,8 +362,13 @@ class Cohort:
             self._table = known, mapped_table(sections, **keys, known=known)
         return self._table[1]
 
-    def to_adata(self) -> AnnData:
+    def to_adata(self, *, features: bool = True) -> AnnData:
         """All sections as one AnnData in memory, see :func:`stpredict.concat`.
+
+        Parameters
+        ----------
+        features
+            Whether image features and bags, `obsm["X_…"]`, come along.
 
         Examples
         --------
@@ -361,7 +379,12 @@ class Cohort:
         """
         from stpredict.slots._concat import concat
 
-        return concat({name: get_table(data, self.table_key) for name, data in self.items()})
+        tables = {}
+        for name, data in self.items():
+            tables[name] = get_table(data, self.table_key)
+            for key in [] if features else [key for key in tables[name].obsm if key.startswith("X_")]:
+                del tables[name].obsm[key]
+        return concat(tables)
 
 
 def _file_name(name: str) -> str:

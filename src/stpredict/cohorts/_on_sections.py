@@ -28,7 +28,8 @@ def write_sections(function: Callable[..., Any], arguments: Mapping[str, Any]) -
             "expected copy=False for a cohort, whose sections are changed in their files; found copy=True; copy these first: "
             "cohort.write(folder)"
         )
-    cohort.map(function, write=True, **with_keys(cohort, function, given))
+    shown = {"progress": False} if "progress" in given else {}
+    cohort.call(function, (), with_keys(cohort, function, given) | shown, write=True, progress=given.get("progress"))
     return None
 
 

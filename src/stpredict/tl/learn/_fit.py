@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,10 +250,4 @@ def check_measured(unmeasured: np.ndarray, info: ModelInfo) -> None:
 
 def default_path(model: FittedModel) -> Path:
     """Directory named after the content, so that an object never finds the model of another fit in its place."""
-    digest = hashlib.sha256()
-    for part in (model, *model.baselines.values()):
-        described = [part.model, part.panel, part.features, asdict(part.training), part.target.to_dict()]
-        digest.update(json.dumps([*described, asdict(part.network.config)], default=str).encode())
-        for name, tensor in sorted(part.network.state_dict().items()):
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return settings.cache_dir / "models" / f"{model.model}-{digest.hexdigest()[:16]}"
+    return settings.cache_dir / "models" / f"{model.model}-{model.fingerprint()[:16]}"
