@@ -163,6 +163,11 @@ class Cohort:
         return {name: section.path for name, section in self._sections.items()}
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Number of observations of each section, by its name."""
+        return {name: section.n_obs for name, section in self._sections.items()}
+
+    @property
     def n_obs(self) -> int:
         """Number of observations of all sections."""
         return sum(section.n_obs for section in self._sections.values())

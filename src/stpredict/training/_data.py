@@ -192,6 +192,11 @@ class ArraySet:
         """
         if self.target is None:
             raise ValueError("expected a target to permute; found none")
+        if in_files(self.target.source if isinstance(self.target, TakenRows) else self.target):
+            raise ValueError(
+                "expected measurements in memory to shuffle; found those of a cohort on disk; leave permuted labels out of "
+                "`baselines`, or take cohort.to_adata()"
+            )
         rng = np.random.default_rng(seed)
         _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
         # Slides of a patient keep one profile: each patient gets that of another's first slide.

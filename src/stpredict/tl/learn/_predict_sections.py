@@ -9,10 +9,10 @@ from typing import Any
 from stpredict.cohorts import Cohort
 from stpredict.cohorts._calls import call_digest
 from stpredict.cohorts._on_sections import with_keys
-from stpredict.cohorts._section_files import kind_of, signature, write_section
+from stpredict.cohorts._section_files import kind_of, signature, table_in, write_section
 from stpredict.get import predicted
 from stpredict.slots._keys import Key
-from stpredict.slots._provenance import read_record, write_record
+from stpredict.slots._provenance import write_record
 from stpredict.tl.learn._members import find_models
 from stpredict.tl.learn.targets._base import slots_of
 
@@ -72,7 +72,9 @@ def _marks_of(place: Path) -> dict[str, str] | None:
     """What a stored prediction was made of and by; `None` where there is none."""
     if kind_of(place) is None:
         return None
-    import anndata
+    from anndata.io import read_elem
 
-    record = read_record(anndata.read_zarr(place), _SOURCE) or {}
+    with table_in(place, Key.TABLE) as table:
+        found = table.get(f"uns/{Key.UNS}/{_SOURCE}")
+        record: Any = {} if found is None else read_elem(found)
     return {name: str(record.get(name)) for name in ("call", "signature")}
