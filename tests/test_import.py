@@ -50,7 +50,7 @@ def test_namespaces_import_no_heavy_library(namespace: str) -> None:
 
 
 def test_dir_and_unknown_names() -> None:
-    assert dir(stp) == sorted([*NAMESPACES, "__version__", "concat", "settings"])
+    assert dir(stp) == sorted([*NAMESPACES, "Cohort", "__version__", "concat", "settings"])
     assert set(stp.__all__) == set(dir(stp))
     with pytest.raises(AttributeError, match="no attribute 'tools'; the namespaces are cohorts"):
         _ = stp.tools

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stpredict import cohorts, datasets, encoders, get, io, metrics, models, pl, pp, targets, tl, training
+    from stpredict.cohorts import Cohort
     from stpredict.core._settings import settings
     from stpredict.slots._concat import concat
 
@@ -28,6 +29,7 @@ _NAMESPACES = (
 )
 
 __all__ = [
+    "Cohort",
     "__version__",
     "cohorts",
     "concat",
@@ -50,6 +52,8 @@ def __getattr__(name: str) -> Any:
     """Import a namespace when it is first used, so that `import stpredict` stays instant."""
     if name in _NAMESPACES:
         return importlib.import_module(f"stpredict.{name}")
+    if name == "Cohort":
+        return importlib.import_module("stpredict.cohorts").Cohort
     if name == "concat":
         return importlib.import_module("stpredict.slots._concat").concat
     if name == "settings":

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import stpredict as stp
-from stpredict.pp import _encode_sections as module
 from stpredict.encoders._resize import resized
+from stpredict.pp import _encode_sections as module
 from stpredict.pp._image_features import image_features
 from stpredict.slots._provenance import read_record
 

@@ -2,6 +2,7 @@
 
 from stpredict.cohorts._blocks import spatial_blocks
 from stpredict.cohorts._chromosomes import assert_genes_apart, leave_chromosomes_out
+from stpredict.cohorts._cohort import Cohort
 from stpredict.cohorts._recorded_folds import recorded_folds
 from stpredict.cohorts._splits import (
     Fold,
@@ -12,6 +13,7 @@ from stpredict.cohorts._splits import (
 )
 
 __all__ = [
+    "Cohort",
     "Fold",
     "assert_disjoint",
     "assert_genes_apart",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from stpredict.core._constant import constant
@@ -24,8 +26,13 @@ def standardized_by(
     _, section = np.unique(sample, return_inverse=True)
     for code in range(int(section.max(initial=-1)) + 1):
         rows = np.flatnonzero(section == code)
-        mean, std = column_moments(features, rows[by[rows]] if by[rows].any() else rows)
-        scale = np.where(constant(std, mean), np.inf, std)
+        mean, scale = section_scales(features, rows[by[rows]] if by[rows].any() else rows)
         for part in row_slices(len(rows)):
             scaled[rows[part]] = (features[rows[part]] - mean) / scale
     return scaled
+
+
+def section_scales(features: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is taken off features (n, d) of a section and what they are divided by, (d,) both, from some rows of it."""
+    mean, std = column_moments(features, rows)
+    return mean, np.where(constant(std, mean), np.inf, std)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from stpredict.core._file_rows import in_files
+from stpredict.core._moments import row_slices
 from stpredict.core._validate import check_positive
 
 _BLOCK = 8_000_000  # numbers worked on at a time
@@ -90,5 +92,9 @@ def proportions_of(counts: Any, depth: np.ndarray) -> np.ndarray:
     """Share of each gene (G,) in all counts of observations (n, G) of a depth (n,); 0 where there are none."""
     total = float(np.nansum(depth))
     known = np.isfinite(depth)
-    sums = np.asarray((counts if known.all() else counts[known]).sum(axis=0, dtype=np.float64)).ravel()
+    if in_files(counts):
+        found = [counts[part][known[part]].sum(axis=0, dtype=np.float64) for part in row_slices(len(counts))]
+        sums = np.sum(found, axis=0) if found else np.zeros(counts.shape[1])
+    else:
+        sums = np.asarray((counts if known.all() else counts[known]).sum(axis=0, dtype=np.float64)).ravel()
     return sums / total if total > 0 else np.zeros_like(sums)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def boundary_features(
     >>> adata.obsm["X_color-texture_edges"].shape, adata.obsm["X_color-texture_nuclei"].shape
     ((4, 25, 153), (4, 25, 153))
     """
+    if is_cohort(data):
+        return write_sections(boundary_features, locals())
     from functools import partial
 
     from tqdm.auto import tqdm

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.core._cells import LATTICE_WORDS, LATTICES
 from stpredict.core._validate import check_choice, few
 from stpredict.io._lattice import ANISOTROPY, fit_lattice
@@ -103,6 +104,8 @@ def grid(
     >>> adata.uns["stpredict"]["grid"]["lattice"]
     {'A': 'hex'}
     """
+    if is_cohort(data):
+        return write_sections(grid, locals())
     container, adata = begin(data, copy, table_key)
     lattice = LATTICE_WORDS.get(lattice, lattice)  # type: ignore[assignment]
     check_choice(lattice, ("auto", *LATTICES), "lattice")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.core._engine import check_client
 from stpredict.encoders._resize import warn_if_coarse
 from stpredict.pp._encode_sections import encode_sections, found_there
@@ -165,6 +166,8 @@ def image_features(
     >>> adata.obsm["X_color-texture"].shape
     (2, 306)
     """
+    if is_cohort(data):
+        return write_sections(image_features, locals())
     from stpredict.core._validate import check_positive
     from stpredict.slots._container import begin, get_table
     from stpredict.slots._content import seal_features

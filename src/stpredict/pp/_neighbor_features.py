@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def neighbor_features(
     >>> bool(adata.obsm["X_color-texture_neighbor_mask"][:, 12].all())
     True
     """
+    if is_cohort(data):
+        return write_sections(neighbor_features, locals())
     from tqdm.auto import tqdm
 
     from stpredict.core._settings import settings

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.core._validate import check_choice, check_counts, check_finite, check_positive, few
 from stpredict.metrics._log_normalize import log_normalize
 from stpredict.slots._checks import check_genes, check_layer
@@ -140,6 +141,8 @@ def normalize(
     array([[0.693, 1.386],
            [1.099, 1.099]], dtype=float32)
     """
+    if is_cohort(data):
+        return write_sections(normalize, locals())
     from scipy import sparse
 
     container, adata = begin(data, copy, table_key, measured=True)

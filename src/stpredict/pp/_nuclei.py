@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.encoders._segment_nuclei import MAX_AREA_UM2, MIN_AREA_UM2, UM_PER_PX
 from stpredict.slots._keys import Key, check_key
 
@@ -114,6 +115,8 @@ def nuclei(
     >>> bool((found["area_um2"] >= 10).all()), "nearest_um" in found
     (True, True)
     """
+    if is_cohort(data):
+        return write_sections(nuclei, locals())
     from stpredict.core._validate import check_positive
     from stpredict.io._slide import is_slide
     from stpredict.slots._nuclei import write_nuclei

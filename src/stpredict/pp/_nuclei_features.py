@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.core._validate import check_positive
 from stpredict.encoders._summarize_nuclei import summarize_nuclei
 from stpredict.slots._keys import Key, check_key
@@ -86,6 +87,8 @@ def nuclei_features(
     >>> adata.obsm["X_nuclei"].shape
     (4, 76)
     """
+    if is_cohort(data):
+        return write_sections(nuclei_features, locals())
     from stpredict.io._slide import is_slide
     from stpredict.slots._checks import check_obs, check_obsm
     from stpredict.slots._container import begin, find_table, get_table

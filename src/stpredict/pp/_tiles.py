@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.core._validate import few
 from stpredict.pp._tissue_share import area_means, raster
 from stpredict.slots._keys import Key, check_key
@@ -140,6 +141,8 @@ def tiles(
     >>> len(slide.shapes["tiles"])
     16
     """
+    if is_cohort(data):
+        return write_sections(tiles, locals())
     from stpredict.core._validate import check_positive
     from stpredict.io._slide import (
         check_slide,

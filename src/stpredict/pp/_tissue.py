@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.slots._keys import check_key
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def tissue(
     >>> len(slide.shapes["tissues"]), round(float(slide.shapes["tissues"].area.iloc[0]) / 1024**2, 2)
     (1, 1.0)
     """
+    if is_cohort(data):
+        return write_sections(tissue, locals())
     from stpredict.core._validate import check_choice, check_positive
     from stpredict.io._slide import (
         check_slide,

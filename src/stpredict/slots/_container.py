@@ -29,6 +29,11 @@ def get_table(data: Container, table_key: str = Key.TABLE, *slots: str, measured
         return _in_memory(data)
     if is_spatialdata(data):
         return _in_memory(data.tables[find_table(data, table_key, *slots, measured=measured)])
+    if type(data).__name__ == "Cohort" and hasattr(data, "to_adata"):
+        raise TypeError(
+            "expected AnnData or SpatialData; found a Cohort, which this function does not take; call it on every section, "
+            "cohort.map(function, …), or on all of them in memory, cohort.to_adata()"
+        )
     raise TypeError(f"expected AnnData or SpatialData; found {type(data).__name__}")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._file_rows import rows_in_file
 from stpredict.core._moments import row_slices
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
@@ -142,7 +143,9 @@ def as_recorded(features: Any, record: Mapping[str, Any]) -> bool:
     """
     if not record.get(SEAL):
         return True
-    here = np.unique(_row_digests(*_levels_of_features(features), SEAL))
+    values = _by_rows(features)
+    digests = [_row_digests(*_levels_of_features(values, part), SEAL) for part in row_slices(len(values))]
+    here = np.unique(np.concatenate(digests)) if digests else np.zeros(0, dtype=np.uint64)
     known = np.unique(np.concatenate([_from_text(text) for text in record[SEAL].values()]))
     n_rows = sum(int(number) for number in record.get(N_ROWS, {}).values())
     expected = min(features.shape[0] / max(n_rows, 1), 1) * len(known)
@@ -186,9 +189,15 @@ def _expression(adata: AnnData) -> Any:
     """Counts, or what `X` holds; `None` without numbers, which nobody has asked for here."""
     values, what = (adata.layers[Key.COUNTS], "counts") if Key.COUNTS in adata.layers else (adata.X, "X")
     try:
-        return None if values is None else numeric_matrix(values, what)
+        return None if values is None else _by_rows(numeric_matrix(values, what))
     except (TypeError, ValueError):
         return None
+
+
+def _by_rows(matrix: Any) -> Any:
+    """A matrix; where it is mapped from a file, its rows as they are read, which leaves none of it in memory."""
+    source = rows_in_file(matrix)
+    return matrix if source is None else source
 
 
 def _levels(adata: AnnData, index: np.ndarray, genes: Sequence[str]) -> Levels | None:
@@ -237,7 +246,7 @@ def _feature_levels(adata: AnnData, slot: str) -> Levels | None:
         return None
     if matrix is None or matrix.ndim != 2:
         return None
-    return partial(_levels_of_features, matrix)
+    return partial(_levels_of_features, _by_rows(matrix))
 
 
 def _levels_of_features(matrix: Any, index: Any = slice(None)) -> tuple[np.ndarray, np.ndarray]:

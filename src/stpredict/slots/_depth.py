@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._file_rows import by_blocks
 from stpredict.metrics._pearson_residuals import pearson_residuals, proportions_of
 from stpredict.slots._expression import in_tissue, measured_rows
 from stpredict.slots._keys import Key
@@ -36,7 +37,7 @@ def depth_of(adata: AnnData) -> np.ndarray | None:
 
 def total_counts(counts: Any) -> np.ndarray:
     """Total of each row (n,) in float64."""
-    return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    return by_blocks(lambda block: np.asarray(block.sum(axis=1, dtype=np.float64)).ravel(), counts)
 
 
 def section_codes(adata: AnnData, sample_key: str = Key.SAMPLE) -> tuple[list[str], np.ndarray]:

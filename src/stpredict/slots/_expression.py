@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._file_rows import by_blocks
 from stpredict.core._validate import check_unique
 from stpredict.slots._booleans import read_bool
 from stpredict.slots._checks import check_genes, check_layer
@@ -65,7 +66,7 @@ def measured_rows(adata: AnnData, values: Any) -> np.ndarray:
     marked = marked_measured(adata)
     if sparse.issparse(values) or values.dtype.kind != "f":
         return marked
-    return marked & ~np.isnan(values).all(axis=1)
+    return marked & ~by_blocks(lambda block: np.isnan(block).all(axis=1), values)
 
 
 def matrix_of(adata: AnnData, layer: str | None) -> Any:

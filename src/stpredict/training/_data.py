@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from stpredict.core._derangement import derangement
+from stpredict.core._file_rows import in_files
 from stpredict.models import INPUTS, Batch, Panel, Sections, Summary
 from stpredict.training._ragged import Ragged
 from stpredict.training.targets import Target
@@ -157,7 +158,7 @@ class ArraySet:
             section=self.section[index],
             patient=self.patient[index],
             inputs={name: _taken(values, index) for name, values in self.inputs.items()},
-            target=None if self.target is None else self.target[index],
+            target=None if self.target is None else _taken(self.target, index),
             labeled=None if self.labeled is None else self.labeled[index],
             whole=None if self.whole is None else replace(self.whole, row=self.whole.row[index]),
             identity=None if self.identity is None else self.identity[index],
@@ -191,6 +192,11 @@ class ArraySet:
         """
         if self.target is None:
             raise ValueError("expected a target to permute; found none")
+        if in_files(self.target.source if isinstance(self.target, TakenRows) else self.target):
+            raise ValueError(
+                "expected measurements in memory to shuffle; found those of a cohort on disk; leave permuted labels out of "
+                "`baselines`, or take cohort.to_adata()"
+            )
         rng = np.random.default_rng(seed)
         _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
         # Slides of a patient keep one profile: each patient gets that of another's first slide.
@@ -298,6 +304,11 @@ class TakenRows:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows, and the shape of each."""
+        return (len(self.index), *self.source.shape[1:])  # type: ignore[attr-defined]
+
     def fingerprint(self) -> str:
         """Digest of the source and of the rows taken."""
         return hashlib.sha256((fingerprint(self.source) + fingerprint(self.index)).encode()).hexdigest()
@@ -346,6 +357,9 @@ def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
         if each.width and name in needs:
             if each.sizes is not None:
                 found[name] = values[slice(None)]
+                continue
+            if in_files(values.source if isinstance(values, TakenRows) else values):
+                found[name] = values  # gone through block by block
                 continue
             if not isinstance(values, np.ndarray):  # what is read when it is needed is known by some of its rows
                 values = values[np.unique(np.linspace(0, len(values) - 1, _SUMMED).astype(int))]

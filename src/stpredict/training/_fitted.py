@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +106,16 @@ class FittedModel(OnTiles, Shared):
         facts = self.training.auxiliary
         weight = [1.0] * len(self.panel) + list(facts.get("weight", []))
         return pd.Series(weight, index=[*self.panel, *facts.get("genes", [])], name="aux_weight")
+
+    def fingerprint(self) -> str:
+        """Digest of the network, its weights and all that is known of it, and of its baselines: no other model shares it."""
+        digest = hashlib.sha256()
+        for part in (self, *self.baselines.values()):
+            described = [part.model, part.panel, part.features, asdict(part.training), part.target.to_dict()]
+            digest.update(json.dumps([*described, asdict(part.network.config)], default=str).encode())
+            for name, tensor in sorted(part.network.state_dict().items()):
+                digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, path: str | Path) -> Path:
         """Write the model to a directory: `config.json`, `weights.safetensors`, `panel.tsv`, `history.csv`.

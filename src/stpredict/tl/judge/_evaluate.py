@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.cohorts import Cohort
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines
 from stpredict.slots._checks import check_patients
@@ -28,6 +29,7 @@ from stpredict.tl.judge._habits import add_habits, check_habits
 from stpredict.tl.judge._lines import lines_of, smoothed
 from stpredict.tl.judge._pooled import OF_GENES, score_genes, score_patients
 from stpredict.tl.judge._section_facts import lattice_positions, log_depth, n_background, read_given
+from stpredict.tl.judge._section_scores import NothingMeasuredError, score_sections
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +48,7 @@ _DIRECTIONS = 12  # of the earth mover's distance: evenly spaced, within 1 % of 
 
 
 def evaluate(
-    data: Container,
+    data: Container | Cohort,
     key: str | Sequence[str] = Key.PREDICTED,
     *,
     genes: Sequence[str] | None = None,
@@ -186,6 +188,8 @@ def evaluate(
     >>> stp.tl.predict(adata, model)
     >>> scores = stp.tl.evaluate(adata[adata.obs["patient"] == "P2"].copy())
     """
+    if isinstance(data, Cohort):
+        return score_sections(evaluate, locals())
     import pandas as pd
 
     keys = [key] if isinstance(key, str) else list(key)
@@ -292,7 +296,7 @@ def evaluate(
             table["leaky"] = joint_mark(line.leaky[scored_rows])
             tables.append(table)
     if not tables:
-        raise KeyError("expected measured expression of at least one predicted section; found none")
+        raise NothingMeasuredError("expected measured expression of at least one predicted section; found none")
     if off_lattice:
         warnings.warn(
             f"ssim is undefined (NaN) in {len(off_lattice)} sections, whose obs[{Key.ARRAY_ROW!r}] and "

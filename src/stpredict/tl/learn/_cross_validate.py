@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from stpredict.cohorts import Cohort
 from stpredict.core._engine import check_client
 from stpredict.core._settings import settings
-from stpredict.core._validate import check_choice
+from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
@@ -25,6 +27,7 @@ from stpredict.tl.learn._folds import run_folds
 from stpredict.tl.learn._null_genes import NULL, has_null_genes, null_scores
 from stpredict.tl.learn._out_of_fold import write_out_of_fold
 from stpredict.tl.learn._splitters import Splitter, check_folds, make_folds
+from stpredict.tl.learn._stored import room_on_disk, write_to_sections
 from stpredict.tl.learn._task import OWN_COMPARATORS, Task, comparator, make_task
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
@@ -44,7 +47,7 @@ TABLE = "permuted_table"
 
 
 def cross_validate(
-    data: Container,
+    data: Container | Cohort,
     models: Models = ("mean", "ridge", "mlp"),
     splitter: Splitter = "patient",
     *,
@@ -169,6 +172,9 @@ def cross_validate(
 
     check_key(key_added)
     check_client(client, n_jobs)
+    cohort = data if isinstance(data, Cohort) else None
+    if isinstance(data, Cohort):
+        sample_key, patient_key, table_key, data = data.sample_key, data.patient_key, data.table_key, data.table()
     adata = get_table(data, table_key)
     sample_key, patient_key = group_keys(adata, sample_key, patient_key)
     keys = Keys(sample_key, patient_key)
@@ -179,41 +185,53 @@ def cross_validate(
     habits = check_habits(habits)
     request = parse_target(adata, target)
     reader = slots_for(request)
-    names = chosen_baselines(baselines if reader.closed_form else False, ("mean", "ridge", PERMUTED, NULL, TABLE))
+    known = ("mean", "ridge", PERMUTED, NULL, TABLE) if cohort is None else ("mean", "ridge", TABLE)
+    names = chosen_baselines(baselines if reader.closed_form else False, known)
+    if cohort is not None:
+        _check_cohort(reader, names, n_samples)
     given = _models(models)
     tasks = _tasks(adata, given, features, [name for name in names if name != NULL], reader)
     null = _null_task(adata, tasks, features, reader) if NULL in names and has_null_genes(adata, request) else None
     folds = make_folds(adata, splitter, seed, keys, tasks)
     folds = checked_within(adata, folds, tasks, keys, allow_leakage=allow_leakage)
     check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
-    results = run_folds(
-        data, adata, tasks, folds, request, keys,
-        image=image, allow_leakage=allow_leakage, n_jobs=n_jobs, client=client, threads=threads, device=resolve_device(device), seed=seed,
-        progress=settings.progress if progress is None else progress, keep_models=reader.kind == "follow_up",
-        n_samples=n_samples if reader.kind == "expression" else 0,
-    )  # fmt: skip
-
+    if cohort is not None and any(fold.within for fold in folds):
+        raise ValueError(
+            "expected folds of whole sections for a cohort; found blocks within sections; take cohort.to_adata()"
+        )
     slots = {label: f"{key_added}_{name}" for label, name in distinct(tasks).items()}
-    for label, task in tasks.items():
-        key = slots[label]
-        own = [result for result in results if result.label == label]
-        record = {
-            "label": label,
-            "comparator": label not in given,
-            "model": task.info.name,
-            "folds": [fold.name for fold in folds],
-            **sections_record(adata, sample_key),
-            "allow_leakage": allow_leakage,
-            "target": reader.kind,
-            "normalization": own[0].target.to_dict().get("normalization", {}).get("method"),
-            **reader.record(own[0].target),
-            "seed": seed,
-        }
-        write_out_of_fold(adata, key, own, folds, keys, record)
+    with nullcontext() if cohort is None else room_on_disk() as folder:
+        results = run_folds(
+            data, adata, tasks, folds, request, keys,
+            image=image, allow_leakage=allow_leakage, n_jobs=n_jobs, client=client, threads=threads, device=resolve_device(device), seed=seed,
+            progress=settings.progress if progress is None else progress, keep_models=reader.kind == "follow_up",
+            n_samples=n_samples if reader.kind == "expression" else 0, folder=folder,
+        )  # fmt: skip
+        written = {}
+        for label, task in tasks.items():
+            key = slots[label]
+            own = [result for result in results if result.label == label]
+            record = {
+                "label": label,
+                "comparator": label not in given,
+                "model": task.info.name,
+                "folds": [fold.name for fold in folds],
+                **sections_record(adata, sample_key),
+                "allow_leakage": allow_leakage,
+                "target": reader.kind,
+                "normalization": own[0].target.to_dict().get("normalization", {}).get("method"),
+                **reader.record(own[0].target),
+                "seed": seed,
+            }
+            if cohort is None:
+                write_out_of_fold(adata, key, own, folds, keys, record)
+            written[key] = own, record
+        if cohort is not None:
+            write_to_sections(cohort, written, folds, keys, write_out_of_fold)
     where: dict[str, Any] = {"patient_key": patient_key, "seed": seed, "table_key": table_key}
     if reader.quantities:
         table = evaluate(
-            data, list(slots.values()), layer=getattr(request, "layer", None), metrics=metrics, ceiling=ceiling,
+            data if cohort is None else cohort, list(slots.values()), layer=getattr(request, "layer", None), metrics=metrics, ceiling=ceiling,
             baselines=bool(names), habits=habits, sample_key=sample_key, **where,
         )  # fmt: skip
         if null is not None:
@@ -229,6 +247,20 @@ def cross_validate(
         table = _judge(data, slots, request, sample_key, where)
     table.attrs["keys"] = slots
     return table
+
+
+def _check_cohort(reader: TargetSlots, names: Sequence[str], n_samples: int) -> None:
+    """Raise where a cohort on disk cannot be judged in the way that is asked for."""
+    if beyond := [name for name in names if name in (PERMUTED, NULL, "permuted")]:
+        raise ValueError(
+            f"expected baselines of a cohort on disk that need no copy of its measurements; found {few(beyond)}, which shuffle or "
+            "redraw them; leave them out, or take cohort.to_adata()"
+        )
+    if not reader.quantities or n_samples:
+        what = f"n_samples={n_samples}" if n_samples else f"a target of {reader.kind.replace('_', '-')}"
+        raise ValueError(
+            f"expected expression or values, without samples, for a cohort; found {what}; take cohort.to_adata()"
+        )
 
 
 def _check_samples(n_samples: int, metrics: Sequence[str]) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cohorts import Cohort
 from stpredict.core._atomic import check_place
 from stpredict.core._settings import settings
 from stpredict.core._turns import tidy, tidy_folder
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def fit(
-    data: Container,
+    data: Container | Cohort,
     model: str | FittedModel | Path = "ridge",
     train: np.ndarray | str | None = None,
     *,
@@ -152,6 +151,8 @@ def fit(
     from stpredict.core._device import resolve_device
     from stpredict.training import TrainingFacts
 
+    if isinstance(data, Cohort):
+        sample_key, patient_key, data = data.sample_key, data.patient_key, data.table()
     adata = get_table(data, table_key)
     sample_key, patient_key = group_keys(adata, sample_key, patient_key)
     keys = Keys(sample_key, patient_key)
@@ -249,10 +250,4 @@ def check_measured(unmeasured: np.ndarray, info: ModelInfo) -> None:
 
 def default_path(model: FittedModel) -> Path:
     """Directory named after the content, so that an object never finds the model of another fit in its place."""
-    digest = hashlib.sha256()
-    for part in (model, *model.baselines.values()):
-        described = [part.model, part.panel, part.features, asdict(part.training), part.target.to_dict()]
-        digest.update(json.dumps([*described, asdict(part.network.config)], default=str).encode())
-        for name, tensor in sorted(part.network.state_dict().items()):
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return settings.cache_dir / "models" / f"{model.model}-{digest.hexdigest()[:16]}"
+    return settings.cache_dir / "models" / f"{model.model}-{model.fingerprint()[:16]}"

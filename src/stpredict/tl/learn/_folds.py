@@ -18,6 +18,7 @@ from stpredict.tl.learn._engine import Job, run_jobs
 from stpredict.tl.learn._fit import with_target
 from stpredict.tl.learn._primary import auxiliary_of, primary_first
 from stpredict.tl.learn._range import check_range
+from stpredict.tl.learn._stored import stored_by_section
 from stpredict.tl.learn._task import Task, check_enough, fit_task
 from stpredict.tl.learn.inputs._collect import collect, identities, patient_codes
 from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
@@ -28,6 +29,8 @@ from stpredict.tl.learn.inputs._slots import slots_read
 from stpredict.tl.learn.targets._base import Keys, slots_for
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from anndata import AnnData
 
@@ -92,6 +95,7 @@ def run_folds(
     seed: int,
     progress: bool,
     n_samples: int = 0,
+    folder: Path | None = None,
 ) -> list[FoldResult]:
     """Fit every task on the training side of every fold, and predict its test side.
 
@@ -130,6 +134,8 @@ def run_folds(
         Whether to show a progress bar.
     n_samples
         Samples per observation of networks that draw some; comparators aside.
+    folder
+        Where predictions are written to and left as rows of files, for folds whose predictions do not fit in memory together.
 
     Returns
     -------
@@ -180,7 +186,8 @@ def run_folds(
 
     def jobs() -> Iterator[Job]:
         """Arrays of one fit at a time: all of them at once would be folds × tasks copies."""
-        for fold, (wanted, whole, n_primary, strangers), seen_by in zip(folds, goals, behind, strict=True):
+        for fold_number, (fold, goal, seen_by) in enumerate(zip(folds, goals, behind, strict=True)):
+            wanted, whole, n_primary, strangers = goal
             test_rows = fold.test[rows.index]
             for label, task in tasks.items():
                 helped = task.config.auxiliary is not None
@@ -209,6 +216,7 @@ def run_folds(
                         "task": task, "train": train, "test": test, "target": wanted, "facts": facts, "seed": seed,
                         "keep_model": keep_models, "within": fold.within,
                         "n_samples": n_samples if task.info.cls.samples else 0,
+                        "store": None if folder is None else folder / f"{list(tasks).index(label)}-{fold_number}",
                     },
                 )  # fmt: skip
 
@@ -327,16 +335,22 @@ def _fit_and_predict(
     keep_model: bool,
     within: bool,
     n_samples: int,
+    store: Path | None,
     device: torch.device,
 ) -> tuple[list[str], FittedModel | None, Predicted]:
     """Fit one task on one fold and predict its test side; the same in any process."""
     from stpredict.training import predict_arrays
 
     model = fit_task(task, train, target, facts, device=device, seed=seed)
-    predicted = predict_arrays(model.network, test, device=device, seed=seed, n_samples=n_samples)
-    if predicted.std is not None:
-        predicted.std = target.link_std(predicted.mean, predicted.std)
-    predicted.mean = target.link(predicted.mean, model.training)
-    check_range(predicted.mean, model)
+
+    def predict(part: ArraySet) -> Predicted:
+        predicted = predict_arrays(model.network, part, device=device, seed=seed, n_samples=n_samples)
+        if predicted.std is not None:
+            predicted.std = target.link_std(predicted.mean, predicted.std)
+        predicted.mean = target.link(predicted.mean, model.training)
+        check_range(predicted.mean, model)
+        return predicted
+
+    predicted = predict(test) if store is None else stored_by_section(test, predict, store)
     seen = model.training.others_seen if within else model.training.patients_seen
     return seen, model if keep_model else None, predicted

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cohorts import Cohort
 from stpredict.core._settings import settings
 from stpredict.core._validate import check_unique, few
 from stpredict.metrics import sample_quantiles
@@ -31,6 +32,7 @@ from stpredict.tl.learn._members import (
     recognized_sections,
     source_of,
 )
+from stpredict.tl.learn._predict_sections import predict_sections
 from stpredict.tl.learn._sample_store import SampleStore
 from stpredict.tl.learn._unseen import beside_unseen, check_beside
 from stpredict.tl.learn.inputs._gene_table import check_same_table
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    data: Container,
+    data: Container | Cohort,
     model: FittedModel | str | Path | Sequence[FittedModel | str | Path] | None = None,
     *,
     image: Any = None,
@@ -189,6 +191,9 @@ def predict(
     >>> adata.obsm["predicted"].shape
     (120, 20)
     """
+    if isinstance(data, Cohort):
+        predict_sections(predict, locals())
+        return None
     check_key(key_added)
     members = find_models(data, model, table_key)
     if is_spatialdata(data) and not data.tables:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.core._moments import column_moments
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._provenance import read_record
@@ -293,11 +294,12 @@ def fit_task(
 
 def _spread(arrays: ArraySet) -> list[float] | None:
     """Standard deviation of every output between patients, or sections of the one patient; `None` with one section."""
-    values = np.asarray(arrays.target)
+    values = arrays.target
+    assert values is not None
     rows = np.ones(len(values), dtype=bool) if arrays.labeled is None else arrays.labeled
     for group in (arrays.patient, arrays.section):
         if len(names := np.unique(group[rows])) > 1:
-            means = [values[rows & (group == name)].mean(axis=0, dtype=np.float64) for name in names]
+            means = [column_moments(values, np.flatnonzero(rows & (group == name)))[0] for name in names]
             return [float(f"{value:.4g}") for value in np.std(means, axis=0, ddof=1)]
     return None
 

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._standardized import within_sections
-from stpredict.core._validate import check_finite
+from stpredict.core._file_rows import FileRows, FileSparseRows, FileTable, rows_in_file
+from stpredict.core._standardized import section_scales, within_sections
+from stpredict.core._validate import check_finite, few
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._matrix import single_precision
 from stpredict.tl.learn.inputs._reader import Reader, Scaling, Source
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+_CALL = "run stp.pp.image_features again for these sections"
 
 
 class Features(Reader):
@@ -28,7 +31,32 @@ class Features(Reader):
         if not slots:
             return {}
         rows = source.rows
+        wholes = [rows_in_file(feature_matrix(source.adata, key)) for key in slots]
+        if in_file := [whole for whole in wholes if whole is not None]:
+            if len(in_file) < len(slots):
+                raise ValueError(
+                    f"expected all features on disk, or none; found some of {few(slots)} in memory; map all of them"
+                )
+            return {"features": _in_files(in_file, slots, source.scaling, rows.index, rows.sample)}
         return {"features": read_features(source.adata, slots, source.scaling, rows.index, rows.sample)}
+
+
+def _in_files(
+    parts: Sequence[FileRows | FileSparseRows],
+    keys: Sequence[str],
+    scaling: Scaling,
+    index: np.ndarray,
+    sample: np.ndarray,
+) -> FileTable:
+    """The same features as :func:`read_features` gives, read when they are asked for; their moments are in memory."""
+    raw = FileTable(parts, index)
+    check_finite(raw, f"features in {few([f'obsm[{key!r}]' for key in keys])}", _CALL)  # type: ignore[arg-type]
+    if scaling != "section":
+        return raw
+    _, section = np.unique(sample, return_inverse=True)
+    found = [section_scales(raw, np.flatnonzero(section == code)) for code in range(int(section.max(initial=-1)) + 1)]
+    mean, scale = (np.stack(each) for each in zip(*found, strict=True)) if found else (np.zeros((0, raw.shape[1])),) * 2
+    return FileTable(parts, index, group=section, mean=mean, scale=scale)
 
 
 def read_features(
@@ -40,7 +68,7 @@ def read_features(
         whole = feature_matrix(adata, key)
         assert whole is not None  # feature_keys or check_features came before
         values = single_precision(whole[index], f"features in obsm[{key!r}]")
-        check_finite(values, f"features in obsm[{key!r}]", "run stp.pp.image_features again for these sections")
+        check_finite(values, f"features in obsm[{key!r}]", _CALL)
         parts.append(values)
     features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     # What was read is nobody else's, and is standardized where it stands.

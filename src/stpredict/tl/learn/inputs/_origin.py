@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._file_rows import rows_in_file
 from stpredict.core._validate import few
 from stpredict.slots._content import MADE_BY, as_recorded
 from stpredict.slots._expression import matrix_of
@@ -93,7 +94,7 @@ def _compare(
             features = features[:, features.shape[1] // 2]
         if features is None or features.ndim != 2:
             continue
-        values = _standardized(np.asarray(features[rows], dtype=np.float64))
+        values = _standardized(np.asarray(_some(features, rows), dtype=np.float64))
         for (what, names), answer in answers.items():
             agreement = np.abs(values.T @ answer) / len(rows)
             if (agreement > _SAME).any():
@@ -108,12 +109,12 @@ def _compare(
 def _answers(adata: AnnData, rows: np.ndarray, layer: str | None) -> dict[tuple[str, tuple[str, ...]], np.ndarray]:
     """Standardized values (n_rows, n) that no feature may have, with what they are and their names."""
     matrices: dict[str, tuple[Any, Sequence[Any]]] = {
-        "the measured gene": (matrix_of(adata, layer)[rows], adata.var_names)
+        "the measured gene": (_some(matrix_of(adata, layer), rows), adata.var_names)
     }
     if layer is not None and adata.X is not None:
-        matrices["in X the gene"] = matrix_of(adata, None)[rows], adata.var_names
+        matrices["in X the gene"] = _some(matrix_of(adata, None), rows), adata.var_names
     if Key.COUNTS in adata.layers:
-        matrices["the counts of"] = adata.layers[Key.COUNTS][rows], adata.var_names
+        matrices["the counts of"] = _some(adata.layers[Key.COUNTS], rows), adata.var_names
     components = adata.obsm.get(_COMPONENTS)
     made_here = "PCs" in adata.varm or "pca" in adata.uns
     if components is not None and made_here and read_record(adata, _COMPONENTS) is None:
@@ -124,6 +125,12 @@ def _answers(adata: AnnData, rows: np.ndarray, layer: str | None) -> dict[tuple[
         values = np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float64)
         found[what, tuple(map(str, names))] = _standardized(values)
     return found
+
+
+def _some(matrix: Any, rows: np.ndarray) -> Any:
+    """Some rows of a matrix; of one that is mapped from a file nothing stays in memory."""
+    source = rows_in_file(matrix)
+    return matrix[rows] if source is None else source[rows]
 
 
 def _standardized(values: np.ndarray) -> np.ndarray:

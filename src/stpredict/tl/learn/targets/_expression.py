@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._file_rows import FileRows, FileSparseRows, FileTable, rows_in_file
 from stpredict.core._validate import check_finite, check_unique, few
 from stpredict.metrics._pearson_residuals import proportions_of
 from stpredict.slots._booleans import read_bool
@@ -23,13 +24,14 @@ from stpredict.slots._selections import cut_to, taken_from
 from stpredict.targets import Expression
 from stpredict.targets._requests import Panel
 from stpredict.tl.learn.targets._base import Keys, TargetSlots
-from stpredict.tl.learn.targets._within import training_part, within_training
+from stpredict.tl.learn.targets._within import has_part_sections, training_part, within_training
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpredict.training.targets import Target
 
+_CALL = "leave unmeasured sections out with `train=`"
 _QUANTILES = 16  # of depths, in the middle of equal shares
 #: Methods of :func:`stpredict.pp.select_genes` that a panel may name.
 SELECTIONS = frozenset({"moran", "spatial_hvg", "mean"})
@@ -68,11 +70,13 @@ class ExpressionSlots(TargetSlots):
     def read(self, adata: AnnData, request: Expression, target: Target, rows: Rows, keys: Keys) -> np.ndarray:
         """Values (n, n_genes) float32; NaN where nothing was measured."""
         columns = adata.var_names.get_indexer(target.names)
-        values = part_of(matrix_of(adata, request.layer), rows.index, columns, "the target")
+        whole = matrix_of(adata, request.layer)
+        if (source := rows_in_file(whole)) is not None:
+            return _in_file(adata, source, columns, rows, target, keys)  # type: ignore[return-value]
+        values = part_of(whole, rows.index, columns, "the target")
         values = within_training(adata, values, columns, rows, target.normalization, keys.sample)  # type: ignore[attr-defined]
-        call = "leave unmeasured sections out with `train=`"
         measured = values if rows.measured.all() else values[rows.measured]
-        check_finite(measured, "expression of the training observations", call)
+        check_finite(measured, "expression of the training observations", _CALL)
         return values if measured is values else np.where(rows.measured[:, None], values, np.float32(np.nan))
 
     def key(self, target: Target) -> str:
@@ -82,6 +86,20 @@ class ExpressionSlots(TargetSlots):
     def check(self, adata: AnnData, target: Target) -> None:
         """Raise when the object says that it is normalized otherwise than the training was; name both sides."""
         check_normalization(adata, target.normalization)  # type: ignore[attr-defined]
+
+
+def _in_file(
+    adata: AnnData, source: FileRows | FileSparseRows, columns: np.ndarray, rows: Rows, target: Target, keys: Keys
+) -> FileTable:
+    """The same values where the matrix is in a file, read when they are asked for."""
+    if has_part_sections(adata, rows, target.normalization, keys.sample):  # type: ignore[attr-defined]
+        raise ValueError(
+            "expected whole sections to train on, where the arrays are on disk and the unit of the target follows from the section; "
+            "found a part of one; train on sections as a whole, normalize with method='log1p', or take cohort.to_adata()"
+        )
+    kept = rows.index[rows.measured]
+    check_finite(FileTable([source], kept, columns), "expression of the training observations", _CALL)  # type: ignore[arg-type]
+    return FileTable([source], rows.index, columns, blank=None if rows.measured.all() else ~rows.measured)
 
 
 def choose_panel(
@@ -261,7 +279,10 @@ def panel_counts_of(adata: AnnData, genes: Sequence[str], rows: np.ndarray) -> t
     assert depth is not None  # there are counts
     what = f"layers[{Key.COUNTS!r}]"
     matrix: Any = numeric_matrix(adata.layers[Key.COUNTS], what)
-    return part_of(matrix, rows, adata.var_names.get_indexer(list(genes)), what), depth[rows]
+    columns = adata.var_names.get_indexer(list(genes))
+    if (source := rows_in_file(matrix)) is not None:
+        return FileTable([source], rows, columns), depth[rows]  # type: ignore[return-value]
+    return part_of(matrix, rows, columns, what), depth[rows]
 
 
 def training_rates(counts: np.ndarray, depth: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

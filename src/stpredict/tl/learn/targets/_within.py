@@ -45,6 +45,20 @@ def within_training(
     return values
 
 
+def has_part_sections(adata: AnnData, rows: Rows, normalization: Mapping[str, Any], sample_key: str) -> bool:
+    """Whether only a part of a section is trained on, in a unit that follows from the section."""
+    if not follows_section(adata, normalization):
+        return False
+    depth = depth_of(adata)
+    assert depth is not None  # there are counts
+    counts = numeric_matrix(adata.layers[Key.COUNTS], f"layers[{Key.COUNTS!r}]")
+    chosen = np.zeros(adata.n_obs, dtype=bool)
+    chosen[rows.index] = rows.measured
+    _, section = section_codes(adata, sample_key)
+    left_out = counted_rows(adata, counts, depth) & ~chosen
+    return bool(np.isin(section[rows.index[rows.measured]], section[left_out]).any())
+
+
 def training_part(
     adata: AnnData, train: np.ndarray, normalization: Mapping[str, Any], sample_key: str
 ) -> tuple[AnnData, np.ndarray]:
