@@ -110,7 +110,7 @@ def test_what_is_refused(disk: stp.Cohort, toy: ad.AnnData, tmp_path: Path) -> N
 def test_other_genes_are_named(disk: stp.Cohort) -> None:
     disk["s1"][:, ["G0", "G1", "G2"]].copy().write_h5ad(disk.paths["s1"])
     with pytest.raises(
-        ValueError, match=r"the same genes in every section; found 3 of 's0' missing in 's1' \(g3, g4, g5\)"
+        ValueError, match=r"the same genes in every section; found 3 of 's0' missing in 's1' \(G3, G4, G5\)"
     ):
         disk.table()
 
