@@ -21,7 +21,7 @@ MODULES = sorted(
     for info in pkgutil.walk_packages(stpredict.__path__, "stpredict.")
     if not info.name.endswith("__main__") and ">>>" in (Path(importlib.util.find_spec(info.name).origin).read_text())
 )
-FUNCTIONS = {"concat"}  # at the top level
+FUNCTIONS = {"Cohort", "concat"}  # at the top level
 NAMESPACES = [name for name in stpredict.__all__ if name not in {"__version__", "settings", *FUNCTIONS}]
 
 

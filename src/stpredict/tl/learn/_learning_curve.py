@@ -76,6 +76,8 @@ def learning_curve(
         Level of the intervals, and resamples of test patients.
     n_jobs
         Processes that work on folds side by side.
+    client
+        Dask client, or the address of one, on whose workers folds run; see :func:`stpredict.tl.cross_validate`.
     seed
         Random seed for patients, folds, weights and resamples.
     progress
