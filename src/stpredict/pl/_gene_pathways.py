@@ -9,6 +9,7 @@ import numpy as np
 
 from stpredict.core._palette import category_colors
 from stpredict.core._validate import few
+from stpredict.pl._finished import finished
 from stpredict.pl._style import GRAY, INK, one_panel, style
 from stpredict.pl._terms import shown_representatives, shown_terms
 
@@ -21,6 +22,7 @@ _WIDTH = (0.4, 3.2)  # points, of the weakest and the strongest link
 _SWEEPS = 8
 
 
+@finished
 def gene_pathways(
     table: pd.DataFrame,
     scores: pd.DataFrame | Mapping[str, float] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stpredict.pl._finished import finished
 from stpredict.pl._style import BLUE, GRAY, INK, one_panel, style
 from stpredict.slots._marks import mark_words
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 _MOST_BARS = 30
 
 
+@finished
 def replication(found: Any, *, ax: Axes | None = None) -> Axes:
     """Draw the number of genes that hold in at least k cohorts or slides, beside the number expected by chance.
 
