@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def test_fit_predict_evaluate_and_report_in_a_row(
-    sections: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    sections: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, out = tmp_path / "model", tmp_path / "out"
     assert main(["fit", str(sections), "--features", "color-statistics", "--hold-out", "P3", "--out", str(model)]) == 0
@@ -43,35 +43,62 @@ def test_fit_predict_evaluate_and_report_in_a_row(
     del raw.uns["stpredict"]["normalize"], raw.layers["counts"]
     raw.write_h5ad(tmp_path / "raw.h5ad")
     assert (
-        main(["evaluate", str(tmp_path / "raw.h5ad"), "--model", str(model), "--out", str(tmp_path / "again.tsv")]) == 0
+        main(
+            [
+                "evaluate",
+                str(tmp_path / "raw.h5ad"),
+                "--model",
+                str(model),
+                "--out",
+                str(tmp_path / "again.tsv"),
+                "--metrics",
+                "pearson",
+            ]
+        )
+        == 0
     )
     again = pd.read_csv(tmp_path / "again.tsv", sep="\t")
     assert again["pearson"].tolist() == pytest.approx(scores["pearson"].tolist(), nan_ok=True)
 
     genes = list(wanted.var_names[:2])
+    monkeypatch.setattr("stpredict.report._object._N_SECTIONS", 1)
     assert main(["report", str(out / "sections.zarr"), "--genes", *genes, "--out", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "Not shown" not in page
     assert re.findall(r"<h2>(.*?)</h2>", page) == ["Quality", "Scores", "Maps", "Domains"]
-    assert page.count("data:image/png;base64,") == 9  # features, scores, ceiling, maps and domains of three sections
+    assert page.count("data:image/png;base64,") == 5  # features, scores, ceiling, maps and domains of a section
+    assert "The first 1 of 3 sections" in page
+    assert "<dt>Seen in training</dt><dd>72 of 108 observations</dd>" in page
     assert "http" not in page
-    assert "<dt>Seen in training</dt><dd>" in page
     assert all(gene in page for gene in genes)
 
 
-def test_fit_of_several_files_with_checkpoints(sections: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_fit_joins_files_and_passes_its_options_on(
+    sections: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adata = ad.read_h5ad(sections)
     (tmp_path / "parts").mkdir()
     for patient in ("P1", "P2"):
         adata[adata.obs["patient"] == patient].copy().write_h5ad(tmp_path / "parts" / f"{patient}.h5ad")
-    call = ["fit", str(tmp_path / "parts"), "--model", "mlp", "--hyperparameters", '{"hidden": 8}', "--epochs", "2"]
-    assert main([*call, "--checkpoints", str(tmp_path / "steps"), "--out", str(tmp_path / "model")]) == 0
+    call = ["fit", str(tmp_path / "parts"), "--out", str(tmp_path / "model")]
+    assert main([*call, "--hyperparameters", '{"alpha": 7.0}', "--target", *adata.var_names[:2]]) == 0
     fitted = stp.training.FittedModel.load(tmp_path / "model")
-    assert fitted.network.config.hidden == 8
+    assert fitted.network.config.alpha == 7
     assert sorted(fitted.training.patients) == ["P1", "P2"]
-    assert any((tmp_path / "steps").rglob("*"))
-    assert main([*call, "--hold-out", "P9", "--out", str(tmp_path / "none")]) == 1
+    assert fitted.panel == list(adata.var_names[:2])
+    assert main([*call, "--hold-out", "P9"]) == 1
     assert "'P9'" in capsys.readouterr().err
+    taken: dict = {}
+    monkeypatch.setattr(
+        stp.tl, "fit", lambda data, model, train, **options: taken.update(options, model=model, train=train)
+    )
+    more = ["--model", "mlp", "--hold-out", "P1", "--checkpoints", "steps", "--epochs", "2", "--device", "cpu"]
+    assert main([*call, *more, "--hyperparameters", "small", "--seed", "3", "--target", "tumor"]) == 0
+    assert taken.pop("train").sum() == 36
+    assert taken == {
+        "model": "mlp", "features": None, "target": "tumor", "hyperparameters": "small", "seed": 3,
+        "training": {"max_epochs": 2, "device": "cpu"}, "path": tmp_path / "model", "checkpoint_dir": Path("steps"),
+    }  # fmt: skip
 
 
 def test_features_of_slides_become_bags_a_model_and_maps(

@@ -1,4 +1,4 @@
-"""Small files as this release writes them: models, a map, a cache entry. Later releases have to read them.
+"""Small files as this release writes them: models, a map, a cohort, a cache entry. Later releases have to read them.
 
     python tests/compat/make.py [--out tests/compat/0.1]
 
@@ -103,6 +103,13 @@ def predictions(folder: Path) -> dict[str, Any]:
         "obs": {name: table.obs[name].tolist() for name in ("sample", "array_row", "array_col", "predicted_n_windows")},
         "one": stp.io.read_map(folder / "map.zarr", ["ERBB2"]).obsm["predicted"].tolist(),
     }  # fmt: skip
+    if (folder / "cohort").is_dir():
+        cohort = stp.Cohort(folder / "cohort")
+        found["cohort"] = {
+            "names": cohort.names, "patients": [str(cohort.patients[name]) for name in cohort.names],
+            "genes": list(cohort[cohort.names[0]].var_names),
+            "counts": [cohort[name].layers["counts"].sum(axis=1).tolist() for name in cohort.names],
+        }  # fmt: skip
     entry = FeatureCache(folder / "cache").get(KEY)
     found["cache"] = None if entry is None else entry.tolist()
     return found
@@ -131,6 +138,8 @@ def make(folder: Path) -> None:
     model = stp.tl.fit(bags, "he2rna", training={"max_epochs": 1}, baselines=False)
     stp.tl.predict(tiles(), model, window=2, store=folder / "map.zarr")
     FeatureCache(folder / "cache").put(KEY, cached())
+    adata = sections()
+    stp.Cohort.divide(adata[adata.obs["sample"].isin(["s0", "s2"])].copy(), folder / "cohort")
     (folder / "expected.json").write_text(json.dumps(predictions(folder), indent=0) + "\n")
 
 

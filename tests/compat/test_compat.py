@@ -1,4 +1,4 @@
-"""What releases wrote is read by this version: saved models, outcomes, maps, entries of the cache."""
+"""What releases wrote is read by this version: saved models, outcomes, maps, cohorts, entries of the cache."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_current_release_is_among_them() -> None:
 @pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
 def test_what_a_release_wrote_is_read(release: Path) -> None:
     wanted = json.loads((release / "expected.json").read_text())
-    assert set(wanted) >= {"ridge", "mlp", "outcome", "map", "cache"}
+    assert set(wanted) >= {"ridge", "mlp", "outcome", "map", "cache", "cohort"}
     same(maker.predictions(release), wanted)
     assert wanted["cache"] == maker.cached().tolist()
 

@@ -90,11 +90,9 @@ def run_items(job: Job, items: Sequence[Item], options: argparse.Namespace) -> i
     settings.progress = sys.stderr.isatty() and len(items) == 1  # bars of many slides would bury the lines
     if options.dry_run:
         return dry_run(job, items)
-    if options.client is None:
-        return run_batch(job, items, debug=options.debug)
-    from stpredict.core._optional import optional_import
+    from stpredict.core._engine import connected
 
-    with optional_import("distributed", "dask").Client(options.client, set_as_default=False) as client:
+    with connected(options.client) as client:
         return run_batch(job, items, client=client, debug=options.debug)
 
 

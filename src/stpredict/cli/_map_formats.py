@@ -152,7 +152,7 @@ def _geotiff(path: Path, image: np.ndarray, names: Sequence[str], shell: dict[st
         path,
         image,
         photometric="minisblack",
-        planarconfig="separate",
+        planarconfig="separate" if len(names) > 1 else None,
         compression="adobe_deflate",
         extratags=tags,
         metadata=None,
