@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from stpredict.models import Batch, Predictor, Stage
     from stpredict.training._config import TrainConfig
 
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam, and of a gradient of nothing
-_ROUNDING = 16.0  # units of the last place of a step that are no difference
+_BETAS, _EPSILON = (0.9, 0.999), 1e-12  # of Adam, whose steps then do not depend on the size of a loss
+_ROUNDING = 16.0  # units of the last place of what the steps change the loss by
 _MARGIN = 4.0  # temperatures that the cut may lie beyond the first or the last gene: there it changes nothing any more
 _SHIFT = 0.02  # of the cut, to both sides, in the difference that stands for its derivative
 
@@ -166,10 +166,12 @@ class CutTuner(pl.Callback):
             place({name: (above[name] + below[name]) / 2 for name in above})
             shadow.eval()
             found = slope(shadow.step(other, self.stage)["total"])
-            apart = sum(
-                float((each * (above[name] - below[name])).sum()) for name, each in found.items() if name in above
-            )
-            return apart / (2 * _SHIFT)
+            steps = [(found[name], above[name], below[name]) for name in found if name in above]
+            apart = sum(float((each * (up - down)).sum()) for each, up, down in steps)
+            whole = sum(float((each * up).abs().sum()) for each, up, _ in steps)
+            # The step of the cut does not see how small a derivative is, and would follow what is rounding.
+            rounding = _ROUNDING * max((torch.finfo(up.dtype).eps for _, up, _ in steps), default=0.0)
+            return apart / (2 * _SHIFT) if abs(apart) > rounding * whole else 0.0
 
         return derivative
 
@@ -198,12 +200,6 @@ class CutTuner(pl.Callback):
             return float(found_cut)
 
         return derivative
-
-
-def _apart(above: Tensor, below: Tensor) -> Tensor:
-    """Difference of two ways, 0 where it is no more than rounding: the step of the cut does not see how small it is."""
-    apart = above - below
-    return apart.where(apart.abs() > _ROUNDING * torch.finfo(above.dtype).eps * (above.abs() + below.abs()), 0.0)
 
 
 class _Adam:
