@@ -35,7 +35,7 @@ def emd(
     method: Method = "auto",
     scaling: Scaling = "percentile",
     max_exact: int = 1500,
-    n_projections: int = 200,
+    n_projections: int | None = None,
     n_jobs: int = 1,
     seed: int = 0,
     table_key: str = Key.TABLE,
@@ -69,7 +69,7 @@ def emd(
     max_exact
         Number of observations up to which `"auto"` is exact.
     n_projections
-        Number of directions of the sliced distance.
+        Number of directions of the sliced distance; 200, and 40 for sections of more than 10,000 observations, when `None`.
     n_jobs
         Number of joblib threads for exact distances.
     seed
