@@ -13,6 +13,7 @@ from stpredict.metrics._ranks import ranks
 Scaling = Literal["percentile", "mass"]
 Method = Literal["auto", "exact", "sliced"]
 _DIRECTIONS, _DIRECTIONS_OF_MANY, _MANY = 200, 40, 10_000  # where each takes long, as few as change nothing
+_BINS = 4096  # of equally many observations along a direction, where there are many
 _HELD = 2**20  # values (8 MB) that are reordered, summed and reduced at a time
 _LONG = 128  # genes from which it pays to add row to row, of which as many are taken whatever is held
 
@@ -59,8 +60,8 @@ def emd(
     max_exact
         Number of observations up to which `"auto"` is exact. Time grows with the cube of it, memory with the square.
     n_projections
-        Number of directions of the sliced distance, evenly spaced; when `None`, 200 up to 10,000 observations and 40 beyond,
-        which is within 0.5 % of 200.
+        Number of directions of the sliced distance, evenly spaced; when `None`, 200 up to 10,000 observations. Beyond them, 40,
+        and the cumulative distributions are taken at 4,096 places of each: together within 0.5 % of the whole.
     n_jobs
         Number of joblib threads that solve the exact problems, gene by gene.
     seed
@@ -222,6 +223,9 @@ def _sliced(excess: np.ndarray, xy: np.ndarray, n_projections: int, seed: int) -
     """
     start = np.random.default_rng(seed).random()
     angles = np.pi * (np.arange(n_projections) + start) / n_projections
+    if len(excess) > _MANY:
+        projections = (xy @ np.stack([np.cos(angles), np.sin(angles)])).T
+        return sum(_in_bins(excess, each) for each in projections) / n_projections * (np.pi / 2)
     width = max(2 * _LONG, _HELD // len(excess))
     parts = [np.ascontiguousarray(excess[:, first : first + width]) for first in range(0, excess.shape[1], width)]
     total = np.zeros(excess.shape[1])
@@ -234,6 +238,22 @@ def _sliced(excess: np.ndarray, xy: np.ndarray, n_projections: int, seed: int) -
             np.abs(between, out=between)
             total[index * width : (index + 1) * width] += gaps @ between[:-1]
     return total / n_projections * (np.pi / 2)
+
+
+def _in_bins(excess: np.ndarray, projected: np.ndarray) -> np.ndarray:
+    """Area between two cumulative distributions (g,) that are known at the ends of bins, and straight within them.
+
+    Between the ends a bin holds a share of 1 / 4096 of the observations. What a bin holds is summed without being sorted first.
+    """
+    from scipy.sparse import csr_array
+
+    n = len(projected)
+    order, ends = np.argsort(projected), np.linspace(0, n, _BINS + 1).astype(np.int64)
+    bins = csr_array((np.ones(n), order, ends), shape=(_BINS, n))
+    cumulative = np.abs(np.cumsum(bins @ excess, axis=0))
+    at = projected[order[np.minimum(ends, n - 1)]]
+    gaps = np.diff(at)
+    return np.asarray(gaps @ cumulative + gaps[1:] @ cumulative[:-1]) / 2
 
 
 def _accumulate(values: np.ndarray) -> None:
