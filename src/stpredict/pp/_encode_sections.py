@@ -48,8 +48,10 @@ def encode_sections(
             "encoder": encoder, "tile_um": tile_um, "scales": scales, "batch_size": batch_size, "cache": cache,
         }  # fmt: skip
         if client is None or len(sections) == 1:
+            store = _cache(encoder, cache)  # one for all: what it has to say of a full disk it says once
             for section in sections:
-                features[section.rows], left[section.name] = _section_features(section, **how, done=bar.update)
+                found = _section_features(section, **how, store=store, done=bar.update)
+                features[section.rows], left[section.name] = found
             return features, left
         calls = ((_section_features, {"section": section, **how}) for section in sections)
         with connected(client) as there:
@@ -84,17 +86,22 @@ def _section_features(
     scales: tuple[float, ...],
     batch_size: int,
     cache: bool,
+    store: FeatureCache | None = None,
     done: Callable[[int], Any] | None = None,
 ) -> tuple[np.ndarray, int | None]:
     """Features (n, dim * contexts) of one section, whose picture is opened and closed, and the tiles not recolored."""
-    from stpredict.pp._cache import FeatureCache
-
-    store = FeatureCache() if cache and encoder.reproducible else None
+    store = store or _cache(encoder, cache)
     picture = section.find()
     try:
         return _features_of(picture, section, encoder, tile_um, scales, batch_size, store, done or _nothing)
     finally:
         picture.close()
+
+
+def _cache(encoder: Encoder, cache: bool) -> FeatureCache | None:
+    from stpredict.pp._cache import FeatureCache
+
+    return FeatureCache() if cache and encoder.reproducible else None
 
 
 def _nothing(n: int) -> None:
