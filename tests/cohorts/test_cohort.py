@@ -115,8 +115,7 @@ def test_other_genes_are_named(disk: stp.Cohort) -> None:
         disk.table()
 
 
-@pytest.mark.parametrize("form", ["h5ad", "zarr"])
-@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(("form", "sparse"), [("h5ad", False), ("h5ad", True), ("zarr", True)])
 def test_table_is_the_object_in_memory(
     toy: ad.AnnData, tmp_path: Path, form: Any, sparse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +123,7 @@ def test_table_is_the_object_in_memory(
     from scipy.sparse import csc_matrix, csr_matrix
 
     monkeypatch.setattr(stp.settings, "memory", 2**20)
+    toy = toy[toy.obs["sample"].isin(["s1", "s3"])].copy()
     toy.layers["counts"] = csr_matrix(toy.layers["counts"]) if sparse else toy.layers["counts"]
     disk = stp.Cohort.divide(toy, tmp_path / "sections", form=form)
     other = disk["s3"][:, ["G3", "G1", "G2", "G0", "G5", "G4"]].copy()
@@ -143,7 +143,7 @@ def test_table_is_the_object_in_memory(
     source = rows_in_file(table.layers["counts"])
     assert source is not None
     assert isinstance(source, FileSparseRows) == sparse
-    for index in (np.array([70, 3, 3, 41]), slice(5, 31), toy.obs["sample"].to_numpy() == "s3"):
+    for index in (np.array([22, 3, 3, 14]), slice(5, 21), toy.obs["sample"].to_numpy() == "s3"):
         found, wanted = source[index], toy.layers["counts"][index]
         assert np.array_equal(found.toarray() if sparse else found, wanted.toarray() if sparse else wanted)
 

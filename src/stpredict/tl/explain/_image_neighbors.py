@@ -7,13 +7,30 @@ from typing import Any
 
 import numpy as np
 
+from stpredict.core._file_rows import in_files
+from stpredict.core._moments import column_moments, row_slices
+
 
 def components(features: np.ndarray, n_components: int) -> np.ndarray:
     """First principal components (n, k) of features (n, d) that are on one scale; all of them where there are fewer."""
     from sklearn.decomposition import PCA
 
     k = min(n_components, features.shape[1], len(features) - 1)
+    if in_files(features):
+        return _components_by_blocks(features, k)
     return np.asarray(PCA(k, svd_solver="covariance_eigh").fit_transform(features.astype(np.float64)))
+
+
+def _components_by_blocks(features: Any, k: int) -> np.ndarray:
+    """The same, up to signs, of features that are in files: no more of them in memory than a block."""
+    mean, _ = column_moments(features)
+    products = np.zeros((features.shape[1], features.shape[1]))
+    for part in row_slices(len(features)):
+        block = features[part] - mean
+        products += block.T @ block
+    _, vectors = np.linalg.eigh(products)
+    first = vectors[:, ::-1][:, :k]
+    return np.concatenate([(features[part] - mean) @ first for part in row_slices(len(features))])
 
 
 def neighbors_across(points: np.ndarray, sides: Sequence[tuple[np.ndarray, np.ndarray]], n_neighbors: int) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from stpredict.cohorts._blocks import spatial_blocks
+from stpredict.cohorts import Cohort, spatial_blocks
 from stpredict.core._validate import check_choice, check_counts, few
 from stpredict.metrics._modes import spatial_modes
 from stpredict.metrics._pearson_residuals import pearson_residuals
@@ -22,7 +22,7 @@ from stpredict.slots._provenance import write_record
 from stpredict.slots._reach import MARGIN, field_of_view
 from stpredict.slots._rows import Rows, rows_of
 from stpredict.tl.explain._image_neighbors import components, neighbors_across
-from stpredict.tl.learn.inputs._features import read_features
+from stpredict.tl.learn.inputs._features import features_of
 from stpredict.tl.learn.inputs._slots import feature_keys
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _FROM = {
 
 
 def predictability(
-    data: Container,
+    data: Container | Cohort,
     features: str | Sequence[str] | None = None,
     *,
     genes: Sequence[str] | None = None,
@@ -151,12 +151,14 @@ def predictability(
     """
     import pandas as pd
 
-    from stpredict.core._table import compact
     from stpredict.metrics import benjamini_hochberg
     from stpredict.metrics._sharing import Sharing
 
     check_key(key_added)
     key = key_added or "predictability"
+    on_disk = isinstance(data, Cohort)
+    if isinstance(data, Cohort):
+        sample_key, patient_key, table_key, data = data.sample_key, data.patient_key, data.table_key, data.table()
     adata = get_table(data, table_key, measured=True)
     for name, number in (("n_neighbors", n_neighbors), ("n_components", n_components)):
         if int(number) != number or number < 1:
@@ -192,7 +194,7 @@ def predictability(
             f"expected at least {_MIN_DETECTED} observations with counts on tissue in every block; found {smallest}; take fewer "
             "blocks: across=stp.cohorts.spatial_blocks(adata, 2)"
         )
-    points = components(read_features(adata, slots, "section", rows.index, rows.sample), n_components)
+    points = components(features_of(adata, slots, "section", rows.index, rows.sample), n_components)
     sharing = Sharing(
         neighbors_across(points, sides, n_neighbors), section, group, _modes(positions_of(adata)[rows.index], section)
     )
@@ -202,10 +204,18 @@ def predictability(
     told = table["p"].notna()  # how rare a gene is says nothing of whether its neighbors share it
     table.loc[told, "q"] = benjamini_hochberg(table.loc[told, "p"])
     table["neighbors_from"] = origin
+    if on_disk:  # its table is nobody's to write into
+        return _ordered(table)
     for column, name in ((key, "pearson"), *((f"{key}_{name}", name) for name in ("z", "p", "q", "ceiling"))):
         adata.var[column] = pd.Series(table[name].to_numpy(), index=names).reindex(adata.var_names)
     record = {"features": slots, "n_neighbors": n_neighbors, "n_components": n_components, "layer": layer}
     write_record(adata, key, record | {"neighbors_from": origin, "n_genes": len(names)})
+    return _ordered(table)
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    from stpredict.core._table import compact
+
     order = np.lexsort((-table["z"].fillna(-np.inf), table["p"].fillna(1.0)))
     return compact(table.iloc[order].reset_index(drop=True), _SHOWN)
 

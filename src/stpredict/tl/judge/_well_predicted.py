@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.cohorts import Cohort
 from stpredict.core._validate import check_choice, check_unique, few
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
@@ -29,7 +30,7 @@ _COLUMNS = frozenset({"gene", "well_predicted", "pearson", "pearson_p", "pearson
 
 
 def well_predicted(
-    data: Container,
+    data: Container | Cohort,
     key: str = Key.PREDICTED,
     *,
     comparators: Sequence[str] = ("untrained", "permuted", "ridge"),
@@ -139,6 +140,8 @@ def well_predicted(
     """
     import pandas as pd
 
+    if isinstance(data, Cohort):
+        table_key, data = Key.TABLE, data.to_adata(features=False)
     adata = get_table(data, table_key)
     check_choice(test, ("williams", "steiger"), "test")
     for name, level in (("alpha", alpha), ("fdr", fdr)):

@@ -31,14 +31,19 @@ class Features(Reader):
         if not slots:
             return {}
         rows = source.rows
-        wholes = [rows_in_file(feature_matrix(source.adata, key)) for key in slots]
-        if in_file := [whole for whole in wholes if whole is not None]:
-            if len(in_file) < len(slots):
-                raise ValueError(
-                    f"expected all features on disk, or none; found some of {few(slots)} in memory; map all of them"
-                )
-            return {"features": _in_files(in_file, slots, source.scaling, rows.index, rows.sample)}
-        return {"features": read_features(source.adata, slots, source.scaling, rows.index, rows.sample)}
+        return {"features": features_of(source.adata, slots, source.scaling, rows.index, rows.sample)}
+
+
+def features_of(adata: AnnData, keys: Sequence[str], scaling: Scaling, index: np.ndarray, sample: np.ndarray) -> Any:
+    """Features (n, d) float32 of some rows, as :func:`read_features` has them; where they are in files they stay there."""
+    wholes = [rows_in_file(feature_matrix(adata, key)) for key in keys]
+    if not (in_file := [whole for whole in wholes if whole is not None]):
+        return read_features(adata, keys, scaling, index, sample)
+    if len(in_file) < len(keys):
+        raise ValueError(
+            f"expected all features on disk, or none; found some of {few(keys)} in memory; map all of them"
+        )
+    return _in_files(in_file, keys, scaling, index, sample)
 
 
 def _in_files(
