@@ -83,7 +83,8 @@ def predictability(
     Parameters
     ----------
     data
-        AnnData or SpatialData with image features, raw counts and positions, of two patients or more.
+        AnnData or SpatialData with image features, raw counts and positions, of two patients or more; a
+        :class:`stpredict.Cohort` of them, into whose sections nothing is written.
     features
         Image features: encoder, slot of `obsm`, or several; not needed when there is only one set. They are
         standardized within each section, so that differences of stain between sections do not matter.

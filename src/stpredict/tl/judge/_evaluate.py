@@ -83,7 +83,8 @@ def evaluate(
     ----------
     data
         AnnData or SpatialData with predictions and normalized measured expression; for predictions of values, with these
-        values where the model found its own: the record of the prediction says where.
+        values where the model found its own: the record of the prediction says where. Sections of a :class:`stpredict.Cohort`
+        are scored one after the other.
     key
         Slot of the predictions in `obsm`, or several to compare.
     genes

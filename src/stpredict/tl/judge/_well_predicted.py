@@ -63,7 +63,7 @@ def well_predicted(
     data
         Table with one row per slide: normalized truth in `X`, predictions from models that did not see the patient, and
         those of the comparators beside them. Rows with `obs["measured"]` false, without a measurement or without a
-        prediction are left out.
+        prediction are left out. Of a :class:`stpredict.Cohort` all slides are read, without their features.
     key
         Slot of the prediction in `obsm`.
     comparators

@@ -68,7 +68,8 @@ def fit(
     ----------
     data
         Sections with image features (or images, for networks that read pixels) and normalized expression in `X`
-        (n_obs, n_genes); or slides with bags.
+        (n_obs, n_genes); or slides with bags. Of a :class:`stpredict.Cohort` the features and targets are read from files, and
+        nothing is written to its sections.
     model
         Registered name, see :func:`stpredict.models.list_models`; or a fitted model, or the `Path` of a saved one, to
         start from: its network and hyperparameters are taken, its head is replaced by a new one, and its patients count

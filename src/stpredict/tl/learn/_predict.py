@@ -83,7 +83,8 @@ def predict(
     ----------
     data
         Sections with the features (or images) that the model was fitted on; slides with bags; or, for a map with a
-        network on bags, a slide or a table with the features of its tiles.
+        network on bags, a slide or a table with the features of its tiles. Every section of a :class:`stpredict.Cohort` is
+        predicted into its file, or with `store` into `{store}/{section}.zarr`, as :func:`stpredict.get.predicted` gives it.
     model
         Fitted model, or the directory of a saved one; several (the folds of :func:`stpredict.tl.fit_folds`) are
         averaged; the model that :func:`stpredict.tl.fit` left in this object when `None`.
