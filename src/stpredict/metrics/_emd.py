@@ -225,7 +225,7 @@ def _sliced(excess: np.ndarray, xy: np.ndarray, n_projections: int, seed: int) -
     angles = np.pi * (np.arange(n_projections) + start) / n_projections
     if len(excess) > _MANY:
         projections = (xy @ np.stack([np.cos(angles), np.sin(angles)])).T
-        return sum(_in_bins(excess, each) for each in projections) / n_projections * (np.pi / 2)
+        return np.mean([_in_bins(excess, each) for each in projections], axis=0) * (np.pi / 2)
     width = max(2 * _LONG, _HELD // len(excess))
     parts = [np.ascontiguousarray(excess[:, first : first + width]) for first in range(0, excess.shape[1], width)]
     total = np.zeros(excess.shape[1])
