@@ -13,7 +13,6 @@ from stpredict.cohorts._splits import (
 )
 
 __all__ = [
-    "Cohort",
     "Fold",
     "assert_disjoint",
     "assert_genes_apart",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
@@ -146,8 +147,18 @@ class _Sent:
         """Send it, and return the future of its result."""
         self.n_tries += 1
         # Under a name that follows from the content, equal arrays are sent once while any call that holds them is running.
-        self.held = client.scatter(self.arrays, hash=True) if self.arrays else []
+        self.held = _scattered(client, self.arrays) if self.arrays else []
         return client.submit(_call, self.body, self.held, pure=False)
+
+
+def _scattered(client: Any, arrays: list[Any]) -> Any:
+    """Futures of arrays; a worker that is lost while it is written to is another's turn."""
+    for number in range(_TRIES - 1):
+        try:
+            return client.scatter(arrays, hash=True)
+        except OSError:  # of a closed connection
+            time.sleep(2.0**number / 4)
+    return client.scatter(arrays, hash=True)
 
 
 def _window(client: Any) -> int:

@@ -164,7 +164,8 @@ def find_stain(pixels: np.ndarray, method: StainMethod, *, seed: int = 0) -> Sta
         raise ValueError(f"found {len(tissue)} pixels of tissue among {len(pixels)}")
     if np.mean(np.ptp(tissue.astype(np.int16), axis=1)) < _GRAY:
         raise ValueError("found a gray picture")
-    if method == "reinhard":
+    if method == "reinhard":  # of all tissue: eosin alone leaves red bright, which has a density of next to nothing
+        tissue = pixels[pixels.min(axis=1) <= _TISSUE_LEVEL]
         turned = np.log(tissue @ _CONES.T + 1) @ _TURNED.T
         return Stain(method, tuple(map(float, np.concatenate([turned.mean(axis=0), turned.std(axis=0)]))))
     density = _density(tissue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,10 @@ def score_outcome(
             },
             index=[str(number) for number in range(len(values))],
         )  # fmt: skip
-        table = survival(AnnData(obs=obs), level=level, n_boot=n_boot, seed=seed)
+        with warnings.catch_warnings():
+            if np.ptp(values) == 0:  # the majority says the same of everybody, and has one group
+                warnings.filterwarnings("ignore", "expected two groups", UserWarning)
+            table = survival(AnnData(obs=obs), level=level, n_boot=n_boot, seed=seed)
         table.insert(0, "model", name)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
