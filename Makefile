@@ -34,7 +34,7 @@ lint: $(STAMP)
 	$(BIN)/mypy src
 
 docs: $(STAMP)
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -j 2 -b html docs docs/_build/html
 
 # Whether the addresses in the pages answer; needs the network.
 links: $(STAMP)
