@@ -180,12 +180,15 @@ def _emd(
         from scipy.spatial.distance import cdist
 
         cost = cdist(xy, xy)
+    bins = _bins(xy, n_projections, seed) if cost is None and len(xy) > _MANY else None
     for genes in gene_blocks(truth.shape, copies=2):
         excess = _mass(dense(truth, genes), scaling)
         excess -= 1 / len(xy) if predicted is None else _mass(dense(predicted, genes), scaling)
         defined = np.isfinite(excess).all(axis=0)
         block = np.full(excess.shape[1], np.nan)
-        if cost is None:
+        if bins is not None:
+            block[defined] = _in_bins(excess[:, defined], bins)
+        elif cost is None:
             block[defined] = _sliced(excess[:, defined], xy, n_projections, seed)
         else:
             block[defined] = _exact(excess[:, defined], cost, n_jobs)
@@ -221,15 +224,10 @@ def _sliced(excess: np.ndarray, xy: np.ndarray, n_projections: int, seed: int) -
     All maps share one support: a direction is sorted once, and the distance of each gene is the area between the two
     cumulative distributions.
     """
-    start = np.random.default_rng(seed).random()
-    angles = np.pi * (np.arange(n_projections) + start) / n_projections
-    if len(excess) > _MANY:
-        projections = (xy @ np.stack([np.cos(angles), np.sin(angles)])).T
-        return np.mean([_in_bins(excess, each) for each in projections], axis=0) * (np.pi / 2)
     width = max(2 * _LONG, _HELD // len(excess))
     parts = [np.ascontiguousarray(excess[:, first : first + width]) for first in range(0, excess.shape[1], width)]
     total = np.zeros(excess.shape[1])
-    for projected in (xy @ np.stack([np.cos(angles), np.sin(angles)])).T:
+    for projected in _projections(xy, n_projections, seed):
         order = np.argsort(projected)
         gaps = np.diff(projected[order])
         for index, part in enumerate(parts):
@@ -240,20 +238,37 @@ def _sliced(excess: np.ndarray, xy: np.ndarray, n_projections: int, seed: int) -
     return total / n_projections * (np.pi / 2)
 
 
-def _in_bins(excess: np.ndarray, projected: np.ndarray) -> np.ndarray:
-    """Area between two cumulative distributions (g,) that are known at the ends of bins, and straight within them.
+def _projections(xy: np.ndarray, n_projections: int, seed: int) -> np.ndarray:
+    """Positions along evenly spaced directions (n_projections, n)."""
+    start = np.random.default_rng(seed).random()
+    angles = np.pi * (np.arange(n_projections) + start) / n_projections
+    return np.asarray((xy @ np.stack([np.cos(angles), np.sin(angles)])).T)
 
-    Between the ends a bin holds a share of 1 / 4096 of the observations. What a bin holds is summed without being sorted first.
+
+def _bins(xy: np.ndarray, n_projections: int, seed: int) -> list[tuple[Any, np.ndarray]]:
+    """Bins of equally many observations along each direction: a sparse sum (bins, n), and how long they are.
+
+    A direction is sorted once for all genes.
     """
     from scipy.sparse import csr_array
 
-    n = len(projected)
-    order, ends = np.argsort(projected), np.linspace(0, n, _BINS + 1).astype(np.int64)
-    bins = csr_array((np.ones(n), order, ends), shape=(_BINS, n))
-    cumulative = np.abs(np.cumsum(bins @ excess, axis=0))
-    at = projected[order[np.minimum(ends, n - 1)]]
-    gaps = np.diff(at)
-    return np.asarray(gaps @ cumulative + gaps[1:] @ cumulative[:-1]) / 2
+    n = len(xy)
+    ones, ends = np.ones(n), np.linspace(0, n, _BINS + 1).astype(np.int32)
+    found = []
+    for projected in _projections(xy, n_projections, seed):
+        order = np.argsort(projected).astype(np.int32)
+        gaps = np.diff(projected[order[np.minimum(ends, n - 1)]])
+        found.append((csr_array((ones, order, ends), shape=(_BINS, n)), gaps))
+    return found
+
+
+def _in_bins(excess: np.ndarray, bins: list[tuple[Any, np.ndarray]]) -> np.ndarray:
+    """The same from cumulative distributions that are known at the ends of bins, and straight within them."""
+    total = np.zeros(excess.shape[1])
+    for sums, gaps in bins:
+        cumulative = np.abs(np.cumsum(sums @ excess, axis=0))
+        total += (gaps @ cumulative + gaps[1:] @ cumulative[:-1]) / 2
+    return total / len(bins) * (np.pi / 2)
 
 
 def _accumulate(values: np.ndarray) -> None:
