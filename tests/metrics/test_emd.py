@@ -157,3 +157,22 @@ def test_fewer_directions_of_many_observations_change_next_to_nothing() -> None:
     few, many = emd(truth, predicted, xy), emd(truth, predicted, xy, n_projections=600)
     assert np.abs(few / many - 1).max() < 0.005
     assert not np.array_equal(few, emd(truth, predicted, xy, n_projections=200))
+
+
+def test_bins_of_many_observations_change_next_to_nothing(monkeypatch) -> None:
+    """Smooth maps and noise: what is summed in bins is what is summed observation by observation."""
+    rng = np.random.default_rng(0)
+    xy = rng.random((12_000, 2))
+    smooth = np.sin(9 * xy[:, :1])
+    truth = smooth * (0, 0.5, 2) + rng.normal(size=(len(xy), 3))
+    predicted = smooth * (0, 0.3, 1) + rng.normal(size=(len(xy), 3))
+    for other in (predicted, None):
+        found, wanted = [], []
+        for many, kept in ((10_000, found), (10**9, wanted)):
+            monkeypatch.setattr("stpredict.metrics._emd._MANY", many)
+            kept.append(
+                emd(truth, other, xy, n_projections=20)
+                if other is not None
+                else emd_uniform(truth, xy, n_projections=20)
+            )
+        np.testing.assert_allclose(found, wanted, rtol=5e-3)
