@@ -9,7 +9,7 @@ import pytest
 from cluster_calls import dying, failing, total
 
 import stpredict as stp
-from stpredict.core._engine import _packed, check_client, connected, on_workers
+from stpredict.core._engine import _packed, _scattered, check_client, connected, on_workers
 
 distributed = pytest.importorskip("distributed")
 
@@ -113,3 +113,22 @@ def test_what_is_no_client_is_told() -> None:
 def test_processes_and_a_client_at_once_are_refused_before_any_work() -> None:
     with pytest.raises(ValueError, match="leave one of them out"):
         stp.tl.cross_validate(None, client="tcp://localhost:1", n_jobs=2)  # type: ignore[arg-type]
+
+
+def test_arrays_are_sent_again_when_the_worker_that_takes_them_is_lost(monkeypatch) -> None:
+    class Losing:
+        def __init__(self, n: int) -> None:
+            self.n, self.asked = n, 0
+
+        def scatter(self, arrays: list[Any], hash: bool) -> list[Any]:
+            self.asked += 1
+            if self.asked <= self.n:
+                raise OSError("closed")
+            return arrays
+
+    monkeypatch.setattr("stpredict.core._engine.time.sleep", lambda seconds: None)
+    client = Losing(2)
+    assert _scattered(client, [1]) == [1]
+    assert client.asked == 3
+    with pytest.raises(OSError, match="closed"):
+        _scattered(Losing(100), [1])
