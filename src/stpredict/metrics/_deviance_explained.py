@@ -68,10 +68,9 @@ def deviance_explained(
         if level:
             rate = leveled(rate, share, depth)
         with np.errstate(divide="ignore", invalid="ignore"):
-            null = _deviance(x, depth[:, None] * share, theta).sum(axis=0)
-            result[genes] = np.where(
-                share > 0, 1 - _deviance(x, depth[:, None] * rate, theta).sum(axis=0) / null, np.nan
-            )
+            null = _deviance(x, np.outer(share, depth).T, theta).sum(axis=0)
+            left = _deviance(x, depth[:, None] * rate, theta).sum(axis=0)
+            result[genes] = np.where(share > 0, 1 - left / null, np.nan)
     return result
 
 
@@ -114,7 +113,7 @@ def deviance_ceiling(counts: Any, depth: np.ndarray) -> np.ndarray:
     result = np.full(counts.shape[1], np.nan)
     for genes in gene_blocks(counts.shape, copies=2):
         x = dense(counts, genes)
-        mean = depth[:, None] * proportions_of(x, depth)
+        mean = np.outer(proportions_of(x, depth), depth).T
         null, squares = _deviance(x, mean, np.inf).sum(axis=0), (mean**2).sum(axis=0)
         variation = np.divide(((x - mean) ** 2 - x).sum(axis=0), squares, out=np.zeros(len(null)), where=squares > 0)
         explained = 2 * mean.sum(axis=0) * _information(variation)

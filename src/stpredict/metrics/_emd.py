@@ -264,7 +264,7 @@ def _bins(xy: np.ndarray, n_projections: int, seed: int) -> list[tuple[Any, np.n
 
 def _in_bins(excess: np.ndarray, bins: list[tuple[Any, np.ndarray]]) -> np.ndarray:
     """The same from cumulative distributions that are known at the ends of bins, and straight within them."""
-    total = np.zeros(excess.shape[1])
+    total, excess = np.zeros(excess.shape[1]), np.ascontiguousarray(excess)
     for sums, gaps in bins:
         cumulative = np.abs(np.cumsum(sums @ excess, axis=0))
         total += (gaps @ cumulative + gaps[1:] @ cumulative[:-1]) / 2

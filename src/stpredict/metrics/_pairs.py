@@ -43,9 +43,9 @@ def gene_blocks(shape: tuple[int, int], copies: int = 1) -> Iterator[slice]:
 
 
 def dense(matrix: Any, genes: slice) -> np.ndarray:
-    """Columns of a matrix as a new float64 array."""
+    """Columns of a matrix as a new float64 array, each in one piece: of many observations a block has few genes."""
     block = matrix[:, genes]
-    return np.array(block.toarray() if hasattr(block, "toarray") else block, dtype=np.float64, order="C")
+    return np.array(block.toarray() if hasattr(block, "toarray") else block, dtype=np.float64, order="F")
 
 
 def center(block: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

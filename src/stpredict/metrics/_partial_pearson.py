@@ -76,7 +76,7 @@ def partial_pearson(truth: Any, predicted: Any, covariate: np.ndarray) -> np.nda
         for matrix in (truth, predicted):
             values = dense(matrix, genes)
             centered = values - values.mean(axis=0)
-            left = centered - basis @ (basis.T @ centered)
+            left = centered - ((centered.T @ basis) @ basis.T).T
             left[:, (left**2).sum(axis=0) <= _NEGLIGIBLE * (values**2).sum(axis=0)] = 0
             parts.append(left)
         result[genes] = pearson(*parts)

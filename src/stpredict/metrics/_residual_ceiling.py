@@ -59,10 +59,11 @@ def residual_ceiling(counts: Any, depth: np.ndarray, *, theta: float = 100.0) ->
     rows = np.flatnonzero(depth > 0)
     if len(rows) < _MIN_DETECTED:
         return result
-    counts, depth = (counts.tocsr() if hasattr(counts, "tocsr") else np.asarray(counts))[rows], depth[rows]
+    sparse = hasattr(counts, "tocsr")
+    counts, depth = counts.tocsr()[rows].tocsc() if sparse else np.asarray(counts)[rows], depth[rows]
     for genes in gene_blocks(counts.shape, copies=2):
         x = dense(counts, genes)
-        mean = depth[:, None] * proportions_of(x, depth)
+        mean = np.outer(proportions_of(x, depth), depth).T
         mean[mean == 0] = 1.0
         variance = mean + mean**2 / theta
         total = ((x - mean) / np.sqrt(variance)).var(axis=0, ddof=1)

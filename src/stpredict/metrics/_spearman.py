@@ -45,12 +45,32 @@ def spearman(truth: Any, predicted: Any) -> np.ndarray:
     if truth.shape[0] < 2:
         return result
     for genes in gene_blocks(truth.shape, copies=2):
-        centered = []
-        for matrix in (truth, predicted):
-            block = dense(matrix, genes)
-            ranked, squares = center(ranks(block), np.dtype(np.float64))
-            # Ranks would turn the rounding noise of a constant column into a full signal.
-            squares[center(block, matrix.dtype)[1] == 0] = 0.0
-            centered += [ranked, squares]
-        result[genes] = correlation(*centered)
+        x, y = dense(truth, genes), dense(predicted, genes)
+        result[genes] = _of_block(x, y, ranks(x), ranks(y), truth.dtype, predicted.dtype)
     return result
+
+
+def spearman_of_ranks(
+    truth: np.ndarray, predicted: np.ndarray, of_truth: np.ndarray, of_predicted: np.ndarray
+) -> np.ndarray:
+    """The same of two matrices whose ranks are known already, all of them (n_obs, n_genes)."""
+    result = np.full(truth.shape[1], np.nan)
+    if len(truth) < 2:
+        return result
+    for genes in gene_blocks(truth.shape, copies=2):
+        x, y, ranks_x, ranks_y = (dense(matrix, genes) for matrix in (truth, predicted, of_truth, of_predicted))
+        result[genes] = _of_block(x, y, ranks_x, ranks_y, truth.dtype, predicted.dtype)
+    return result
+
+
+def _of_block(
+    x: np.ndarray, y: np.ndarray, ranks_x: np.ndarray, ranks_y: np.ndarray, dtype_x: np.dtype, dtype_y: np.dtype
+) -> np.ndarray:
+    """Spearman's rho (g,) of values (n, g) of two dtypes and their ranks; all four are overwritten."""
+    centered = []
+    for values, ranked, dtype in ((x, ranks_x, dtype_x), (y, ranks_y, dtype_y)):
+        ranked, squares = center(ranked, np.dtype(np.float64))
+        # Ranks would turn the rounding noise of a constant column into a full signal.
+        squares[center(values, dtype)[1] == 0] = 0.0
+        centered += [ranked, squares]
+    return correlation(*centered)

@@ -139,6 +139,8 @@ class Origin:
         for number in np.unique(self.code[rows]):
             here = self.code[rows] == number
             scale = self.scales[number] if 0 <= number < len(self.scales) else own
+            if scale is not None and here.all():
+                return scale.rates(values, unit)
             if scale is not None:
                 found[here] = scale.rates(values[here], unit)
         return found
@@ -209,10 +211,10 @@ def section_scale(adata: AnnData, rows: np.ndarray, genes: Sequence[str], sample
 
 
 def panel_counts(adata: AnnData, rows: np.ndarray, genes: Sequence[str]) -> Any:
-    """Counts (n, n_genes) of some rows, dense; genes that were not measured have NaN."""
+    """Counts (n, n_genes) of some rows, dense, genes one after the other; genes that were not measured have NaN."""
     matrix: Any = numeric_matrix(adata.layers[Key.COUNTS], f"layers[{Key.COUNTS!r}]")
     at = adata.var_names.get_indexer(list(genes))
-    found = to_dense(matrix[rows][:, at]).astype(np.float64)
+    found = np.array(to_dense(matrix[rows][:, at]), dtype=np.float64, order="F")
     found[:, at < 0] = np.nan
     return found
 

@@ -15,25 +15,23 @@ from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
-from stpredict.slots._marks import joint_mark, leak_marks
+from stpredict.slots._marks import leak_marks
 from stpredict.slots._parts import scored_parts
 from stpredict.slots._people import one_name
-from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
-from stpredict.slots._scale import origin_of
 from stpredict.slots._truth import Truth, truth_of
 from stpredict.slots._unit import group_keys, unit_of
-from stpredict.tl.judge._depth_free import DEPTH_FREE, Counted, on_scale, residual_theta
-from stpredict.tl.judge._distribution import DISTRIBUTION, distribution_scores, scored_metrics
-from stpredict.tl.judge._habits import add_habits, check_habits
-from stpredict.tl.judge._lines import lines_of, smoothed
+from stpredict.tl.judge._depth_free import DEPTH_FREE
+from stpredict.tl.judge._distribution import DISTRIBUTION, scored_metrics
+from stpredict.tl.judge._habits import check_habits
+from stpredict.tl.judge._lines import lines_of
+from stpredict.tl.judge._part_scores import WITH_BACKGROUND, Asked, score_part
 from stpredict.tl.judge._pooled import OF_GENES, score_genes, score_patients
-from stpredict.tl.judge._section_facts import lattice_positions, log_depth, n_background, read_given
+from stpredict.tl.judge._section_facts import lattice_positions, read_given
 from stpredict.tl.judge._section_scores import NothingMeasuredError, score_sections
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
 
     from stpredict.slots._container import Container
 
@@ -41,10 +39,7 @@ DEFAULT_METRICS = (
     "pearson", "pearson_given_depth", *DEPTH_FREE, "spearman", "rmse", "rmse_iqr", "variance_ratio", "ssim", "emd",
     *DISTRIBUTION,
 )  # fmt: skip
-_WITH_BACKGROUND = "pearson_with_background"  # only where it is asked for
-_GIVEN = "pearson_given"  # of what is named
-KNOWN_METRICS = (*DEFAULT_METRICS, _WITH_BACKGROUND, *OF_GENES)
-_DIRECTIONS = 12  # of the earth mover's distance: evenly spaced, within 1 % of any larger number
+KNOWN_METRICS = (*DEFAULT_METRICS, WITH_BACKGROUND, *OF_GENES)
 
 
 def evaluate(
@@ -237,64 +232,22 @@ def evaluate(
         else:
             table = score_patients(models, truth, scored_genes, people, measured, metrics)
         return _with_choices(table, target, genes, len(known))
-    tissue, place = in_tissue(adata), pd.Index(scored_genes)
-    with_ceiling = ceiling and Key.COUNTS in adata.layers and layer is None and target.is_expression
-    free, theta = [name for name in metrics if name in DEPTH_FREE], residual_theta(adata)
+    tissue = in_tissue(adata)
+    has_ceiling = not target.is_expression or (Key.COUNTS in adata.layers and layer is None)
+    asked = Asked(metrics, ceiling and has_ceiling, habits, sorted(known), known_of, seed, sample_key)
     tables, off_lattice = [], []
     parts = scored_parts(adata, {key: leak_marks(adata, key, patient_key) for key in keys}, sample)
     for part in parts:
-        name, rows = part.sample, np.flatnonzero(part.rows & tissue & measured)
+        name, rows = str(part.sample), np.flatnonzero(part.rows & tissue & measured)
         if not len(rows):
             continue  # an unmeasured section
         if "ssim" in metrics and lattice_positions(adata, rows) is None:
             off_lattice.append(part.block or name)
-        patient = str(people[rows[0]])
-        truth = target.read(scored_genes, rows)
-        counted = Counted(adata, rows, scored_genes, str(name), of_genes=target.is_expression)
-        top = {}
-        if with_ceiling:
-            top = {"ceiling": _ceilings(adata, rows, scored_genes, seed)} | counted.ceilings(free, theta)
-        elif ceiling and not target.is_expression:
-            top = {"ceiling": np.full(len(scored_genes), np.nan)}  # nobody knows the noise of values
-        for label, line in models.items():
-            columns = [gene for gene in scored_genes if gene in line.frame.columns]
-            predicted = line.frame.iloc[rows][columns].to_numpy(dtype=np.float64)
-            # Folds may test part of a section; a panel selected per fold leaves the genes of other folds empty.
-            tested = ~np.isnan(predicted).all(axis=1)
-            predicted, scored_rows = predicted[tested], rows[tested]
-            filled = ~np.isnan(predicted).any(axis=0)
-            if not len(scored_rows) or not filled.any():
-                continue
-            columns, predicted = [c for c, f in zip(columns, filled, strict=True) if f], predicted[:, filled]
-            if line.smooth:
-                predicted = smoothed(adata, scored_rows, predicted)
-            at = place.get_indexer(pd.Index(columns))
-            whole = tested.all() and len(at) == len(scored_genes) and (at == np.arange(len(at))).all()
-            own = counted if whole else Counted(adata, scored_rows, columns, str(name), of_genes=target.is_expression)
-            compared = on_scale(predicted, line.unit, target.unit, own.scale)
-            extra: dict[str, np.ndarray] = {}
-            if free:
-                extra = own.scores(own.rates(predicted, line.unit, origin_of(adata, line.key, columns)), free, theta)
-            drawn = None if line.samples is None else line.samples.read(scored_rows, columns)
-            extra |= distribution_scores(truth[np.ix_(tested, at)], compared, drawn, metrics)
-            table = _score(adata, scored_rows, truth[np.ix_(tested, at)], compared, metrics, seed, sample_key, extra)
-            if known_of is not None:
-                table[_GIVEN] = _partial(truth[np.ix_(tested, at)], compared, known_of[0][scored_rows])
-                table["given"] = known_of[1]
-            for column, value in (("gene", columns), ("patient", patient), ("sample", name), ("model", label)):
+        for label, table in score_part(adata, rows, name, scored_genes, target, models, asked).items():
+            for column, value in (("patient", str(people[rows[0]])), ("sample", name), ("model", label)):
                 table.insert(0, column, value)
-            if habits:
-                section = np.flatnonzero((sample == name) & tissue & measured)
-                add_habits(
-                    table, adata, habits, section=section, rows=scored_rows, predicted=compared, panel=sorted(known),
-                    n_background=n_background(adata, scored_rows, sample_key),
-                )  # fmt: skip
-            for ceiling_name, values in top.items():
-                table[ceiling_name] = values[at]
             if any(each.block for each in parts):
-                table["block"] = part.block
-            table["n_obs"] = len(scored_rows)
-            table["leaky"] = joint_mark(line.leaky[scored_rows])
+                table.insert(list(table.columns).index("n_obs"), "block", part.block)
             tables.append(table)
     if not tables:
         raise NothingMeasuredError("expected measured expression of at least one predicted section; found none")
@@ -316,56 +269,3 @@ def _with_choices(table: pd.DataFrame, target: Truth, genes: Sequence[str] | Non
     if genes is not None:
         table["chosen_genes"] = f"{len(genes)} of {n_known}"
     return table
-
-
-def _ceilings(adata: AnnData, rows: np.ndarray, genes: Sequence[str], seed: int) -> np.ndarray:
-    from stpredict.tl.judge._noise_ceiling import section_ceiling
-
-    return section_ceiling(adata, rows, genes, seed=seed)
-
-
-def _partial(truth: np.ndarray, predicted: np.ndarray, covariates: np.ndarray) -> np.ndarray:
-    """Correlation (n_genes,) given covariates (n, d), over the observations that have them."""
-    from stpredict import metrics as m
-
-    there = np.isfinite(covariates).all(axis=1)
-    return m.partial_pearson(truth[there], predicted[there], covariates[there])
-
-
-def _score(
-    adata: AnnData,
-    rows: np.ndarray,
-    truth: np.ndarray,
-    predicted: np.ndarray,
-    metrics: Sequence[str],
-    seed: int,
-    sample_key: str,
-    extra: dict[str, np.ndarray],
-) -> pd.DataFrame:
-    import pandas as pd
-
-    from stpredict import metrics as m
-
-    columns: dict[str, np.ndarray] = {}
-    undefined = np.full(truth.shape[1], np.nan)
-    for metric in metrics:
-        if metric in extra:
-            columns[metric] = extra[metric]
-        elif metric == "pearson_given_depth":
-            depth = log_depth(adata, rows)
-            columns[metric] = undefined if depth is None else m.partial_pearson(truth, predicted, depth)
-        elif metric == "ssim":
-            position = lattice_positions(adata, rows)
-            columns[metric] = undefined if position is None else m.ssim(truth, predicted, *position)
-        elif metric == "emd":
-            xy = positions_of(adata)[rows]
-            # Sliced at any size, and cheap beside the other scores; stp.tl.emd solves the exact problem.
-            columns[metric] = undefined
-            if len(rows) > 1:
-                columns[metric] = m.emd(truth, predicted, xy, max_exact=0, n_projections=_DIRECTIONS, seed=seed)
-        elif metric == _WITH_BACKGROUND:
-            empty = n_background(adata, rows, sample_key)
-            columns[metric] = undefined if empty is None else m.pearson_with_background(truth, predicted, empty)
-        else:
-            columns[metric] = getattr(m, metric)(truth, predicted)
-    return pd.DataFrame(columns)

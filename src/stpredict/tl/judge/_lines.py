@@ -10,7 +10,6 @@ import numpy as np
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import leak_marks
-from stpredict.slots._positions import positions_of
 from stpredict.slots._prediction import prediction_frame
 from stpredict.slots._provenance import read_record
 from stpredict.slots._samples import Samples, samples_of
@@ -62,14 +61,13 @@ def lines_of(
     return models
 
 
-def smoothed(adata: AnnData, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Mean of each observation and its nearest neighbors."""
-    if len(rows) < 3:
-        return predicted
+def smoothing(xy: np.ndarray) -> Any:
+    """Operator (n, n) that averages each observation at positions (n, 2) with its nearest; `None` for fewer than three."""
+    if len(xy) < 3:
+        return None
     from scipy import sparse
 
     from stpredict.pp._spatial_graph import spatial_weights
 
-    xy = positions_of(adata)[rows]
-    weights = spatial_weights(xy, n_neighbors=_SMOOTHING_NEIGHBORS) + sparse.eye_array(len(rows), format="csr")
-    return (weights @ predicted) / np.asarray(weights.sum(axis=1)).reshape(-1, 1)
+    weights = spatial_weights(xy, n_neighbors=_SMOOTHING_NEIGHBORS) + sparse.eye_array(len(xy), format="csr")
+    return sparse.diags_array(1 / np.asarray(weights.sum(axis=1)).ravel()) @ weights

@@ -13,7 +13,7 @@ from stpredict.metrics._residual_ceiling import residual_ceiling
 from stpredict.slots._checks import check_genes, check_layer, check_obs
 from stpredict.slots._container import begin
 from stpredict.slots._depth import depth_of
-from stpredict.slots._expression import measured_rows, to_dense
+from stpredict.slots._expression import measured_rows
 from stpredict.slots._keys import Key, check_key, escaped
 from stpredict.slots._provenance import read_record, write_record
 
@@ -157,7 +157,7 @@ def section_ceiling(
         depth = depth_of(adata)
         assert depth is not None  # there is a record and a layer
         at = rows[measured]
-        counts = to_dense(adata.layers[layer][at][:, adata.var_names.get_indexer(genes)])
+        counts = adata.layers[layer][at][:, adata.var_names.get_indexer(genes)]
         return residual_ceiling(counts, depth[at], theta=float(normalization["theta"]))
     panel = normalization.get("panel") if normalization["size_factors"] == "panel" else None
     return ceiling_of(
