@@ -33,7 +33,8 @@ def test_a_few_genes_at_a_time_have_the_scores_of_all(
     pd.testing.assert_frame_equal(parts, whole, rtol=1e-12, atol=1e-12)
     assert list(parts.columns) == list(whole.columns)
     lacking = whole[(whole["sample"] == "P2_S1") & (whole["model"] == "ridge")]
-    assert len(lacking) == 15 and (lacking["n_obs"] < 49).all()
+    assert len(lacking) == 15
+    assert (lacking["n_obs"] < 49).all()
 
 
 def test_genes_stay_together_where_a_score_is_of_all_of_them(
