@@ -71,6 +71,15 @@ def epochs_bar(what: str, *, show: bool) -> Iterator[None]:
             yield
 
 
+@contextmanager
+def ticks(total: int, what: str, unit: str) -> Iterator[Callable[[], Any]]:
+    """A bar of something whose steps are not those of a loop, shown where it takes longer than a second; call it once a step."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=what, unit=unit, delay=1, disable=not settings.progress) as bar:
+        yield bar.update
+
+
 def steps(items: Sequence[T], what: str, *, compiled_by: str | None = None, show: bool | None = None) -> Iterator[T]:
     """Go through items with a bar; where `compiled_by` was not imported yet, it says that the first call compiles."""
     import sys

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.cohorts import Cohort
+from stpredict.core._progress import ticks
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines
 from stpredict.slots._checks import check_patients
@@ -237,18 +238,20 @@ def evaluate(
     asked = Asked(metrics, ceiling and has_ceiling, habits, sorted(known), known_of, seed, sample_key)
     tables, off_lattice = [], []
     parts = scored_parts(adata, {key: leak_marks(adata, key, patient_key) for key in keys}, sample)
-    for part in parts:
-        name, rows = str(part.sample), np.flatnonzero(part.rows & tissue & measured)
-        if not len(rows):
-            continue  # an unmeasured section
-        if "ssim" in metrics and lattice_positions(adata, rows) is None:
-            off_lattice.append(part.block or name)
-        for label, table in score_part(adata, rows, name, scored_genes, target, models, asked).items():
-            for column, value in (("patient", str(people[rows[0]])), ("sample", name), ("model", label)):
-                table.insert(0, column, value)
-            if any(each.block for each in parts):
-                table.insert(list(table.columns).index("n_obs"), "block", part.block)
-            tables.append(table)
+    in_blocks = any(part.block for part in parts)
+    scored = [(part, rows) for part in parts if len(rows := np.flatnonzero(part.rows & tissue & measured))]
+    n_steps = len(models) * sum(len(asked.blocks(len(rows), scored_genes)) for _, rows in scored)
+    with ticks(n_steps, "evaluate", "step") as step:
+        for part, rows in scored:
+            name = str(part.sample)
+            if "ssim" in metrics and lattice_positions(adata, rows) is None:
+                off_lattice.append(part.block or name)
+            for label, table in score_part(adata, rows, name, scored_genes, target, models, asked, step).items():
+                for column, value in (("patient", str(people[rows[0]])), ("sample", name), ("model", label)):
+                    table.insert(0, column, value)
+                if in_blocks:
+                    table.insert(list(table.columns).index("n_obs"), "block", part.block)
+                tables.append(table)
     if not tables:
         raise NothingMeasuredError("expected measured expression of at least one predicted section; found none")
     if off_lattice:

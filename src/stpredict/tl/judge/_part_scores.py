@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -65,11 +65,11 @@ class Asked:
     seed: int
     sample_key: str
 
-    def blocks(self, n_obs: int, genes: Sequence[str]) -> Iterator[slice]:
+    def blocks(self, n_obs: int, genes: Sequence[str]) -> list[slice]:
         """Genes that are scored at a time: all of them where a score is one of many genes together."""
         together = bool(self.habits) or any(name in DISTRIBUTION for name in self.metrics)
         width = len(genes) if together else max(1, _HELD // max(n_obs, 1))
-        yield from (slice(start, start + width) for start in range(0, len(genes), width))
+        return [slice(start, start + width) for start in range(0, len(genes), width)]
 
 
 class Observations:
@@ -118,6 +118,7 @@ def score_part(
     target: Truth,
     lines: Mapping[str, Line],
     asked: Asked,
+    step: Callable[[], Any],
 ) -> dict[str, pd.DataFrame]:
     """Score the lines over some rows of a section.
 
@@ -137,6 +138,8 @@ def score_part(
         Predictions by label.
     asked
         What is asked for.
+    step
+        Function to call for each line and block of genes.
 
     Returns
     -------
@@ -162,6 +165,7 @@ def score_part(
             top |= counted.ceilings(free, theta)
         truth = _Values(target.read(names, rows))
         for label, line in lines.items():
+            step()
             there, some = tested[label]
             columns, predicted = _predicted(line.frame, some.rows, names)
             if not columns:
