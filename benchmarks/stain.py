@@ -1,13 +1,14 @@
 """Held-out scores of the ridge with and without normalized stains, on real sections of two patients.
 
-    python benchmarks/stain.py [--data ../shared/data/her2st] [--picture out/stain.png]
+    python benchmarks/stain.py [--data ../shared/data/her2st] [--white section] [--picture out/stain.png]
 
 Sections B4 and C2 of the HER2-positive breast cohort, whose patients were stained and scanned differently. Each is predicted by a ridge that was
 fitted to the other, on the 200 genes with the most counts in the training section. The stain reference is fitted to the training
 section of each fold. Two patients: the differences are numbers of two, and no test is possible.
 
 `ms/tile` is the time to recolor a tile of 224 pixels beside the time of the encoder for it, on one thread.
-With `--picture`, sections before and after are drawn.
+With `--white section` the light through the glass of each section is its own, in place of the published 240; Reinhard's method, which moves the glass
+anyhow, is left out. With `--picture`, sections before and after are drawn.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 import stpredict as stp
-from stpredict.core._stain import METHODS, Recoloring, find_stain
+from stpredict.core._stain import METHODS, WHITES, Recoloring, find_stain
 
 
 def main() -> None:
@@ -30,6 +31,9 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", default=["B4", "C2"])
     parser.add_argument("--n-genes", type=int, default=200)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument(
+        "--white", choices=WHITES, default=WHITES[0], help="light through glass: 240, or the section's own"
+    )
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -39,7 +43,8 @@ def main() -> None:
         draw(adata, arguments.picture)
     stp.pp.normalize(adata)
     target = stp.targets.Expression(panel={"method": "mean", "n_genes": arguments.n_genes})
-    effect = stp.tl.stain_effect(adata, METHODS, "ridge", target=target)
+    methods = METHODS if arguments.white == WHITES[0] else [name for name in METHODS if name != "reinhard"]
+    effect = stp.tl.stain_effect(adata, methods, "ridge", target=target, white=arguments.white)
     columns = ["metric", "model", "score", "reference_score", "difference", "genes_better", "n_units", "over"]
     print(effect.comparison[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     by_patient = effect.scores.groupby(["model", "patient"], observed=True)[["pearson", "deviance_explained"]].mean()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stpredict.core._stain import PUBLISHED, WHITE, Recoloring, Stain, bare_tiles, find_stain, mean_stain
+from stpredict.core._stain import PUBLISHED, WHITE, Recoloring, Stain, bare_tiles, find_light, find_stain, mean_stain
 
 MACENKO = Stain("macenko", PUBLISHED["macenko"])
 
@@ -110,12 +110,58 @@ def test_white_stays_white_and_black_black() -> None:
     assert changed[0, 1].max() < 60
 
 
+LIGHT = np.array([232.0, 206.0, 236.0])
+
+
+def tinted(pixels: np.ndarray) -> np.ndarray:
+    """The same through pink glass."""
+    return np.clip(np.round((pixels + 1.0) * LIGHT / WHITE - 1), 0, 255).astype(np.uint8)
+
+
+def section_with(share: float, seed: int = 0) -> np.ndarray:
+    """Picture (100, 100, 3) through pink glass, of which some share shows, with noise, dust and a filled-in stripe."""
+    rng = np.random.default_rng(seed)
+    pixels = tinted(painted(MACENKO.matrix, 10_000, strength=1.5)).reshape(100, 100, 3)
+    rows = round(100 * share)
+    pixels[:rows] = np.clip(np.round(LIGHT + rng.normal(0, 1.5, (rows, 100, 3))), 0, 255)
+    pixels[: rows // 2, :3] = (250, 252, 251)  # a lamp
+    pixels[-10:] = 255
+    return pixels
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.8])
+def test_light_is_that_of_the_glass(share: float) -> None:
+    np.testing.assert_allclose(find_light(section_with(share)), LIGHT, atol=1)
+
+
+def test_without_glass_there_is_no_light() -> None:
+    for picture in (section_with(0), np.full((50, 50, 3), 255, np.uint8), np.full((50, 50, 3), 120, np.uint8)):
+        with pytest.raises(ValueError, match="no glass"):
+            find_light(picture)
+
+
+@pytest.mark.parametrize("method", ["macenko", "vahadane"])
+def test_a_tinted_slide_becomes_the_one_without_tint(method: str) -> None:
+    """With the light of the glass, tiles with and without tissue; as published, glass stays pink."""
+    plain = np.stack([picture(), np.full((64, 64, 3), 239, np.uint8)])
+    pixels = plain[0].reshape(-1, 3)
+    there = find_stain(pixels, method, light=(WHITE,) * 3)
+    found = find_stain(tinted(pixels), method, light=tuple(LIGHT))
+    np.testing.assert_allclose(found.values[:8], there.values[:8], atol=0.03)
+    tiles = torch.from_numpy(tinted(plain)).permute(0, 3, 1, 2)
+    changed = Recoloring(found, there).tiles(tiles).permute(0, 2, 3, 1).numpy().astype(int)
+    assert np.abs(changed - Recoloring(there, there).tiles(torch.from_numpy(plain).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()).mean() < 2  # fmt: skip
+    np.testing.assert_allclose(changed[1], 239, atol=1)
+    published = Recoloring(find_stain(tinted(pixels), method), MACENKO).tiles(tiles)
+    assert torch.equal(published[1], tiles[1])
+
+
 def test_tiles_without_tissue_are_left_as_they_are_and_counted() -> None:
     tiles = torch.from_numpy(np.stack([picture(), np.full((64, 64, 3), 230, np.uint8)])).permute(0, 3, 1, 2)
     tiles[1, :, :3, :3] = 40  # 9 of 4096 pixels: dust
     change = Recoloring(Stain("macenko", (*PUBLISHED["macenko"][:6], 1.0, 0.5)), MACENKO)
     changed = change.tiles(tiles)
-    assert bare_tiles(tiles).tolist() == [False, True]
+    assert bare_tiles(tiles, change.source).tolist() == [False, True]
     assert torch.equal(changed[1], tiles[1])
     assert (changed[0].int() - tiles[0].int()).abs().float().mean() > 5
     assert change.n_left == 1

@@ -23,13 +23,15 @@ def feature(ring: list, **more: object) -> dict:
     return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, **more}
 
 
-def test_outlines_are_those_of_the_objects():
-    labels = np.zeros((60, 80), np.int64)
+@pytest.mark.parametrize("last", [12, 70_000])  # less, and more, than the image has pixels
+@pytest.mark.parametrize("kind", [np.uint32, np.int64])
+def test_outlines_are_those_of_the_objects(last: int, kind: type):
+    labels = np.zeros((60, 80), kind)
     labels[10:20, 30:50] = 7
-    labels[40:45, 0:6] = 70_000
+    labels[40:45, 0:6] = last
     labels[0, 79] = 9
     numbers, polygons = outlines(labels)
-    assert numbers.tolist() == [7, 9, 70_000]
+    assert numbers.tolist() == [7, 9, last]
     assert polygons[0].bounds == (30, 10, 50, 20)
     assert polygons[2].bounds == (0, 40, 6, 45)
     assert polygons[0].area == pytest.approx(200, abs=1)

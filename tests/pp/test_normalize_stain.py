@@ -77,6 +77,34 @@ def test_two_stainings_of_one_section_come_together(cohort, method: str) -> None
     assert apart() < before / 2
 
 
+def test_the_light_of_each_section_is_that_of_the_reference(cohort, tmp_path) -> None:
+    """One section scanned twice, through pink glass the second time; found in new sections as in the training."""
+    one = cohort[cohort.obs["sample"] == "P1_S1"].copy()
+    picture = section_image(one, one, "P1_S1").band(0, 2000)[:, :2000]
+    pink = (picture * (0.97, 0.86, 0.98)).astype(np.uint8)
+    inside = one[(one.obsm["spatial"] < 1800).all(axis=1)]
+    both = anndata.AnnData(np.zeros((2 * inside.n_obs, 1)), obsm={"spatial": np.tile(inside.obsm["spatial"], (2, 1))})
+    both.obs["sample"] = both.obs["patient"] = np.repeat(["a", "b"], inside.n_obs)
+    given = {"image": {"a": picture, "b": pink}, "microns_per_pixel": 1.0}
+    encoder = stp.encoders.Encoder(Mean(), "mean", 112, dim=3, mean=(0, 0, 0), std=(1, 1, 1))
+
+    def apart(**options) -> float:
+        stp.pp.normalize_stain(both, **options, **given)
+        stp.pp.image_features(both, encoder, cache=False, image=given["image"], microns_per_pixel=1.0)
+        return float(np.abs(both.obsm["X_mean"][: inside.n_obs] - both.obsm["X_mean"][inside.n_obs :]).mean())
+
+    found = {"as it is": apart(method="none")}
+    for white in ("published", "section"):
+        reference = stp.pp.stain_reference(both[both.obs["sample"] == "a"], white=white, **given)
+        reference.save(tmp_path / "stain.json")
+        found |= {white: apart(white=white), f"{white}, fitted": apart(reference=tmp_path / "stain.json")}
+    assert found["section"] < found["published"] / 3
+    assert found["section, fitted"] < found["published, fitted"] / 3
+    light = {name: values[8:] for name, values in read_record(both, STAIN)["sections"].items()}
+    np.testing.assert_allclose(light["b"], np.multiply(light["a"], (0.97, 0.86, 0.98)), atol=1.5)
+    assert read_record(both, STAIN)["reference"]["values"][8:] == light["a"]
+
+
 def test_features_and_models_remember_the_reference(adata, train, tmp_path) -> None:
     reference = stp.pp.stain_reference(train)
     stp.pp.normalize_stain(adata, reference=reference)
@@ -207,8 +235,11 @@ def test_errors_name_what_is_wrong_and_leave_the_object(adata) -> None:
         ({"method": "reinhard"}, "published reference"),
         ({"reference": "nowhere.json"}, "no file"),
         ({"method": "reinhard", "reference": stp.pp.StainReference.published()}, "reference of 'reinhard'"),
-        ({"method": "none", "reference": "published"}, "no `reference="),
+        ({"method": "none", "reference": "published"}, "neither `reference="),
         ({"n_tiles": 0}, "n_tiles"),
+        ({"white": "black"}, "white"),
+        ({"reference": stp.pp.StainReference.published(), "white": "section"}, "white='section'; found 'published'"),
+        ({"method": "none", "white": "section"}, "nor `white="),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -219,6 +250,11 @@ def test_errors_name_what_is_wrong_and_leave_the_object(adata) -> None:
     with pytest.raises(ValueError, match=r"section 'P1_S1' stained.*gray picture.*leave it out"):
         stp.pp.normalize_stain(adata, image=pictures)
     assert dict(adata.uns["stpredict"]) == before
+    pictures = {name: np.tile(np.uint8([[[150, 60, 120], [140, 90, 170]]]), (2500, 1250, 1)) for name in pictures}
+    with pytest.raises(ValueError, match=r"glass around the tissue of section 'P1_S1'.*white='published'"):
+        stp.pp.normalize_stain(adata, white="section", image=pictures)
+    with pytest.raises(ValueError, match="moves the glass"):
+        stp.pp.stain_reference(adata, "reinhard", white="section")
     stp.pp.normalize_stain(adata)
     del adata.uns["stpredict"][STAIN]["sections"]["P3_S1"]
     with pytest.raises(KeyError, match=r"stains of section 'P3_S1'.*normalize_stain again"):
@@ -240,6 +276,8 @@ def test_a_slide_is_streamed(open_painted) -> None:
         assert pp_reference(record) == stp.pp.StainReference.published()
         assert record["left"] == {"slide": 0}
     assert np.abs(table.X[:, :3] - before[:, :3]).mean() > 0.01 * np.abs(before[:, :3]).mean()
+    stp.pp.normalize_stain(copy, white="section")
+    np.testing.assert_allclose(copy.attrs["stpredict"][STAIN]["sections"]["slide"][8:], 243, atol=1)
     stp.pp.normalize_stain(copy, "none")
     stp.pp.image_features(copy, context=(1,))
     np.testing.assert_array_equal(copy.tables["color-texture_tiles"].X, before)

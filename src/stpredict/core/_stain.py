@@ -19,11 +19,15 @@ StainMethod = Literal["macenko", "reinhard", "vahadane"]
 METHODS = ("macenko", "reinhard", "vahadane")
 #: Hematoxylin and eosin in red, green, blue, and the amounts that 1 % of pixels exceed, as Macenko's reference code has them.
 PUBLISHED = {"macenko": (0.5626, 0.7201, 0.4062, 0.2159, 0.8012, 0.5581, 1.9705, 1.0308)}
-WHITE = 240.0  # light that goes through glass
+WHITE = 240.0  # light that goes through glass, as published
+WHITES = ("published", "section")
 BETA = 0.15  # optical density below which, in any channel, a pixel is glass
 _ALPHA = 1.0  # percent of the angles beyond each stain
 _MOST = 99.0  # percentile of the amounts of a stain
 _TISSUE_LEVEL = int(np.floor(WHITE * np.exp(-BETA) - 1))  # 205: the brightest channel of a pixel of tissue
+_GLASS_SHARE = 0.02  # of a picture, that has the color of glass
+_GLASS_NOISE = 6  # levels
+_GLASS_DARKEST = 180  # channel of glass, however it is tinted
 _BARE = 0.01  # share of tissue below which a tile is left as it is
 _FEWEST = 500  # pixels of tissue
 _GRAY = 2.0  # levels between the channels of a picture without color
@@ -43,7 +47,8 @@ class Stain:
         How it was found.
     values
         `"macenko"` and `"vahadane"`: hematoxylin and eosin in optical density of red, green and blue (unit vectors), and
-        the amount of each that 1 % of pixels exceed, 8 numbers. `"reinhard"`: means and standard deviations of the three
+        the amount of each that 1 % of pixels exceed, 8 numbers, and 3 more where the light through glass is not 240 in red,
+        green and blue, but the picture's own. `"reinhard"`: means and standard deviations of the three
         axes of Ruderman's color space, 6 numbers.
     """
 
@@ -58,7 +63,12 @@ class Stain:
     @property
     def amounts(self) -> np.ndarray:
         """Amounts (2,) that 1 % of pixels exceed."""
-        return np.array(self.values[6:])
+        return np.array(self.values[6:8])
+
+    @property
+    def light(self) -> np.ndarray:
+        """Light (3,) that goes through glass."""
+        return np.array(self.values[8:] or [WHITE] * 3)
 
     @property
     def digest(self) -> str:
@@ -89,11 +99,17 @@ class Recoloring:
         return f"{self.source.digest} {self.reference.digest}"
 
     def tiles(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Tiles uint8 (b, 3, h, w) in the stains of the reference, on their device; those without tissue as they are."""
-        bare = bare_tiles(tiles)
+        """Tiles uint8 (b, 3, h, w) in the stains of the reference, on their device; of those without tissue the light alone."""
+        import torch
+
+        bare = bare_tiles(tiles, self.source)
         self.n_left += int(bare.sum())
         changed = self._changed(tiles)
-        changed[bare] = tiles[bare]
+        left = tiles[bare]
+        ratio = torch.tensor(self.reference.light / self.source.light, dtype=torch.float32, device=tiles.device)
+        if (ratio != 1).any():
+            left = ((left.float() + 1) * ratio[:, None, None] - 1).round_().clamp_(0, 255).to(torch.uint8)
+        changed[bare] = left
         return changed
 
     def pixels(self, pixels: np.ndarray) -> np.ndarray:
@@ -130,17 +146,54 @@ class Recoloring:
             return _CONES, inner, offset, np.linalg.inv(_CONES)
         scale = np.diag(self.reference.amounts / self.source.amounts)
         inner = self.reference.matrix @ scale @ np.linalg.pinv(self.source.matrix)
-        light = np.full(3, np.log(WHITE))
-        return np.eye(3), inner, light - inner @ light, np.eye(3)
+        return np.eye(3), inner, np.log(self.reference.light) - inner @ np.log(self.source.light), np.eye(3)
 
 
-def bare_tiles(tiles: torch.Tensor) -> torch.Tensor:
-    """Which tiles uint8 (b, 3, h, w) have less than 1 % of tissue (b,)."""
-    dark = tiles.amax(dim=1) <= _TISSUE_LEVEL
+def bare_tiles(tiles: torch.Tensor, stain: Stain) -> torch.Tensor:
+    """Which tiles uint8 (b, 3, h, w) of a picture with this stain have less than 1 % of tissue (b,)."""
+    import torch
+
+    level = torch.tensor(_levels(stain.light), dtype=torch.uint8, device=tiles.device)
+    dark = (tiles <= level[:, None, None]).all(dim=1)
     return dark.flatten(1).float().mean(dim=1) < _BARE
 
 
-def find_stain(pixels: np.ndarray, method: StainMethod, *, seed: int = 0) -> Stain:
+def _levels(light: np.ndarray) -> np.ndarray:
+    """The brightest value of each channel (3,) of a pixel of tissue."""
+    return np.floor(light * np.exp(-BETA) - 1)
+
+
+def find_light(picture: np.ndarray) -> tuple[float, float, float]:
+    """Light that goes through the glass of a picture uint8 (h, w, 3) of a whole section, in red, green and blue.
+
+    The brightest color that at least 2 % of the pixels share, within six levels; what is white without any noise was filled
+    in.
+
+    Raises
+    ------
+    ValueError
+        When there is no glass.
+    """
+    pixels = picture.reshape(-1, 3)
+    pixels = pixels[pixels.min(axis=1) < 255]
+    bright = np.round(pixels.mean(axis=1, dtype=np.float64)).astype(np.int64)
+    count = np.convolve(np.bincount(bright, minlength=256), np.ones(5), "same")
+    for level in range(255, _GLASS_DARKEST - 1, -1):
+        if count[level] < max(
+            _GLASS_SHARE * len(pixels), 1, count[max(level - _GLASS_NOISE, 0) : level + _GLASS_NOISE].max()
+        ):
+            continue  # on the way up to a peak
+        light = np.median(pixels[np.abs(bright - level) <= _GLASS_NOISE // 2], axis=0)
+        alike = (np.abs(pixels - light) <= _GLASS_NOISE).all(axis=1)
+        if light.min() >= _GLASS_DARKEST and alike.mean() >= _GLASS_SHARE:
+            red, green, blue = map(float, np.median(pixels[alike], axis=0))
+            return red, green, blue
+    raise ValueError("found no glass")
+
+
+def find_stain(
+    pixels: np.ndarray, method: StainMethod, *, light: tuple[float, float, float] | None = None, seed: int = 0
+) -> Stain:
     """Stains of a picture.
 
     Parameters
@@ -151,6 +204,8 @@ def find_stain(pixels: np.ndarray, method: StainMethod, *, seed: int = 0) -> Sta
         `"macenko"` :cite:p:`macenko2009`: the directions between which the optical densities of tissue lie, in the plane
         that holds most of them. `"vahadane"` :cite:p:`vahadane2016`: two nonnegative directions of which each pixel has a
         sparse mixture. `"reinhard"` :cite:p:`reinhard2001`: means and standard deviations of tissue in Ruderman's space.
+    light
+        Light that goes through glass; 240, as published, when `None`. `"reinhard"` has none.
     seed
         Random seed of `"vahadane"`, which learns from a part of the pixels.
 
@@ -159,7 +214,8 @@ def find_stain(pixels: np.ndarray, method: StainMethod, *, seed: int = 0) -> Sta
     ValueError
         When there is hardly any tissue, or no color.
     """
-    tissue = pixels[pixels.max(axis=1) <= _TISSUE_LEVEL]
+    through = np.full(3, WHITE) if light is None else np.array(light)
+    tissue = pixels[(pixels <= _levels(through)).all(axis=1)]
     if len(tissue) < _FEWEST:
         raise ValueError(f"found {len(tissue)} pixels of tissue among {len(pixels)}")
     if np.mean(np.ptp(tissue.astype(np.int16), axis=1)) < _GRAY:
@@ -168,14 +224,14 @@ def find_stain(pixels: np.ndarray, method: StainMethod, *, seed: int = 0) -> Sta
         tissue = pixels[pixels.min(axis=1) <= _TISSUE_LEVEL]
         turned = np.log(tissue @ _CONES.T + 1) @ _TURNED.T
         return Stain(method, tuple(map(float, np.concatenate([turned.mean(axis=0), turned.std(axis=0)]))))
-    density = _density(tissue)
+    density = _density(tissue, through)
     matrix = _extremes(density) if method == "macenko" else _sparse(density, seed)
     if matrix[0, 0] < matrix[0, 1]:  # hematoxylin takes more of the red light
         matrix = matrix[:, ::-1]
-    amounts = np.percentile(_density(pixels) @ np.linalg.pinv(matrix).T, _MOST, axis=0)
+    amounts = np.percentile(_density(pixels, through) @ np.linalg.pinv(matrix).T, _MOST, axis=0)
     if np.linalg.matrix_rank(matrix, 1e-3) < 2 or (amounts <= 0).any():
         raise ValueError("found one stain, not two")
-    return Stain(method, tuple(map(float, np.concatenate([matrix.T.ravel(), amounts]))))
+    return Stain(method, tuple(map(float, np.concatenate([matrix.T.ravel(), amounts, light or ()]))))
 
 
 def mean_stain(stains: list[Stain], weights: np.ndarray) -> Stain:
@@ -186,9 +242,9 @@ def mean_stain(stains: list[Stain], weights: np.ndarray) -> Stain:
     return Stain(stains[0].method, tuple(map(float, mean)))
 
 
-def _density(pixels: np.ndarray) -> np.ndarray:
+def _density(pixels: np.ndarray, light: np.ndarray | float = WHITE) -> np.ndarray:
     """Optical densities (n, 3)."""
-    return np.asarray(-np.log((pixels.astype(np.float64) + 1) / WHITE))
+    return np.asarray(-np.log((pixels.astype(np.float64) + 1) / light))
 
 
 def _extremes(density: np.ndarray) -> np.ndarray:

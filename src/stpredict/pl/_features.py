@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 _N_PCS = 50
+_N_NEIGHBORS = 15
 _RASTERIZE_FROM = 5000
 
 
@@ -122,10 +123,10 @@ def _embed(values: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, list
         points = points if n == 2 else np.column_stack([points, np.zeros(len(points))])
         return points, [f"PC{i + 1} ({share[i]:.0%} of variance)" for i in range(2)]
     import scanpy as sc
-    from anndata import AnnData
 
-    embedded = AnnData(obsm={"X_pca": points})
-    sc.pp.neighbors(embedded, n_neighbors=min(15, len(points) - 1), use_rep="X_pca", random_state=seed)
+    from stpredict.tl.biology._neighbors import neighbors
+
+    embedded = neighbors(points, _N_NEIGHBORS, seed)
     sc.tl.umap(embedded, random_state=seed)
     return np.asarray(embedded.obsm["X_umap"]), ["UMAP 1", "UMAP 2"]
 

@@ -21,6 +21,7 @@ def normalize_stain(
     method: str | None = None,
     *,
     reference: Any = None,
+    white: str | None = None,
     image: Any = None,
     microns_per_pixel: float | Mapping[str, float] | None = None,
     n_tiles: int = 64,
@@ -50,6 +51,11 @@ def normalize_stain(
     reference
         Reference of :func:`stpredict.pp.stain_reference`, the path of a saved one, or a model of :func:`stpredict.tl.fit` whose reference
         is taken; the published one when `None`.
+    white
+        `"published"`: light through glass is 240 everywhere, and tinted glass stays tinted. `"section"`: the light of each
+        section is found in its glass, and becomes that of the reference, of tiles without tissue as well; for
+        `"macenko"` and `"vahadane"`, in pictures with some glass. As the `reference` has it, `"published"` without one, when
+        `None`.
     image, microns_per_pixel
         Images and scales that the object does not record, as in :func:`stpredict.pp.image_features`.
     n_tiles
@@ -81,7 +87,7 @@ def normalize_stain(
         When positions, sections or an image are missing.
     ValueError
         When the method or the reference is unknown or they do not go together, a section is gray or holds hardly any
-        tissue, or µm per pixel is not known.
+        tissue, or no glass where its light is to be found, or µm per pixel is not known.
     TypeError
         When `data` is neither AnnData nor SpatialData, or `reference` is something else.
 
@@ -104,14 +110,14 @@ def normalize_stain(
         check_choice(method, (*METHODS, NONE), "method")
     entry = None
     if method != NONE:
-        wanted = _wanted(method, reference)
+        wanted = _wanted(method, reference, white)
         stains = stains_of(
-            data, wanted.method, image=image, microns_per_pixel=microns_per_pixel, n_tiles=n_tiles, seed=seed,
+            data, wanted.method, white=wanted.white, image=image, microns_per_pixel=microns_per_pixel, n_tiles=n_tiles, seed=seed,
             sample_key=sample_key, table_key=table_key, tile_key=tile_key,
         )  # fmt: skip
         entry = stain_entry(wanted, stains, n_tiles, seed)
-    elif reference is not None:
-        raise ValueError("expected no `reference=` with method='none'; found one")
+    elif reference is not None or white is not None:
+        raise ValueError("expected neither `reference=` nor `white=` with method='none'; found one")
     if on_slide(data, table_key):
         from stpredict.io._slide import shallow_copy
 
@@ -127,12 +133,13 @@ def normalize_stain(
     return container if copy else None
 
 
-def _wanted(method: str | None, reference: Any) -> StainReference:
+def _wanted(method: str | None, reference: Any, white: str | None) -> StainReference:
     """The reference that is meant."""
+    from stpredict.core._stain import WHITES
     from stpredict.slots._stain import PUBLISHED_NAME, StainReference, model_reference
 
     if reference is None or reference == PUBLISHED_NAME:
-        return StainReference.published(method or "macenko")
+        return StainReference.published(method or "macenko", white or WHITES[0])
     if isinstance(reference, (str, Path)):
         if not Path(reference).is_file():
             raise ValueError(
@@ -151,4 +158,9 @@ def _wanted(method: str | None, reference: Any) -> StainReference:
         )
     if method is not None and method != found.method:
         raise ValueError(f"expected a reference of {method!r}; found one of {found.method!r}; leave `method` out")
+    if white is not None and check_choice(white, WHITES, "white") != found.white:
+        raise ValueError(
+            f"expected a reference with white={white!r}; found {found.white!r}; leave `white` out, or fit another: "
+            f"stp.pp.stain_reference(…, white={white!r})"
+        )
     return found

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._stain import Stain, StainMethod, find_stain, mean_stain
+from stpredict.core._stain import WHITES, Stain, StainMethod, find_light, find_stain, mean_stain
+from stpredict.core._validate import check_choice
+from stpredict.pp._tissue import MASK_UM
 from stpredict.slots._keys import Key
 from stpredict.slots._stain import StainReference
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 TILE_UM, _TILE_PX = 112.0, 224
+_SMALL_PX = 700  # longer side of the picture that glass is looked for in
 _EVERY = 3  # pixels of a tile in each direction of which one is taken
 
 
@@ -25,6 +28,7 @@ def stains_of(
     data: Container,
     method: StainMethod,
     *,
+    white: str,
     image: Any,
     microns_per_pixel: Any,
     n_tiles: int,
@@ -40,15 +44,34 @@ def stains_of(
     if int(n_tiles) != n_tiles or n_tiles < 1:
         raise ValueError(f"expected n_tiles to be a positive whole number; found {n_tiles!r}")
     found = {}
-    for name, pixels in _pixels(data, int(n_tiles), seed, image, microns_per_pixel, sample_key, table_key, tile_key):
+    own_light = check_choice(white, WHITES, "white") == "section"
+    if own_light and method == "reinhard":
+        raise ValueError(
+            "expected white='published' with 'reinhard', which moves the glass with the tissue; found 'section'"
+        )
+    every = _pixels(
+        data, int(n_tiles), seed, image, microns_per_pixel, sample_key, table_key, tile_key, small=own_light
+    )
+    for name, pixels, whole in every:
+        light = None if whole is None else _light(name, whole)
         try:
-            found[name] = find_stain(pixels, method, seed=seed)
+            found[name] = find_stain(pixels, method, light=light, seed=seed)
         except ValueError as error:
             raise ValueError(
                 f"expected section {name!r} stained with hematoxylin and eosin; {error}; leave it out: "
                 f"adata[adata.obs[{sample_key!r}] != {name!r}], or read pictures as they are"
             ) from error
     return found
+
+
+def _light(name: str, whole: np.ndarray) -> tuple[float, float, float]:
+    try:
+        return find_light(whole)
+    except ValueError as error:
+        raise ValueError(
+            f"expected glass around the tissue of section {name!r}, a color of at least 180 in red, green and blue that 2 % of its "
+            f"picture have; {error}; take the light as published: white='published'"
+        ) from error
 
 
 def on_slide(data: Any, table_key: str) -> bool:
@@ -59,16 +82,28 @@ def on_slide(data: Any, table_key: str) -> bool:
 
 
 def _pixels(
-    data: Any, n_tiles: int, seed: int, image: Any, mpp: Any, sample_key: str, table_key: str, tile_key: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and pixels (n, 3) uint8 of each section; one section is in memory at a time."""
+    data: Any,
+    n_tiles: int,
+    seed: int,
+    image: Any,
+    mpp: Any,
+    sample_key: str,
+    table_key: str,
+    tile_key: str,
+    *,
+    small: bool,
+) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+    """Name, and pixels (n, 3) uint8 of tiles, of each section; one section is in memory at a time.
+
+    With the small picture (h, w, 3) of the whole of it where that is asked for.
+    """
     from stpredict.pp._windows import sections_of, windows_around
     from stpredict.slots._container import get_table
 
     if on_slide(data, table_key):
         if image is not None or mpp is not None:
             raise ValueError("expected neither `image=` nor `microns_per_pixel=` with a slide; found one")
-        yield _slide_pixels(data, n_tiles, seed, tile_key)
+        yield _slide_pixels(data, n_tiles, seed, tile_key, small=small)
         return
     adata = _as_they_are(get_table(data, table_key))
     for section in sections_of(data, adata, image, mpp, sample_key, TILE_UM, (1.0,), True):
@@ -78,9 +113,10 @@ def _pixels(
             parts = [
                 _thinned(windows) for _, windows in windows_around(picture, section.positions[some], section.sides[0])
             ]
+            whole = picture.thumbnail(_SMALL_PX)[0] if small else None
         finally:
             picture.close()
-        yield section.name, np.concatenate(parts)
+        yield section.name, np.concatenate(parts), whole
 
 
 def _as_they_are(adata: AnnData) -> AnnData:
@@ -94,17 +130,28 @@ def _as_they_are(adata: AnnData) -> AnnData:
     return plain
 
 
-def _slide_pixels(sdata: Any, n_tiles: int, seed: int, tile_key: str) -> tuple[str, np.ndarray]:
-    from stpredict.io._slide import slide_microns_per_pixel, slide_name, slide_reader, tile_frame, windows_of
+def _slide_pixels(
+    sdata: Any, n_tiles: int, seed: int, tile_key: str, *, small: bool
+) -> tuple[str, np.ndarray, np.ndarray | None]:
+    from stpredict.io._slide import (
+        slide_microns_per_pixel,
+        slide_name,
+        slide_reader,
+        slide_thumbnail,
+        tile_frame,
+        windows_of,
+    )
 
     bounds = tile_frame(sdata, tile_key).geometry.bounds.to_numpy(dtype=np.float64)
     center = (bounds[:, :2] + bounds[:, 2:]) / 2
     name = slide_name(sdata)
-    side = TILE_UM / slide_microns_per_pixel(sdata)
+    mpp = slide_microns_per_pixel(sdata)
+    side = TILE_UM / mpp
     with slide_reader(sdata) as reader:
         windows = windows_of(reader, center[_drawn(center, name, n_tiles, seed)], side, _TILE_PX)
         parts = [_thinned(pixels) for _, pixels in windows.read(reader, windows.order())]
-    return name, np.concatenate(parts)
+        whole = slide_thumbnail(reader, mpp, MASK_UM)[0] if small else None
+    return name, np.concatenate(parts), whole
 
 
 def _drawn(positions: np.ndarray, name: str, n: int, seed: int) -> np.ndarray:

@@ -18,6 +18,7 @@ def stain_reference(
     data: Container,
     method: StainMethod = "macenko",
     *,
+    white: str = "published",
     image: Any = None,
     microns_per_pixel: float | Mapping[str, float] | None = None,
     n_tiles: int = 64,
@@ -39,6 +40,9 @@ def stain_reference(
         `table_key`.
     method
         `"macenko"` :cite:p:`macenko2009`, `"vahadane"` :cite:p:`vahadane2016` or `"reinhard"` :cite:p:`reinhard2001`.
+    white
+        `"published"`: light through glass is 240. `"section"`: that of the glass of the sections, see
+        :func:`stpredict.pp.normalize_stain`.
     image, microns_per_pixel
         Images and scales that the object does not record, as in :func:`stpredict.pp.image_features`.
     n_tiles
@@ -61,7 +65,7 @@ def stain_reference(
     KeyError
         When positions, sections or an image are missing.
     ValueError
-        When a section is gray or holds hardly any tissue, µm per pixel is not known, or the method is unknown.
+        When a section is gray or holds hardly any tissue, or no glass where its light is to be found, µm per pixel is not known, or the method is unknown.
     TypeError
         When `data` is neither AnnData nor SpatialData.
 
@@ -80,7 +84,7 @@ def stain_reference(
 
     check_choice(method, METHODS, "method")
     stains = stains_of(
-        data, method, image=image, microns_per_pixel=microns_per_pixel, n_tiles=n_tiles, seed=seed,
+        data, method, white=white, image=image, microns_per_pixel=microns_per_pixel, n_tiles=n_tiles, seed=seed,
         sample_key=sample_key, table_key=table_key, tile_key=tile_key,
     )  # fmt: skip
     if on_slide(data, table_key):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.cohorts._on_sections import is_cohort, write_sections
 from stpredict.core._validate import few
-from stpredict.pp._tissue_share import area_means, raster
+from stpredict.pp._tile_layout import Layout, candidates, check_counts, covering, tile_shapes
 from stpredict.slots._keys import Key, check_key
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 _TILE_UM, _TILE_PX = 128.0, 256  # where nothing else is asked for
 _CONTRAST_UM = 2.0  # µm per pixel that contrast is measured at, where the slide has such a level
-_RASTER = 16  # pixels of the tissue raster across a tile
-_MAX_RASTER = 2**25  # pixels of that raster in all
 _BATCH = 512  # tiles whose contrast is measured before the next are read
 _UPSAMPLED = 0.95  # of the pixels asked for; less is worth a warning
 _GRAY = np.array([0.2125, 0.7154, 0.0721])  # weights of scikit-image
@@ -166,7 +163,7 @@ def tiles(
         tile_um, own_px, context = _size_of(like)
         tile_px = own_px if tile_px is None else tile_px
     tile_px = _TILE_PX if tile_px is None else tile_px
-    _check_counts(tile_px=tile_px, min_tiles=min_tiles, max_tiles=max_tiles, segments=segments)
+    check_counts(tile_px=tile_px, min_tiles=min_tiles, max_tiles=max_tiles, segments=segments)
     for name, value in (("max_background", max_background), ("min_contrast", min_contrast)):
         if not 0 <= value <= 1:
             raise ValueError(f"expected {name} between 0 and 1; found {value!r}")
@@ -177,14 +174,14 @@ def tiles(
             raise ValueError(f"expected segments=1 without `grid`; found {segments}; pass grid=(80, 64)")
         width_um = _TILE_UM if tile_um is None else check_positive(tile_um, "tile_um")
         step_um = width_um if stride_um is None else check_positive(stride_um, "stride_um")
-        layout = _Layout(width_um / mpp, step_um / mpp)
+        layout = Layout(width_um / mpp, step_um / mpp)
     else:
         if tile_um is not None or stride_um is not None:
             raise ValueError(
                 "expected neither tile_um nor stride_um with `grid`, from which they follow; found "
                 f"tile_um={tile_um} and stride_um={stride_um}; leave them out"
             )
-        layout = _covering(data.shapes[tissue_key].total_bounds, grid, segments)
+        layout = covering(data.shapes[tissue_key].total_bounds, grid, segments)
         width_um = step_um = layout.side * mpp
     side, step = layout.side, layout.step
     if min(side, step) < 1:
@@ -198,7 +195,7 @@ def tiles(
             stacklevel=2,
         )
 
-    position, fraction = _candidates(data.shapes[tissue_key], slide_size(data), layout, float(max_background))
+    position, fraction = candidates(data.shapes[tissue_key], slide_size(data), layout, float(max_background))
     enough = len(position)
     order = np.random.default_rng(seed).permutation(enough)
     with slide_reader(data) as reader:
@@ -216,7 +213,7 @@ def tiles(
             "pass max_tiles=None",
             stacklevel=2,
         )
-    frame = _frame(position[chosen], fraction[chosen], layout, data.shapes[tissue_key])
+    frame = tile_shapes(position[chosen], fraction[chosen], layout, data.shapes[tissue_key])
     container = shallow_copy(data) if copy else data
     container.shapes[key_added] = frame
     level, downsample = _level(container, side / tile_px)
@@ -263,14 +260,6 @@ def _size_of(like: Any) -> tuple[float, int | None, dict[str, list[float]]]:
     return float(tile_um), max(pixels, default=None), context
 
 
-def _check_counts(**counts: int | None) -> None:
-    for name, value in counts.items():
-        if value is None and name == "max_tiles":
-            continue
-        if value is None or isinstance(value, bool) or int(value) != value or value < (0 if name == "min_tiles" else 1):
-            raise ValueError(f"expected {name} to be a positive whole number; found {value!r}")
-
-
 def _level(sdata: SpatialData, downsample: float) -> tuple[int, float]:
     """Level that wsidata would read tiles from, and its downsample."""
     downsamples = [
@@ -281,58 +270,11 @@ def _level(sdata: SpatialData, downsample: float) -> tuple[int, float]:
     return level, downsamples[level]
 
 
-class _Layout(NamedTuple):
-    """Where tiles may lie: side and step in pixels, corner (x, y) of the first, and rows and columns of all."""
-
-    side: float
-    step: float
-    corner: tuple[float, float] = (0.0, 0.0)
-    cells: list[int] | None = None
-
-    def top_left(self, position: np.ndarray) -> np.ndarray:
-        """X and y of the corners (n, 2) of tiles at rows and columns (n, 2)."""
-        return position[:, ::-1] * self.step + self.corner
-
-
-def _covering(bounds: np.ndarray, grid: tuple[int, int], segments: int) -> _Layout:
-    """Tiles that cover a box (left, top, right, bottom) in so many rows and columns, or columns and rows."""
-    root = math.isqrt(int(segments))
-    if root**2 != segments:
-        raise ValueError(f"expected a square number of segments, to keep the ratio of the grid; found {segments}")
-    if len(grid) != 2:
-        raise ValueError(f"expected grid as two numbers of tiles, such as (80, 64); found {grid!r}")
-    _check_counts(**{"grid[0]": grid[0], "grid[1]": grid[1]})
-    low, high = bounds[:2], bounds[2:]
-    width, height = high - low
-    options = [(max(height / rows, width / cols) / root, rows, cols) for rows, cols in (grid, grid[::-1])]
-    side, rows, cols = min(options, key=lambda option: option[0])
-    cells = [int(rows) * root, int(cols) * root]
-    left, top = (low + high - side * np.array(cells[::-1])) / 2
-    return _Layout(float(side), float(side), (float(left), float(top)), cells)
-
-
-def _candidates(
-    tissue: Any, size: tuple[int, int], layout: _Layout, max_background: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lattice positions (n, 2) as row and column of tiles with enough tissue, and their share of tissue (n,)."""
-    width, height = size
-    side, step = layout.side, layout.step
-    # Tiles reach over the border as long as their center is on the slide; what is beyond it is background.
-    rows, columns = layout.cells or (max(1, int(np.ceil((length - side / 2) / step))) for length in (height, width))
-    scale = min(1.0, _RASTER / side)
-    scale = min(scale, np.sqrt(_MAX_RASTER / (width * height)))
-    mask = raster(tissue.geometry.to_numpy(), size, scale)
-    left, top = (np.arange(n) * step + start for n, start in zip((columns, rows), layout.corner, strict=True))
-    fraction = area_means(mask, top * scale, left * scale, side * scale)
-    position = np.argwhere(fraction >= 1 - max_background - 1e-9)
-    return position, fraction[position[:, 0], position[:, 1]]
-
-
 def _contrasting(
     reader: Any,
     position: np.ndarray,
     order: np.ndarray,
-    layout: _Layout,
+    layout: Layout,
     tile_um: float,
     min_contrast: float,
     max_tiles: int | None,
@@ -365,37 +307,3 @@ def _contrast(pixels: np.ndarray) -> np.ndarray:
     gray = (pixels.reshape(len(pixels), -1, 3) @ _GRAY.astype(np.float32)) / 255
     low, high = np.percentile(gray, [1, 99], axis=1)
     return high - low
-
-
-def _frame(position: np.ndarray, fraction: np.ndarray, layout: _Layout, tissue: Any) -> Any:
-    """Table of tiles."""
-    import geopandas as gpd
-    import shapely
-    from spatialdata.models import ShapesModel
-    from spatialdata.transformations import Identity
-
-    x, y = layout.top_left(position).T
-    side = layout.side
-    frame = gpd.GeoDataFrame(
-        {
-            "tile_id": np.arange(len(position)),
-            "x": x,
-            "y": y,
-            "tissue_id": _tissue_ids(tissue, x + side / 2, y + side / 2),
-            "array_row": position[:, 0],
-            "array_col": position[:, 1],
-            "tissue_fraction": np.clip(fraction, 0, 1).astype(np.float32),
-            "geometry": shapely.box(x, y, x + side, y + side),
-        }
-    )
-    return ShapesModel.parse(frame, transformations={"global": Identity()})
-
-
-def _tissue_ids(tissue: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Piece of tissue that lies nearest to the center of each tile (n,)."""
-    import shapely
-
-    names = tissue["tissue_id"].to_numpy() if "tissue_id" in tissue else np.arange(len(tissue))
-    if not len(x) or not len(tissue):
-        return np.zeros(len(x), dtype=np.int64)
-    return names[shapely.STRtree(tissue.geometry.to_numpy()).nearest(shapely.points(x, y))]

@@ -66,7 +66,7 @@ def _own_marks(adata: AnnData, key: str, record: dict[str, Any], patient_key: st
         marks[among(people, np.atleast_1d(record.get("training_patients", [])))] = 1
         return marks
     names = [str(name) for name in np.atleast_1d(seen)]
-    known = among(people, [name for name in names if name != UNKNOWN])
+    known = seen_marks(people, names) == 1
     complete = bool(names) and UNKNOWN not in names
     if not complete:
         marks = np.where(marks == 1, 1, -1)
@@ -94,10 +94,19 @@ def read_marks(adata: AnnData, name: str) -> np.ndarray:
     return np.select([yes, (words == WITHIN).to_numpy(), at_least], [1, MARK_CODES[WITHIN], -1], 0)
 
 
-def mark_column(saw: np.ndarray, seen: Iterable[str]) -> Any:
-    """A mask (n_obs,) of leaks as it is written to `obs`: with `"unknown"` for False where not all patients are known."""
+def seen_marks(people: Iterable[Any], seen: Iterable[str]) -> np.ndarray:
+    """Marks (n,) of people by who was seen: 1 for one of them, -1 for others where not all of them are known, else 0."""
     names = list(seen)
-    return written_marks(np.where(saw, 1, 0 if names and UNKNOWN not in names else -1))
+    return np.where(among(people, [name for name in names if name != UNKNOWN]), 1, -1 if UNKNOWN in names else 0)
+
+
+def mark_column(people: np.ndarray, seen: Iterable[str], recognized: np.ndarray) -> Any:
+    """Marks of the patients (n_obs,) of a prediction as they are written to `obs`.
+
+    The model behind it has seen some patients, and those of the observations that are `recognized` (n_obs,); where it names
+    none, nobody said who they are.
+    """
+    return written_marks(seen_marks(people, [*(list(seen) or [UNKNOWN]), *people[recognized]]))
 
 
 def written_marks(marks: np.ndarray) -> Any:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stpredict.core._stain import METHODS, PUBLISHED, Recoloring, Stain, StainMethod
+from stpredict.core._stain import METHODS, PUBLISHED, WHITE, WHITES, Recoloring, Stain, StainMethod
+from stpredict.core._validate import check_choice
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 STAIN = "stain"
 PUBLISHED_NAME = "published"
 FITTED_NAME = "sections"
+_N_VALUES = 8  # of two stains; the light of a section comes after them
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,16 @@ class StainReference:
         """Optical density of eosin in red, green and blue; `None` with `"reinhard"`."""
         return None if self.method == "reinhard" else self.stain.values[3:6]
 
+    @property
+    def white(self) -> str:
+        """`"section"` where every section has its own light through glass, `"published"` where all have 240."""
+        return WHITES[len(self.stain.values) > _N_VALUES]
+
     @classmethod
-    def published(cls, method: str = "macenko") -> StainReference:
+    def published(cls, method: str = "macenko", white: str = WHITES[0]) -> StainReference:
         """The reference that a method was published with, which needs no sections.
+
+        With `white="section"` the light through the glass of a section becomes 240 in red, green and blue.
 
         Raises
         ------
@@ -75,7 +84,8 @@ class StainReference:
                 f"expected a method with a published reference ({', '.join(PUBLISHED)}); found {method!r}; fit a reference on "
                 f"training sections: stp.pp.stain_reference(adata[train], {method!r})"
             )
-        return cls(Stain(method, PUBLISHED[method]), PUBLISHED_NAME)  # type: ignore[arg-type]
+        light = () if check_choice(white, WHITES, "white") == WHITES[0] else (WHITE,) * 3
+        return cls(Stain(method, PUBLISHED[method] + light), PUBLISHED_NAME)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as records and models hold them."""
@@ -102,7 +112,7 @@ class StainReference:
             sections, patients = (tuple(map(str, entry.get(name) or ())) for name in ("sections", "patients"))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected a stain reference with method and values; found {entry!r}") from error
-        if method not in METHODS or len(values) != (6 if method == "reinhard" else 8):
+        if method not in METHODS or len(values) not in ((6,) if method == "reinhard" else (_N_VALUES, _N_VALUES + 3)):
             raise ValueError(
                 f"expected a stain reference of {', '.join(METHODS)}; found {method!r} with {len(values)} numbers"
             )

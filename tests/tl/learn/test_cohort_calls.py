@@ -114,11 +114,13 @@ def test_predictions_in_a_folder(disk: stp.Cohort, toy: ad.AnnData, tmp_path: Pa
 def test_folds_are_those_in_memory(toy: ad.AnnData, disk: stp.Cohort) -> None:
     """Also where genes are selected in every fold, and one section was not measured."""
     toy.obs["measured"] = toy.obs["sample"] != "s5"
+    toy.obs["density"] = np.random.default_rng(0).normal(size=toy.n_obs)
     for name, section in disk.items():
         section.obs["measured"] = name != "s5"
+        section.obs["density"] = toy.obs["density"]
         section.write_h5ad(disk.paths[name])
     options: dict[str, Any] = {"baselines": ["mean"], "metrics": ["pearson", "rmse", "deviance_explained"]}
-    options["target"] = {"panel": {"method": "mean", "n_genes": 4}}
+    options |= {"target": {"panel": {"method": "mean", "n_genes": 4}}, "given": "density"}
     models = {"ridge": "ridge", "mlp": {"model": "mlp", **TINY}}
     one = stp.tl.cross_validate(toy, models, **options)
     two = stp.tl.cross_validate(disk, models, **options)

@@ -118,6 +118,23 @@ def test_baselines_and_permuted_labels(toy) -> None:
     assert table.loc["mean", "n_undefined"] == table.loc["mean", "n_scores"]
 
 
+def test_correlation_given_columns_of_obs(toy) -> None:
+    """Of every line, that of null genes included, and in every section of every fold."""
+    toy.obs["density"] = np.random.default_rng(0).normal(size=toy.n_obs)
+    baselines = ["mean", "ridge (null genes)"]
+    table = stp.tl.cross_validate(toy, "ridge", given=["density"], baselines=baselines, **QUICK)
+    assert set(table["given"]) == {"depth, density"}
+    defined = table["pearson_given"].notna().groupby(table["model"]).sum()
+    assert defined["ridge"] == 36
+    assert defined["ridge (null genes)"] >= 12  # where more than depth is predicted
+    covariates = np.column_stack([np.log1p(toy.obs["depth"]), toy.obs["density"]])
+    for (name, gene), line in table[table["model"] == "ridge"].groupby(["sample", "gene"]):
+        here, column = (toy.obs["sample"] == name).to_numpy(), toy.var_names.get_loc(gene)
+        truth, predicted = (values[here][:, [column]] for values in (toy.X, toy.obsm["predicted_ridge"]))
+        expected = stp.metrics.partial_pearson(truth, predicted, covariates[here]).item()
+        assert line["pearson_given"].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_results_can_be_stored(toy, tmp_path) -> None:
     import anndata as ad
 
@@ -165,6 +182,12 @@ BAD = {
     "nan_features": (lambda a: a.obsm["X_toy"].__setitem__((0, 0), np.nan), {}, ValueError, r"finite features"),
     "nan_target": (lambda a: a.X.__setitem__((0, 0), np.nan), {}, ValueError, r"finite expression"),
     "missing_gene": (None, {"target": ["NOPE"]}, KeyError, r"missing NOPE"),
+    "text_given": (None, {"given": "patient"}, TypeError, r"numbers in the columns of `given`; found patient"),
+    "unknown_given": (None, {"given": ["density"]}, KeyError, r"density"),
+    "given_of_slides": (lambda a: a.uns["stpredict"].update(unit={"is": "slide"}), {"given": ["depth"]}, ValueError,
+                        r"no given for slides, which have no map; found depth"),
+    "given_of_classes": (lambda a: a.obs.insert(0, "grade", np.tile(["x", "y"], 36)), {"target": "grade", "given": ["depth"]},
+                         ValueError, r"no `given=` for a target of classes"),
     "empty_panel": (None, {"target": []}, ValueError, r"empty one"),
 }  # fmt: skip
 

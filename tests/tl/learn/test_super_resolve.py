@@ -45,7 +45,9 @@ def smooth(shape: tuple[int, ...], seed: int, width: float = 3.0) -> np.ndarray:
 
 
 def dense_of(features: np.ndarray, **options: Any) -> stp.pp.DenseMap:
-    return stp.pp.DenseMap(features.astype(np.float32), 8.0, **{"reach_um": 8.0, **options})
+    return stp.pp.DenseMap(
+        features.astype(np.float32), 8.0, **{"reach_um": 8.0, "record": {"encoder": "made"}, **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +260,43 @@ def test_other_sections_are_predicted_and_flagged() -> None:
     adata.obs["patient"] = "P1"
     stp.tl.super_resolve(adata, maps, target=MINE, train=["a"], n_members=1)
     assert set(adata.obs.loc[adata.obs["sample"] == "b", "super_resolved_leaky"].astype(str)) == {"True"}
+
+
+def test_patients_of_the_stain_reference_were_seen() -> None:
+    adata = stp.datasets.synthetic_cohort(3, 1, 4, n_spots=60)
+    stp.pp.normalize(adata)
+    others = adata[adata.obs["patient"] != "P3"]
+    stp.pp.normalize_stain(adata, reference=stp.pp.stain_reference(others, n_tiles=4), n_tiles=4)
+    stp.tl.super_resolve(adata, None, 64, train=["P1_S1"], n_members=1, n_blocks=2, buffer_um=100)
+    marks = adata.obs.groupby("patient", observed=True)["super_resolved_leaky"].agg(
+        lambda column: set(map(str, column))
+    )
+    assert marks.to_dict() == {"P1": {"True"}, "P2": {"True"}, "P3": {"False"}}
+    assert set(stp.tl.evaluate(adata, key="super_resolved").groupby("patient", observed=True)["leaky"].first()) == {
+        True, False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"encoder": "made", "patients_seen": ["p02"]}, {"P1": "within section", "P2": "True"}),
+        ({"color": [1], "patients_seen": ["unknown", "P1"]}, {"P1": "True", "P2": "unknown"}),
+        ({}, {"P1": "unknown", "P2": "unknown"}),
+    ],
+)
+def test_who_had_a_part_in_the_features(record: dict[str, Any], expected: dict[str, str]) -> None:
+    features = {name: smooth((*SHAPE, 5), seed) for seed, name in enumerate("ab")}
+    parts = [section(features[name][..., :2], name, patient) for name, patient in zip("ab", ("P1", "P2"), strict=True)]
+    adata = ad.concat(parts)
+    adata.uns["spatial"] = {name: part.uns["spatial"][name] for name, part in zip("ab", parts, strict=True)}
+    # One map without the others' record is enough.
+    maps = {"a": dense_of(features["a"], record=record), "b": dense_of(features["b"])}
+    stp.tl.super_resolve(adata, maps, target=MINE, train=["a"], n_members=1)
+    marks = adata.obs.groupby("patient", observed=True)["super_resolved_leaky"].unique()
+    assert {name: list(map(str, found)) for name, found in marks.items()} == {
+        name: [mark] for name, mark in expected.items()
+    }
 
 
 def test_features_of_another_stain_are_standardized_by_their_own_spots() -> None:

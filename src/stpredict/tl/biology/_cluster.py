@@ -10,6 +10,7 @@ import numpy as np
 from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._keys import Key
 from stpredict.slots._positions import positions_of
+from stpredict.tl.biology._neighbors import neighbors
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,7 +21,6 @@ _MIN_RESOLUTION = 1e-3
 _STEPS = 20
 _AROUND = 8  # neighbors on a square lattice; a hexagonal one has six
 _TYPICAL = 6  # whose distance tells how far neighbors lie
-_APPROXIMATE_FROM = 8192  # observations from which on scanpy searches for neighbors approximately
 _FARTHEST = 1.25  # of that distance: the second ring of a hexagonal lattice lies at 1.73, of a square one at 1.41
 
 
@@ -83,41 +83,8 @@ def smoothed(components: np.ndarray, weights: csr_matrix | None, rows: np.ndarra
 
 def neighbor_graph(components: np.ndarray, n_neighbors: int, seed: int) -> csr_matrix:
     """Connectivities (n, n) of the nearest neighbors in components, as scanpy has them."""
-    import scanpy as sc
-    from anndata import AnnData
-
-    holder = AnnData(obsm={"X_pca": components})
-    k = min(n_neighbors, len(components) - 1)
-    search = None if len(components) < _APPROXIMATE_FROM else _Descent(k, seed)
-    sc.pp.neighbors(holder, n_neighbors=k, use_rep="X_pca", random_state=seed, transformer=search)
-    graph: csr_matrix = holder.obsp["connectivities"]
+    graph: csr_matrix = neighbors(components, n_neighbors, seed).obsp["connectivities"]
     return graph
-
-
-class _Descent:
-    """Approximate nearest neighbors as scanpy finds them, for many observations.
-
-    pynndescent from 0.7 on returns a sparse array, which scanpy 1.11 cannot read: here it is the matrix of before.
-    """
-
-    def __init__(self, n_neighbors: int, seed: int) -> None:
-        self.n_neighbors, self.seed = n_neighbors, seed
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """What scanpy asks of a search."""
-        return {"n_neighbors": self.n_neighbors}
-
-    def fit_transform(self, components: np.ndarray) -> csr_matrix:
-        """Distances (n, n) to the nearest neighbors; numbers of trees and rounds are those of UMAP."""
-        from pynndescent import PyNNDescentTransformer
-        from scipy.sparse import csr_matrix
-
-        n = len(components)
-        search = PyNNDescentTransformer(
-            n_neighbors=self.n_neighbors, random_state=self.seed, n_trees=min(64, 5 + round(n**0.5 / 20)),
-            n_iters=max(5, round(float(np.log2(n)))),
-        )  # fmt: skip
-        return csr_matrix(search.fit_transform(components))
 
 
 def leiden(graph: csr_matrix, resolution: float, seed: int) -> np.ndarray:

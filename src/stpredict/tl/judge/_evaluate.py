@@ -28,7 +28,7 @@ from stpredict.tl.judge._habits import check_habits
 from stpredict.tl.judge._lines import lines_of
 from stpredict.tl.judge._part_scores import WITH_BACKGROUND, Asked, score_part
 from stpredict.tl.judge._pooled import OF_GENES, score_genes, score_patients
-from stpredict.tl.judge._section_facts import lattice_positions, read_given
+from stpredict.tl.judge._section_facts import check_maps, lattice_positions, read_given
 from stpredict.tl.judge._section_scores import NothingMeasuredError, score_sections
 
 if TYPE_CHECKING:
@@ -222,11 +222,7 @@ def evaluate(
     sample = adata.obs[sample_key].astype(str).to_numpy()
     people = one_name(adata.obs[patient_key])
     if (unit := unit_of(adata)) != "observation":
-        for option, names in (("habits", habits), ("given", given)):
-            if len(names):
-                raise ValueError(
-                    f"expected no {option} for {unit}s, which have no map; found {', '.join(names)}; leave them out"
-                )
+        check_maps(adata, habits=habits, given=given)
         truth = target.read(scored_genes)
         if unit == "gene":
             table = score_genes(adata, models, truth, scored_genes, measured, metrics)

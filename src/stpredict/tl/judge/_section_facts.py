@@ -12,8 +12,10 @@ from stpredict.slots._depth import depth_of
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import read_record
+from stpredict.slots._unit import unit_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 _GRID_MULTIPLE = 16  # published grids are padded to it: 78 × 64 to 80 × 64
@@ -49,11 +51,8 @@ def log_depth(adata: AnnData, rows: np.ndarray) -> np.ndarray | None:
     return None if depth is None else np.log1p(depth[rows])
 
 
-def read_given(adata: AnnData, given: Sequence[str]) -> tuple[np.ndarray, str] | None:
-    """Covariates (n_obs, d) of observations, their depth and columns of `obs`, with their names; `None` without columns.
-
-    Depth stands first, where there are counts, as it does for every score that is to say more than depth does.
-    """
+def given_columns(adata: AnnData, given: Sequence[str]) -> pd.DataFrame | None:
+    """The columns of `obs` that are to be given; `None` without any. An error says where one has no numbers."""
     names = [given] if isinstance(given, str) else list(given)
     if not names:
         return None
@@ -61,7 +60,28 @@ def read_given(adata: AnnData, given: Sequence[str]) -> tuple[np.ndarray, str] |
     text = [name for name in names if not is_number(frame[name])]
     if text:
         raise TypeError(f"expected numbers in the columns of `given`; found {', '.join(text)} with something else")
-    values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    return frame
+
+
+def check_maps(adata: AnnData, **options: Sequence[str]) -> None:
+    """Raise where options that read a map are asked for of slides or genes."""
+    if (unit := unit_of(adata)) == "observation":
+        return
+    for option, names in options.items():
+        if len(names):
+            found = names if isinstance(names, str) else ", ".join(names)
+            raise ValueError(f"expected no {option} for {unit}s, which have no map; found {found}; leave them out")
+
+
+def read_given(adata: AnnData, given: Sequence[str]) -> tuple[np.ndarray, str] | None:
+    """Covariates (n_obs, d) of observations, their depth and columns of `obs`, with their names; `None` without columns.
+
+    Depth stands first, where there are counts, as it does for every score that is to say more than depth does.
+    """
+    frame = given_columns(adata, given)
+    if frame is None:
+        return None
+    values, names = frame.to_numpy(dtype=np.float64, na_value=np.nan), list(frame.columns)
     depth = log_depth(adata, np.arange(adata.n_obs))
     if depth is not None:
         values, names = np.column_stack([depth, values]), [Key.DEPTH, *names]

@@ -20,6 +20,7 @@ from stpredict.slots._unit import group_keys
 from stpredict.tl.judge._distribution import DISTRIBUTION
 from stpredict.tl.judge._evaluate import DEFAULT_METRICS, KNOWN_METRICS, evaluate
 from stpredict.tl.judge._habits import check_habits
+from stpredict.tl.judge._section_facts import check_maps, given_columns
 from stpredict.tl.judge._segmentation import segmentation
 from stpredict.tl.judge._survival import survival
 from stpredict.tl.learn._blocks import checked_within
@@ -58,6 +59,7 @@ def cross_validate(
     ceiling: bool = True,
     baselines: Baselines = True,
     habits: Sequence[str] = (),
+    given: Sequence[str] = (),
     allow_leakage: bool = False,
     n_jobs: int = 1,
     client: Any = None,
@@ -94,9 +96,10 @@ def cross_validate(
         a number of groups of chromosomes.
     features, target, image
         Features, target and images as in :func:`stpredict.tl.fit`; a selection of genes runs inside each fold.
-    metrics, ceiling, habits
-        Scores as in :func:`stpredict.tl.evaluate`, for expression and values. What `habits` add, of expression only, is for
-        comparison with published numbers only.
+    metrics, ceiling, habits, given
+        Scores as in :func:`stpredict.tl.evaluate`, for expression and values; `given` names columns of `obs` beyond which, and
+        beyond depth, predictions are correlated in every section as `pearson_given`, those of the baselines as well. What `habits`
+        add, of expression only, is for comparison with published numbers only.
     baselines
         Names of the comparators, which are tasks like any other: closed-form models (`"mean"`, `"ridge"`), the ridge on
         labels that were shuffled, each gene by itself (`"ridge (permuted labels)"`), the ridge fitted to and compared with counts that were redrawn with
@@ -186,12 +189,18 @@ def cross_validate(
     habits = check_habits(habits)
     request = parse_target(adata, target)
     reader = slots_for(request)
+    check_maps(adata, habits=habits, given=given)
+    if given_columns(adata, given) is not None and not reader.quantities:
+        raise ValueError(
+            f"expected no `given=` for a target of {reader.kind.replace('_', '-')}, whose scores are no correlations; found some; "
+            "leave it out"
+        )
     known = ("mean", "ridge", PERMUTED, NULL, TABLE) if cohort is None else ("mean", "ridge", TABLE)
     names = chosen_baselines(baselines if reader.closed_form else False, known)
     if cohort is not None:
         _check_cohort(reader, names, n_samples)
-    given = _models(models)
-    tasks = _tasks(adata, given, features, [name for name in names if name != NULL], reader)
+    asked = _models(models)
+    tasks = _tasks(adata, asked, features, [name for name in names if name != NULL], reader)
     null = _null_task(adata, tasks, features, reader) if NULL in names and has_null_genes(adata, request) else None
     folds = make_folds(adata, splitter, seed, keys, tasks)
     folds = checked_within(adata, folds, tasks, keys, allow_leakage=allow_leakage)
@@ -214,7 +223,7 @@ def cross_validate(
             own = [result for result in results if result.label == label]
             record = {
                 "label": label,
-                "comparator": label not in given,
+                "comparator": label not in asked,
                 "model": task.info.name,
                 "folds": [fold.name for fold in folds],
                 **sections_record(adata, sample_key),
@@ -233,12 +242,19 @@ def cross_validate(
     if reader.quantities:
         table = evaluate(
             data if cohort is None else cohort, list(slots.values()), layer=getattr(request, "layer", None), metrics=metrics, ceiling=ceiling,
-            baselines=bool(names), habits=habits, sample_key=sample_key, **where,
+            baselines=bool(names), habits=habits, given=given, sample_key=sample_key, **where,
         )  # fmt: skip
         if null is not None:
             own = [result for result in results if result.label == next(iter(tasks))]
             plain = [name for name in metrics if name not in DISTRIBUTION]  # of redrawn counts nobody draws samples
-            scoring = {"metrics": plain, "ceiling": ceiling, "habits": habits, "sample_key": sample_key, **where}
+            scoring = {
+                "metrics": plain,
+                "ceiling": ceiling,
+                "habits": habits,
+                "given": given,
+                "sample_key": sample_key,
+                **where,
+            }
             leaky = adata.obs[Key.leaky(next(iter(slots.values())))]
             beside = null_scores(
                 adata, null, folds, own, leaky, keys, device=resolve_device(device), seed=seed, scoring=scoring

@@ -12,8 +12,7 @@ from stpredict.core._settings import settings
 from stpredict.slots._container import begin
 from stpredict.slots._content import seal_features
 from stpredict.slots._keys import Key, check_key
-from stpredict.slots._marks import UNKNOWN, mark_column, sections_record
-from stpredict.slots._people import among
+from stpredict.slots._marks import mark_column, sections_record
 from stpredict.slots._provenance import drop_records, write_record
 from stpredict.slots._rows import rows_of
 from stpredict.slots._values import OBS
@@ -117,7 +116,7 @@ def embed(
     sample = adata.obs[sample_key].astype(str).to_numpy()
     seen = fitted.training.patients_seen
     recognized = recognized_sections([fitted], adata, sample)
-    saw = among(people, [name for name in seen if name != UNKNOWN] + list(people[np.isin(sample, recognized)]))
+    marks = mark_column(people, seen, np.isin(sample, recognized))
     for side, values in found.items():
         slot = Key.embedded(key_added, side)
         if values is None:
@@ -126,7 +125,7 @@ def embed(
             drop_records(adata, [slot])
             continue
         adata.obsm[slot] = values
-        adata.obs[Key.leaky(slot)] = mark_column(saw, seen)
+        adata.obs[Key.leaky(slot)] = marks
         record = {
             "model": fitted.model,
             "dim": values.shape[1],

@@ -11,9 +11,12 @@ import numpy as np
 
 from stpredict.core._disks import disk_offsets, disk_operator
 from stpredict.core._validate import check_finite, check_positive, few
+from stpredict.slots._content import MADE_BY
 from stpredict.slots._dense_map import DenseMap
+from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._positions import positions_of
 from stpredict.slots._sections import microns_per_pixel, section_entry
+from stpredict.tl.learn.inputs._origin import record_seen
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
     from stpredict.training._disks import Disks
 
+_MADE_BY = MADE_BY | {"color"}  # of these one stands in the record of a map of features that somebody made
 _APART = 0.01  # relative difference of two scales that are the same
 
 
@@ -204,6 +208,15 @@ def _prepared(adata: AnnData, sample: str, dense: Any, known: bool, microns: flo
             f"{microns:g}; compute another map with stp.pp.dense_features"
         )
     return dense.coarser(round(factor))
+
+
+def maps_seen(maps: Mapping[str, DenseMap]) -> list[str]:
+    """Patients who had a part in the features of maps, as by a stain reference.
+
+    `"unknown"` is among them where nobody wrote down how a map was made.
+    """
+    seen = {name for dense in maps.values() for name in record_seen(dense.record)}
+    return sorted(seen | ({UNKNOWN} if any(not _MADE_BY & set(dense.record) for dense in maps.values()) else set()))
 
 
 def check_same_values(maps: Mapping[str, DenseMap]) -> None:

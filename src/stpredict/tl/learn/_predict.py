@@ -18,8 +18,7 @@ from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, find_table, get_table, is_spatialdata
 from stpredict.slots._gene_tables import table_patients, table_record
 from stpredict.slots._keys import Key, check_key
-from stpredict.slots._marks import UNKNOWN, mark_column, sections_record
-from stpredict.slots._people import among
+from stpredict.slots._marks import mark_column, sections_record
 from stpredict.slots._prediction import write_predictions
 from stpredict.slots._provenance import genes_digest
 from stpredict.slots._rows import Rows, rows_of
@@ -237,7 +236,7 @@ def predict(
             "n_models": len(members),
         }
         options["record"] = {"target": target.kind, "names": slots.names, **about, **who}
-        options["marks"] = _marks(people, seen, sample, recognized)
+        options["marks"] = mark_column(people, seen, np.isin(sample, recognized))
         outputs = _map(source, members, key, options, sample_key, batch_size=batch_size, device=device, progress=show)
         arrays: dict[str, np.ndarray] = {}
     else:
@@ -286,16 +285,10 @@ def predict(
     write_predictions(adata, key, outputs.frames, record, names=slots.names, elsewhere=as_map and store is not None)
     for slot, values in arrays.items():
         adata.obsm[slot] = values
-    marks = _marks(people, seen, sample, recognized)
+    marks = mark_column(people, seen, np.isin(sample, recognized))
     for name, values in ({Key.leaky(key): marks} | outputs.columns).items():
         adata.obs[name] = values
     return container if copy else None
-
-
-def _marks(people: np.ndarray, seen: Sequence[str], sample: np.ndarray, recognized: Sequence[str]) -> Any:
-    """The column that says whose patients, or whose spots under whatever name of a section, were seen in training."""
-    saw = among(people, [name for name in seen if name != UNKNOWN] + list(people[np.isin(sample, recognized)]))
-    return mark_column(saw, seen)
 
 
 def _warn_if_few(member: FittedModel, rows: Rows) -> None:

@@ -12,7 +12,7 @@ from stpredict.core._validate import check_counts, few
 from stpredict.slots._dense_map import DenseMap
 from stpredict.slots._expression import in_tissue, matrix_of, measured_rows
 from stpredict.slots._keys import Key
-from stpredict.slots._marks import written_marks
+from stpredict.slots._marks import seen_marks, worst_marks, written_marks
 from stpredict.slots._matrix import dense_matrix, numeric_matrix
 from stpredict.slots._people import one_name
 from stpredict.slots._rows import rows_of
@@ -167,6 +167,11 @@ class Result:
         """Nothing yet."""
         values = np.full((n_obs, len(genes)), np.nan, dtype=np.float32)
         return cls(genes, values, np.full(n_obs, -1), np.full(n_obs, -1))
+
+    def mark_seen(self, people: np.ndarray, seen: Sequence[str]) -> None:
+        """Mark what was predicted of patients (n_obs,) who had a part in the features; unknown where some of these are."""
+        worst = worst_marks(self.marks, seen_marks(people, seen))
+        self.marks = np.where(self.fold >= 0, worst, self.marks)
 
     def take(self, rows: np.ndarray, values: np.ndarray, mark: np.ndarray | int, number: int) -> None:
         """Enter the prediction of some rows."""

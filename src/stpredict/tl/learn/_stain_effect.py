@@ -59,6 +59,7 @@ def stain_effect(
     model: str = "ridge",
     splitter: Splitter = "patient",
     *,
+    white: str = "published",
     encoder: Any = "color-texture",
     target: Any = None,
     image: Any = None,
@@ -85,6 +86,8 @@ def stain_effect(
         Registered name of a model that reads image features.
     splitter
         As in :func:`stpredict.tl.cross_validate`, but folds of whole sections only.
+    white
+        As in :func:`stpredict.pp.normalize_stain`.
     encoder
         As in :func:`stpredict.pp.image_features`.
     target
@@ -145,7 +148,7 @@ def stain_effect(
     given = {"image": image, "sample_key": sample_key, "table_key": table_key}
     found = {
         method: stains_of(
-            container, method, **given, microns_per_pixel=features.get("microns_per_pixel"), n_tiles=n_tiles, seed=seed,
+            container, method, white=white, **given, microns_per_pixel=features.get("microns_per_pixel"), n_tiles=n_tiles, seed=seed,
             tile_key="tiles",
         )
         for method in wanted

@@ -11,7 +11,7 @@ import numpy as np
 from stpredict.core._validate import check_choice, check_positive
 from stpredict.slots._dense_map import DenseMap
 from stpredict.slots._keys import Key, check_key, storable
-from stpredict.tl.learn._places import check_same_values, find_maps, spots_on
+from stpredict.tl.learn._places import check_same_values, find_maps, maps_seen, spots_on
 from stpredict.tl.learn._spot_target import Result, SpotTarget
 from stpredict.tl.learn._super_fit import HEADS, Head, configured, run_group
 
@@ -113,7 +113,9 @@ def super_resolve(
     - `obsm[key_added]`: prediction of each spot by a fit that did not see its block; of sections that were not learned from,
       the mean of the map over the spot. NaN for spots off tissue and in sections without a map.
     - `obs["{key_added}_fold"]`: which fit predicted a spot, and `obs["{key_added}_leaky"]`: `"within section"` for blocks; True
-      where the fit saw the spot or its patient, or where the block had a part in the choice of the genes.
+      where the fit saw the spot or its patient, where the block had a part in the choice of the genes, or its patient one in
+      the features, as in a stain reference; `"unknown"` in place of the others where the `record` of a map does not say
+      which `encoder` made it.
     - `uns["stpredict"][key_added]`: head, members, microns, features, `training_samples`, `transferred` (sections that were
       predicted and not learned from), `store`.
     - in a SpatialData, the image elements `{sample}_{key_added}` and `{sample}_{key_added}_std`, genes as channels.
@@ -174,6 +176,9 @@ def super_resolve(
                 learner, learned, spots, names, targets, result,
                 n_blocks=int(n_blocks), buffer_um=buffer_um, group=group, progress=show,
             )  # fmt: skip
+    people = learned.people()
+    if people is not None:  # otherwise nobody can be told from anybody, and marks say so
+        result.mark_seen(people, maps_seen(inputs))
     if store is not None:
         result.maps = read_dense(store)
     record = {

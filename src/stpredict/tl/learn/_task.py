@@ -12,8 +12,6 @@ import numpy as np
 
 from stpredict.core._moments import column_moments
 from stpredict.slots._features import feature_matrix
-from stpredict.slots._marks import UNKNOWN
-from stpredict.slots._provenance import read_record
 from stpredict.slots._stain import STAIN
 from stpredict.slots._unit import unit_of
 from stpredict.tl.learn.inputs._collect import MIN_OBSERVATIONS, with_lattice
@@ -21,7 +19,7 @@ from stpredict.tl.learn.inputs._gene_table import NAME as GENE_TABLE
 from stpredict.tl.learn.inputs._gene_table import describe_table, how_made
 from stpredict.tl.learn.inputs._nuclei_graph import NAME as NUCLEI_GRAPH
 from stpredict.tl.learn.inputs._nuclei_graph import with_nuclei
-from stpredict.tl.learn.inputs._origin import unrecorded
+from stpredict.tl.learn.inputs._origin import features_seen
 from stpredict.tl.learn.inputs._reader import Scaling, Source
 from stpredict.tl.learn.inputs._slots import FROM_SLOTS, check_features, describe_features, feature_keys, slots_read
 
@@ -217,10 +215,8 @@ def comparator(adata: AnnData, name: str, main: Task, *, features: str | Sequenc
 
 
 def _origin(adata: AnnData, slots: Sequence[str], stain: Mapping[str, Any] | None = None) -> list[str]:
-    """Patients who had a part in features, as where these were aligned with their expression, or in the stains of pixels."""
-    seen = {str(name) for slot in slots for name in (read_record(adata, slot) or {}).get("patients_seen", [])}
-    seen |= set((stain or {}).get("patients", []))
-    return sorted(seen | ({UNKNOWN} if unrecorded(adata, slots) else set()))
+    """Patients who had a part in features, or in the stains of pixels."""
+    return sorted({*features_seen(adata, slots), *(stain or {}).get("patients", [])})
 
 
 def fit_task(

@@ -11,13 +11,12 @@ from stpredict.core._validate import few
 from stpredict.slots._checks import check_obs, check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
-from stpredict.slots._marks import UNKNOWN
-from stpredict.slots._people import among, one_name
-from stpredict.slots._provenance import read_record
+from stpredict.slots._marks import joint_mark, seen_marks
+from stpredict.slots._people import one_name
 from stpredict.slots._spread import full_rows
 from stpredict.tl.learn._embed import IMAGE, embeddings
 from stpredict.tl.learn._splitters import check_folds
-from stpredict.tl.learn.inputs._origin import unrecorded
+from stpredict.tl.learn.inputs._origin import features_seen
 from stpredict.tl.learn.targets._base import Keys
 from stpredict.tl.outcomes._cohort import stratified_folds
 
@@ -114,9 +113,9 @@ def donor_probe(
     people, names, truth = _labels(adata, label, patient_key)
     folds = _sides(adata, splitter, people, names, truth, seed, patient_key)
     logits: dict[str, np.ndarray] = {}
-    marks: dict[str, Any] = {}
+    marks: dict[str, set[int]] = {}
     for name, entry in features.items():
-        logits[name], marks[name] = np.full(len(names), np.nan), False
+        logits[name], marks[name] = np.full(len(names), np.nan), set()
         for number, (train, test) in enumerate(folds):
             values, seen = _values(data, adata, entry, number, len(folds), people, names, keys)
             fitted = train & np.isfinite(values).all(axis=1)
@@ -131,8 +130,7 @@ def donor_probe(
             inner = stratified_folds(names[fitted], truth[fitted], _inner_folds(truth[fitted]), seed)
             model = fit_linear_outcome(values[fitted], inner, label=truth[fitted])
             logits[name][tested] = model(values[tested])
-            saw = among(names[tested], [each for each in seen if each != UNKNOWN]).any()
-            marks[name] = True if saw or marks[name] is True else UNKNOWN if UNKNOWN in seen else marks[name]
+            marks[name].update(seen_marks(names[tested], seen).tolist())
     told = np.logical_and.reduce([np.isfinite(values) for values in logits.values()])
     n = int(told.sum())
     if not n:
@@ -156,7 +154,12 @@ def donor_probe(
         probability = 1 / (1 + np.exp(-values[told]))
         line["auprc"] = float(average_precision(y, probability)[0])
         line["balanced_accuracy"] = float(balanced_accuracy(y, probability)[0])
-        line |= {"prevalence": float(y.mean()), "n_patients": n, "n_positive": int(y.sum()), "leaky": marks[name]}
+        line |= {
+            "prevalence": float(y.mean()),
+            "n_patients": n,
+            "n_positive": int(y.sum()),
+            "leaky": joint_mark(list(marks[name])),
+        }
         lines.append(line)
     shown = [
         "features",
@@ -232,8 +235,7 @@ def _values(
     if isinstance(entry, str):
         slot = entry if entry in adata.obsm else Key.features(entry)
         rows, values = full_rows(adata, slot, np.arange(adata.n_obs))
-        seen = [str(name) for name in (read_record(adata, slot) or {}).get("patients_seen", [])]
-        seen += [UNKNOWN] if unrecorded(adata, [slot]) else []
+        seen = sorted(features_seen(adata, [slot]))
     else:
         embedded = embeddings(entry, data, adata, keys, only=IMAGE)[IMAGE]
         assert embedded is not None  # every observation has an image

@@ -12,9 +12,8 @@ import numpy as np
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._container import begin, get_table
 from stpredict.slots._keys import Key, check_key
-from stpredict.slots._marks import UNKNOWN, worst_marks, written_marks
+from stpredict.slots._marks import seen_marks, worst_marks, written_marks
 from stpredict.slots._outcome import patients_of
-from stpredict.slots._people import among
 from stpredict.slots._provenance import write_record
 from stpredict.tl.learn.targets._base import slots_of
 from stpredict.tl.outcomes._maps import Maps
@@ -158,9 +157,9 @@ def predict_outcome(
         high = scores["model"] > facts.median["model"]
         columns[Key.group(key)] = pd.Categorical(np.where(high, "high", "low"))
     seen = facts.patients_seen
-    known = among(patient, [name for name in seen if name != UNKNOWN])
-    own = np.where(known, 1, -1 if UNKNOWN in seen else 0)
-    columns[Key.leaky(key)] = written_marks(worst_marks(own, dense.leaky, facts.extra["leaky_covariates"]))
+    columns[Key.leaky(key)] = written_marks(
+        worst_marks(seen_marks(patient, seen), dense.leaky, facts.extra["leaky_covariates"])
+    )
 
     container, adata = begin(data, copy, table_key)
     stale = [name for name in adata.obs if name == Key.fold(key) or str(name).startswith(Key.baseline(key, ""))]

@@ -11,9 +11,8 @@ from stpredict.core._gene_sets import kinds_in_words
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._container import begin
 from stpredict.slots._keys import Key, check_key
-from stpredict.slots._marks import UNKNOWN, leak_marks, worst_marks, written_marks
+from stpredict.slots._marks import leak_marks, seen_marks, worst_marks, written_marks
 from stpredict.slots._outcome import patients_of
-from stpredict.slots._people import among
 from stpredict.slots._profiles import Use, expression_frame, names_at_hand
 from stpredict.slots._provenance import write_record
 from stpredict.tl.outcomes._signature_table import Signature, read_signature
@@ -149,7 +148,7 @@ def risk_score(
     if cutoff is not None:
         group = _groups(risk, cutoff, scale)
     seen = list(known.patients)
-    marks = np.where(among(people, [name for name in seen if name != UNKNOWN]), 1, -1 if UNKNOWN in seen else 0)
+    marks = seen_marks(people, seen)
     if use == "predicted":
         marks = worst_marks(marks, leak_marks(adata, key, patient_key))
     for column in (Key.group(key_added), Key.fold(key_added)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from stpredict.slots._content import MADE_BY, as_recorded
 from stpredict.slots._expression import matrix_of
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._keys import Key
+from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._matrix import dense_matrix
 from stpredict.slots._provenance import read_record
 from stpredict.slots._values import OBS, read_values
@@ -32,6 +33,20 @@ _COMPONENTS = "X_pca"
 def unrecorded(adata: AnnData, slots: Iterable[str]) -> list[str]:
     """Slots of image features of which nobody wrote down how they were made, or that were changed after that."""
     return [slot for slot in slots if not _recorded(adata, slot)]
+
+
+def features_seen(adata: AnnData, slots: Sequence[str]) -> set[str]:
+    """Patients who had a part in features, as where these were aligned with their expression, or in their stains.
+
+    `"unknown"` is among them where nobody wrote down how features were made.
+    """
+    seen = {name for slot in slots for name in record_seen(read_record(adata, slot) or {})}
+    return seen | ({UNKNOWN} if unrecorded(adata, slots) else set())
+
+
+def record_seen(record: Mapping[str, Any]) -> list[str]:
+    """Patients who had a part in features, by what is recorded of these."""
+    return [str(name) for name in record.get("patients_seen", [])]
 
 
 def _recorded(adata: AnnData, slot: str) -> bool:
