@@ -122,13 +122,11 @@ def test_workers_write_the_sections_of_a_cohort(cluster: Any, client: Any, tmp_p
     model = stp.tl.fit(first, "ridge", baselines=["mean"])
     for cohort, each in ((first, None), (second, there)):
         stp.tl.predict(cohort, model, client=each)
-        stp.tl.predict(cohort, model, store=tmp_path / f"{cohort.paths['P1_S1'].parent.name}_maps", client=each)
+    stp.tl.predict(second, model, store=tmp_path / "maps", client=there)
     for name in first:
         for key in ("X_color-texture", "predicted", "predicted_baseline_mean"):
             np.testing.assert_array_equal(first[name].obsm[key], second[name].obsm[key])
-        one, two = (ad.read_zarr(tmp_path / f"{folder}_maps" / f"{name}.zarr") for folder in "ab")
-        np.testing.assert_array_equal(one.X, two.X)
-        assert one.n_obs == 12
+        np.testing.assert_array_equal(ad.read_zarr(tmp_path / "maps" / f"{name}.zarr").X, first[name].obsm["predicted"])
     written = [path.stat().st_mtime_ns for path in second.paths.values()]
     stp.tl.predict(second, model, client=there)  # nothing is left to do, which the workers find
     assert [path.stat().st_mtime_ns for path in second.paths.values()] == written

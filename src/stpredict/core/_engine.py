@@ -76,11 +76,11 @@ class Parcel:
         import numpy as np
 
         packing = optional_import("cloudpickle", "dask")
-        self.content = np.frombuffer(packing.dumps(value, protocol=5), dtype=np.uint8)
+        self.content: Any = np.frombuffer(packing.dumps(value, protocol=5), dtype=np.uint8)
 
     def open(self) -> Any:
         """The value, or on a worker a copy of it."""
-        return pickle.loads(memoryview(self.content))
+        return pickle.loads(self.content)
 
 
 def run_calls(client: Any, calls: Iterable[Call]) -> Iterator[Any]:

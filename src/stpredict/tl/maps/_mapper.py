@@ -210,8 +210,8 @@ class Mapper:
 
 
 def _of_block(
-    network: BagPredictor | Parcel,
-    tokens: Tensor | np.ndarray,
+    network: Any,
+    tokens: Any,
     index: np.ndarray,
     batch_size: int,
     genes: slice | None,
