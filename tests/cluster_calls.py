@@ -1,12 +1,14 @@
-"""Calls that tests send to the workers of a cluster, which import them by this name."""
+"""Calls that tests send to other processes, which import them by this name."""
 
 from __future__ import annotations
 
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 
 def total(values: np.ndarray, beside: np.ndarray, number: int) -> tuple[int, float]:
@@ -25,3 +27,14 @@ def failing(number: int) -> int:
     if number == 1:
         raise KeyError("no such gene")
     return number
+
+
+def moved(network: Any, config: Any, by: float) -> tuple[list[str], int]:
+    """Trains a network, as it were."""
+    if not by:
+        raise KeyError("no such row")
+    with torch.no_grad():
+        for parameter in network.state_dict().values():
+            if parameter.is_floating_point():
+                parameter += by
+    return [os.environ["LOCAL_RANK"], os.environ["MASTER_ADDR"]], 3

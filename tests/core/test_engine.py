@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from cluster_calls import dying, failing, total
 
@@ -60,6 +66,103 @@ def test_folds_features_and_models_are_those_of_this_process(cluster: Any, clien
     two = stp.tl.fit_folds(objects[0], "ridge", 2, baselines=False, path=tmp_path / "b", client=client, threads=1)
     for mine, other in zip(one, two, strict=True):
         np.testing.assert_allclose(mine.network.weight.numpy(), other.network.weight.numpy(), rtol=1e-5, atol=1e-7)
+
+
+def bags() -> Any:
+    """Tiles of three slides, of which the first has several blocks of windows, and a bag of each."""
+    rng = np.random.default_rng(0)
+    sides = {"a": 26, "b": 8, "c": 7}
+    obs = pd.DataFrame({"sample": np.repeat(list(sides), [side**2 for side in sides.values()])})
+    tiles = ad.AnnData(obs=obs.assign(patient=obs["sample"].str.upper()).rename(index=str))
+    tiles.obs["array_row"], tiles.obs["array_col"] = np.hstack(
+        [np.mgrid[:side, :side].reshape(2, -1) for side in sides.values()]
+    )
+    tiles.obsm["X_own"] = rng.normal(size=(tiles.n_obs, 6)).astype("float32")
+    bulk = pd.DataFrame(rng.uniform(0, 900, (3, 5)), index=list(sides), columns=list("VWXYZ"))
+    table = stp.pp.bag(tiles, "own", expression=bulk, n_tokens=4)
+    stp.pp.normalize(table, unit="fpkm-uq")
+    return tiles, table
+
+
+def test_predictions_maps_and_tests_of_genes_are_those_of_this_process(
+    cluster: Any, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same bits: steps of rows with the baselines, blocks of windows (pooled, or decoded each), and blocks of genes."""
+    there = workers(cluster, client, 2)
+    adata = stp.datasets.synthetic_cohort(n_patients=2, n_sections=1, n_spots=40, n_genes=6)
+    stp.pp.image_features(adata, cache=False)
+    stp.pp.normalize(adata)
+    quick: dict[str, Any] = {"hyperparameters": {"hidden": 4}, "training": {"max_epochs": 2}}
+    model = stp.tl.fit(adata, "mlp", baselines=["mean", "ridge"], **quick)
+    one, two = (stp.tl.predict(adata, model, batch_size=7, client=each, copy=True) for each in (None, there))
+    assert {"predicted", "predicted_baseline_mean", "predicted_baseline_ridge"} <= set(one.obsm)
+    for key in one.obsm:
+        np.testing.assert_array_equal(one.obsm[key], two.obsm[key])
+    monkeypatch.setattr("stpredict.tl.explain._predictability._BLOCK", 100)
+    one, two = (stp.tl.predictability(adata, client=each) for each in (None, there))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    tiles, table = bags()
+    for name in ("sequoia", "he2rna"):
+        model = stp.tl.fit(table, name, hyperparameters="small", training={"max_epochs": 1}, baselines=False)
+        one, two = (stp.tl.predict(tiles, model, window=5, client=each, copy=True) for each in (None, there))
+        np.testing.assert_array_equal(one.obsm["predicted"], two.obsm["predicted"])
+        assert np.ptp(one.obsm["predicted"], axis=0).min() > 0
+    with pytest.raises(ValueError, match="expected no client beside n_samples"):
+        stp.tl.predict(adata, model, n_samples=2, client=there)
+
+
+def test_workers_write_the_sections_of_a_cohort(cluster: Any, client: Any, tmp_path: Path) -> None:
+    there = workers(cluster, client, 2)
+    adata = stp.datasets.synthetic_cohort(n_patients=2, n_sections=2, n_spots=12, n_genes=4)
+    first = stp.Cohort.divide(adata, tmp_path / "a")
+    second = first.write(tmp_path / "b")
+    for cohort, each in ((first, None), (second, there)):
+        stp.pp.image_features(cohort, client=each, cache=False)
+        stp.pp.normalize(cohort)
+    model = stp.tl.fit(first, "ridge", baselines=["mean"])
+    for cohort, each in ((first, None), (second, there)):
+        stp.tl.predict(cohort, model, client=each)
+    stp.tl.predict(second, model, store=tmp_path / "maps", client=there)
+    for name in first:
+        for key in ("X_color-texture", "predicted", "predicted_baseline_mean"):
+            np.testing.assert_array_equal(first[name].obsm[key], second[name].obsm[key])
+        np.testing.assert_array_equal(ad.read_zarr(tmp_path / "maps" / f"{name}.zarr").X, first[name].obsm["predicted"])
+    written = [path.stat().st_mtime_ns for path in second.paths.values()]
+    stp.tl.predict(second, model, client=there)  # nothing is left to do, which the workers find
+    assert [path.stat().st_mtime_ns for path in second.paths.values()] == written
+
+
+def test_a_worker_that_is_killed_in_a_cross_validation_changes_nothing(cluster: Any, client: Any) -> None:
+    """One of the two that these tests started, while both are at work."""
+    there = workers(cluster, client, 2)
+    adata = stp.datasets.synthetic_cohort(n_patients=4, n_sections=1, n_spots=12, n_genes=4)
+    stp.pp.image_features(adata, cache=False)
+    stp.pp.normalize(adata)
+    models = {"net": {"model": "mlp", "training": {"max_epochs": 60, "patience": 0}, "hyperparameters": {"hidden": 8}}}
+    quick: dict[str, Any] = {"metrics": ["pearson"], "ceiling": False, "baselines": ["mean"]}
+    serial, own = adata.copy(), adata.copy()
+    table = stp.tl.cross_validate(serial, models, **quick)
+    before = set(there.run(os.getpid).values())
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not killed:
+            busy = [address for address, tasks in there.processing().items() if tasks]
+            if len(busy) > 1:
+                killed.append(there.run(os.getpid, workers=busy[:1])[busy[0]])
+                os.kill(killed[0], signal.SIGKILL)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    found = stp.tl.cross_validate(own, models, client=there, **quick)
+    killed.append(0)  # ends the thread where it found nobody at work
+    thread.join()
+    assert killed[0] in before
+    workers(cluster, client, 2)
+    assert killed[0] not in set(there.run(os.getpid).values())
+    pd.testing.assert_frame_equal(table, found, check_exact=True)
+    np.testing.assert_array_equal(serial.obsm["predicted_net"], own.obsm["predicted_net"])
 
 
 def test_results_come_in_the_order_of_the_calls(cluster: Any, client: Any) -> None:

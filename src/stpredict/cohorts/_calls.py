@@ -12,10 +12,31 @@ from typing import Any
 import numpy as np
 
 from stpredict.cohorts._section_files import signature, write_section
+from stpredict.core._engine import Parcel
 from stpredict.core._settings import settings
 from stpredict.core._turns import fresh_path, turn
 
 Log = list[list[str | None]]  # names of functions with digests of their arguments
+
+
+def call_section(cohort: Any, held: Any, *, write: bool | None, resume: bool, cache: str) -> Any:
+    """Call a function on the only section of a cohort, here or on a worker.
+
+    `held` is the function with its arguments, on a worker as a :class:`Parcel`; `cache` the folder that this process caches in.
+    """
+    function, args, kwargs = held.open() if isinstance(held, Parcel) else held
+    (name,) = cohort.names
+
+    def work() -> tuple[Any, Any]:
+        data = cohort[name]
+        return data, function(data, *args, **kwargs)
+
+    how: dict[str, Any] = {"write": write, "resume": resume, "table_key": cohort.table_key}
+    before, settings.cache_dir = settings.cache_dir, Path(cache)
+    try:
+        return run_call(cohort.paths[name], work, function, args, kwargs, **how)
+    finally:
+        settings.cache_dir = before
 
 
 def run_call(

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from stpredict.cohorts._calls import run_call
+from stpredict.cohorts._calls import call_section
 from stpredict.cohorts._section_files import kind_of, read_section, write_section
 from stpredict.cohorts._sources import SectionFile, find_sections
 from stpredict.cohorts._table import mapped_table, signatures
+from stpredict.core._engine import Parcel, run_calls
 from stpredict.core._settings import settings
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._container import get_table
@@ -236,9 +238,10 @@ class Cohort:
         write: bool | None = None,
         resume: bool = True,
         progress: bool | None = None,
+        client: Any = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Call a function of AnnData or SpatialData on every section, one after the other.
+        """Call a function of AnnData or SpatialData on every section, one after the other, or on the workers of a client.
 
         A section that the function has changed takes the place of its file in one step: whenever the process is killed, every
         file is as it was before the call or as it is after it. The same call again goes on with the sections that are left.
@@ -257,6 +260,9 @@ class Cohort:
             came after a call is done again where it is called in another way.
         progress
             Whether to show a progress bar; `settings.progress` when `None`.
+        client
+            A `dask.distributed.Client`, or the address of a scheduler, whose workers take the sections. They open and write the
+            files themselves, under the same paths, and use `settings.cache_dir` of this process.
 
         Returns
         -------
@@ -270,7 +276,7 @@ class Cohort:
         >>> cohort.map(lambda section: section.n_obs)
         {'P1_S1': 30, 'P2_S1': 30}
         """
-        return self.call(function, args, kwargs, write=write, resume=resume, progress=progress)
+        return self.call(function, args, kwargs, write=write, resume=resume, progress=progress, client=client)
 
     def call(
         self,
@@ -281,26 +287,20 @@ class Cohort:
         write: bool | None = None,
         resume: bool = True,
         progress: bool | None = None,
+        client: Any = None,
     ) -> dict[str, Any]:
         """The same as :meth:`map`, for functions that have arguments with the names of its own."""
-        names: Any = self.names
-        if settings.progress if progress is None else progress:
-            from tqdm.auto import tqdm
-
-            names = tqdm(names, desc=getattr(function, "__name__", "sections"), unit="section")
+        held: Any = (function, args, kwargs) if client is None else Parcel((function, args, kwargs))
+        how = {"write": write, "resume": resume, "cache": str(settings.cache_dir)}
+        calls = ((call_section, {"cohort": self[[name]], "held": held, **how}) for name in self)
         found: dict[str, Any] = {}
-        for name in names:
-            section = self._file(name)
-
-            def work(name: str = name) -> tuple[Container, Any]:
-                data = self._open(name)
-                return data, function(data, *args, **kwargs)
-
-            result = run_call(
-                section.path, work, function, args, kwargs, write=write, resume=resume, table_key=self.table_key
-            )
-            if result is not None:
-                found[name] = result
+        show = settings.progress if progress is None else progress
+        what = getattr(function, "__name__", "sections")
+        with tqdm(total=len(self), desc=what, unit="section", disable=not show) as bar:
+            for name, result in zip(self, run_calls(client, calls), strict=True):
+                if result is not None:
+                    found[name] = result
+                bar.update()
         return found
 
     def write(self, folder: str | os.PathLike[str], *, form: Literal["h5ad", "zarr"] | None = None) -> Cohort:

@@ -22,14 +22,15 @@ def write_sections(function: Callable[..., Any], arguments: Mapping[str, Any]) -
     interruption.
     """
     given = dict(arguments)
-    cohort = given.pop("data")
+    cohort, client = given.pop("data"), given.pop("client", None)
     if given.get("copy"):
         raise ValueError(
             "expected copy=False for a cohort, whose sections are changed in their files; found copy=True; copy these first: "
             "cohort.write(folder)"
         )
     shown = {"progress": False} if "progress" in given else {}
-    cohort.call(function, (), with_keys(cohort, function, given) | shown, write=True, progress=given.get("progress"))
+    how: dict[str, Any] = {"write": True, "progress": given.get("progress"), "client": client}
+    cohort.call(function, (), with_keys(cohort, function, given) | shown, **how)
     return None
 
 

@@ -16,6 +16,7 @@ from stpredict.core._optional import optional_import
 Call = tuple[Callable[..., Any], dict[str, Any]]
 _LARGE = 2**16  # bytes from which an array is sent by itself, and once for all calls that hold it
 _TRIES = 4  # of a call whose worker was lost
+_PARTS = 4  # of something that is divided, for each thread of the workers
 _TURN = threading.Lock()
 
 
@@ -63,6 +64,37 @@ def check_client(client: Any, n_jobs: int = 1) -> None:
             f"expected a dask.distributed.Client or the address of a scheduler as client; found {type(client).__name__}; "
             "make one with dask.distributed.Client(address), without asynchronous=True"
         )
+
+
+class Parcel:
+    """A value that several calls hold, such as a network: pickled once, whatever is in it, and so sent once.
+
+    The arrays of a call travel by themselves, see :func:`on_workers`; those inside a network would be in every call anew.
+    """
+
+    def __init__(self, value: Any) -> None:
+        import numpy as np
+
+        packing = optional_import("cloudpickle", "dask")
+        self.content: Any = np.frombuffer(packing.dumps(value, protocol=5), dtype=np.uint8)
+
+    def open(self) -> Any:
+        """The value, or on a worker a copy of it."""
+        return pickle.loads(self.content)
+
+
+def run_calls(client: Any, calls: Iterable[Call]) -> Iterator[Any]:
+    """Results of calls in their order: made here, or by the workers of a client or of the scheduler at an address."""
+    with connected(client) as there:
+        yield from (
+            (function(**arguments) for function, arguments in calls) if there is None else on_workers(there, calls)
+        )
+
+
+def divided(client: Any, n: int) -> list[slice]:
+    """Slices of `n` things, a few for every thread of the workers, so that none waits long for the last."""
+    size = -(-n // (_PARTS * max(1, sum(client.nthreads().values()))))
+    return [slice(start, min(start + size, n)) for start in range(0, n, max(1, size))]
 
 
 def on_workers(client: Any, calls: Iterable[Call]) -> Iterator[Any]:

@@ -192,6 +192,10 @@ class PatchStack:
             out[in_part] = self.parts[number][row[in_part]]
         return out
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Memory maps as arrays: what is sent to other processes is sent section by section, and each of them once."""
+        return self.__dict__ | {"parts": [np.asarray(part) for part in self.parts]}
+
     def fingerprint(self) -> str:
         """Digest of what was cut: the keys say from which image, at which positions, in which size."""
         digest = hashlib.sha256("\n".join(self.keys).encode())

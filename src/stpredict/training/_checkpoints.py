@@ -22,14 +22,31 @@ class CheckpointFile(CheckpointIO):
     """Write and read the checkpoints of Lightning as files that carry their digest.
 
     Lightning's own way goes through a file in the folder for temporary files, which a killed process leaves there.
+
+    Parameters
+    ----------
+    place
+        The file that a fit can do without: an error in writing it is kept as `error`, and it is not tried again. Were it raised,
+        other processes of the fit would wait for this one.
     """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.error: OSError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint."""
         path, buffer = Path(path), io.BytesIO()
+        if path == self.place and self.error is not None:
+            return
         torch.save(checkpoint, buffer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_sealed(path, path.with_suffix(".partial"), buffer.getvalue())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_sealed(path, path.with_suffix(".partial"), buffer.getvalue())
+        except OSError as error:
+            if path != self.place:
+                raise
+            self.error = error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """Read a checkpoint; nothing is unpickled.
@@ -67,20 +84,19 @@ class LastCheckpoint(Checkpoint):
     A checkpoint callback, so that it comes after everything that an epoch changes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.failed = False
+    def __init__(self, file: CheckpointFile) -> None:
+        self.file = file
+        self.told = False
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the checkpoint; where that fails, training goes on without."""
-        if self.failed:
+        if self.told and trainer.world_size == 1:
             return
-        try:
-            trainer.save_checkpoint(self.path)
-        except OSError as error:
-            self.failed = True
+        trainer.save_checkpoint(self.file.place)  # of several processes all have to come here
+        if self.file.error is not None and not self.told:
+            self.told = True
             warnings.warn(
-                f"no checkpoint could be written to {self.path.parent} ({error}); training goes on without: to continue from "
-                "one after an interruption, free some room or name another checkpoint_dir",
+                f"no checkpoint could be written to {self.file.place.parent} ({self.file.error}); training goes on without: to "
+                "continue from one after an interruption, free some room or name another checkpoint_dir",
                 stacklevel=1,  # what Lightning says is not shown
             )

@@ -16,6 +16,7 @@ _CHOICES = {
     "monitor": ("loss", "correlation", "loss_then_correlation"),
     "auxiliary": ("all", "dkgsb"),
     "gene_loss": ("own", "pearson"),
+    "strategy": ("auto", "ddp", "ddp_spawn"),
     "cut_gradient": ("difference", "unrolled"),
     "precision": (
         "auto", "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "32", "64", "16", "bf16",
@@ -85,6 +86,17 @@ class TrainConfig:
     device
         Device to train on: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"` or `"auto"`; `settings.device` when `None`. The result
         does not depend on it but for rounding.
+    devices
+        Number of processes that train side by side, each on a device of its own (on a CPU all on this one), or the numbers of
+        the devices. The rows of a step are divided among them, so that `batch_size` and the result are those of one process,
+        but for rounding and random draws; networks that take one section at a time take one on each, and what a loss
+        compares within a step are the rows of one process.
+    strategy
+        How the processes begin. `"auto"`: those that `torchrun` or SLURM have started, or else new ones. `"ddp_spawn"`: new ones,
+        each with a copy of the rows, that end with the fit; a script needs `if __name__ == "__main__":`. `"ddp"`: the script again
+        for each device.
+    num_nodes
+        Number of machines, with `devices` processes on each, started by `torchrun` or SLURM.
 
     Raises
     ------
@@ -121,6 +133,9 @@ class TrainConfig:
     cut_gradient: Literal["difference", "unrolled"] = "difference"
     precision: str = "auto"
     device: str | None = None
+    devices: int | Sequence[int] = 1
+    strategy: Literal["auto", "ddp", "ddp_spawn"] = "auto"
+    num_nodes: int = 1
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -128,7 +143,7 @@ class TrainConfig:
                 check_choice(getattr(self, name), choices, name)
         for name, least in (
             ("max_epochs", 1), ("batch_size", 1), ("patience", 0), ("step_epochs", 1), ("n_primary", 1), ("cut_pairs", 1),
-            ("cut_steps", 1),
+            ("cut_steps", 1), ("num_nodes", 1),
         ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
@@ -155,6 +170,24 @@ class TrainConfig:
             raise ValueError(f"expected refit to be true or false; found {self.refit!r}")
         if self.device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):
             raise ValueError(f"expected device to be 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'; found {self.device!r}")
+
+        self._check_devices()
+
+    def _check_devices(self) -> None:
+        given: Any = self.devices
+        numbers = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        least: Any = 1 if numbers == [given] else 0  # a count, or names of devices
+        whole = all(isinstance(each, Integral) and not isinstance(each, bool) and each >= least for each in numbers)
+        if not whole or not 0 < len(numbers) == len(set(numbers)):
+            raise ValueError(
+                f"expected devices to be a number of at least 1, or different numbers of devices; found {given!r}"
+            )
+        object.__setattr__(self, "devices", int(given) if numbers == [given] else [int(each) for each in numbers])
+
+    @property
+    def n_processes(self) -> int:
+        """Number of processes that train side by side, on all machines."""
+        return self.num_nodes * (self.devices if isinstance(self.devices, int) else len(self.devices))
 
     def _check_number(self, name: str, below: float) -> float:
         value = getattr(self, name)

@@ -164,6 +164,16 @@ class ArraySet:
             identity=None if self.identity is None else self.identity[index],
         )
 
+    def read_rows(self) -> ArraySet:
+        """The same rows without what they are read from, but for files, which other processes read as well."""
+        inputs = {
+            name: values[np.arange(len(self))]
+            if isinstance(values, TakenRows) and not in_files(values.source)
+            else values
+            for name, values in self.inputs.items()
+        }
+        return replace(self, inputs=inputs)
+
     def divided(self, train: np.ndarray, held_out: np.ndarray) -> tuple[ArraySet, ArraySet]:
         """Two parts, masks (n,), of sections that are on both sides: neither knows of the other.
 

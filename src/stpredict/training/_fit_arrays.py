@@ -23,6 +23,7 @@ from stpredict.training._auxiliary import AuxiliaryTraining, check_weighs_genes
 from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet, summarize
 from stpredict.training._loader import row_blocks, row_groups
+from stpredict.training._processes import check_processes, is_first
 from stpredict.training._validation import inner_sides
 
 if TYPE_CHECKING:
@@ -200,13 +201,14 @@ def fit_arrays(
         network.finish(row_blocks(data, needs))
         return Fit(network.eval(), pd.DataFrame(), "grouped folds" if needs else "none", 0)
 
+    check_processes(config, data)
     mend_torchvision()
     helpers = None if config.auxiliary is None else AuxiliaryTraining(data, config, device)
     train, validation, unit = data, None, "none"
     if config.patience > 0:
         train, validation, unit = inner_sides(data, config.validation_fraction, seed)
     name = "" if checkpoint_dir is None else _digest(model, options, config, seed, data, init)
-    with _checkpoints(checkpoint_dir, name) as root, torch.random.fork_rng(devices=[]):
+    with _checkpoints(checkpoint_dir, name, is_first(config)) as root, torch.random.fork_rng(devices=[]):
         if helpers is not None:
             train, validation = helpers.divide(train, validation, seed)
         where: dict[str, Any] = {
@@ -236,10 +238,10 @@ def fit_arrays(
 
 
 @contextmanager
-def _checkpoints(folder: Path | None, name: str) -> Iterator[Path | None]:
-    """Where the checkpoints of a fit are kept, while no other process works there."""
-    if folder is None:
-        yield None
+def _checkpoints(folder: Path | None, name: str, first: bool) -> Iterator[Path | None]:
+    """Where the checkpoints of a fit are kept, while no other process works there but those that train with the first."""
+    if folder is None or not first:
+        yield None if folder is None else folder / name
         return
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -390,7 +392,10 @@ def _digest(
 ) -> str:
     """Name of the checkpoint folder of a fit: the same only for the same network, settings, start and data."""
     settings = asdict(config)
-    del settings["device"]  # a fit goes on anywhere
+    for setting in ("device", "devices", "strategy", "num_nodes"):
+        del settings[setting]  # a fit goes on anywhere
+    if config.n_processes > 1:  # which draw what one does not
+        settings["n_processes"] = config.n_processes
     digest = hashlib.sha256(json.dumps([model, dict(options), settings, seed], sort_keys=True, default=str).encode())
     digest.update(data.digest().encode())
     if init is not None:

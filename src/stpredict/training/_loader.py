@@ -35,6 +35,11 @@ class Loader:
         Whether every epoch has an order of its own.
     seed
         Random seed for the order, which depends on nothing else, so that it is the same on any machine.
+
+    Attributes
+    ----------
+    rank, n_ranks
+        Which of several processes this is. All of them go through the same steps, and have different rows of each.
     """
 
     def __init__(
@@ -50,6 +55,8 @@ class Loader:
         self.data, self.draws, self.batch_size, self.needs, self.shuffle = data, draws, batch_size, needs, shuffle
         self.seed = seed
         self.epoch = 0
+        self.rank, self.n_ranks = 0, 1
+        self._shares: list[float] = [1.0]
 
     def _groups(self) -> Sequence[np.ndarray]:
         if not self.shuffle:
@@ -63,18 +70,53 @@ class Loader:
             return [order[rows] for rows in row_groups(self.data, self.draws, self.batch_size)]
         return _whole_sections(self.data, rng.permutation(np.unique(self.data.section)), self.batch_size)
 
+    @property
+    def _one_each(self) -> bool:
+        """Whether processes take whole groups in turn: where nothing is learned, or a group cannot be divided."""
+        return not self.shuffle or (self.draws == "sections" and self.batch_size == 1)
+
     def __iter__(self) -> Iterator[Batch]:
         groups = self._groups()
         self.epoch += 1
-        for index in groups:
+        if self.n_ranks == 1:
+            self._shares = [1.0] * len(groups)
+            own = groups
+        else:
+            parts = [self._part(groups, step) for step in range(len(self))]
+            own, self._shares = [rows for rows, _ in parts], [share for _, share in parts]
+        for index in own:
             yield self.data.batch(index, self.needs)
 
     def __len__(self) -> int:
         if self.draws in _APART:
             codes = getattr(self.data, _APART[self.draws])
-            return int((-(-np.unique(codes, return_counts=True)[1] // self.batch_size)).sum())
-        n = len(self.data) if self.draws == "rows" else len(np.unique(self.data.section))
-        return -(-n // self.batch_size)
+            n_groups = int((-(-np.unique(codes, return_counts=True)[1] // self.batch_size)).sum())
+        else:
+            n = len(self.data) if self.draws == "rows" else len(np.unique(self.data.section))
+            n_groups = -(-n // self.batch_size)
+        return -(-n_groups // self.n_ranks) if self._one_each else n_groups
+
+    def share(self, step: int) -> float:
+        """What the mean over the rows here counts in a step, 1 on average over the processes: 0 where rows stand in for none."""
+        return self._shares[step]
+
+    def number(self, step: int) -> int:
+        """Which group of all processes a step is, where they take whole groups in turn."""
+        return step * self.n_ranks + self.rank
+
+    def _part(self, groups: Sequence[np.ndarray], step: int) -> tuple[np.ndarray, float]:
+        """Rows of a step for this process, and their share; some rows stand in where there are none for it."""
+        n = self.n_ranks
+        if self._one_each:
+            together, number = min(n, len(groups) - step * n), self.number(step)
+            return (groups[number], n / together) if number < len(groups) else (groups[-1], 0.0)
+        index = groups[step]
+        if self.draws == "sections":
+            code = self.data.section[index]
+            own = index[np.isin(code, np.array_split(np.unique(code), n)[self.rank])]
+        else:
+            own = np.array_split(index, n)[self.rank]
+        return (own, n * len(own) / len(index)) if len(own) else (index[:1], 0.0)
 
 
 def loader_for(network: Predictor, data: ArraySet, batch_size: int, **options: Any) -> Loader:

@@ -23,11 +23,17 @@ from stpredict.training._config import TrainConfig
 from stpredict.training._data import ArraySet
 from stpredict.training._gene_weights import Weighted
 from stpredict.training._loader import Loader, loader_for
+from stpredict.training._processes import begins_own, gathered, side_by_side, summed, trainer_options
 from stpredict.training._two_phase import TwoPhaseRule
 from stpredict.training.targets._expression import mean_correlation
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+#: Loggers of Lightning with advice for whoever has set up the trainer.
+_TALKING = ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed")
+_APART = 2**31  # between the seeds of processes, so that none draws what another does
 
 
 class _Module(pl.LightningModule):
@@ -49,7 +55,7 @@ class _Module(pl.LightningModule):
         self._n = 0
         self._loss: Tensor | None = None
         self._n_validated = 0
-        self._outputs: list[tuple[Tensor, Batch]] = []
+        self._outputs: list[tuple[int, Tensor, Batch]] = []
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -61,12 +67,18 @@ class _Module(pl.LightningModule):
                 f"expected a network that asks its target for the loss, to weigh its genes; found a "
                 f"{type(self.network).__name__}, which does not; set weighs_genes = False there, or leave auxiliary out"
             )
+        share = self.trainer.train_dataloader.share(batch_idx)
         for name, value in parts.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach()) * len(batch)
-        self._n += len(batch)
-        return parts["total"]
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach()) * len(batch) * (share > 0)
+        self._n += len(batch) * (share > 0)
+        # Gradients are averaged over processes: so weighted, their mean is that of the rows of all of them.
+        return parts["total"] if share == 1 else parts["total"] * share
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        loader = self.trainer.val_dataloaders
+        if not loader.share(batch_idx):
+            return
+        batch_idx = loader.number(batch_idx)
         whole = batch.kind is not None and batch.kind.whole
         plain = type(self.network).step is Predictor.step
         prediction = self.network(batch) if plain else None
@@ -81,7 +93,7 @@ class _Module(pl.LightningModule):
                 rows = batch.labeled
                 mean = mean[rows]
                 small = Batch(batch.section[rows], batch.patient[rows], target=batch.target[rows], kind=batch.kind)
-            self._outputs.append((mean.float().cpu(), small.to("cpu")))
+            self._outputs.append((batch_idx, mean.float().cpu(), small.to("cpu")))
 
     def _validation_loss(self, batch: Batch, prediction: Prediction | None, number: int) -> Tensor:
         """Loss of a validation batch; what a step draws is the same in every epoch."""
@@ -93,13 +105,15 @@ class _Module(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.scores = {}
+        if self.trainer.world_size > 1:
+            self._gather_validation()
         if self._loss is not None:
             self.scores["validation_loss"] = float(self._loss / self._n_validated)
         self._loss, self._n_validated = None, 0
         if not self._outputs:
             return
-        mean = torch.cat([output for output, _ in self._outputs])
-        batches = [batch for _, batch in self._outputs]
+        mean = torch.cat([output for _, output, _ in self._outputs])
+        batches = [batch for _, _, batch in self._outputs]
         self._outputs.clear()
         kind = batches[0].kind
         target = torch.cat([batch.target for batch in batches if batch.target is not None])
@@ -112,7 +126,19 @@ class _Module(pl.LightningModule):
             np.float32(score(mean.numpy(), target.numpy(), section.numpy()))
         )
 
+    def _gather_validation(self) -> None:
+        """What all processes have validated, in the order of one: each of them comes to the same scores."""
+        loss = None if self._loss is None else self._loss.cpu()
+        found = gathered((loss, self._n_validated, self._outputs))
+        losses = [loss for loss, _, _ in found if loss is not None]
+        self._loss = torch.stack(losses).sum() if losses else None
+        self._n_validated = sum(n for _, n, _ in found)
+        self._outputs = sorted((each for _, _, outputs in found for each in outputs), key=lambda each: each[0])
+
     def on_train_epoch_end(self) -> None:
+        if self.trainer.world_size > 1:
+            *values, n = summed([*self._sums.values(), self._n], self.device)
+            self._sums, self._n = dict(zip(self._sums, values, strict=True)), int(n)
         row = {f"train_{'loss' if k == 'total' else k}": v / max(self._n, 1) for k, v in self._sums.items()}
         row["epoch"] = self.current_epoch
         row |= self.scores | self.notes
@@ -152,12 +178,16 @@ class _Module(pl.LightningModule):
 class _EpochSeed(pl.Callback):
     """Order and random draws of an epoch depend on the seed and the epoch alone: a resumed run equals a whole one."""
 
-    def __init__(self, seed: int, loader: Loader) -> None:
-        self.seed, self.loader = seed, loader
+    def __init__(self, seed: int, *loaders: Loader | None) -> None:
+        self.seed, self.loaders = seed, [loader for loader in loaders if loader is not None]
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        for loader in self.loaders:
+            loader.rank, loader.n_ranks = trainer.global_rank, trainer.world_size
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-        self.loader.epoch = trainer.current_epoch
-        seed_torch(self.seed * 100_003 + trainer.current_epoch)
+        self.loaders[0].epoch = trainer.current_epoch
+        seed_torch(self.seed * 100_003 + trainer.current_epoch + _APART * trainer.global_rank)
 
 
 class _Keeper(pl.Callback):
@@ -217,7 +247,8 @@ class _Teller(pl.Callback):
         self.phase = phase
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        tell(Epoch(trainer.current_epoch + 1, trainer.max_epochs, self.phase, pl_module.scores))
+        if trainer.is_global_zero:
+            tell(Epoch(trainer.current_epoch + 1, trainer.max_epochs, self.phase, pl_module.scores))
 
 
 def run_epochs(
@@ -264,32 +295,40 @@ def run_epochs(
     -------
     History, one row per epoch, and the number of epochs of the weights that were kept.
     """
-    loader = loader_for(network, train, config.batch_size, shuffle=True, seed=seed)
-    module = _Module(network, config, stage, seed)
-    callbacks: list[pl.Callback] = [_EpochSeed(seed, loader), *extra]
+    if begins_own(config):
+        given: dict[str, Any] = {
+            "train": train,
+            "validation": validation,
+            "stage": stage,
+            "device": device,
+            "seed": seed,
+        }
+        return side_by_side(run_epochs, network, config, **given, directory=directory, n_epochs=n_epochs, phase=phase)
     watch = validation is not None and config.patience > 0
+    loader = loader_for(network, train, config.batch_size, shuffle=True, seed=seed)
+    valid = loader_for(network, validation, config.batch_size) if watch and validation else None
+    module = _Module(network, config, stage, seed)
+    callbacks: list[pl.Callback] = [_EpochSeed(seed, loader, valid), *extra]
     keeper = _Keeper(config, score_of(train.kind)) if watch else None
     if keeper is not None:
         callbacks.append(keeper)
     max_epochs, start, files = n_epochs or config.max_epochs, None, None
     if directory is not None:  # nobody reads it otherwise, and writing it takes longer than an epoch of few slides
-        files = CheckpointFile()
-        callbacks.append(LastCheckpoint(directory / "last.ckpt"))
+        files = CheckpointFile(directory / "last.ckpt")
+        callbacks.append(LastCheckpoint(files))
         state = files.find(directory / "last.ckpt")
         if state is not None:
             start = str(directory / "last.ckpt")
             if state["stopped"]:  # it has come to its end: no further epoch
                 max_epochs = len(state["history"])
     callbacks.append(_Teller(phase))
-    accelerated = device.type != "cpu"
     precision: Any = config.precision
     if precision == "auto":
         precision = "16-mixed" if device.type == "cuda" else "32-true"
     with _quiet():
         trainer = pl.Trainer(
             max_epochs=max_epochs,
-            accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=[device.index or 0] if accelerated else 1,
+            **trainer_options(config, device),
             precision=precision,
             gradient_clip_val=config.gradient_clip or None,
             callbacks=callbacks,
@@ -300,7 +339,6 @@ def run_epochs(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        valid = loader_for(network, validation, config.batch_size) if watch and validation else None
         with _frozen(network, stage.trains):
             trainer.fit(module, loader, valid, ckpt_path=start, weights_only=True)
     history = pd.DataFrame(module.rows)
@@ -339,7 +377,7 @@ class _quiet:
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.filterwarnings("ignore", module="lightning.*")
-        self._loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")]
+        self._loggers = [logging.getLogger(n) for n in _TALKING]
         self._levels = [logger.level for logger in self._loggers]
         for logger in self._loggers:
             logger.setLevel(logging.ERROR)

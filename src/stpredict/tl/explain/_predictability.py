@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from stpredict.cohorts import Cohort, spatial_blocks
+from stpredict.core._engine import Parcel, check_client, run_calls
 from stpredict.core._validate import check_choice, check_counts, few
 from stpredict.metrics._modes import spatial_modes
 from stpredict.metrics._pearson_residuals import pearson_residuals
@@ -62,6 +63,7 @@ def predictability(
     layer: str = Key.COUNTS,
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
+    client: Any = None,
     key_added: str | None = None,
     table_key: str = Key.TABLE,
 ) -> pd.DataFrame:
@@ -103,6 +105,8 @@ def predictability(
         Layer with the raw counts.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
+    client
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers take blocks of genes; see the page on clusters.
     key_added
         Prefix of what is written; `"predictability"` when `None`.
     table_key
@@ -156,6 +160,7 @@ def predictability(
     from stpredict.metrics._sharing import Sharing
 
     check_key(key_added)
+    check_client(client)
     key = key_added or "predictability"
     on_disk = isinstance(data, Cohort)
     if isinstance(data, Cohort):
@@ -199,7 +204,9 @@ def predictability(
     sharing = Sharing(
         neighbors_across(points, sides, n_neighbors), section, group, _modes(positions_of(adata)[rows.index], section)
     )
-    table = _test(sharing, counts[:, adata.var_names.get_indexer(names)], _depths(counts), section, group, rows.patient)
+    table = _test(
+        sharing, counts[:, adata.var_names.get_indexer(names)], _depths(counts), section, rows.patient, client
+    )
     table.insert(0, "gene", names)
     table["q"] = np.nan
     told = table["p"].notna()  # how rare a gene is says nothing of whether its neighbors share it
@@ -311,40 +318,48 @@ def _links_on_tissue(xy: np.ndarray) -> Any:
 
 
 def _test(
-    sharing: Sharing, counts: Any, depth: np.ndarray, section: np.ndarray, group: np.ndarray, patient: np.ndarray
+    sharing: Sharing, counts: Any, depth: np.ndarray, section: np.ndarray, patient: np.ndarray, client: Any
 ) -> pd.DataFrame:
-    """Statistics of genes (columns of `counts`), a block of them at a time."""
+    """Statistics of genes (columns of `counts`), a block of them at a time, here or on the workers of a client."""
     import pandas as pd
     from scipy import sparse
 
     counts = sparse.csc_array(counts)
     members = [np.flatnonzero(section == code) for code in range(section.max() + 1)]
     people = np.unique([patient[rows[0]] for rows in members], return_inverse=True)[1]
-    tables = []
+    held: Any = (sharing, depth, members, people)
+    held = held if client is None else Parcel(held)
     step = max(1, _BLOCK // len(section))
-    for start in range(0, counts.shape[1], step):
-        part = counts[:, start : start + step].tocsr()
-        values = np.zeros(part.shape, dtype=np.float32)
-        used = np.zeros((len(members), part.shape[1]), dtype=bool)
-        reliability = np.full(used.shape, np.nan)
-        for code, rows in enumerate(members):
-            own = part[rows]
-            residuals = pearson_residuals(own, depth[rows])
-            residuals -= residuals.mean(axis=0)
-            spread = residuals.std(axis=0)
-            used[code] = ((own > 0).sum(axis=0) >= _MIN_DETECTED) & (spread > 0)
-            values[rows] = residuals * np.divide(1, spread, out=np.zeros_like(spread), where=used[code])
-            top = residual_ceiling(own, depth[rows])
-            reliability[code] = np.where(used[code], top * np.abs(top), np.nan)
-        found = sharing.test(values)
-        sizes = np.array([len(rows) for rows in members])
-        enough = ~np.isnan(found.z)
-        columns = {"pearson": found.pearson, "ceiling": _pooled(reliability, people), "z": found.z, "p": found.p}
-        columns |= {"n_obs": sizes @ used, "n_sections": used.sum(axis=0)}
-        columns["n_patients"] = np.array([len(np.unique(people[column])) for column in used.T])
-        columns["ceiling"][~enough] = np.nan
-        tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True)
+    starts = range(0, counts.shape[1], step)
+    calls = ((_test_block, {"held": held, "counts": counts[:, start : start + step].tocsr()}) for start in starts)
+    return pd.concat(run_calls(client, calls), ignore_index=True)
+
+
+def _test_block(held: Any, counts: Any) -> pd.DataFrame:
+    """Statistics of some genes, from what all blocks have in common and their counts (n, g)."""
+    import pandas as pd
+
+    sharing, depth, members, people = held.open() if isinstance(held, Parcel) else held
+    values = np.zeros(counts.shape, dtype=np.float32)
+    used = np.zeros((len(members), counts.shape[1]), dtype=bool)
+    reliability = np.full(used.shape, np.nan)
+    for code, rows in enumerate(members):
+        own = counts[rows]
+        residuals = pearson_residuals(own, depth[rows])
+        residuals -= residuals.mean(axis=0)
+        spread = residuals.std(axis=0)
+        used[code] = ((own > 0).sum(axis=0) >= _MIN_DETECTED) & (spread > 0)
+        values[rows] = residuals * np.divide(1, spread, out=np.zeros_like(spread), where=used[code])
+        top = residual_ceiling(own, depth[rows])
+        reliability[code] = np.where(used[code], top * np.abs(top), np.nan)
+    found = sharing.test(values)
+    sizes = np.array([len(rows) for rows in members])
+    enough = ~np.isnan(found.z)
+    columns = {"pearson": found.pearson, "ceiling": _pooled(reliability, people), "z": found.z, "p": found.p}
+    columns |= {"n_obs": sizes @ used, "n_sections": used.sum(axis=0)}
+    columns["n_patients"] = np.array([len(np.unique(people[column])) for column in used.T])
+    columns["ceiling"][~enough] = np.nan
+    return pd.DataFrame(columns)
 
 
 def _pooled(reliability: np.ndarray, people: np.ndarray) -> np.ndarray:

@@ -113,11 +113,12 @@ def predict_members(
     *,
     batch_size: int | None,
     device: str | None,
+    client: Any = None,
     **drawn: Any,
 ) -> Predicted:
     """Mean over models (n, n_outputs), and the model's standard deviation, or that between several models.
 
-    What is `drawn`, and how, goes to :func:`stpredict.training.predict_arrays`.
+    The workers of a `client` share the steps. What is `drawn`, and how, goes to :func:`stpredict.training.predict_arrays`.
     """
     from stpredict.core._device import resolve_device
     from stpredict.training import Predicted, predict_arrays
@@ -129,7 +130,7 @@ def predict_members(
         arrays.patient = patient_codes(people, part.training.patients)
         found = predict_arrays(
             part.network, arrays,
-            batch_size=batch_size, device=resolve_device(device), progress=source.progress, **drawn,
+            batch_size=batch_size, device=resolve_device(device), progress=source.progress, client=client, **drawn,
         )  # fmt: skip
         mean = part.target.link(found.mean, part.training)
         if drawn.get("genes") is None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.cohorts import Cohort
+from stpredict.core._engine import check_client, connected
 from stpredict.core._settings import settings
-from stpredict.core._validate import check_unique, few
 from stpredict.metrics import sample_quantiles
-from stpredict.slots._baselines import Baselines, chosen_baselines
+from stpredict.slots._baselines import Baselines
 from stpredict.slots._container import begin, find_table, get_table, is_spatialdata
 from stpredict.slots._gene_tables import table_patients, table_record
 from stpredict.slots._keys import Key, check_key
@@ -27,16 +26,14 @@ from stpredict.tl.learn._members import (
     extrapolates,
     find_models,
     people_of,
-    predict_members,
     recognized_sections,
     source_of,
 )
 from stpredict.tl.learn._predict_sections import predict_sections
+from stpredict.tl.learn._predicted_tables import panel_of, predicted_tables, with_baselines
 from stpredict.tl.learn._sample_store import SampleStore
-from stpredict.tl.learn._unseen import beside_unseen, check_beside
-from stpredict.tl.learn.inputs._gene_table import check_same_table
+from stpredict.tl.learn._unseen import check_beside
 from stpredict.tl.learn.inputs._nuclei_graph import NAME as NUCLEI_GRAPH
-from stpredict.tl.learn.inputs._reader import Source, readers
 from stpredict.tl.learn.inputs._slots import check_features, features_like, unlike_sizes
 from stpredict.tl.learn.targets._base import Outputs, slots_of, unit_record
 
@@ -45,7 +42,6 @@ _FEW = 10  # observations of a section, whose own mean and spread its features a
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stpredict.models import Panel
     from stpredict.slots._container import Container
     from stpredict.training import FittedModel
 
@@ -68,6 +64,7 @@ def predict(
     seed: int = 0,
     batch_size: int | None = None,
     device: str | None = None,
+    client: Any = None,
     key_added: str | None = None,
     progress: bool | None = None,
     copy: bool = False,
@@ -124,6 +121,11 @@ def predict(
         Observations, bags, grids or windows per step; it changes memory and speed, not the result.
     device
         `"cpu"`, `"cuda"`, …; `settings.device` when `None`.
+    client
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers share the work: the sections of a cohort,
+        which they open by their paths; steps of rows of an object in memory, or blocks of windows of a map, which are sent to
+        them. On processors the result is that of this process, bit for bit where both have as many threads; see the page on
+        clusters.
     key_added
         Slot of the prediction; `"predicted"`, `"risk"` for follow-up, `"{column}_probability"` for classes, when
         `None`.
@@ -195,6 +197,12 @@ def predict(
         predict_sections(predict, locals())
         return None
     check_key(key_added)
+    check_client(client)
+    if n_samples and client is not None:
+        raise ValueError(
+            f"expected no client beside n_samples, as each sample is drawn after the one before; found n_samples={n_samples}; "
+            "leave `client=` out"
+        )
     members = find_models(data, model, table_key)
     if is_spatialdata(data) and not data.tables:
         key, entry = next(iter(members[0].features["slots"].items()), ("", None))
@@ -237,25 +245,29 @@ def predict(
         }
         options["record"] = {"target": target.kind, "names": slots.names, **about, **who}
         options["marks"] = mark_column(people, seen, np.isin(sample, recognized))
-        outputs = _map(source, members, key, options, sample_key, batch_size=batch_size, device=device, progress=show)
+        with connected(client) as there:
+            options |= {"batch_size": batch_size, "device": device, "progress": show, "client": there}
+            outputs = _map(source, members, key, options, sample_key)
         arrays: dict[str, np.ndarray] = {}
     else:
         rows = rows_of(source, sample_key=sample_key, patient_key=None)
         origin = source_of(members[0], data, source, rows, image=image, sample_key=sample_key, progress=show)
         _warn_if_few(members[0], rows)
-        drawn: dict[str, Any] = {"n_samples": n_samples, "seed": seed, "genes": _panel(origin, genes, members[0])}
+        drawn: dict[str, Any] = {"n_samples": n_samples, "seed": seed, "genes": panel_of(origin, genes, members[0])}
         drawn["quantiles"] = quantiles
         if genes is not None:  # what the table says of them may come from the expression of these patients
             behind = set(table_patients(table_record(source, members[0].network.config.gene_table)))
-        groups = {key: members} | ({} if genes is not None else _baselines(key, members, baselines))
+        groups = {key: members} | ({} if genes is not None else with_baselines(key, members, baselines))
         where: dict[str, Any] = {"batch_size": batch_size, "device": device}
         if n_samples and store is not None:
             with SampleStore(store, list(source.obs_names), genes or target.names, n_samples) as samples:
                 taken = drawn | {"take_samples": samples.take}
-                outputs, arrays = _tables(groups, key, origin, people, genes, taken, beside, **where)
+                outputs, arrays = predicted_tables(groups, key, origin, people, genes, taken, beside, **where)
                 store = samples.finish()
         else:
-            outputs, arrays = _tables(groups, key, origin, people, genes, drawn, beside, **where)
+            with connected(client) as there:
+                where["client"] = there
+                outputs, arrays = predicted_tables(groups, key, origin, people, genes, drawn, beside, **where)
     outputs = slots.arrange(key, outputs)
 
     container, adata = begin(data, copy, table_key)
@@ -336,89 +348,12 @@ def _check_options(
         )
 
 
-def _panel(source: Source, genes: Sequence[str] | None, member: FittedModel) -> Panel | None:
-    """What is known of genes that a network was perhaps not trained on."""
-    from stpredict.models import INPUTS, Panel
-
-    if genes is None:
-        return None
-    names = [str(gene) for gene in genes]
-    check_unique(names, "genes")
-    tables: dict[str, Any] = {}
-    for name in sorted(member.network.needs):
-        if INPUTS[name].axis == "gene":
-            if known := member.training.extra.get(name):
-                check_same_table(source.adata, source.config.gene_table, known, member.panel)
-            tables |= readers()[name].read(replace(source, genes=names))
-    if not tables:
-        raise TypeError(
-            f"expected a network that reads a table of genes for `genes=`; found {member.model!r}, which predicts the "
-            "genes it was trained on"
-        )
-    return Panel(tuple(names), tables)
-
-
-def _baselines(key: str, members: list[FittedModel], baselines: Baselines) -> dict[str, list[FittedModel]]:
-    """Models by slot of the baselines that are asked for and that all members have."""
-    shared = [name for name in members[0].baselines if all(name in part.baselines for part in members)]
-    names = chosen_baselines(baselines, shared)
-    missing = [name for name in names if name not in shared]
-    if missing:
-        raise KeyError(
-            f"expected baselines among those that the model was fitted with ({', '.join(shared) or 'none'}); found "
-            f"{few(missing)}; name them in stp.tl.fit"
-        )
-    return {Key.baseline(key, name): [part.baselines[name] for part in members] for name in names}
-
-
-def _tables(
-    groups: dict[str, list[FittedModel]],
-    key: str,
-    source: Source,
-    people: np.ndarray,
-    genes: Sequence[str] | None,
-    drawn: dict[str, Any],
-    beside: Sequence[str],
-    **where: Any,
-) -> tuple[Outputs, dict[str, np.ndarray]]:
-    """Tables (n_obs, n_outputs) of every slot, those `beside` genes that were asked for too, and samples and quantiles by slot."""
-    import pandas as pd
-
-    frames: dict[str, pd.DataFrame] = {}
-    arrays: dict[str, np.ndarray] = {}
-    for name, parts in groups.items():
-        own = name == key
-        part_source = source if own else source_of(parts[0], source.data, source.adata, source.rows, image=source.image)
-        part_source = replace(part_source, sample_key=source.sample_key, progress=source.progress and own)
-        found = predict_members(parts, part_source, people, **(drawn if own else {}), **where)
-        columns = list(genes) if own and genes is not None else parts[0].panel
-        frames[name] = pd.DataFrame(found.mean, index=source.adata.obs_names, columns=columns)
-        if found.std is not None and own:
-            frames[Key.std(name)] = pd.DataFrame(found.std, index=source.adata.obs_names, columns=columns)
-        if own:
-            kept = {Key.samples(key): found.samples, Key.quantiles(key): found.quantiles}
-            arrays = {slot: values for slot, values in kept.items() if values is not None}
-        if own and beside:
-
-            def again(
-                panel: Panel | None, parts: list[FittedModel] = parts, source: Source = part_source
-            ) -> np.ndarray:
-                return predict_members(parts, replace(source, progress=False), people, genes=panel, **where).mean
-
-            tables = beside_unseen(beside, parts[0].network, drawn["genes"], found.mean, again, drawn["seed"])
-            for other, values in tables.items():
-                slot = Key.baseline(key, other)
-                frames[slot] = pd.DataFrame(values, index=source.adata.obs_names, columns=columns)
-    return Outputs(groups[key], frames), arrays
-
-
 def _map(
     adata: AnnData,
     members: list[FittedModel],
     key: str,
     options: dict[str, Any],
     sample_key: str,
-    **where: Any,
 ) -> Outputs:
     """Map of the tiles of slides, and the windows behind it."""
     import pandas as pd
@@ -426,8 +361,6 @@ def _map(
     from stpredict.tl.maps._map import map_table
 
     slot = next(iter(members[0].features["slots"]))
-    frame, n_windows, partial = map_table(
-        adata, members, slot, sample_key=sample_key, key_added=key, **options, **where
-    )
+    frame, n_windows, partial = map_table(adata, members, slot, sample_key=sample_key, key_added=key, **options)
     columns = {Key.n_windows(key): n_windows, Key.partial(key): partial}
     return Outputs(members, {key: frame} if isinstance(frame, pd.DataFrame) else {}, as_map=True, columns=columns)

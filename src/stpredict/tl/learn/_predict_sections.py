@@ -11,6 +11,7 @@ from stpredict.cohorts._calls import call_digest
 from stpredict.cohorts._on_sections import with_keys
 from stpredict.cohorts._section_files import kind_of, signature, table_in, write_section
 from stpredict.get import predicted
+from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import write_record
 from stpredict.tl.learn._members import find_models
@@ -26,7 +27,7 @@ def predict_sections(function: Callable[..., Any], arguments: Mapping[str, Any])
     """
     given = dict(arguments)
     cohort: Cohort = given.pop("data")
-    store, show = given.pop("store"), given.pop("progress")
+    store, show, client = given.pop("store"), given.pop("progress"), given.pop("client")
     if given["copy"]:
         raise ValueError(
             "expected copy=False for a cohort; found copy=True; name a folder for the predictions with `store=`, or copy the "
@@ -39,7 +40,7 @@ def predict_sections(function: Callable[..., Any], arguments: Mapping[str, Any])
     given["model"] = find_models(cohort, given["model"], cohort.table_key)  # read once
     given = with_keys(cohort, function, given) | {"progress": False}
     if store is None:
-        cohort.call(function, (), given, write=True, progress=show)
+        cohort.call(function, (), given, write=True, progress=show, client=client)
         return
     if given["n_samples"]:
         raise ValueError(
@@ -53,19 +54,37 @@ def predict_sections(function: Callable[..., Any], arguments: Mapping[str, Any])
     key = given["key_added"] or slots_of(target.kind).key(target)
     Path(store).mkdir(parents=True, exist_ok=True)
 
-    def stored(section: Any, marks: Mapping[str, str], place: Path) -> bool:
-        function(section, **given)
-        table = predicted(section, key, table_key=cohort.table_key)
-        write_record(table, _SOURCE, marks)
-        write_section(table, place, Key.TABLE)
-        return True
-
     asked = call_digest((), given)
+    places, marks = {}, {}
     for name in cohort:
         place = Path(store) / f"{cohort.paths[name].name.split('.')[0]}.zarr"
-        marks = {"call": str(asked), "signature": signature(cohort.paths[name], cohort.table_key)}
-        if asked is None or _marks_of(place) != marks:
-            cohort[[name]].map(stored, marks, place, write=False, progress=False)
+        own = {"call": str(asked), "signature": signature(cohort.paths[name], cohort.table_key)}
+        if asked is None or _marks_of(place) != own:
+            places[name], marks[name] = place, own
+    if not places:
+        return
+    how = {"function": function, "given": given, "key": key, "keys": (cohort.sample_key, cohort.table_key)}
+    cohort[list(places)].call(_stored, (places, marks), how, write=False, progress=show, client=client)
+
+
+def _stored(
+    section: Any,
+    places: Mapping[str, Path],
+    marks: Mapping[str, Mapping[str, str]],
+    *,
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    key: str,
+    keys: tuple[str, str],
+) -> bool:
+    """Predict a section, and write its prediction to its place."""
+    sample_key, table_key = keys
+    function(section, **given)
+    name = str(get_table(section, table_key).obs[sample_key].iloc[0])
+    table = predicted(section, key, table_key=table_key)
+    write_record(table, _SOURCE, marks[name])
+    write_section(table, places[name], Key.TABLE)
+    return True
 
 
 def _marks_of(place: Path) -> dict[str, str] | None:

@@ -97,6 +97,7 @@ def map_table(
     key_added: str = Key.PREDICTED,
     record: Mapping[str, Any] | None = None,
     marks: Any = None,
+    client: Any = None,
 ) -> tuple[pd.DataFrame | Path, np.ndarray, np.ndarray]:
     """Predict the maps of all slides of a tile table with the mean over some models.
 
@@ -132,6 +133,8 @@ def map_table(
         What the store says of the target (kind, unit, link), and of whom the models have seen.
     marks
         Column of `obs` for the store that marks whom they have seen.
+    client
+        A `dask.distributed.Client`, whose workers take blocks of windows.
 
     Returns
     -------
@@ -159,7 +162,7 @@ def map_table(
         raise ValueError("expected `std=True` with several models and a store; found one model or no store")
     targets = [model.target for model in fitted]
     links = [partial_of(part.target.link, facts=part.training) for part in fitted] if targets[0].quantities else None
-    mapper = Mapper(networks, batch_size=batch_size, device=device, progress=progress, links=links)
+    mapper = Mapper(networks, batch_size=batch_size, device=device, progress=progress, links=links, client=client)
     call = "run stp.pp.tiles(slide) and stp.pp.image_features(slide), which write it"
     for name in (sample_key, Key.ARRAY_ROW, Key.ARRAY_COL):
         check_obs(adata, name, call)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._engine import Parcel, run_calls
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -40,6 +42,8 @@ class Mapper:
     links
         What turns the outputs (n_tiles, g) of each network into values, after the mean over windows and before that over
         networks; outputs are values when `None`.
+    client
+        A `dask.distributed.Client`, whose workers take blocks of windows.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Mapper:
         device: str | None = None,
         progress: bool = False,
         links: Sequence[Callable[[np.ndarray], np.ndarray]] | None = None,
+        client: Any = None,
     ) -> None:
         from stpredict.core._device import resolve_device
         from stpredict.models.base._bag import BagPredictor
@@ -65,6 +70,7 @@ class Mapper:
         self.batch_size = batch_size or (32 if self.device.type == "cpu" else 256)
         self.progress = progress
         self.links = None if links is None else list(links)
+        self.client = client
 
     def run(
         self,
@@ -119,22 +125,45 @@ class Mapper:
             if not network.affine_read_out:
                 bar.update(len(windows))
                 return self._tokens(network, features)[:-1].cpu().numpy()
-            tokens, pooled = None, None
-            for start in range(0, len(windows), _BLOCK):
-                stop = min(start + _BLOCK, len(windows))
-                block = None if blocks is None else blocks.load(start, stop)
-                if block is None:
-                    tokens = self._tokens(network, features) if tokens is None else tokens
-                    parts = [network.pool(*batch) for batch in self._batches(tokens, windows, start, stop)]
-                    block = torch.cat(parts).float().cpu().numpy()
-                    if blocks is not None:
-                        blocks.save(start, stop, block)
+            pooled = None
+            for start, block in self._pooled(network, features, windows, blocks):
                 if pooled is None:
                     pooled = np.empty((len(windows), block.shape[1]), dtype=np.float32)
-                pooled[start:stop] = block
-                bar.update(stop - start)
+                pooled[start : start + len(block)] = block
+                bar.update(len(block))
             assert pooled is not None  # every slide has a tile, and so a window
             return windows.mean(pooled)
+
+    def _pooled(
+        self, network: BagPredictor, features: np.ndarray, windows: Windows, blocks: Any
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Where each block of windows begins, and what a network pools of its windows: those that are there already first."""
+        left = []
+        for start in range(0, len(windows), _BLOCK):
+            block = None if blocks is None else blocks.load(start, min(start + _BLOCK, len(windows)))
+            if block is None:
+                left.append(start)
+            else:
+                yield start, block
+        if left:
+            tokens = self._tokens(network, features)
+            for start, block in zip(left, self._of_blocks(network, tokens, windows, left), strict=True):
+                if blocks is not None:
+                    blocks.save(start, start + len(block), block)
+                yield start, block
+
+    def _of_blocks(
+        self, network: BagPredictor, tokens: Tensor, windows: Windows, starts: Sequence[int], genes: slice | None = None
+    ) -> Iterator[np.ndarray]:
+        """What a network says of the windows of each block, here or on the workers, see :func:`_of_block`."""
+        own: Any = network if self.client is None else Parcel(network)
+        values: Any = tokens if self.client is None else tokens.cpu().numpy()
+        how = {"batch_size": self.batch_size, "genes": genes, "device": str(self.device)}
+        calls = (
+            (_of_block, {"network": own, "tokens": values, "index": windows.index(start, start + _BLOCK), **how})
+            for start in starts
+        )
+        return run_calls(self.client, calls)
 
     def _tokens(self, network: BagPredictor, features: np.ndarray) -> Tensor:
         """Tokens of the tiles and a last row of zeros for places without one (n_tiles + 1, h)."""
@@ -145,15 +174,6 @@ class Mapper:
             for start in range(0, len(features), _TILES)
         ]
         return torch.cat([*parts, torch.zeros_like(parts[0][:1])])
-
-    def _batches(self, tokens: Tensor, windows: Windows, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tokens (b, n_places, h) and mask (b, n_places) of some windows."""
-        import torch
-
-        for first in range(start, stop, self.batch_size):
-            index = torch.from_numpy(windows.index(first, min(first + self.batch_size, stop))).to(self.device)
-            mask = index >= 0
-            yield tokens[torch.where(mask, index, len(tokens) - 1).long()], mask
 
     def _genes(
         self, staged: list[list[np.ndarray]], windows: Sequence[Windows], genes: slice, std: bool
@@ -185,8 +205,41 @@ class Mapper:
                 return _joined([network.read_out(part, None, genes) for part in tiles])
             tokens = torch.from_numpy(staged).to(self.device)
             tokens = torch.cat([tokens, torch.zeros_like(tokens[:1])])
-            batches = self._batches(tokens, windows, 0, len(windows))
-            return windows.mean(_joined([network.read_out(network.pool(*batch), batch[1], genes) for batch in batches]))
+            starts = range(0, len(windows), _BLOCK)
+            return windows.mean(np.concatenate(list(self._of_blocks(network, tokens, windows, starts, genes))))
+
+
+def _of_block(
+    network: Any,
+    tokens: Any,
+    index: np.ndarray,
+    batch_size: int,
+    genes: slice | None,
+    device: str,
+) -> np.ndarray:
+    """What a network pools of windows, or what it says of some genes, `batch_size` windows at a time.
+
+    Parameters
+    ----------
+    network
+        The network, on its device; or what a worker gets of it.
+    tokens
+        Those of the tiles (n_tiles + 1, h), zeros last.
+    index
+        Tiles of each window (b, n_places), -1 where there is none.
+    """
+    import torch
+
+    if isinstance(network, Parcel):
+        network, tokens = network.open().to(device).eval(), torch.from_numpy(tokens).to(device)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(index), batch_size):
+            places = torch.from_numpy(index[start : start + batch_size]).to(device)
+            mask = places >= 0
+            pooled = network.pool(tokens[torch.where(mask, places, len(tokens) - 1).long()], mask)
+            parts.append(pooled if genes is None else network.read_out(pooled, mask, genes))
+    return _joined(parts)
 
 
 def _joined(parts: list[Tensor]) -> np.ndarray:
