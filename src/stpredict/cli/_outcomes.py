@@ -44,10 +44,14 @@ def predict_outcomes(options: argparse.Namespace) -> int:
             f"expected a file (.csv, .tsv) as --out for a model of an outcome, which gives a table of slides; found {options.out}"
         )
     if options.out.exists() and not options.overwrite:
-        raise FileExistsError(f"expected nothing at {options.out}; found a file; name another --out, or pass --overwrite")
+        raise FileExistsError(
+            f"expected nothing at {options.out}; found a file; name another --out, or pass --overwrite"
+        )
     items = find_items(options.slides, SECTIONS)
     if pictures := [item.name for item in items if item.is_slide]:
-        raise ValueError(f"expected maps of slides for a model of an outcome; found the picture of {pictures[0]}; {_MAPS}")
+        raise ValueError(
+            f"expected maps of slides for a model of an outcome; found the picture of {pictures[0]}; {_MAPS}"
+        )
     model, beside = OutcomeResult.load(options.model[0]), _columns(options.slides, items)
     rows, failed = [], []
     for number, (item, given) in enumerate(zip(items, beside, strict=True), start=1):
@@ -76,7 +80,9 @@ def _columns(where: Path, items: Sequence[Item]) -> list[dict[str, Any]]:
 
     from stpredict.core._files import read_text, separator
 
-    table = pd.read_csv(where, sep=separator(read_text(where, "a table"), ",", 2), skipinitialspace=True, index_col=False)
+    table = pd.read_csv(
+        where, sep=separator(read_text(where, "a table"), ",", 2), skipinitialspace=True, index_col=False
+    )
     table.columns = [str(name).strip() for name in table.columns]
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
