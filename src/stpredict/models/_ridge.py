@@ -23,6 +23,7 @@ from stpredict.models.nn._normal_equations import Moments, NormalEquations, cell
 
 _MAX_GROUPS = 10
 _BYTES = 2**27  # for the sums of products with targets
+_COUNT_ROWS = 256  # of a block of counts, of which there are many copies
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,13 @@ class Ridge(Predictor):
             start = 0
             for block in blocks:
                 assert block.target is not None
-                at = slice(start, start := start + len(block))
-                counts, depth = block.target[:, :n_genes], block.target[:, n_genes:]
-                yield CountBlock(at, block["features"].double(), counts[:, genes].double(), depth[:, genes].double())
+                for first in range(0, len(block), _COUNT_ROWS):
+                    rows = slice(first, min(first + _COUNT_ROWS, len(block)))
+                    at = slice(start + rows.start, start + rows.stop)
+                    counts, depth = block.target[rows, :n_genes], block.target[rows, n_genes:]
+                    features = block["features"][rows].double()
+                    yield CountBlock(at, features, counts[:, genes].double(), depth[:, genes].double())
+                start += len(block)
 
         fit = fit_counts(
             parts, theta.to(code.device), cell.to(code.device), sides, code,

@@ -53,8 +53,8 @@ def test_blocks_and_slices_of_genes_change_nothing(data: dict, theta: float, mon
     monkeypatch.setattr("stpredict.models.nn._count_ridge._KEPT", 99)
     whole, _ = fitted(data, **options)
     few, _ = fitted(data, **options, rows=37)
-    for name in ("_BYTES", "_KEPT"):
-        monkeypatch.setattr(f"stpredict.models.nn._count_ridge.{name}", 0)
+    for name, value in {"_BYTES": (1, 1), "_KEPT": 0}.items():
+        monkeypatch.setattr(f"stpredict.models.nn._count_ridge.{name}", value)
     alone, _ = fitted(data, **options, rows=37)
     for other in (few, alone):
         assert other.alpha == whole.alpha

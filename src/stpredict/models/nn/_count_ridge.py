@@ -12,7 +12,7 @@ from stpredict.core._constant import constant
 from stpredict.core._settings import settings
 from stpredict.models.nn._count_loss import count_deviance
 
-_BYTES = 2**27  # for what is summed by gene, and for a block of rows with its temporaries
+_BYTES = 2**23, 2**27  # least and most for what is summed by gene, and for a block of rows with its temporaries
 _STEPS, _SMALLEST_STEP, _ENOUGH = 30, 1 / 64, 1e-6
 _TEMPORARIES = 10  # of a block, (m, n_genes) each
 _KEPT = 2  # bytes for each feature of all rows that components may take: half of single precision
@@ -121,17 +121,12 @@ def fit_counts(
     n_components
         Principal components that are kept.
     """
-    everything, n_genes = slice(0, len(theta)), len(theta)
-    counts, depth = (
-        sum(each) for each in zip(*((b.counts.sum(0), b.depth.sum(0)) for b in blocks(everything)), strict=True)
-    )
-    offset = counts.clamp_min(0.5) / depth.clamp_min(1)  # type: ignore[union-attr]
-    n_cells = int(cell.max()) + 1
-    information = offset.new_zeros(n_cells, n_genes)
-    for block in blocks(everything):
-        information.index_add_(0, cell[block.at], _weights(block.depth, offset, theta))
-    sums = _FeatureSums(blocks(everything), information.sum(dim=0), cell, offset, theta)
-    d, n_alphas = len(sums.center), len(alphas)
+    n_genes, n_cells = len(theta), int(cell.max()) + 1
+    d, rows = next(iter(blocks(slice(0, 1)))).features.shape[::-1]
+    room = min(max(len(cell) * d, _BYTES[0]), _BYTES[1])  # a quarter of the features in single precision
+    offset, information, shape = _proportions(blocks, theta, cell, _gene_slices(n_genes, 8 * n_cells, rows, room))
+    sums = _FeatureSums(blocks(slice(0, 0)), shape, cell)
+    n_alphas = len(alphas)
     best = n_alphas // 2
     if sides and n_alphas > 1:
         bases = [sums.basis(train, n_components) for train, _ in sides]
@@ -139,7 +134,7 @@ def fit_counts(
             sum(len(basis.variance) for basis in bases) + int(level.max()) + 1
         )
         errors = []
-        for genes in _gene_slices(n_genes, per_gene, sums.rows):
+        for genes in _gene_slices(n_genes, per_gene, rows, room):
             part = information[:, genes], offset[genes], theta[genes]
             cross = sums.cross(blocks(genes), cell, *part[1:])
             slopes = [
@@ -163,16 +158,38 @@ def fit_counts(
             basis.variance,
             penalty,
         )
-        for genes in _gene_slices(n_genes, 64 * len(basis.variance), sums.rows)
+        for genes in _gene_slices(n_genes, 64 * len(basis.variance), rows, room)
     ]
     intercept, slope = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
     return CountFit(basis.mean, basis.turn @ slope, intercept, offset, alpha)
 
 
-def _gene_slices(n_genes: int, per_gene: int, rows: int) -> list[slice]:
+def _gene_slices(n_genes: int, per_gene: int, rows: int, room: int) -> list[slice]:
     """Genes that are worked on together: of so many bytes for each, beside those of a block of rows."""
-    step = max(1, _BYTES // (per_gene + 8 * _TEMPORARIES * rows))
+    step = max(1, room // (per_gene + 8 * _TEMPORARIES * rows))
     return [slice(start, min(start + step, n_genes)) for start in range(0, n_genes, step)]
+
+
+def _proportions(blocks: Blocks, theta: Tensor, cell: Tensor, slices: Sequence[slice]) -> tuple[Tensor, Tensor, Tensor]:
+    """Proportion of each gene (n_genes,), its information in each cell, and the share of each row (n,) in that of a gene."""
+    n_cells, shape = int(cell.max()) + 1, torch.zeros(len(cell), dtype=theta.dtype, device=theta.device)
+    offsets, found = [], []
+    for genes in slices:
+        # Added where they stand: small arrays that are kept between large ones that are not leave holes in the memory.
+        total = theta.new_zeros(2, genes.stop - genes.start)
+        for block in blocks(genes):
+            total[0] += block.counts.sum(dim=0)
+            total[1] += block.depth.sum(dim=0)
+        offset = total[0].clamp_min(0.5) / total[1].clamp_min(1)
+        information = theta.new_zeros(n_cells, len(offset))
+        for block in blocks(genes):
+            information.index_add_(0, cell[block.at], _weights(block.depth, offset, theta[genes]))
+        whole = information.sum(dim=0).clamp_min(1e-12)
+        for block in blocks(genes):
+            shape[block.at] += (_weights(block.depth, offset, theta[genes]) / whole).sum(dim=1)
+        offsets.append(offset)
+        found.append(information)
+    return torch.cat(offsets), torch.cat(found, dim=1), shape / len(theta)
 
 
 def _weights(depth: Tensor, offset: Tensor, theta: Tensor) -> Tensor:
@@ -190,18 +207,15 @@ def _response(counts: Tensor, depth: Tensor, offset: Tensor, theta: Tensor) -> T
 class _FeatureSums:
     """Sums of features by cell of rows, about a point near their mean, under weights that are those of an average gene."""
 
-    def __init__(
-        self, blocks: Iterator[CountBlock], information: Tensor, cell: Tensor, offset: Tensor, theta: Tensor
-    ) -> None:
-        total, n_cells, self.rows = information.clamp_min(1e-12), int(cell.max()) + 1, 0
+    def __init__(self, blocks: Iterator[CountBlock], shape: Tensor, cell: Tensor) -> None:
+        n_cells, begun = int(cell.max()) + 1, False
         for block in blocks:
-            if not self.rows:
-                self.center, d = block.features.mean(dim=0), block.features.shape[1]
-                self._n, self._weight = (offset.new_zeros(n_cells) for _ in range(2))
-                self._sum, self._plain, self._plain_square = (offset.new_zeros(n_cells, d) for _ in range(3))
-                self._square = offset.new_zeros(n_cells, d, d)
-            self.rows = max(self.rows, len(block.features))
-            weight = (_weights(block.depth, offset, theta) / total).mean(dim=1)
+            if not begun:
+                self.center, d, begun = block.features.mean(dim=0), block.features.shape[1], True
+                self._n, self._weight = (shape.new_zeros(n_cells) for _ in range(2))
+                self._sum, self._plain, self._plain_square = (shape.new_zeros(n_cells, d) for _ in range(3))
+                self._square = shape.new_zeros(n_cells, d, d)
+            weight = shape[block.at]
             x, here = block.features - self.center, cell[block.at]
             self._n.index_add_(0, here, torch.ones_like(weight))
             self._weight.index_add_(0, here, weight)
@@ -263,8 +277,10 @@ def _first_step(
     response, weight, total = (each[rows].sum(dim=0) for each in cross)
     own = information[rows].sum(dim=0)
     product = basis.turn.T @ (response - weight * (total / own.clamp_min(1e-12)))
-    penalty = torch.tensor(alphas, dtype=product.dtype, device=product.device)[:, None, None] * middle
-    return product / (own * basis.variance[:, None] + penalty).clamp_min(1e-12)
+    slopes = product.new_empty(len(alphas), *product.shape)
+    for number, alpha in enumerate(alphas):  # one after the other: they are the most that is held
+        torch.div(product, (own * basis.variance[:, None] + alpha * middle).clamp_min_(1e-12), out=slopes[number])
+    return slopes
 
 
 def _held_out(
