@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from stpredict.cohorts import Cohort
+
 HELP = "fit a model to measured sections, or to slides with bulk expression, and save it"
 EXAMPLE = """stpredict fit sections.h5ad --model ridge --features color-texture --out models/ridge
 stpredict fit sections/ --model mlp --features uni2-h --hold-out P1 P2 --checkpoints checkpoints --out models/mlp
@@ -21,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument(
         "objects", type=Path, nargs="+",
-        help="AnnData (.h5ad, .zarr) with sections, or a folder of them; several are joined. With --expression, tiles of slides "
-        "as `stpredict features` writes them",
+        help="AnnData (.h5ad, .zarr) with sections, a folder of them, or a table (.csv, .tsv) with the columns path, sample and "
+        "patient. Of several files with one section each, blocks of rows are in memory, see stp.Cohort. With --expression, tiles "
+        "of slides as `stpredict features` writes them",
     )  # fmt: skip
     parser.add_argument("--model", default="ridge", help="name of a network, see `stpredict models`")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
@@ -37,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoints", type=Path, help="folder for checkpoints: a fit that was killed goes on from there"
     )
+    parser.add_argument(
+        "--work", type=Path,
+        help="folder for copies of sections on disk with what they lacked, features or a normalization; one in the cache when "
+        "left out",
+    )  # fmt: skip
     parser.add_argument("--expression", type=Path, help="bulk expression (.csv, .tsv, .h5ad), rows × genes")
     parser.add_argument("--by", choices=["slide", "patient"], default="slide", help="what its rows are named after")
     parser.add_argument("--unit", default="fpkm-uq", help="unit of the bulk expression, see stp.pp.normalize")
@@ -57,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
     compute = compute_options(options)
     text = options.hyperparameters
     hyperparameters = json.loads(text) if text and text.lstrip().startswith("{") else text
-    adata = _bags(options) if options.expression else _sections(options, compute)
+    data: Any = _bags(options) if options.expression else _sections(options, compute)
+    adata = data.table() if hasattr(data, "table") else data  # of a cohort, with its arrays on disk
     train = None
     if options.hold_out:
         people = adata.obs["patient"].astype(str)
@@ -76,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         else options.target
     )
     model = stp.tl.fit(
-        adata, options.model, train,
+        data, options.model, train,
         features=options.features, target=target, hyperparameters=hyperparameters, training=training or None, path=options.out,
         checkpoint_dir=options.checkpoints, seed=options.seed,
     )  # fmt: skip
@@ -84,27 +93,27 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _sections(options: argparse.Namespace, compute: dict[str, Any]) -> AnnData:
-    """Sections with features and normalized expression."""
-    import stpredict as stp
-    from stpredict.cli._inputs import compute_features
-    from stpredict.cli._objects import read_objects
+def _sections(options: argparse.Namespace, compute: dict[str, Any]) -> AnnData | Cohort:
+    """Sections with features and normalized expression: those of one file in memory, those of several on disk."""
+    from stpredict.cli._sections import Inputs, open_sections, with_inputs
+    from stpredict.cohorts import Cohort
     from stpredict.models import get_model
-    from stpredict.slots._provenance import read_record, records
 
-    adata = read_objects(options.objects)
-    needs = get_model(options.model).reads(
-        options.hyperparameters if options.hyperparameters in ("small", "paper") else None
+    preset = options.hyperparameters if options.hyperparameters in ("small", "paper") else None
+    needs = get_model(options.model).reads(preset)
+    inputs = Inputs(
+        tuple(options.features or ()),
+        bool(needs & {"features", "neighbors", "section_features"}),
+        "neighbors" in needs,
+        bool(needs & {"cell", "section_cell"}),
+        options.normalize,
+        compute,
     )
-    wanted = options.features or ([] if any(key.startswith("X_") for key in records(adata)) else ["color-texture"])
-    if needs & {"features", "neighbors", "section_features"}:
-        for name in wanted:
-            compute_features(adata, f"X_{name.removeprefix('X_')}", {}, compute, neighbors="neighbors" in needs)
-    if needs & {"cell", "section_cell"} and "grid_row" not in adata.obs:
-        stp.pp.grid(adata)
-    if read_record(adata, "normalize") is None:
-        stp.pp.normalize(adata, **({"method": options.normalize} if options.normalize else {}))
-    return adata
+    data = open_sections(options.objects)
+    if isinstance(data, Cohort):
+        return with_inputs(data, inputs, options.work)
+    inputs.add(data)
+    return data
 
 
 def _bags(options: argparse.Namespace) -> AnnData:

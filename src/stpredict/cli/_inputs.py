@@ -45,8 +45,14 @@ def check_models(models: Sequence[FittedModel], weights: dict[str, str]) -> None
         When an input does not follow from a slide, features are of no registered encoder, or of other weights.
     """
     from stpredict.encoders import get_encoder
+    from stpredict.tl.learn.targets._base import slots_of
 
     for model in models:
+        if "tokens" in model.network.needs and not slots_of(model.target.kind).maps:
+            raise ValueError(
+                f"expected a model whose predictions can be mapped; found one of {model.target.kind.replace('_', '-')} of whole "
+                "slides; call stpredict features, and in Python stp.tl.predict(stp.pp.bag(tables), model)"
+            )
         unknown = sorted(model.network.needs - _FROM_SLIDES)
         if unknown:
             raise ValueError(

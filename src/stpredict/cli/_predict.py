@@ -19,7 +19,8 @@ HELP = "predict a map for every slide of a folder or a table; what is done is sk
 EXAMPLE = """stpredict predict slides/ --model models/ridge --out maps/
 stpredict predict slides.csv --model models/fold0 models/fold1 --out maps/ --also ome-tiff --genes ERBB2 GNAS
 stpredict predict slides/ --model models/ridge --out maps/ --client tcp://scheduler:8786
-stpredict predict slides/ --model models/ridge --out maps/ --dry-run"""
+stpredict predict slides/ --model models/ridge --out maps/ --dry-run
+stpredict predict maps/ --model models/outcome --out outcomes.csv"""
 
 _MOST_CHANNELS = 500
 
@@ -36,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", nargs="+", required=True, help="folder of a saved model, or of several, which are averaged"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the maps, one {sample}.zarr for each slide")
+    parser.add_argument(
+        "--out", type=Path, required=True,
+        help="folder for the maps, one {sample}.zarr for each slide; a file (.csv, .tsv) where the model is one of an outcome, "
+        "which reads maps",
+    )  # fmt: skip
     parser.add_argument(
         "--also", nargs="+", default=[], choices=["h5ad", "geotiff", "ome-tiff"], help="write these beside the maps"
     )
@@ -198,10 +203,13 @@ def make_job(options: argparse.Namespace, items: Sequence[Item]) -> Predict:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Predict the map of every slide."""
+    """Predict the map of every slide; with a model of an outcome, a table of slides."""
     from stpredict.cli._arguments import check_out, run_items
     from stpredict.cli._items import find_items
+    from stpredict.cli._outcomes import is_outcome, predict_outcomes
 
+    if is_outcome(options.model):
+        return predict_outcomes(options)
     check_out(options.slides, options.out)
     items = find_items(options.slides)
     return run_items(make_job(options, items), items, options)

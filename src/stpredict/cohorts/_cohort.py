@@ -136,7 +136,7 @@ class Cohort:
         adata = get_table(adata)
         check_patients(adata, sample_key, patient_key)
         sample = adata.obs[sample_key].astype(str).to_numpy()
-        paths = {str(name): Path(folder) / f"{_file_name(str(name))}.{form}" for name in np.unique(sample)}
+        paths = {str(name): Path(folder) / f"{file_name(str(name))}.{form}" for name in np.unique(sample)}
         _check_free(paths.values())
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, path in paths.items():
@@ -330,7 +330,7 @@ class Cohort:
         paths = {}
         for name, section in self._sections.items():
             kind = kind_of(section.path)
-            paths[name] = Path(folder) / f"{_file_name(name)}.{'zarr' if kind == 'spatialdata' else form or kind}"
+            paths[name] = Path(folder) / f"{file_name(name)}.{'zarr' if kind == 'spatialdata' else form or kind}"
         _check_free(paths.values())
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, data in self.items():
@@ -392,7 +392,7 @@ class Cohort:
         return concat(tables)
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """A name that any file system takes."""
     kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
     return kept.lstrip(".") or "_"

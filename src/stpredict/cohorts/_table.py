@@ -35,6 +35,13 @@ def signatures(sections: Sequence[SectionFile], table_key: str) -> list[list[str
     return [[each.name, str(each.path), signature(each.path, table_key)] for each in sections]
 
 
+def heads(cohort: Any) -> Iterator[tuple[str, AnnData]]:
+    """Sections by name, each with its first observation, and without predictions: what is recorded of it, and its slots."""
+    for name, path in cohort.paths.items():
+        with table_in(path, cohort.table_key) as table:
+            yield name, _read(table)[1]
+
+
 def mapped_table(
     sections: Sequence[SectionFile], *, sample_key: str, patient_key: str, table_key: str, known: list[list[str]]
 ) -> AnnData:

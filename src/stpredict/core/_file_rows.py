@@ -121,7 +121,9 @@ class FileTable:
     ) -> None:
         self.parts, self.rows, self.columns = list(parts), rows, columns
         self.group, self.mean, self.scale, self.blank = group, mean, scale, blank
-        self.shape = (len(rows), sum(part.shape[1] for part in parts) if columns is None else len(columns))
+        width = sum(part.shape[1] for part in parts)
+        self.shape = (len(rows), width if columns is None else len(columns))
+        self._every = columns is not None and len(columns) == width and bool((columns == np.arange(width)).all())
 
     @property
     def size(self) -> int:
@@ -133,7 +135,9 @@ class FileTable:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         rows = self.rows[index]
-        found = [part[rows] if self.columns is None else part[rows][:, self.columns] for part in self.parts]
+        found: list[Any] = [part[rows] for part in self.parts]
+        if self.columns is not None and not self._every:
+            found = [values[:, self.columns] for values in found]
         found = [values.toarray() if hasattr(values, "toarray") else values for values in found]
         values = (found[0] if len(found) == 1 else np.concatenate(found, axis=1)).astype(np.float32, copy=False)
         if self.group is not None and self.mean is not None and self.scale is not None:
@@ -203,7 +207,7 @@ def by_blocks(function: Callable[[Any], np.ndarray], values: Any, index: np.ndar
 
     The function must say of each row what does not depend on others.
     """
-    source = rows_in_file(values)
+    source: Any = values if isinstance(values, FileTable) else rows_in_file(values)
     if source is None:
         return function(values if index is None else values[index])
     n = len(source) if index is None else len(index)

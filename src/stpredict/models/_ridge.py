@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,11 +18,12 @@ from stpredict.models.base._registry import register
 from stpredict.models.base._row_blocks import RowBlocks
 from stpredict.models.base._shape import Shape
 from stpredict.models.nn._above_lowest import AboveLowest
-from stpredict.models.nn._count_ridge import fit_counts
+from stpredict.models.nn._count_ridge import CountBlock, fit_counts
 from stpredict.models.nn._normal_equations import Moments, NormalEquations, cells_of
 
 _MAX_GROUPS = 10
 _BYTES = 2**27  # for the sums of products with targets
+_COUNT_ROWS = 256  # of a block of counts, of which there are many copies
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Ridge(Predictor):
         blocks = RowBlocks.of(batches)
         kind = blocks.head.kind
         if kind is not None and kind.kind == "counts":
-            self._finish_counts(blocks.whole())
+            self._finish_counts(blocks)
             return
         alphas = [self.config.alpha] if self.config.alpha is not None else list(self.config.alphas)
         error, overall, whole = _all_moments(blocks, alphas, self.config, self.shape)
@@ -132,28 +133,36 @@ class Ridge(Predictor):
         self.residual_std.copy_(residual.clamp_min(1e-6))
         self.alpha.fill_(alphas[best])
 
-    def _finish_counts(self, batch: Batch) -> None:
+    def _finish_counts(self, blocks: RowBlocks) -> None:
         """Fit log rates by the likelihood of counts; see :func:`stpredict.models.nn._count_ridge.fit_counts`."""
         if self.config.rank is not None:
             raise ValueError(f"expected rank=None for counts; found {self.config.rank}; fit log1p values or residuals")
-        assert batch.target is not None
-        assert batch.kind is not None
-        counts, depth, theta = batch.kind.parts(batch.target.double())  # type: ignore[attr-defined]
-        centered = len(batch.section.unique()) > 1 or len(batch.patient.unique()) == 1
+        head, n_genes = blocks.head, self.shape.n_outputs
+        cell, sides = cells_of(inner_folds(head), len(blocks))
+        centered = len(head.section.unique()) > 1 or len(head.patient.unique()) == 1
+        code = head.section.unique(return_inverse=True)[1] if centered else torch.zeros_like(head.section)
+        *_, theta = head.kind.parts(torch.zeros(1, 2 * n_genes, dtype=torch.float64))  # type: ignore[union-attr]
 
-        def level(values: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
-            code = batch.section[rows] if centered else torch.zeros_like(batch.section[rows])
-            return values - section_mean(weight * values, code) / section_mean(weight, code).clamp_min(1e-12)
+        def parts(genes: slice) -> Iterator[CountBlock]:
+            start = 0
+            for block in blocks:
+                assert block.target is not None
+                for first in range(0, len(block), _COUNT_ROWS):
+                    rows = slice(first, min(first + _COUNT_ROWS, len(block)))
+                    at = slice(start + rows.start, start + rows.stop)
+                    counts, depth = block.target[rows, :n_genes], block.target[rows, n_genes:]
+                    features = block["features"][rows].double()
+                    yield CountBlock(at, features, counts[:, genes].double(), depth[:, genes].double())
+                start += len(block)
 
-        overall = counts.sum(dim=0).clamp_min(0.5) / depth.sum(dim=0).clamp_min(1)
         fit = fit_counts(
-            batch["features"].double(), counts, depth, theta, overall, inner_folds(batch), level,
+            parts, theta.to(code.device), cell.to(code.device), sides, code,
             alphas=[self.config.alpha] if self.config.alpha is not None else list(self.config.alphas),
             n_components=self.config.n_components,
         )  # fmt: skip
         self.feature_mean.copy_(fit.feature_mean)
         self.weight.copy_(fit.weight)
-        self.target_mean.copy_(overall.log() + fit.log_rate)
+        self.target_mean.copy_(fit.offset.log() + fit.log_rate)
         self.residual_std.copy_(self.target_std)
         self.alpha.fill_(fit.alpha)
 
@@ -176,15 +185,6 @@ def inner_folds(batch: Batch) -> list[tuple[Tensor, Tensor]]:
         return []
     train, held_out = (torch.from_numpy(np.stack(side)).to(batch.section.device) for side in zip(*folds, strict=True))
     return list(zip(train, held_out, strict=True))
-
-
-def section_mean(values: Tensor, section: Tensor) -> Tensor:
-    """Mean of each row's section, one row per row."""
-    _, code, size = section.unique(return_inverse=True, return_counts=True)
-    total = torch.zeros(len(size), values.shape[1], dtype=values.dtype, device=values.device).index_add_(
-        0, code, values
-    )
-    return (total / size[:, None])[code]
 
 
 def _all_moments(

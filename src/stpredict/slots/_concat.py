@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Join = Literal["inner", "outer"]
 _FILTERS = "filter_genes"
-_SILENT = frozenset({"read", "model"})  # how an object was read, and the model that was fitted to it
+_SILENT = frozenset({"read", "model", "shell"})  # how an object was read, the model fitted to it, the command behind it
 
 
 def concat(

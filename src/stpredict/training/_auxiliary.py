@@ -10,7 +10,7 @@ import torch
 
 from stpredict.core._validate import few
 from stpredict.training._config import TrainConfig
-from stpredict.training._data import ArraySet
+from stpredict.training._data import ArraySet, in_memory
 from stpredict.training._gene_weights import Weighted, soft_mask
 from stpredict.training._validation import inner_sides
 
@@ -231,5 +231,5 @@ def with_primary(data: ArraySet, config: TrainConfig) -> ArraySet:
         raise ValueError("expected rows with a target of genes whose kind is known; found none; pass `kind`")
     rows = data.only_labeled()
     assert rows.target is not None  # as the whole has one
-    order, n_primary = order_genes(data.kind, rows.target, rows.section, config)
+    order, n_primary = order_genes(data.kind, in_memory(rows.target), rows.section, config)
     return replace(data.outputs(order), n_primary=n_primary)

@@ -136,11 +136,11 @@ class ArraySet:
         if self.kind is None or self.target is None:
             raise ValueError("expected a target of genes whose kind is known; found none")
         names, tables = np.array(self.genes.names, dtype=object), self.genes.tables
-        inputs = {name: values[:, index] if name == "counts" else values for name, values in self.inputs.items()}
+        inputs = {n: in_memory(values)[:, index] if n == "counts" else values for n, values in self.inputs.items()}
         return replace(
             self,
             inputs=inputs,
-            target=self.kind.values_of(self.target, index),
+            target=self.kind.values_of(in_memory(self.target), index),
             kind=self.kind.part(index),
             genes=Panel(tuple(names[index]), {n: t[index] for n, t in tables.items()}) if len(names) else self.genes,
             n_primary=None,
@@ -202,7 +202,8 @@ class ArraySet:
         """
         if self.target is None:
             raise ValueError("expected a target to permute; found none")
-        if in_files(self.target.source if isinstance(self.target, TakenRows) else self.target):
+        source: Any = self.target.source if isinstance(self.target, TakenRows) else self.target
+        if in_files(source) or getattr(source, "in_file", False):
             raise ValueError(
                 "expected measurements in memory to shuffle; found those of a cohort on disk; leave permuted labels out of "
                 "`baselines`, or take cohort.to_adata()"
@@ -216,7 +217,7 @@ class ArraySet:
             if data is not self:
                 return data.permuted(seed, by_output=True)
             # Behind the outputs there may be more of the same: counts and their depths.
-            values = self.target.reshape(len(self), -1, self.n_outputs).copy()
+            values = np.array(in_memory(self.target)).reshape(len(self), -1, self.n_outputs)
             rows = first if slides else np.arange(len(self))
             order = rng.random((len(rows), 1, self.n_outputs)).argsort(axis=0)
             values[rows] = np.take_along_axis(values[rows], order, axis=0)
@@ -324,12 +325,17 @@ class TakenRows:
         return hashlib.sha256((fingerprint(self.source) + fingerprint(self.index)).encode()).hexdigest()
 
 
+def in_memory(values: Any) -> np.ndarray:
+    """An array as it is, or all rows of a row source."""
+    return values if isinstance(values, np.ndarray) else np.asarray(values[np.arange(len(values))])
+
+
 def fingerprint(values: Any) -> str:
     """Digest of an array, or what a row source says of itself; a source that says nothing is read."""
     if hasattr(values, "fingerprint"):
         return str(values.fingerprint())
     if not isinstance(values, np.ndarray):
-        values = values[np.arange(len(values))]
+        values = in_memory(values)
     array = np.ascontiguousarray(values)
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(array.reshape(-1).view(np.uint8).data)  # its own memory: as bytes it would be copied

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from sklearn.linear_model import PoissonRegressor
 
 from stpredict.metrics._deviance_explained import _deviance
 from stpredict.models.nn._count_loss import count_deviance
-from stpredict.models.nn._count_ridge import fit_counts
+from stpredict.models.nn._count_ridge import CountBlock, fit_counts
+from stpredict.models.nn._normal_equations import cells_of
 
 
 @pytest.fixture
@@ -22,16 +25,41 @@ def data() -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.asarray(values, dtype=np.float64)) for name, values in arrays.items()}
 
 
-def fitted(data: dict, theta: float, alphas: tuple[float, ...], n_groups: int = 1, genes: slice = slice(None)):
+def fitted(
+    data: dict, theta: float, alphas: tuple[float, ...], n_groups: int = 1, genes: slice = slice(None), rows=400
+):
     counts = data["counts"][:, genes]
-    offset = counts.sum(dim=0) / data["depth"].sum()
     groups = torch.arange(len(counts)) % n_groups
-    level = lambda values, weight, rows: values - (weight * values).sum(0) / weight.sum(0)
-    return fit_counts(
-        data["features"], counts, data["depth"][:, None].expand_as(counts), torch.full_like(offset, theta), offset,
-        [(groups != group, groups == group) for group in groups.unique()] if len(groups.unique()) > 1 else [],
-        level, alphas=alphas, n_components=99,
-    ), offset  # fmt: skip
+    folds = [(groups != group, groups == group) for group in groups.unique()] if n_groups > 1 else []
+    cell, sides = cells_of(folds, len(counts))
+
+    def blocks(which: slice) -> Iterator[CountBlock]:
+        for start in range(0, len(counts), rows):
+            at = slice(start, min(start + rows, len(counts)))
+            part = counts[at, which]
+            yield CountBlock(at, data["features"][at], part, data["depth"][at, None].expand_as(part))
+
+    fit = fit_counts(
+        blocks, torch.full((counts.shape[1],), theta, dtype=torch.float64), cell, sides, torch.zeros(400, dtype=torch.int64),
+        alphas=alphas, n_components=99,
+    )  # fmt: skip
+    return fit, counts.sum(dim=0) / data["depth"].sum()
+
+
+@pytest.mark.parametrize("theta", [np.inf, 3.0])
+def test_blocks_and_slices_of_genes_change_nothing(data: dict, theta: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where components are not kept, and few genes are worked on at a time."""
+    options = {"theta": theta, "alphas": (0.01, 0.1, 1.0), "n_groups": 4}
+    monkeypatch.setattr("stpredict.models.nn._count_ridge._KEPT", 99)
+    whole, _ = fitted(data, **options)
+    few, _ = fitted(data, **options, rows=37)
+    for name, value in {"_BYTES": (1, 1), "_KEPT": 0}.items():
+        monkeypatch.setattr(f"stpredict.models.nn._count_ridge.{name}", value)
+    alone, _ = fitted(data, **options, rows=37)
+    for other in (few, alone):
+        assert other.alpha == whole.alpha
+        for one, two in zip(whole[:4], other[:4], strict=True):
+            np.testing.assert_allclose(one.numpy(), two.numpy(), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [0.01, 1.0])

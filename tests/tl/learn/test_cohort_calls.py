@@ -9,6 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 import stpredict as stp
 from stpredict.core._file_rows import FileRows, FileSparseRows
@@ -49,7 +50,22 @@ def test_fits_are_those_in_memory(toy: ad.AnnData, tmp_path: Path, model: str, n
     assert one.fingerprint() == two.fingerprint()
 
 
-def test_no_array_is_read_whole(disk: stp.Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("model", ["ridge", "mlp"])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+def test_fits_of_counts_are_those_in_memory(toy: ad.AnnData, tmp_path: Path, model: str, form: Any) -> None:
+    toy.layers["counts"] = form(toy.layers["counts"])
+    disk = stp.Cohort.divide(toy, tmp_path / "sections")
+    target = stp.targets.Counts(panel=list(toy.var_names[[4, 0, 2, 1]]), family="negative_binomial")
+    options: dict[str, Any] = {"target": target, "baselines": ["mean"], **({} if model == "ridge" else TINY)}
+    one, two = (stp.tl.fit(data, model, data.obs["patient"] != "p2", **options) for data in (toy, disk))
+    assert one.target == two.target
+    assert all(np.array_equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
+    with pytest.raises(ValueError, match="expected measurements in memory to shuffle"):
+        stp.tl.fit(disk, "mlp", target=target, baselines=["permuted"], **TINY)
+
+
+@pytest.mark.parametrize("target", [None, stp.targets.Counts(family="negative_binomial")])
+def test_no_array_is_read_whole(disk: stp.Cohort, target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No read has more rows than a section, where blocks are smaller than the cohort."""
     largest = {"rows": 0}
     reads: dict[Any, Any] = {kind: kind.__getitem__ for kind in (FileRows, FileSparseRows)}
@@ -68,7 +84,7 @@ def test_no_array_is_read_whole(disk: stp.Cohort, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("stpredict.core._moments.row_slices.__defaults__", (12,))
     blocks = lambda n, *_, **__: (slice(i, i + 12) for i in range(0, n, 12))
     monkeypatch.setattr("stpredict.core._file_rows.row_blocks", blocks)
-    stp.tl.fit(disk, "ridge")
+    stp.tl.fit(disk, "ridge", target=target)
     assert 0 < largest["rows"] <= 12
 
 

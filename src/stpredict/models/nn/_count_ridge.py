@@ -1,18 +1,21 @@
-"""Ridge regression of counts: log rates linear in the features, with the depth as offset."""
+"""Ridge regression of counts: log rates linear in the features, with the depth as offset; rows are read in blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from stpredict.core._constant import constant
+from stpredict.core._settings import settings
 from stpredict.models.nn._count_loss import count_deviance
 
-_BLOCK = 4_000_000  # values (observations × genes) worked on at a time
+_BYTES = 2**23, 2**27  # least and most for what is summed by gene, and for a block of rows with its temporaries
 _STEPS, _SMALLEST_STEP, _ENOUGH = 30, 1 / 64, 1e-6
+_TEMPORARIES = 10  # of a block, (m, n_genes) each
+_KEPT = 2  # bytes for each feature of all rows that components may take: half of single precision
 
 
 class CountFit(NamedTuple):
@@ -25,7 +28,9 @@ class CountFit(NamedTuple):
     weight
         (d, n_genes) change of the log rate per unit of each feature.
     log_rate
-        (n_genes,) log rate at the mean features.
+        (n_genes,) log rate at the mean features, beside that of the proportions.
+    offset
+        (n_genes,) proportion of each gene in all counts.
     alpha
         Penalty, in information of a gene of median abundance.
     """
@@ -33,7 +38,17 @@ class CountFit(NamedTuple):
     feature_mean: Tensor
     weight: Tensor
     log_rate: Tensor
+    offset: Tensor
     alpha: float
+
+
+class CountBlock(NamedTuple):
+    """Some rows: where they are among all of them, their features (m, d), counts and depths (m, n_genes), in double precision."""
+
+    at: slice
+    features: Tensor
+    counts: Tensor
+    depth: Tensor
 
 
 class Basis(NamedTuple):
@@ -54,14 +69,16 @@ class Basis(NamedTuple):
     variance: Tensor
 
 
+#: From some of the genes to all rows, a block at a time.
+Blocks = Callable[[slice], Iterator[CountBlock]]
+
+
 def fit_counts(
-    features: Tensor,
-    counts: Tensor,
-    depth: Tensor,
+    blocks: Blocks,
     theta: Tensor,
-    offset: Tensor,
-    folds: Sequence[tuple[Tensor, Tensor]],
-    level: Callable[[Tensor, Tensor, Tensor], Tensor],
+    cell: Tensor,
+    sides: Sequence[tuple[Sequence[int], Sequence[int]]],
+    level: Tensor,
     *,
     alphas: Sequence[float],
     n_components: int,
@@ -81,54 +98,98 @@ def fit_counts(
     repeated with the curvature held and :math:`t` halved for a gene whose likelihood has fallen. The first step is a ridge
     regression of the working response. The penalty :math:`\alpha \bar I`, with :math:`\bar I` the median information, is
     the same for every gene: one prior of the slopes of log rates, so that a gene of few counts is drawn to its constant
-    further than one of many. It is chosen on held-out rows by the weighted squared error of the working response.
+    further than one of many. It is chosen on held-out rows by the weighted squared error of the working response, whose
+    weighted mean over what counts as one level is taken out on both sides.
+
+    Rows are gone through several times, block by block, and for as many genes at a time as fit into some memory: nothing is
+    kept of a row but one number, or its components where there is room for those of all.
 
     Parameters
     ----------
-    features
-        (n, d).
-    counts, depth
-        (n, n_genes) counts, and the depth behind each.
+    blocks
+        Gives all rows in their order, with some of the genes.
     theta
         (n_genes,) inverse dispersion; infinity for Poisson.
-    offset
-        (n_genes,) proportions that the log rates are relative to.
-    folds
-        Masks (n,) of what the inner cross-validation trains on and holds out; none leave the middle one of the penalties.
+    cell
+        (n,) int64 codes of rows that are always on one side of the inner folds.
+    sides
+        Cells that an inner fold trains on and holds out; none leave the middle one of the penalties.
     level
-        Takes the level out of values (m, n_genes) with weights of the same shape of the rows that are held out (n,), as
-        the held-out error is to be compared.
+        (n,) int64 codes of rows whose level is one.
     alphas
         Penalties to choose from.
     n_components
         Principal components that are kept.
     """
-    information = _weights(depth, offset, theta)
-    shape = (information / information.sum(dim=0).clamp_min(1e-12)).mean(dim=1)
-    best = len(alphas) // 2
-    if folds and len(alphas) > 1:
-        error = torch.zeros(len(alphas), counts.shape[1], dtype=features.dtype, device=features.device)
-        null = torch.zeros_like(error[0])
-        for train, held in folds:
-            rows = (features, counts, depth, shape)
-            inside, outside = ([each[side] for each in rows] for side in (train, held))
-            basis = _basis(inside[0], inside[3], n_components)
-            slopes = _first_step(basis, inside, offset, theta, alphas)
-            part, nothing = _held_out(basis, slopes, outside, offset, theta, level, held)
-            error += part
-            null += nothing
+    n_genes, n_cells = len(theta), int(cell.max()) + 1
+    d, rows = next(iter(blocks(slice(0, 1)))).features.shape[::-1]
+    room = min(max(len(cell) * d, _BYTES[0]), _BYTES[1])  # a quarter of the features in single precision
+    offset, information, shape = _proportions(blocks, theta, cell, _gene_slices(n_genes, 8 * n_cells, rows, room))
+    sums = _FeatureSums(blocks(slice(0, 0)), shape, cell)
+    n_alphas = len(alphas)
+    best = n_alphas // 2
+    if sides and n_alphas > 1:
+        bases = [sums.basis(train, n_components) for train, _ in sides]
+        per_gene = 16 * n_cells * d + 8 * n_alphas * (
+            sum(len(basis.variance) for basis in bases) + int(level.max()) + 1
+        )
+        errors = []
+        for genes in _gene_slices(n_genes, per_gene, rows, room):
+            part = information[:, genes], offset[genes], theta[genes]
+            cross = sums.cross(blocks(genes), cell, *part[1:])
+            slopes = [
+                _first_step(basis, cross, part[0], information[list(train)].sum(dim=0).median(), train, alphas)
+                for basis, (train, _) in zip(bases, sides, strict=True)
+            ]
+            errors.append(_held_out(blocks(genes), bases, slopes, cell, sides, level, *part[1:]))
+        error, null = (torch.cat(each, dim=-1) for each in zip(*errors, strict=True))
         best = int((error / null.clamp_min(1e-12)).mean(dim=1).argmin())
     alpha = float(alphas[best])
-    basis = _basis(features, shape, n_components)
-    scores = (features - basis.mean) @ basis.turn
-    width = max(1, _BLOCK // max(len(features), 1))
-    middle = information.sum(dim=0).median()
+    basis = sums.basis(range(n_cells), n_components)
+    whole = information.sum(dim=0)
+    penalty = alpha * whole.median()
+    scores = _Scores(basis, len(cell))
     parts = [
-        _solve(scores, counts[:, genes], depth[:, genes], theta[genes], offset[genes], basis.variance, alpha * middle)
-        for genes in (slice(start, start + width) for start in range(0, counts.shape[1], width))
+        _solve(
+            lambda genes=genes: scores(blocks(genes)),
+            theta[genes],
+            offset[genes],
+            whole[genes],
+            basis.variance,
+            penalty,
+        )
+        for genes in _gene_slices(n_genes, 64 * len(basis.variance), rows, room)
     ]
     intercept, slope = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
-    return CountFit(basis.mean, basis.turn @ slope, intercept, alpha)
+    return CountFit(basis.mean, basis.turn @ slope, intercept, offset, alpha)
+
+
+def _gene_slices(n_genes: int, per_gene: int, rows: int, room: int) -> list[slice]:
+    """Genes that are worked on together: of so many bytes for each, beside those of a block of rows."""
+    step = max(1, room // (per_gene + 8 * _TEMPORARIES * rows))
+    return [slice(start, min(start + step, n_genes)) for start in range(0, n_genes, step)]
+
+
+def _proportions(blocks: Blocks, theta: Tensor, cell: Tensor, slices: Sequence[slice]) -> tuple[Tensor, Tensor, Tensor]:
+    """Proportion of each gene (n_genes,), its information in each cell, and the share of each row (n,) in that of a gene."""
+    n_cells, shape = int(cell.max()) + 1, torch.zeros(len(cell), dtype=theta.dtype, device=theta.device)
+    offsets, found = [], []
+    for genes in slices:
+        # Added where they stand: small arrays that are kept between large ones that are not leave holes in the memory.
+        total = theta.new_zeros(2, genes.stop - genes.start)
+        for block in blocks(genes):
+            total[0] += block.counts.sum(dim=0)
+            total[1] += block.depth.sum(dim=0)
+        offset = total[0].clamp_min(0.5) / total[1].clamp_min(1)
+        information = theta.new_zeros(n_cells, len(offset))
+        for block in blocks(genes):
+            information.index_add_(0, cell[block.at], _weights(block.depth, offset, theta[genes]))
+        whole = information.sum(dim=0).clamp_min(1e-12)
+        for block in blocks(genes):
+            shape[block.at] += (_weights(block.depth, offset, theta[genes]) / whole).sum(dim=1)
+        offsets.append(offset)
+        found.append(information)
+    return torch.cat(offsets), torch.cat(found, dim=1), shape / len(theta)
 
 
 def _weights(depth: Tensor, offset: Tensor, theta: Tensor) -> Tensor:
@@ -137,79 +198,198 @@ def _weights(depth: Tensor, offset: Tensor, theta: Tensor) -> Tensor:
     return mean / (1 + mean / theta)
 
 
-def _basis(features: Tensor, shape: Tensor, n_components: int) -> Basis:
-    """Principal components of standardized features (n, d) under weights (n,)."""
-    weight = (shape / shape.sum())[:, None]
-    mean = (weight * features).sum(dim=0)
-    centered = features - mean
-    scale, size = (weight * centered.square()).sum(dim=0).sqrt(), features.square().mean(dim=0).sqrt()
-    scale = scale.masked_fill(constant(scale, size), torch.inf)
-    standard = centered / scale
-    values, vectors = torch.linalg.eigh(standard.T @ (weight * standard))
-    keep = min(n_components, max(len(features) - 1, 1), len(values))
-    return Basis(mean, vectors.flip(1)[:, :keep] / scale[:, None], values.flip(0)[:keep].clamp_min(0))
+def _response(counts: Tensor, depth: Tensor, offset: Tensor, theta: Tensor) -> Tensor:
+    """Gradient (n, n_genes) of the likelihood in the log rate at constant proportions."""
+    mean = depth * offset
+    return (counts - mean) / (1 + mean / theta)
 
 
-def _first_step(basis: Basis, rows: Sequence[Tensor], offset: Tensor, theta: Tensor, alphas: Sequence[float]) -> Tensor:
-    """Slopes (n_alphas, k, n_genes) of a ridge regression of the working response."""
-    features, counts, depth = rows[:3]
-    weight = _weights(depth, offset, theta)
-    information = weight.sum(dim=0)
-    response = (counts - depth * offset) / (1 + depth * offset / theta)
-    response = response - weight * (response.sum(dim=0) / information.clamp_min(1e-12))
-    cross = basis.turn.T @ ((features - basis.mean).T @ response)
-    penalty = torch.tensor(alphas, dtype=cross.dtype, device=cross.device)[:, None, None] * information.median()
-    return cross / (information * basis.variance[:, None] + penalty).clamp_min(1e-12)
+class _FeatureSums:
+    """Sums of features by cell of rows, about a point near their mean, under weights that are those of an average gene."""
+
+    def __init__(self, blocks: Iterator[CountBlock], shape: Tensor, cell: Tensor) -> None:
+        n_cells, begun = int(cell.max()) + 1, False
+        for block in blocks:
+            if not begun:
+                self.center, d, begun = block.features.mean(dim=0), block.features.shape[1], True
+                self._n, self._weight = (shape.new_zeros(n_cells) for _ in range(2))
+                self._sum, self._plain, self._plain_square = (shape.new_zeros(n_cells, d) for _ in range(3))
+                self._square = shape.new_zeros(n_cells, d, d)
+            weight = shape[block.at]
+            x, here = block.features - self.center, cell[block.at]
+            self._n.index_add_(0, here, torch.ones_like(weight))
+            self._weight.index_add_(0, here, weight)
+            self._sum.index_add_(0, here, weight[:, None] * x)
+            self._plain.index_add_(0, here, x)
+            self._plain_square.index_add_(0, here, x.square())
+            for code in here.unique().tolist():
+                own = x[here == code]
+                self._square[code].addmm_(own.T, weight[here == code][:, None] * own)
+
+    def basis(self, cells: Sequence[int], n_components: int) -> Basis:
+        """Principal components of the standardized features of some cells."""
+        chosen = torch.tensor(list(cells), device=self.center.device)
+        weight, n = self._weight[chosen].sum().clamp_min(1e-300), self._n[chosen].sum()
+        mean = self._sum[chosen].sum(dim=0) / weight
+        square = self._square[chosen[0]].clone()
+        for code in chosen[1:]:
+            square += self._square[code]
+        square = square / weight - torch.outer(mean, mean)
+        plain = self._plain_square[chosen].sum(dim=0) + 2 * self.center * self._plain[chosen].sum(dim=0)
+        size = (plain / n + self.center.square()).clamp_min(0).sqrt()
+        scale = square.diagonal().clamp_min(0).sqrt()
+        scale = scale.masked_fill(constant(scale, size), torch.inf)
+        values, vectors = torch.linalg.eigh(square / scale[:, None] / scale)
+        keep = min(n_components, max(int(n) - 1, 1), len(values))
+        return Basis(self.center + mean, vectors.flip(1)[:, :keep] / scale[:, None], values.flip(0)[:keep].clamp_min(0))
+
+    def cross(
+        self, blocks: Iterator[CountBlock], cell: Tensor, offset: Tensor, theta: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums by cell of the features times response and times weight (n_cells, d, n_genes), and of the response."""
+        n_cells, d = len(self._n), len(self.center)
+        response, weight = (offset.new_zeros(n_cells, d, len(offset)) for _ in range(2))
+        total = offset.new_zeros(n_cells, len(offset))
+        for block in blocks:
+            x, here = block.features - self.center, cell[block.at]
+            r, w = (
+                _response(block.counts, block.depth, offset, theta),
+                _weights(block.depth, offset, theta),
+            )
+            total.index_add_(0, here, r)
+            for code in here.unique().tolist():
+                own = here == code
+                response[code].addmm_(x[own].T, r[own])
+                weight[code].addmm_(x[own].T, w[own])
+        return response, weight, total
+
+
+def _first_step(
+    basis: Basis,
+    cross: tuple[Tensor, Tensor, Tensor],
+    information: Tensor,
+    middle: Tensor,
+    train: Sequence[int],
+    alphas: Sequence[float],
+) -> Tensor:
+    """Slopes (n_alphas, k, n_genes) of a ridge regression of the working response, less its mean, of some cells."""
+    rows = list(train)
+    response, weight, total = (each[rows].sum(dim=0) for each in cross)
+    own = information[rows].sum(dim=0)
+    product = basis.turn.T @ (response - weight * (total / own.clamp_min(1e-12)))
+    slopes = product.new_empty(len(alphas), *product.shape)
+    for number, alpha in enumerate(alphas):  # one after the other: they are the most that is held
+        torch.div(product, (own * basis.variance[:, None] + alpha * middle).clamp_min_(1e-12), out=slopes[number])
+    return slopes
 
 
 def _held_out(
-    basis: Basis,
-    slopes: Tensor,
-    rows: Sequence[Tensor],
+    blocks: Iterator[CountBlock],
+    bases: Sequence[Basis],
+    slopes: Sequence[Tensor],
+    cell: Tensor,
+    sides: Sequence[tuple[Sequence[int], Sequence[int]]],
+    level: Tensor,
     offset: Tensor,
     theta: Tensor,
-    level: Callable[[Tensor, Tensor, Tensor], Tensor],
-    held: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted squared error (n_alphas, n_genes) of the working response, and that of a constant (n_genes,)."""
-    features, counts, depth = rows[:3]
-    weight = _weights(depth, offset, theta)
-    expected = depth * offset
-    response = torch.where(expected > 0, counts / expected.clamp_min(1e-12) - 1, torch.zeros_like(counts))
-    response = level(response, weight, held)
-    scores = (features - basis.mean) @ basis.turn
-    errors = [(weight * (response - level(scores @ slope, weight, held)).square()).sum(dim=0) for slope in slopes]
-    return torch.stack(errors), (weight * response.square()).sum(dim=0)
+    """Weighted squared error (n_alphas, n_genes) of the working response of all folds, and that of a constant (n_genes,).
+
+    About the weighted mean of each level: the sum of squares less the square of the sum.
+    """
+    n_alphas, n_genes, n_levels = len(slopes[0]), len(offset), int(level.max()) + 1
+    error, null = offset.new_zeros(n_alphas, n_genes), offset.new_zeros(n_genes)
+    held = [torch.isin(cell, torch.tensor(list(out), device=cell.device)) for _, out in sides]
+    # Levels of all folds side by side: those of a fold are its own, and most are in one.
+    pairs = [level[rows].unique() for rows in held]
+    first = [sum(map(len, pairs[:number])) for number in range(len(pairs))]
+    n_pairs = sum(map(len, pairs))
+    weights, means = offset.new_zeros(n_pairs, n_genes), offset.new_zeros(n_alphas + 1, n_pairs, n_genes)
+    place = torch.zeros(n_levels, dtype=torch.int64, device=level.device)
+    for block in blocks:
+        for number, rows in enumerate(held):
+            here = rows[block.at]
+            if not here.any():
+                continue
+            place[pairs[number]] = torch.arange(len(pairs[number]), device=level.device) + first[number]
+            code = place[level[block.at][here]]
+            weight = _weights(block.depth[here], offset, theta)
+            expected = block.depth[here] * offset
+            response = torch.where(expected > 0, block.counts[here] / expected.clamp_min(1e-12) - 1, 0.0)
+            weights.index_add_(0, code, weight)
+            means[-1].index_add_(0, code, weight * response)
+            null += (weight * response.square()).sum(dim=0)
+            scores = (block.features[here] - bases[number].mean) @ bases[number].turn
+            for which, slope in enumerate(slopes[number]):
+                apart = response - scores @ slope
+                weighted = weight * apart
+                means[which].index_add_(0, code, weighted)
+                error[which] += (weighted * apart).sum(dim=0)
+    of_means = means.square().div_(weights.clamp_min(1e-300)).sum(dim=1)
+    return (error - of_means[:-1]).clamp_min(0), (null - of_means[-1]).clamp_min(0)
+
+
+class _Scores:
+    """Components of the features of blocks, kept where those of all rows take less room than half of the features."""
+
+    def __init__(self, basis: Basis, n: int) -> None:
+        self.basis = basis
+        d, k = basis.turn.shape
+        self._kept: dict[int, Tensor] = {}
+        self._keeps = 8 * n * k <= min(int(settings.memory), _KEPT * n * d)
+
+    def __call__(self, blocks: Iterator[CountBlock]) -> Iterator[tuple[Tensor, CountBlock]]:
+        for block in blocks:
+            scores = self._kept.get(block.at.start)
+            if scores is None:
+                scores = (block.features - self.basis.mean) @ self.basis.turn
+                if self._keeps:
+                    self._kept[block.at.start] = scores
+            yield scores, block
 
 
 def _solve(
-    scores: Tensor, counts: Tensor, depth: Tensor, theta: Tensor, offset: Tensor, variance: Tensor, penalty: Tensor
+    rows: Callable[[], Iterator[tuple[Tensor, CountBlock]]],
+    theta: Tensor,
+    offset: Tensor,
+    information: Tensor,
+    variance: Tensor,
+    penalty: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Intercepts (n_genes,) and slopes (k, n_genes) of the largest penalized likelihood."""
+    """Intercepts (n_genes,) and slopes (k, n_genes) of the largest penalized likelihood; a gene that has come to rest stays."""
     log_offset = offset.clamp_min(1e-300).log()
-    information = _weights(depth, offset, theta).sum(dim=0).clamp_min(1e-12)
+    information = information.clamp_min(1e-12)
     curvature = (information * variance[:, None] + penalty).clamp_min(1e-12)
-    intercept, slope = torch.zeros_like(information), torch.zeros_like(curvature)
 
-    def at(b: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        eta = log_offset + b + scores @ beta
-        lost = count_deviance(counts, eta, depth, theta).sum(dim=0) / 2 + penalty * beta.square().sum(dim=0) / 2
-        return eta, lost
+    def at(b: Tensor, beta: Tensor, genes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is lost with the penalty, and the gradients, of some genes."""
+        own, base = theta[genes], log_offset[genes] + b
+        lost, move_b, move = penalty * beta.square().sum(dim=0) / 2, torch.zeros_like(b), -penalty * beta
+        for scores, block in rows():
+            counts, depth = block.counts[:, genes], block.depth[:, genes]
+            eta = base + scores @ beta
+            lost += count_deviance(counts, eta, depth, own).sum(dim=0) / 2
+            mean = depth * eta.exp()
+            response = (counts - mean) / (1 + mean / own)
+            move_b += response.sum(dim=0)
+            move += scores.T @ response
+        return lost, move_b / information[genes], move / curvature[:, genes]
 
-    eta, lost = at(intercept, slope)
-    step = torch.ones_like(information)
+    intercept, slope, step = torch.zeros_like(information), torch.zeros_like(curvature), torch.ones_like(information)
+    moving = torch.arange(len(offset), device=offset.device)
+    lost, move_b, move = at(intercept, slope, moving)
     for _ in range(_STEPS):
-        mean = depth * eta.exp()
-        response = (counts - mean) / (1 + mean / theta)
-        move_b = response.sum(dim=0) / information
-        move = (scores.T @ response - penalty * slope) / curvature
-        eta_new, lost_new = at(intercept + step * move_b, slope + step * move)
-        better = lost_new <= lost
-        gained = ((lost - lost_new) / lost.clamp_min(1e-12)).masked_fill(~better, 0)
-        intercept = torch.where(better, intercept + step * move_b, intercept)
-        slope = torch.where(better, slope + step * move, slope)
-        eta, lost = torch.where(better, eta_new, eta), torch.where(better, lost_new, lost)
-        step = torch.where(better, (2 * step).clamp_max(1.0), step / 2)
-        if bool((better & (gained < _ENOUGH) | (step < _SMALLEST_STEP)).all()):
+        b, beta = intercept[moving] + step[moving] * move_b, slope[:, moving] + step[moving] * move
+        new, new_b, new_move = at(b, beta, moving)
+        better = new <= lost
+        gained = ((lost - new) / lost.clamp_min(1e-12)).masked_fill(~better, 0)
+        took = moving[better]
+        intercept[took], slope[:, took] = b[better], beta[:, better]
+        lost, move_b = torch.where(better, new, lost), torch.where(better, new_b, move_b)
+        move = torch.where(better, new_move, move)
+        step[moving] = torch.where(better, (2 * step[moving]).clamp_max(1.0), step[moving] / 2)
+        on = ~(better & (gained < _ENOUGH) | (step[moving] < _SMALLEST_STEP))
+        if not on.any():
             break
+        moving, lost, move_b, move = moving[on], lost[on], move_b[on], move[:, on]
     return intercept, slope

@@ -332,7 +332,8 @@ def _check_options(
         raise ValueError(f"expected n_samples to be a whole number of at least 0; found {n_samples!r}")
     if as_map and not slots.maps:
         raise ValueError(
-            f"expected a model of expression, counts, values or follow-up for a map; found one of {target.kind.replace('_', '-')}"
+            f"expected a model of expression, counts, values or follow-up for a map; found one of {target.kind.replace('_', '-')}; "
+            "predict slides as a whole: stp.tl.predict(stp.pp.bag(slides), model)"
         )
     if store is not None and not (slots.stores and (as_map or n_samples)):
         raise ValueError(

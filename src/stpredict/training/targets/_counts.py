@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.core._moments import row_slices
 from stpredict.training.targets._expression import mean_correlation, within_variance
 from stpredict.training.targets._target import Target
 
@@ -71,9 +72,10 @@ class CountsTarget(Target):
 
     def start(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log of the proportions, and the standard deviation of log rates, between 0.1 and 1, that the counts show."""
-        counts, depth = np.split(values.astype(np.float64), 2, axis=1)
-        rate = np.maximum(counts.sum(axis=0), 0.5) / np.maximum(depth.sum(axis=0), 1.0)
-        variation = relative_variance(counts, depth, rate)
+        n_genes = len(self.genes)
+        counts, depth = (part.sum(axis=0) for part in _halves(np.stack(_sums(values)), n_genes))
+        rate = np.maximum(counts, 0.5) / np.maximum(depth, 1.0)
+        variation = _beyond_noise((_halves(block, n_genes) for block in _blocks(values)), rate)
         return np.log(rate), np.clip(np.sqrt(np.log1p(np.maximum(variation, 0))), *_SPREAD)
 
     def loss(self, prediction: Prediction, values: Tensor, scale: Tensor) -> Tensor:
@@ -156,13 +158,35 @@ class CountsTarget(Target):
         return cls(tuple(names), rates, theta, tuple(map(float, fields["depths"])), str(fields["size_factors"]))
 
 
-def relative_variance(counts: np.ndarray, depth: np.ndarray, rate: np.ndarray) -> np.ndarray:
+def _blocks(values: Any) -> Iterator[np.ndarray]:
+    """Rows of values in double precision, a block at a time."""
+    for part in row_slices(len(values)):
+        yield np.asarray(values[part], dtype=np.float64)
+
+
+def _sums(values: Any) -> list[np.ndarray]:
+    return [block.sum(axis=0) for block in _blocks(values)]
+
+
+def _halves(values: np.ndarray, n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and depths of values (n, 2 n_genes)."""
+    return values[:, :n_genes], values[:, n_genes:]
+
+
+def _beyond_noise(blocks: Iterable[tuple[np.ndarray, np.ndarray]], rate: np.ndarray) -> np.ndarray:
     """Squared coefficient of variation (n_genes,) of rates beyond counting noise; below 0 where there is less than that."""
-    expected = depth * rate
-    squares = np.maximum((expected**2).sum(axis=0), 1e-300)
-    return ((counts - expected) ** 2 - counts).sum(axis=0) / squares
+    squares, found = np.full_like(rate, 0.0), np.zeros_like(rate)
+    for counts, depth in blocks:
+        expected = depth * rate
+        squares += (expected**2).sum(axis=0)
+        found += ((counts - expected) ** 2 - counts).sum(axis=0)
+    return np.asarray(found / np.maximum(squares, 1e-300))
 
 
-def dispersions(counts: np.ndarray, depth: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """Inverse dispersion (n_genes,) between 0.1 and 10,000 by the method of moments, tissue counted as dispersion."""
-    return 1 / np.clip(relative_variance(counts, depth, rate), 1e-4, 10.0)
+def dispersions(counts: Any, depth: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Inverse dispersion (n_genes,) between 0.1 and 10,000 by the method of moments, tissue counted as dispersion.
+
+    Of counts (n, n_genes) in memory or in a file, and depths (n, n_genes) or (n, 1).
+    """
+    blocks = zip(_blocks(counts), _blocks(depth), strict=True)
+    return np.asarray(1 / np.clip(_beyond_noise(blocks, rate), 1e-4, 10.0))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.core._count_rows import CountRows
+from stpredict.core._moments import row_slices
 from stpredict.core._validate import check_choice, check_counts, check_unique
 from stpredict.slots._checks import check_layer
 from stpredict.slots._depth import depth_of
@@ -70,17 +72,22 @@ class CountsSlots(TargetSlots):
 
         The level of a section is that of the rows that are read: no other row of it has a part in the target.
         """
-        values = np.full((len(rows), 2 * len(target.names)), np.nan, dtype=np.float32)
-        counts, depth = panel_counts_of(adata, target.names, rows.index[rows.measured])
-        check_counts(counts, "counts of the training observations")
-        overall = np.maximum(np.array(target.rates), 0.5 / max(float(depth.sum()), 1.0))  # type: ignore[attr-defined]
-        depths = np.empty(counts.shape, dtype=np.float32)
-        for code in np.unique(rows.section[rows.measured]):
-            here = rows.section[rows.measured] == code
-            own = np.maximum(counts[here].sum(axis=0, dtype=np.float64), 0.5) / depth[here].sum()
-            depths[here] = depth[here][:, None] * (own / overall)
-        values[rows.measured] = np.concatenate([counts, depths], axis=1)
-        return values
+        kept = rows.index[rows.measured]
+        counts, depth = panel_counts_of(adata, target.names, kept)
+        total = max(float(depth.sum()), 1.0)
+        codes, section = np.unique(rows.section[rows.measured], return_inverse=True)
+        sums, own = np.zeros((len(codes), len(target.names))), np.zeros(len(codes))
+        np.add.at(own, section, depth)
+        for part in row_slices(len(kept)):
+            block = counts[part]
+            check_counts(block, "counts of the training observations")
+            for code in np.unique(section[part]):
+                sums[code] += block[section[part] == code].sum(axis=0, dtype=np.float64)
+        overall = np.maximum(np.array(target.rates), 0.5 / total)  # type: ignore[attr-defined]
+        level = np.maximum(sums, 0.5) / own[:, None] / overall
+        row, depths, code = np.full(len(rows), -1), np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
+        row[rows.measured], depths[rows.measured], code[rows.measured] = np.arange(len(kept)), depth, section
+        return CountRows(counts, row, depths, code, level)  # type: ignore[return-value]
 
     def key(self, target: Target) -> str:
         """`obsm["predicted"]`."""
