@@ -3,8 +3,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +102,19 @@ def test_functions_take_options_by_keyword(namespace: str) -> None:
             assert parameter in text, f"{namespace}.{name} does not document {parameter}"
         positional = [p for p in parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
         assert len(positional) <= 4, f"{namespace}.{name} takes {len(positional)} positional arguments"
+
+
+def test_what_is_imported_is_required() -> None:
+    """No package is here only because another one wants it today; those of extras are asked for by `optional_import`.
+
+    Where an object of such a package is passed in, it is installed.
+    """
+    root = Path(__file__).parents[1]
+    statement = re.compile(r"^ *(?:from ([a-zA-Z]\w*)[\w.]* import|import ([a-zA-Z]\w*))", re.MULTILINE)
+    imported = {a or b for path in (root / "src").rglob("*.py") for a, b in statement.findall(path.read_text())}
+    assert {"numpy", "torch", "stpredict"} <= imported
+    names = {"PIL": "pillow", "ot": "pot", "skimage": "scikit-image", "sklearn": "scikit-learn"}
+    required = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    found = {re.split(r"[><=\[]", one)[0] for one in required}
+    loose = {names.get(package, package) for package in imported - set(sys.stdlib_module_names)} - found
+    assert loose == {"stpredict", "distributed", "wsidata"}

@@ -22,6 +22,19 @@ def test_columns_that_matter_come_first_and_the_others_are_named() -> None:
     assert pickle.loads(pickle.dumps(table)).equals(table)
 
 
+@pytest.mark.parametrize(("n", "n_shown"), [(60, 60), (61, 21), (20_000, 21)])
+def test_a_table_of_all_genes_prints_its_ends(n: int, n_shown: int) -> None:
+    table = compact(
+        pd.DataFrame({"gene": [f"G{number}" for number in range(n)], "pearson": 0.1, "more": 0}), ["gene", "pearson"]
+    )
+    shown = repr(table).splitlines()
+    assert sum("G" in line or "..." in line for line in shown) == n_shown
+    assert shown[1].split() == ["0", "G0", "0.1"]
+    assert (f"{n:,} rows" in shown) == (n > 60)
+    assert shown[-1] == "More columns: more"
+    assert table._repr_html_().count("<tr") == n_shown + 1
+
+
 @pytest.mark.parametrize("listed", [stp.models.list_models, stp.encoders.list_encoders])
 def test_lists_fit_a_terminal(listed) -> None:
     text = repr(listed())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -117,3 +119,24 @@ def test_what_lies_outside_is_refused_in_any_case():
     xy[3] = (500, 20)
     with pytest.raises(ValueError, match="1 of 81 outside"):
         check_positions(xy, SectionImage(section(PINK)), "S", check=False)
+
+
+@pytest.mark.parametrize("kind", ["gray", "compressed", "with fiducials", "H&E", "pale H&E"])
+def test_pictures_without_color_are_told_from_pale_ones(kind: str) -> None:
+    """A gray picture is stored in three channels, with fiducials drawn in red over it; what counts is under the spots."""
+    rng = np.random.default_rng(0)
+    picture = section({"H&E": PINK, "pale H&E": (228, 222, 226)}.get(kind, (205, 205, 205)))
+    if kind == "compressed":
+        picture = picture + rng.integers(0, 2, picture.shape, dtype=np.uint8)
+    if kind == "with fiducials":
+        picture[:60] = picture[300:] = (200, 40, 50)
+    said = [] if "H&E" in kind else ["its image is gray"]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        check_positions(grid(160, 65), SectionImage(picture), "S1")
+    assert [str(one.message).partition(": ")[2].partition(";")[0] for one in found] == said
+
+
+def test_a_smaller_picture_of_the_pipeline_is_named() -> None:
+    with pytest.raises(ValueError, match="81 of 81 outside.*hires and lowres pictures of Space Ranger"):
+        check_positions(grid() * 5, SectionImage(section(PINK)), "S1")

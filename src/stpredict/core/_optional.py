@@ -14,9 +14,12 @@ def optional_import(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != name.split(".")[0]:
+        package = name.split(".")[0]
+        if error.name is None or error.name.split(".")[0] != package:
             raise
-        raise ImportError(f"this needs {name}; install it with: pip install 'stpredict-histology[{extra}]'") from error
+        raise ImportError(
+            f"this needs {package}; install it with: pip install 'stpredict-histology[{extra}]'"
+        ) from error
 
 
 def import_torchvision(name: str = "torchvision", extra: str = "encoders") -> ModuleType:

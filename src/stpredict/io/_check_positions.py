@@ -25,6 +25,9 @@ _GLASS_TINT = 25  # largest difference of its channels
 _DARK = 90  # brightest channel of the background of a fluorescence picture
 _TOLERANCE = (5.0, 14.0)  # levels within which a pixel has the color of the background
 _FRAME = 0.95  # share of black in the rows and columns of a frame
+_WHITE = 250  # darkest channel of what is overexposed and tells nothing of color
+_TINT = 2  # levels between the channels of a pixel without color, however the picture was compressed
+_COLORLESS = 0.9  # share of the spots on such pixels; others may lie under what was drawn in color, such as fiducials
 _RING = 0.04  # part of the smaller side that is looked at for the background
 
 
@@ -51,7 +54,8 @@ def check_positions(xy: np.ndarray, image: SectionImage, sample: str, *, check: 
         hint = (
             "x and y look swapped: obsm['spatial'] holds x (column) first"
             if transposed_fits
-            else "check that the positions are in pixels of this image at full resolution"
+            else "check that the positions are in pixels of this image at full resolution (the hires and lowres pictures of "
+            "Space Ranger are made smaller: pass the one that it was given)"
         )
         where = "" if not image.origin.any() else f" that begins at ({image.origin[0]:g}, {image.origin[1]:g})"
         raise ValueError(
@@ -63,7 +67,7 @@ def check_positions(xy: np.ndarray, image: SectionImage, sample: str, *, check: 
         small, factor = image.thumbnail(512)
         if check:
             _check_axes(xy, image, small, factor, sample)
-        if (small[..., 0] == small[..., 1]).all() and (small[..., 1] == small[..., 2]).all():
+        if _is_colorless(small, (xy - image.origin) * factor):
             remarks.append(GRAY)
     for remark in dict.fromkeys([*image.remarks(), *remarks]):
         warnings.warn(f"section {sample!r}: {remark}", stacklevel=4)
@@ -84,6 +88,14 @@ def _check_axes(xy: np.ndarray, image: SectionImage, small: np.ndarray, factor: 
             "transposed positions; x and y look swapped: obsm['spatial'] holds x (column) first; pass `check=False` "
             "where the positions are right"
         )
+
+
+def _is_colorless(picture: np.ndarray, xy: np.ndarray) -> bool:
+    """Whether a picture has no color at the positions, whatever is drawn in color beside them."""
+    column, row = np.minimum(np.floor(xy).astype(int), np.array(picture.shape[1::-1]) - 1).T
+    pixels = picture[row, column].astype(np.int16)
+    pixels = pixels[pixels.min(axis=1) < _WHITE]
+    return len(pixels) >= _FEW and bool((np.ptp(pixels, axis=1) < _TINT).mean() >= _COLORLESS)
 
 
 def background_and_tissue(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

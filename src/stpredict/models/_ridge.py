@@ -120,7 +120,7 @@ class Ridge(Predictor):
             best = len(alphas) // 2
             residual = self.target_std.double()
         turn, values = _components(whole, self.config)
-        weight = turn @ _scores(turn, values, whole, alphas[best], self.config.rank)
+        weight = turn @ _scores(_projected(turn, whole), values, alphas[best], self.config.rank)
         self.feature_mean.copy_(overall.mean)
         self.weight.copy_(weight)
         self.target_mean.copy_(overall.target_mean)
@@ -258,9 +258,14 @@ def _components(moments: Moments, config: RidgeConfig) -> tuple[Tensor, Tensor]:
     return vectors / scale[:, None], values
 
 
-def _scores(turn: Tensor, values: Tensor, moments: Moments, alpha: float, rank: int | None) -> Tensor:
+def _projected(turn: Tensor, moments: Moments) -> Tensor:
+    """Covariances (k, n_genes) of the components with the genes."""
+    return turn.T @ moments.cross / moments.n
+
+
+def _scores(projected: Tensor, values: Tensor, alpha: float, rank: int | None) -> Tensor:
     """Weights (k, n_genes) of the components under a penalty."""
-    scores = turn.T @ moments.cross / moments.n / (values[:, None] + alpha)
+    scores = projected / (values[:, None] + alpha)
     if rank is not None and rank < min(scores.shape):
         _, _, right = torch.linalg.svd(values.sqrt()[:, None] * scores, full_matrices=False)
         basis = right[:rank].T
@@ -274,9 +279,10 @@ def _held_out_error(
     """Sum of squared errors (n_alphas, n_genes) of rows that are given by their sums about the points of comparison."""
     turn, values = basis
     square, cross = turn.T @ outside.square @ turn, turn.T @ outside.cross
+    projected = _projected(turn, inside)
     errors = []
     for alpha in alphas:
-        scores = _scores(turn, values, inside, alpha, rank)
+        scores = _scores(projected, values, alpha, rank)
         errors.append(outside.target_square + (scores * (square @ scores - 2 * cross)).sum(dim=0))
     return torch.stack(errors).clamp_min(0)
 

@@ -316,3 +316,22 @@ def test_options_out_of_range_are_refused(adata, options, message):
 def test_smoothing_needs_positions(adata):
     with pytest.raises(KeyError, match=r"spatial.*smooth"):
         domains(adata, smooth=0.5)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_domains_that_are_the_folds_are_told(adata, per_sample) -> None:
+    """Each fold has a model of its own, whose level is not a matter of the tissue."""
+
+    def said(fold, **options) -> list[str]:
+        adata.obs["predicted_fold"] = fold
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            domains(adata, n_domains=2, per_sample=per_sample, **options)
+        return [str(one.message) for one in found if "follow the folds" in str(one.message)]
+
+    fold = np.tile([0, 1], 120)
+    assert not said(fold)
+    adata.obsm["predicted"] += (40 * fold)[:, None]
+    assert "take the prediction of one model" in said(fold)[0]
+    assert not said(fold, use="measured")
+    assert not said(0)

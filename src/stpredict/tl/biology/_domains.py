@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
+_FOLLOWS = 0.5  # normalized mutual information of domains and folds from which on they are the same thing
+
 
 def domains(
     data: Container,
@@ -129,7 +131,9 @@ def domains(
     Warns
     -----
     UserWarning
-        When no resolution gives `n_domains` domains; the nearest number is kept. When `min_size` leaves one domain.
+        When no resolution gives `n_domains` domains; the nearest number is kept. When `min_size` leaves one domain. When
+        the prediction is one of several folds, and domains follow these: each fold has a model of its own, and where little can
+        be predicted, what differs between models is more than what differs between places.
 
     Examples
     --------
@@ -195,6 +199,8 @@ def domains(
                 f"no resolution gave {n_domains} domains{where}; kept the nearest number, {numbers[-1]}", stacklevel=2
             )
     components = components[:, ~np.isnan(components).all(axis=0)]
+    if use == "predicted":
+        _compare_with_folds(adata, key, assigned, groups)
 
     agreement: dict[str, Any] = {}
     if label_key is not None:
@@ -255,6 +261,24 @@ def _of_all_folds(frame: pd.DataFrame, key: str) -> pd.DataFrame:
         stacklevel=4,
     )
     return frame[frame.columns[there]]
+
+
+def _compare_with_folds(adata: AnnData, key: str, assigned: np.ndarray, groups: list[np.ndarray]) -> None:
+    """Warn where domains are those parts that were predicted by one model."""
+    from sklearn.metrics import normalized_mutual_info_score
+
+    if (column := Key.fold(key)) not in adata.obs:
+        return
+    folds = adata.obs[column].astype(str).to_numpy()
+    several = [rows for rows in groups if len(np.unique(folds[rows])) > 1]
+    shared = [float(normalized_mutual_info_score(folds[rows], assigned[rows].astype(str))) for rows in several]
+    if shared and max(shared) >= _FOLLOWS:
+        warnings.warn(
+            f"the domains follow the folds in obs[{column!r}] (normalized mutual information {max(shared):.2f}): each fold has a "
+            "model of its own, and models differ more than places do; take the prediction of one model (stp.tl.fit, "
+            'stp.tl.predict), or use="measured"',
+            stacklevel=3,
+        )
 
 
 def region_labels(adata: AnnData, label_key: str) -> tuple[np.ndarray, np.ndarray]:
