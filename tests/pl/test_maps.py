@@ -127,7 +127,7 @@ def test_constant_prediction(tiles):
     tiles.obsm["predicted"]["A"] = 1.0
     axes = pl.maps(tiles, "A")
     assert "r undefined" in axes[0, 1].get_title()
-    assert axes[0, 1].get_title().endswith("\n1.00: practically constant")
+    assert axes[0, 1].get_title().endswith("\n1.00\npractically constant")
     assert len(np.unique(squares(axes[0, 1]).get_facecolor()[:55], axis=0)) == 1
 
 

@@ -244,7 +244,7 @@ def _panels(
         own = predicted[:, number]
         low, high = usual_range(own)
         flat = is_flat(low, high, *(float(spread[number]) for spread in spreads))
-        amplitude = range_text(low, high) + (f": {FLAT}" if flat else "")
+        amplitude = range_text(low, high) + (f"\n{FLAT}" if flat else "")
         before = f"{section.name}: " if number == 0 else ""
         if pairs:
             truth = np.full(len(own), np.nan) if measured is None else measured[:, number]
@@ -263,7 +263,7 @@ def _draw(panels: list[_Panel], beside: int, look: _Look, given: list[Axes] | No
         for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             last = number + beside >= len(panels) or panels[number + beside].section is not panel.section
             scale_bar = last and number % beside == 0 and look.picture != "beside"
-            frame_section(ax, panel.section, under=look.picture == "under", scale_bar=scale_bar)
+            frame_section(ax, panel.section, under=look.picture == "under" and not panel.flat, scale_bar=scale_bar)
             by_rank = look.scale == "percentile"
             values = _percentiles(panel.values) if by_rank else panel.values
             limits = (0.0, 100.0) if by_rank else color_limits(values, *look.ends)
