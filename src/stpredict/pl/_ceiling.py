@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict.pl._finished import finished
+from stpredict.pl._finished import figure_of, finished
 from stpredict.pl._style import BLUE, GRAY, INK, one_panel, style
 from stpredict.slots._marks import joint_mark, mark_words
 from stpredict.slots._score_tables import check_scores, gene_means, model_of
@@ -117,9 +117,7 @@ def label_best(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str], others:
 
     best = np.argsort(-y, kind="stable")[:_N_LABELED]
     best = best[np.argsort(y[best], kind="stable")]
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        return
+    figure = figure_of(ax)
     figure.draw_without_rendering()  # the size of the panel is known only after the layout
     scale = 72 / figure.dpi
     own = np.column_stack([x, y])

@@ -18,6 +18,7 @@ from stpredict.pl._style import (
     draw_spots,
     frame_section,
     given_axes,
+    legend_rows,
     style,
 )
 from stpredict.slots._checks import check_obs
@@ -136,8 +137,7 @@ def domains(
                 room=1.2 * len(columns),
             )  # fmt: skip
             figure = given[0].figure
-            if not one:
-                _widen(figure, adata, sections, columns)
+            _heighten(figure, adata, sections, columns, stacked=not one)
         axes = np.array(given, dtype=object).reshape(len(sections), len(columns))
         for row, section, title in zip(axes, sections, titles, strict=True):
             for panel, column in zip(row, columns, strict=True):
@@ -152,15 +152,16 @@ def domains(
     return axes[:, 0] if label_key is None else axes
 
 
-def _widen(figure: Any, adata: AnnData, sections: Sequence[Section], columns: list[str]) -> None:
-    """Make room for all legends one below the other: a figure of one row of panels may be lower than they are."""
-    needed = 0.3
+def _heighten(figure: Any, adata: AnnData, sections: Sequence[Section], columns: list[str], *, stacked: bool) -> None:
+    """Make room for the legends, `stacked` one below the other or beside each other: panels may be lower than they are."""
+    rows = np.concatenate([section.rows for section in sections])
+    each = []
     for column in columns:
         text, categories = _categories(adata.obs[column])
-        rows = np.concatenate([section.rows for section in sections])
-        needed += _ENTRY * (len(_entries(text[rows], categories, dict.fromkeys(categories, ""))[0]) + 2)
+        n = len(_entries(text[rows], categories, dict.fromkeys(categories, ""))[0])
+        each.append(_ENTRY * (legend_rows(n) + 2))
     width, height = figure.get_size_inches()
-    figure.set_size_inches(width, max(height, needed))
+    figure.set_size_inches(width, max(height, 0.3 + (sum(each) if stacked else max(each))))
 
 
 def _common_legends(

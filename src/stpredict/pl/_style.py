@@ -367,6 +367,11 @@ def draw_spots(
     return spots
 
 
+def legend_rows(n: int) -> int:
+    """Rows of a legend with `n` entries, which has a column for every 16."""
+    return -(-n // (1 + (n - 1) // 16)) if n else 1
+
+
 def category_legend(
     ax: Axes | Figure, names: Iterable[str], colors: Iterable[str], title: str | None = None, place: str | None = None
 ) -> None:
@@ -377,7 +382,7 @@ def category_legend(
         Line2D([], [], ls="", marker="o", ms=6, mew=0, color=color, label=name)
         for name, color in zip(names, colors, strict=True)
     ]
-    many = 1 + (len(handles) - 1) // 16
+    many = -(-len(handles) // legend_rows(len(handles)))
     where: dict[str, Any] = {"loc": place} if place else {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
     legend = ax.legend(
         handles=handles, title=title, ncols=many, handletextpad=0.2, borderaxespad=0.3, alignment="left", **where

@@ -204,7 +204,7 @@ def _draw_intervals(
     inside = known & (y >= lower[order]) & (y <= upper[order])
     for mask, color in ((inside, BLUE), (known & ~inside, VERMILION)):
         ax.plot(place[mask], y[mask], ls="", marker="o", ms=size, mew=0, color=color, alpha=0.8)
-    level = f"{interval.level:.0%} {interval.origin}"
+    level = f"{interval.level:.0%} {interval.origin}" if np.isfinite(interval.level) else interval.origin
     held = f"{inside.sum() / known.sum():.0%} inside" if known.any() else "nothing measured"
     ax.set_title(f"{level}: {held}" if first else held)
 
