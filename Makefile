@@ -11,7 +11,7 @@ LINKS  := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Compiled modules are kept: the scientific stack takes half a minute to import without them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test soak lint docs links clean
+.PHONY: demo test soak baselines lint docs links clean
 
 demo: $(STAMP)
 	$(BIN)/python -m stpredict demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
@@ -27,6 +27,10 @@ test: $(STAMP)
 soak: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m faults --n 10000
 	$(BIN)/python benchmarks/kills.py --kills 100
+
+# The pictures that figures are compared with; look at each before it is committed.
+baselines: $(STAMP)
+	$(BIN)/python tests/pl/test_pictures.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -53,6 +53,10 @@ GALLERY = {
         "The best genes, ranked on patients other than the one that is shown.",
         'stp.pl.rank_genes(scores, shown="P3", model="ridge")',
     ),
+    "top_genes": Entry(
+        "Maps of the best genes, ranked on patients other than the one that is shown.",
+        'stp.pl.top_genes(adata, scores, 2, sample="P3_S1", model="ridge")',
+    ),
     "compare_models": Entry(
         "Differences between models, paired over patients.",
         'stp.pl.compare_models(stp.tl.compare_models(scores, reference="ridge"))',

@@ -3,7 +3,6 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import CenteredNorm
 
 from stpredict import pl
 
@@ -24,7 +23,7 @@ def test_gradcam(explained):
     assert spots.get_clim() == (0, 1)
     assert ax.get_title() == "s1: A, Grad-CAM at bottleneck.6"
     assert len(ax.images) == 1
-    assert ax.figure.axes[1].get_ylabel() == "Grad-CAM, scaled"
+    assert ax.figure.axes[1].get_ylabel() == "Grad-CAM, scaled to 0–1"
 
 
 def test_first_explained_section_is_shown(explained):
@@ -37,10 +36,21 @@ def test_integrated_gradients_are_centered_on_zero(explained):
     explained.uns["stpredict"]["ig"] = {"method": "integrated_gradients", "completeness_error": {"s1": 0.08}}
     ax = pl.attribution(explained, "A", key="ig")
     norm = ax.collections[0].norm
-    assert isinstance(norm, CenteredNorm)
-    assert norm.vcenter == 0
-    assert norm.halfrange == pytest.approx(np.quantile(np.abs(explained.obs["ig"][:30]), 0.99))
+    assert norm.vmin == -norm.vmax
+    assert norm.vmax == pytest.approx(np.nanquantile(np.abs(explained.obs["ig"]), 0.99))
     assert ax.get_title() == "s1: A, integrated gradients\n(incomplete by 8%)"
+
+
+def test_several_sections_share_a_scale(explained):
+    explained.obs["attribution_A"] = np.linspace(-1, 2, 50)
+    axes = pl.attribution(explained, "A", sample="all", vmin=-3, vmax=3)
+    assert [ax.get_title().split(",")[0] for ax in axes] == ["s1: A", "s2: A"]
+    assert {ax.collections[0].get_clim() for ax in axes} == {(-3, 3)}
+    assert len(axes[0].figure.axes) == 3
+    explained.obs.loc[explained.obs["sample"] == "s2", "attribution_A"] = np.nan
+    assert len(pl.attribution(explained, "A", sample="all")) == 1
+    with pytest.raises(ValueError, match="expected an attribution in section 's2'"):
+        pl.attribution(explained, "A", sample=["s1", "s2"])
 
 
 def test_spots_off_tissue_are_left_out_and_given_axes_used(explained):

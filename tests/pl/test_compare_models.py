@@ -24,7 +24,7 @@ def test_differences_lie_on_their_lines_and_are_blue_where_tested():
     assert [line.get_xdata()[0] for line in dots] == pytest.approx(table["difference"].tolist())
     assert [to_hex(line.get_color()) for line in dots] == [BLUE.lower(), BLUE.lower(), GRAY.lower()]
     assert [text.get_text().split(",")[1] for text in ax.texts] == [" 6 patients"] * 3
-    assert ax.get_xlabel() == "difference of pearson, 95% interval"
+    assert ax.get_xlabel() == "difference in Pearson's r, 95% interval"
     few = pl.compare_models(tl.compare_models(scores[scores["patient"].isin(["P0", "P1"])]))
     assert {text.get_text() for text in few.texts} == {"too few, 2 patients"}
 

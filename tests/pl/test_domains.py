@@ -160,3 +160,13 @@ def test_several_sections_have_one_legend(adata, label_key):
     assert pl.domains(adata, sample=["s1", "s2"], label_key=label_key, ax=own).flat[0] is own[0]
     with pytest.raises(ValueError, match=f"expected {axes.size} axes"):
         pl.domains(adata, sample="all", label_key=label_key, ax=own[:1])
+
+
+@pytest.mark.parametrize("n", [3, 16, 20])
+def test_no_legend_is_cut(adata, n):
+    adata.obs["domain"] = [f"{i % n}" for i in range(50)]
+    ax = pl.domains(adata, sample="s1")
+    ax.figure.canvas.draw()
+    box, whole = ax.get_legend().get_window_extent(), ax.figure.bbox
+    assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+    assert box.x1 <= whole.x1

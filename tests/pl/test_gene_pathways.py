@@ -23,8 +23,8 @@ def texts(ax) -> list[str]:
 def test_genes_with_the_highest_scores_and_terms_that_stand_for_others(table) -> None:
     ax = stp.pl.gene_pathways(table, SCORES, n_genes=3)
     labels = texts(ax)
-    assert "same (+1)  13 of 13 …" in labels
-    assert "other  10 of 15 …" in labels
+    assert "same (+1)  13 of 13 genes, 3 drawn" in labels
+    assert "other  10 of 15 genes, 3 drawn" in labels
     assert not [label for label in labels if label.startswith("one")]
     assert sorted(label for label in labels if label.startswith("g")) == ["g10", "g11", "g12", "g17", "g18", "g19"]
     assert len(ax.patches) == 6
@@ -35,7 +35,7 @@ def test_genes_with_the_highest_scores_and_terms_that_stand_for_others(table) ->
     )
     np.testing.assert_allclose(widths, expected)
     both = stp.pl.gene_pathways(table, SCORES, n_genes=20, merged=False)
-    assert "one  12 of 12" in texts(both)
+    assert "one  12 of 12 genes" in texts(both)
     assert len(both.patches) == 12 + 13 + 10
 
 
@@ -43,7 +43,7 @@ def test_a_table_of_scores_and_another_list(table) -> None:
     scores = pd.DataFrame({"gene": [*BACKGROUND, "g100"], "pearson": [*SCORES.values(), 9.0]})
     ax = stp.pl.gene_pathways(table, scores, list_name="badly", n_genes=1)
     assert ax.get_title(loc="left") == "badly"
-    assert texts(ax) == ["g100", "far  8 of 10 …"]
+    assert texts(ax) == ["g100", "far  8 of 10 genes, 1 drawn"]
 
 
 def test_links_cross_as_little_as_they_must() -> None:

@@ -74,7 +74,7 @@ def test_gene_that_was_not_measured_is_gray(adata):
 def test_constant_prediction_has_no_correlation(adata):
     adata.obsm["predicted"]["A"] = 1.7
     axes = pl.genes(adata, "A")
-    assert axes[0, 2].get_title() == "predicted, r undefined"
+    assert axes[0, 2].get_title() == "predicted, r undefined\npractically constant"
     assert spots(axes[0, 3]).get_array().mask.all()
     assert np.isnan(_error(np.arange(4.0)[:, None], np.full((4, 1), 0.1))).all()
 

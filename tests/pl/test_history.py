@@ -28,8 +28,8 @@ def test_curves_and_best_epoch(epochs):
     ax = pl.history(epochs)
     assert lines(ax)["training"].get_xdata().tolist() == [1, 2, 3, 4]
     assert lines(ax)["validation"].get_ydata().tolist() == [4.0, 3.1, 2.9, 3.3]
-    assert lines(ax)["training, refit"].get_linestyle() == "--"
-    assert "validation, refit" not in lines(ax)
+    assert lines(ax)["training, refit on all"].get_linestyle() == "--"
+    assert "validation, refit on all" not in lines(ax)
     mark = lines(ax)["kept: epoch 3"]
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (3, 2.9)
 

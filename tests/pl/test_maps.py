@@ -127,13 +127,16 @@ def test_constant_prediction(tiles):
     tiles.obsm["predicted"]["A"] = 1.0
     axes = pl.maps(tiles, "A")
     assert "r undefined" in axes[0, 1].get_title()
-    assert axes[0, 1].get_title().endswith("\n1 to 1: practically constant")
+    assert axes[0, 1].get_title().endswith("\n1.00\npractically constant")
     assert len(np.unique(squares(axes[0, 1]).get_facecolor()[:55], axis=0)) == 1
 
 
 def test_ranges_of_residuals_have_the_minus_of_the_colorbars():
-    assert range_text(-4.9, 1.38) == "−4.9 to 1.38"
-    assert range_text(-1e-7, -1e-8) == "−1e−07 to −1e−08"
+    assert range_text(-4.9, 1.38) == "−4.90 to 1.38"
+    assert range_text(-1e-7, -1e-8) == "−1.00e−07 to −1.00e−08"
+    assert range_text(14.176, 14.181) == "14.176 to 14.181"
+    assert range_text(-0.001, 250) == "0 to 250"
+    assert range_text(0.0, 0.0) == "0"
 
 
 @pytest.mark.parametrize("scale", ["percentile", "value"])

@@ -51,6 +51,8 @@ def test_names_of_terms() -> None:
         "Ribosome",
     ]
     assert shown_terms(["x" * 60], 10) == ["x" * 9 + "…"]
+    alike = [f"regulation of the same long process, part {name}" for name in ("one", "two")]
+    assert shown_terms(alike, 30) == ["regulation of…ocess, part one", "regulation of…ocess, part two"]
     assert shown_terms(["A_B"]) == ["A B"]
 
 

@@ -36,7 +36,7 @@ def test_violins_labels_and_medians(scores):
 
 def test_undefined_genes_are_counted(scores):
     ax = pl.scores(scores)
-    assert [text.get_text() for text in ax.texts] == ["4 undefined", "", "1 undefined\n1 in part", ""]
+    assert [text.get_text() for text in ax.texts] == ["4 undefined", "", "1 undefined\n1 more in\nsome section", ""]
     lowest = min(v.get_paths()[0].vertices[:, 1].min() for v in violins(ax))
     figure = ax.figure
     figure.draw_without_rendering()

@@ -22,7 +22,7 @@ def test_ranked_by_the_median_with_range_threshold_and_selection(adata):
     np.testing.assert_allclose(lines(ax)["selected"].get_xdata(), [0.6, 0.2])
     np.testing.assert_allclose(lines(ax)["not selected"].get_xdata(), [0.15, 0.1])
     assert lines(ax)["not selected"].get_markerfacecolor() == "white"
-    assert lines(ax)["threshold 0.18"].get_xdata()[0] == 0.18
+    assert lines(ax)["threshold of the\nselection, 0.18"].get_xdata()[0] == 0.18
     ranges = np.array([segment[:, 0] for segment in ax.collections[0].get_segments()])
     np.testing.assert_allclose(ranges, [[0.5, 0.7], [0.1, 0.3], [0.1, 0.2], [0.0, 0.2]])
 

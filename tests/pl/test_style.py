@@ -43,7 +43,8 @@ def test_settings_of_the_user_come_back():
 def test_section_geometry(adata):
     section = section_of(adata)
     assert section.name == "s1"
-    assert section.diameter == 11
+    assert section.diameter == 16  # 0.8 of the distance; the scale factors say 11
+    assert section_of(adata, to_scale=True).diameter == 11
     np.testing.assert_array_equal(section.rows, np.arange(30))
     left, right, bottom, top = section.box
     assert left < section.xy[:, 0].min() < section.xy[:, 0].max() < right

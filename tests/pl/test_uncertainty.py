@@ -37,7 +37,7 @@ def test_intervals_in_the_order_of_the_predictions(bounded):
         np.testing.assert_allclose(line.get_xydata(), np.column_stack([np.flatnonzero(mask), measured[mask]]))
     assert axes[0, 2].get_title() == f"90% calibrated interval: {inside.mean():.0%} inside"
     assert axes[1, 2].get_title().endswith("inside")
-    assert [ax.get_title() for ax in axes[0, :2]] == ["s1: predicted", "half the interval"]
+    assert [ax.get_title() for ax in axes[0, :2]] == ["s1: predicted", "half the interval\npractically constant: 1.00"]
     assert [ax.get_ylabel() for ax in axes[:, 0]] == ["B", "A"]
 
 

@@ -28,6 +28,7 @@ from stpredict.pl._slide import slide
 from stpredict.pl._spatially_variable import spatially_variable
 from stpredict.pl._super_resolved import super_resolved
 from stpredict.pl._survival import survival
+from stpredict.pl._top_genes import top_genes
 from stpredict.pl._uncertainty import uncertainty
 from stpredict.pl._well_predicted import well_predicted
 
@@ -60,6 +61,7 @@ __all__ = [
     "spatially_variable",
     "super_resolved",
     "survival",
+    "top_genes",
     "uncertainty",
     "well_predicted",
 ]

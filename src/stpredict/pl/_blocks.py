@@ -9,16 +9,18 @@ import numpy as np
 
 from stpredict.core._palette import category_colors
 from stpredict.pl._finished import finished
-from stpredict.pl._style import GRAY, LIGHT_GRAY, category_legend, draw_spots, find_section, frame_section, style
+from stpredict.pl._sections import find_sections, section_panels
+from stpredict.pl._style import GRAY, LIGHT_GRAY, category_legend, draw_spots, frame_section, given_axes, style
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import WITHIN
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from stpredict.cohorts import Fold
     from stpredict.slots._container import Container
 
-_ABREAST = 4
 _PANEL = 2.2
 _TRAIN, _TEST = category_colors(2)
 
@@ -28,7 +30,8 @@ def blocks(
     data: Container,
     folds: Sequence[Fold] | None = None,
     *,
-    sample: str | None = None,
+    sample: str | Sequence[str] | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
     spot_size: float | None = None,
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
@@ -43,9 +46,12 @@ def blocks(
     folds
         Folds of this object; those of :func:`stpredict.cohorts.spatial_blocks` when `None`.
     sample
-        Section to show; the first one by default.
+        Section to show, several, or `"all"`; the first one by default, with a note where there are others.
+    ax
+        Axes to draw into, one for each panel; those of a new figure by default.
     spot_size
-        Diameter of a spot in full-resolution pixels; that of the section's scale factors by default.
+        Diameter of a spot in full-resolution pixels. By default that of the section's scale factors, but at least 0.8 of
+        the distance between spots; sections of 2000 spots and more are drawn without gaps.
     sample_key, patient_key
         Columns of `obs` with the section and the patient.
     table_key
@@ -53,8 +59,13 @@ def blocks(
 
     Returns
     -------
-    Axes (n_folds,), one for each fold that tests observations of the section. A title says the number of observations on
+    Axes (n_folds,), one for each fold that tests observations of the section; of several sections one after the other. A title says the number of observations on
     either side, and of those in the buffer.
+
+    Warns
+    -----
+    UserWarning
+        When the object has several sections and `sample` names none.
 
     Raises
     ------
@@ -72,40 +83,39 @@ def blocks(
     >>> len(axes)
     4
     """
-    import matplotlib.pyplot as plt
-
     from stpredict.cohorts import spatial_blocks
 
     adata = get_table(data, table_key)
     if folds is None:
         folds = spatial_blocks(adata, sample_key=sample_key, patient_key=patient_key)
-    section = find_section(data, sample=sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
+    sections = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
     if wrong := [fold.name for fold in folds if np.shape(fold.test) != (adata.n_obs,)]:
         raise ValueError(f"expected folds with masks of {adata.n_obs} values; found others in {wrong[0]!r}")
-    shown = [fold for fold in folds if fold.test[section.rows].any()]
-    if not shown:
+    shown = [(section, fold) for section in sections for fold in folds if fold.test[section.rows].any()]
+    if missing := [each.name for each in sections if not any(section is each for section, _ in shown)]:
         raise ValueError(
-            f"expected a fold that tests observations of section {section.name!r}; found none of {len(folds)}; name "
+            f"expected a fold that tests observations of section {missing[0]!r}; found none of {len(folds)}; name "
             "another one with `sample=`"
         )
-    n_rows = -(-len(shown) // _ABREAST)
-    n_columns = -(-len(shown) // n_rows)
-    aspect = (section.box[2] - section.box[3]) / (section.box[1] - section.box[0])
-    size = (_PANEL * n_columns + 1.0, (_PANEL * float(np.clip(aspect, 0.4, 2.5)) + 0.7) * n_rows)
+    given = given_axes(ax, len(shown))
     with style():
-        figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
-        for spare in axes.flat[len(shown) :]:
-            spare.remove()
-        panels = axes.flat[: len(shown)]
-        for ax, fold in zip(panels, shown, strict=True):
+        if given is None:
+            given = section_panels([section for section, _ in shown], picture=False, width=_PANEL, room=1.0)
+        panels = np.array(given, dtype=object)
+        drawn: set[str] = set()
+        for pane, (section, fold) in zip(panels, shown, strict=True):
             test, train = fold.test[section.rows], fold.train[section.rows]
             colors = np.select([test, train], [_TEST, _TRAIN], LIGHT_GRAY)
-            draw_spots(ax, section, colors=colors, edge=GRAY)
-            frame_section(ax, section, picture=0.5, scale_bar=ax is panels[0])
+            draw_spots(pane, section, colors=colors, edge=GRAY)
+            frame_section(pane, section, under=True, scale_bar=section.name not in drawn)
+            drawn.add(section.name)
             counts = f"test {test.sum()}, buffer {(~test & ~train).sum()}, training {train.sum()}"
-            ax.set_title(f"{fold.name}\n{counts}", fontsize=8)
-        category_legend(
-            figure, ("test", "buffer", "training"), (_TEST, LIGHT_GRAY, _TRAIN), place="outside right center"
-        )
-        figure.suptitle(f"{section.name}, {WITHIN}" if all(fold.within for fold in shown) else section.name, fontsize=9)
-    return np.array(panels, dtype=object)
+            pane.set_title(f"{fold.name}\n{counts}", fontsize=8)
+        names, shades = ("test", "buffer", "training"), (_TEST, LIGHT_GRAY, _TRAIN)
+        if ax is not None:
+            category_legend(panels[-1], names, shades)
+            return panels
+        category_legend(panels[0].figure, names, shades, place="outside right center")
+        told = ", ".join(section.name for section in sections)
+        panels[0].figure.suptitle(f"{told}, {WITHIN}" if all(fold.within for _, fold in shown) else told, fontsize=9)
+    return panels

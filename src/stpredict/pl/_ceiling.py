@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpredict.pl._finished import finished
+from stpredict.pl._finished import figure_of, finished
 from stpredict.pl._style import BLUE, GRAY, INK, one_panel, style
 from stpredict.slots._marks import joint_mark, mark_words
 from stpredict.slots._score_tables import check_scores, gene_means, model_of
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _N_LABELED = 8
-_LETTER, _LINE = 0.6, 1.35  # width and height of a letter over its font size
+_LINE = 1.35  # height of a line over the font size
 _FONT = 7.5
 
 
@@ -112,18 +112,20 @@ def label_best(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str], others:
 
     The cloud are the points `x`, `y` and the `others` (m, 2), which are drawn and not named.
     """
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
     best = np.argsort(-y, kind="stable")[:_N_LABELED]
     best = best[np.argsort(y[best], kind="stable")]
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        return
+    figure = figure_of(ax)
     figure.draw_without_rendering()  # the size of the panel is known only after the layout
     scale = 72 / figure.dpi
     own = np.column_stack([x, y])
     points = ax.transData.transform(own[best]) * scale
     everyone = ax.transData.transform(own if others is None else np.vstack([own, others])) * scale
     left, bottom, _, top = np.array(ax.get_window_extent().extents) * scale
-    longest = _LETTER * _FONT * max(len(names[i]) for i in best)
+    italic = FontProperties(style="italic", size=_FONT)
+    longest = max(TextPath((0, 0), names[i], prop=italic).get_extents().width for i in best)
     edge = left + longest + _FONT  # of the names, which would be on the axis otherwise
     # Above the cloud under the names, as far as there is room.
     under = everyone[everyone[:, 0] < edge + _FONT, 1]

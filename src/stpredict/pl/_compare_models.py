@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.pl._finished import finished
+from stpredict.pl._metric_names import metric_name
 from stpredict.pl._style import BLUE, GRAY, INK, one_panel, style
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ def compare_models(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         )
         ax.set_ylim(len(table) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
-        metric = str(table.attrs.get("metric", "score")).replace("_", " ")
-        ax.set_xlabel(f"difference of {metric}, {level:.0%} interval")
+        metric = metric_name(str(table.attrs.get("metric", "score")))
+        ax.set_xlabel(f"difference in {metric}, {level:.0%} interval")
+        ax.set_title(f"blue: p < {alpha:g}, adjusted", loc="left", fontsize=8, color=BLUE)
     return ax
 
 
 def _p_value(p: float) -> str:
-    return "< .001" if p < 0.001 else f"= {p:.3f}".replace(" 0.", " .")
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

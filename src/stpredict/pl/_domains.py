@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from stpredict.core._palette import category_colors
 from stpredict.pl._finished import finished
-from stpredict.pl._sections import find_sections
+from stpredict.pl._sections import find_sections, picture_place, section_panels
 from stpredict.pl._style import (
     LIGHT_GRAY,
     Section,
     category_legend,
     draw_spots,
     frame_section,
-    leave_room,
-    one_panel,
-    spacing,
+    given_axes,
+    legend_rows,
     style,
 )
 from stpredict.slots._checks import check_obs
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 _PANEL, _SMALL_PANEL = 3.0, 2.2  # inches, of one section and of several
-_ABREAST = 4  # panels in a row
-_PICTURE = 0.55  # opacity of the picture, so that the colors of the spots stand out
-_WIDE = 0.8  # of the distance between spots: a map of regions is read from its areas
 _ENTRY = 0.17  # inches of a line of a legend
 _MISSING = ""
 _CLUSTER = re.compile(r"(.*:)?\d+")
@@ -50,8 +46,9 @@ def domains(
     sample: str | Sequence[str] | None = None,
     label_key: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
+    picture: Literal["under", "beside", "none"] | None = None,
     spot_size: float | None = None,
-    alpha: float = 0.9,
+    alpha: float | None = None,
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> Axes | np.ndarray:
@@ -69,11 +66,14 @@ def domains(
         Column of `obs` with annotated regions, for a second panel.
     ax
         Axes to draw into, one per section, or two with `label_key`; those of a new figure by default.
+    picture
+        Where the picture is: `"under"` the spots, pale and gray, `"beside"` them in a panel of its own at the left, or
+        `"none"`. When `None`, beside sections of 1,000 spots and more, which would hide it, and under others.
     spot_size
         Diameter of a spot in full-resolution pixels. By default that of the section's scale factors, but at least 0.8 of
         the distance between spots; sections of 2000 spots and more are drawn without gaps.
     alpha
-        Opacity of the spots over the picture.
+        Opacity of the spots; when `None`, 0.9 over the picture and 1 elsewhere.
     sample_key
         Column of `obs` that names the section.
     table_key
@@ -83,7 +83,7 @@ def domains(
     -------
     Axes; with `label_key` an array of two. With several sections an array (n_sections,) or (n_sections, 2), and one
     legend. Colors are the same in every section. Spots without a domain, and those
-    without a label or labeled `"undetermined"`, are gray.
+    without a label or labeled `"undetermined"`, are gray. A picture beside them is in the figure and not among the axes.
 
     Colors are those of `uns["{key}_colors"]`, which other tools of scverse use as well, where
     :func:`stpredict.tl.domains` or one of them has written it.
@@ -122,27 +122,28 @@ def domains(
     if label_key is not None:
         check_obs(adata, label_key, "name the annotated regions with `label_key=`")
     sections = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
-    for section in sections:
-        if spot_size is None:
-            section.diameter = max(section.diameter, _WIDE * spacing(section.xy))
     one = len(sections) == 1 and (sample is None or isinstance(sample, str))
     columns = [key] if label_key is None else [key, label_key]
-    given_axes = _given_axes(ax, len(columns) * len(sections))
+    given = given_axes(ax, len(columns) * len(sections))
+    picture = picture_place(sections, picture, own_axes=ax is None)
     titles = [_title(adata, key, label_key, section) for section in sections]
     colors = _colors(adata, key, label_key, sample_key)
 
     with style():
         figure = None
-        if given_axes is None:
-            figure, given_axes = _new_axes(sections, len(columns))
-            if not one:
-                _widen(figure, adata, sections, columns)
-        axes = np.array(given_axes, dtype=object).reshape(len(sections), len(columns))
+        if given is None:
+            given = section_panels(
+                sections, len(columns), picture=picture == "beside", width=_PANEL if one else _SMALL_PANEL,
+                room=1.2 * len(columns),
+            )  # fmt: skip
+            figure = given[0].figure
+            _heighten(figure, adata, sections, columns, stacked=not one)
+        axes = np.array(given, dtype=object).reshape(len(sections), len(columns))
         for row, section, title in zip(axes, sections, titles, strict=True):
             for panel, column in zip(row, columns, strict=True):
-                _draw(panel, adata, column, colors[column], section, alpha, legend=one or figure is None)
+                _draw(panel, adata, column, colors[column], section, alpha, picture, legend=one or figure is None)
                 panel.set_title(column if one else f"{section.name}, {column}")
-            frame_section(row[0], section, scale_bar=True)
+            frame_section(row[0], section, scale_bar=picture != "beside")
             row[0].set_title(title)
         if figure is not None and not one:
             _common_legends(figure, adata, sections, {column: colors[column] for column in columns})
@@ -151,46 +152,16 @@ def domains(
     return axes[:, 0] if label_key is None else axes
 
 
-def _given_axes(ax: Any, n: int) -> list[Axes] | None:
-    if ax is None:
-        return None
-    axes = list(np.ravel(np.asarray(ax, dtype=object)))
-    if len(axes) != n:
-        raise ValueError(f"expected {n} axes in `ax`, one per panel; found {len(axes)}")
-    return [one_panel(panel, 0, 0) for panel in axes]
-
-
-def _new_axes(sections: Sequence[Section], n: int) -> tuple[Any, list[Axes]]:
-    """A figure and its panels, `n` to a section: one section alone, several in rows of up to four panels."""
-    import matplotlib.pyplot as plt
-
-    aspects = [(s.box[2] - s.box[3]) / (s.box[1] - s.box[0]) for s in sections]
-    if len(sections) == 1:
-        height = float(np.clip(_PANEL * aspects[0], 1.5, 6)) + 0.6
-        figure, axes = plt.subplots(1, n, figsize=((_PANEL + 1.2) * n, height), squeeze=False, layout="constrained")
-        return figure, list(axes[0])
-    total = len(sections) * n
-    rows = -(-total // _ABREAST)
-    beside = -(-total // (rows * n)) * n
-    rows = -(-total // beside)
-    height = float(np.clip(_SMALL_PANEL * max(aspects), 1.0, 4)) + 0.4
-    size = (_SMALL_PANEL * beside + 1.2 * n, height * rows)
-    figure, axes = plt.subplots(rows, beside, figsize=size, squeeze=False, layout="constrained")
-    leave_room(figure)
-    for spare in axes.flat[total:]:
-        spare.remove()
-    return figure, list(axes.flat[:total])
-
-
-def _widen(figure: Any, adata: AnnData, sections: Sequence[Section], columns: list[str]) -> None:
-    """Make room for all legends one below the other: a figure of one row of panels may be lower than they are."""
-    needed = 0.3
+def _heighten(figure: Any, adata: AnnData, sections: Sequence[Section], columns: list[str], *, stacked: bool) -> None:
+    """Make room for the legends, `stacked` one below the other or beside each other: panels may be lower than they are."""
+    rows = np.concatenate([section.rows for section in sections])
+    each = []
     for column in columns:
         text, categories = _categories(adata.obs[column])
-        rows = np.concatenate([section.rows for section in sections])
-        needed += _ENTRY * (len(_entries(text[rows], categories, dict.fromkeys(categories, ""))[0]) + 2)
+        n = len(_entries(text[rows], categories, dict.fromkeys(categories, ""))[0])
+        each.append(_ENTRY * (legend_rows(n) + 2))
     width, height = figure.get_size_inches()
-    figure.set_size_inches(width, max(height, needed))
+    figure.set_size_inches(width, max(height, 0.3 + (sum(each) if stacked else max(each))))
 
 
 def _common_legends(
@@ -273,12 +244,15 @@ def _matched(shared: np.ndarray, home: np.ndarray) -> dict[int, int]:
 
 
 def _draw(
-    ax: Axes, adata: AnnData, column: str, palette: dict[str, str], section: Section, alpha: float, *, legend: bool
-) -> None:
+    ax: Axes, adata: AnnData, column: str, palette: dict[str, str], section: Section, alpha: float | None, picture: str,
+    *, legend: bool,
+) -> None:  # fmt: skip
     text, categories = _categories(adata.obs[column])
     colors = palette | {_MISSING: LIGHT_GRAY}
     section_text = text[section.rows]
-    frame_section(ax, section, picture=_PICTURE)
+    frame_section(ax, section, under=picture == "under")
+    if alpha is None:
+        alpha = 0.9 if picture == "under" else 1.0
     draw_spots(ax, section, colors=[colors[name] for name in section_text], alpha=alpha, edge="white")
     if legend:
         names, used = _entries(section_text, categories, palette)

@@ -10,6 +10,7 @@ import numpy as np
 from stpredict.core._constant import constant
 from stpredict.core._palette import category_colors
 from stpredict.core._validate import check_choice, check_finite
+from stpredict.pl._color_bar import color_bar, column_label
 from stpredict.pl._finished import finished
 from stpredict.pl._style import LIGHT_GRAY, VALUE_CMAP, category_legend, one_panel, style
 from stpredict.slots._checks import check_obs
@@ -142,8 +143,7 @@ def _scatter(ax: Axes, points: np.ndarray, order: np.ndarray, adata: AnnData, co
     )  # fmt: skip
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         artist = draw(c=column.to_numpy(dtype=float)[order], cmap=VALUE_CMAP)
-        bar = ax.figure.colorbar(artist, ax=ax, shrink=0.8, aspect=18, pad=0.02, label=color)
-        bar.outline.set_visible(False)
+        color_bar(artist, ax, column_label(color))
         return
     categories = pd.Categorical(column)
     names = [str(name) for name in categories.categories]

@@ -14,7 +14,7 @@ import numpy as np
 from stpredict.core._validate import check_positive
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,13 +65,13 @@ def finished(function: Callable[P, T]) -> Callable[..., T]:
     return plot
 
 
-def figure_of(result: Any) -> Figure:
+def figure_of(result: Any) -> Any:
     """The figure of what a plot returns: axes, an array or tuple of them, or the figure itself."""
     if isinstance(result, (np.ndarray, tuple, list)):
         return figure_of(np.asarray(result, dtype=object).flat[0])
     if hasattr(result, "savefig"):
         return result
-    return result.get_figure(root=True)
+    return result.figure.figure  # of axes in a part of a figure, the whole
 
 
 def _keyword(name: str, default: Any) -> inspect.Parameter:

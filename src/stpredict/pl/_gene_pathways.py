@@ -65,7 +65,7 @@ def gene_pathways(
 
     Returns
     -------
-    The axes. A set has its number of hits and its size beside its name, and "…" where more genes hit it than are drawn.
+    The axes. A set has its number of hits and its size beside its name, and how many are drawn where there are more.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def gene_pathways(
     genes, order = _untangled(links, len(terms))
     names = shown_representatives(own, terms) if merged else shown_terms(terms)
     labels = [
-        f"{label}  {n} of {size}" + (" …" if n > n_genes else "")
+        f"{label}  {n} of {size} genes" + (f", {n_genes} drawn" if n > n_genes else "")
         for label, n, size in zip(names, chosen["hits"], chosen["size"], strict=True)
     ]
     height = max(1.8, 0.17 * max(len(genes), 2 * len(terms)) + 0.5)

@@ -10,15 +10,16 @@ import numpy as np
 
 from stpredict.core._constant import constant
 from stpredict.core._validate import check_choice, check_unique
+from stpredict.pl._color_bar import color_bar
 from stpredict.pl._finished import finished
-from stpredict.pl._sections import find_sections
+from stpredict.pl._sections import FLAT, color_limits, find_sections, is_flat, measured_spread, usual_range
 from stpredict.pl._style import (
     ERROR_CMAP,
     VALUE_CMAP,
     Section,
-    chosen_limits,
     draw_spots,
     frame_section,
+    given_axes,
     leave_room,
     name_style,
     style,
@@ -34,6 +35,7 @@ from stpredict.slots._truth import measured_columns
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
 
     from stpredict.slots._container import Container
@@ -53,6 +55,7 @@ def genes(
     sample: str | Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     layer: str | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
     spot_size: float | None = None,
     cmap: str = VALUE_CMAP,
     error_cmap: str = ERROR_CMAP,
@@ -83,8 +86,10 @@ def genes(
         `None`: a section that was not measured shows its picture and the prediction.
     layer
         Layer with the measured values; `X` by default.
+    ax
+        Axes to draw into, one per panel in the order of what is returned; those of a new figure by default.
     spot_size
-        Diameter of a spot in full-resolution pixels. By default that of the section's scale factors, or else 0.8 of
+        Diameter of a spot in full-resolution pixels. By default that of the section's scale factors, but at least 0.8 of
         the distance between spots; sections of 2000 spots and more are drawn without gaps.
     cmap
         Colormap of the values.
@@ -101,7 +106,8 @@ def genes(
     -------
     Axes (n_genes, n_columns); with several sections (n_sections, n_genes, n_columns), with one scale per gene. Axes are
     in full-resolution pixels, y downward; spots that were not measured are gray, and a gene that was not predicted, as
-    one outside the panel of the fold that predicted the section, says so.
+    one outside the panel of the fold that predicted the section, says so. So does a prediction that is practically
+    constant, by the rule of :func:`stpredict.pl.maps`: its correlation says little.
 
     Raises
     ------
@@ -137,6 +143,7 @@ def genes(
     sections = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
     one = len(sections) == 1 and (sample is None or isinstance(sample, str))
     parts = [_part(adata, frame, section, names, key, layer) for section in sections]
+    noise = measured_spread(adata, key, names)
     for part in parts:
         if Key.PATIENT in adata.obs and picked_on(genes, adata.obs[Key.PATIENT].iloc[part.section.rows[:1]]):
             part.leaky = ", ".join(filter(None, (part.leaky, "picked here")))
@@ -147,27 +154,26 @@ def genes(
     face = name_style(adata, key)
     heights = [(part.section.box[2] - part.section.box[3]) / (part.section.box[1] - part.section.box[0]) for part in parts]  # fmt: skip
     n = len(names)
+    given = given_axes(ax, len(parts) * n * len(panels))
 
     with style():
-        bars = 0.75 * (bool({"measured", "predicted"} & set(panels)) + ("error" in panels))
-        height = sum((_PANEL * aspect + 0.3) * n for aspect in heights) + 0.4
-        figure, axes = plt.subplots(
-            n * len(parts),
-            len(panels),
-            figsize=(_PANEL * len(panels) + bars + 0.3, height),
-            squeeze=False,
-            layout="constrained",
-            height_ratios=np.repeat(heights, n).tolist(),
-        )
-        leave_room(figure)
-        axes = axes.reshape(len(parts), n, len(panels))
+        if given is None:
+            bars = 0.75 * (bool({"measured", "predicted"} & set(panels)) + ("error" in panels))
+            height = sum((_PANEL * aspect + 0.3) * n for aspect in heights) + 0.4
+            figure, axes = plt.subplots(
+                n * len(parts), len(panels), figsize=(_PANEL * len(panels) + bars + 0.3, height), squeeze=False,
+                layout="constrained", height_ratios=np.repeat(heights, n).tolist(),
+            )  # fmt: skip
+            leave_room(figure)
+        axes = (axes if given is None else np.array(given, dtype=object)).reshape(len(parts), n, len(panels))
         for row, name in enumerate(names):
             pair = np.concatenate([values[:, row] for part in parts for values in (part.measured, part.predicted)])
-            norms = {"error": Normalize(-limit, limit), "value": Normalize(*chosen_limits(_limits(pair), vmin, vmax))}
+            norms = {"error": Normalize(-limit, limit), "value": Normalize(*color_limits(pair, vmin, vmax))}
             for part, part_axes in zip(parts, axes[:, row], strict=True):
-                drawn = _draw_row(part_axes, part, row, panels, norms, (cmap, error_cmap), last=row == n - 1)
+                flat = is_flat(*usual_range(part.predicted[:, row]), noise=float(noise[row]))
+                drawn = _draw_row(part_axes, part, row, panels, norms, (cmap, error_cmap), last=row == n - 1, flat=flat)
                 part_axes[0].set_ylabel(name, fontstyle=face, fontsize=10)
-                _add_colorbars(figure, part_axes, panels, drawn, pair, units[row])
+                _add_colorbars(part_axes, panels, drawn, units[row])
     return axes[0] if one else axes
 
 
@@ -202,12 +208,13 @@ def _draw_row(
     cmaps: tuple[str, str],
     *,
     last: bool,
+    flat: bool,
 ) -> dict[str, Any]:
     """Draw the panels of one gene on one section, and return their spots."""
     values = {"measured": part.measured, "predicted": part.predicted, "error": part.error}
     drawn: dict[str, Any] = {}
     for ax, kind in zip(axes, panels, strict=True):
-        frame_section(ax, part.section, picture=float(kind == "image"), scale_bar=ax is axes[0] and last)
+        frame_section(ax, part.section, picture=kind == "image", scale_bar=ax is axes[0] and last)
         if kind != "image":
             of_error = kind == "error"
             drawn[kind] = draw_spots(
@@ -220,6 +227,7 @@ def _draw_row(
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
             )  # fmt: skip
         title = _title(kind, gene == 0, part.measured[:, gene], part.predicted[:, gene], part.leaky)
+        title += f"\n{FLAT}" if flat and kind == "predicted" else ""
         ax.set_title(f"{part.section.name}: {title}" if gene == 0 and ax is axes[0] else title)
     return drawn
 
@@ -267,14 +275,6 @@ def _error(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return _standardized(predicted, finite) - _standardized(measured, finite)
 
 
-def _limits(values: np.ndarray) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return 0.0, 1.0
-    low, high = np.quantile(finite, [_CLIPPED, 1 - _CLIPPED])
-    return (float(low), float(high)) if high > low else (float(finite.min()), float(finite.max()) + 1e-6)
-
-
 def _symmetric_limit(values: np.ndarray) -> float:
     finite = np.abs(values[np.isfinite(values)])
     return float(np.quantile(finite, 1 - _CLIPPED)) or 1.0 if len(finite) else 1.0
@@ -292,27 +292,10 @@ def _title(kind: str, first: bool, measured: np.ndarray, predicted: np.ndarray, 
     return ", ".join(part for part in (label, score, leaky) if part)
 
 
-def _add_colorbars(
-    figure: Any, axes: np.ndarray, shown: list[str], drawn: dict[str, Any], pair: np.ndarray, unit: str
-) -> None:
+def _add_colorbars(axes: np.ndarray, shown: list[str], drawn: dict[str, Any], unit: str) -> None:
     """One scale for measured and predicted, one for the error, each right of its last panel."""
-    from matplotlib.ticker import MaxNLocator, ScalarFormatter
-
     values = [kind for kind in shown if kind in {"measured", "predicted"}]
     for kinds, label in ((values, unit), (["error"] if "error" in shown else [], "difference of z-scores")):
-        if not kinds:
-            continue
-        spots = drawn[kinds[-1]]
-        against = np.concatenate([drawn[kind].get_array().compressed() for kind in kinds])
-        low, high = spots.get_clim()
-        below = bool(len(against) and against.min() < low)
-        above = bool(len(against) and against.max() > high)
-        extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
-        bar = figure.colorbar(
-            spots, ax=axes[shown.index(kinds[-1])], shrink=0.8, aspect=18, pad=0.02, extend=extend, extendfrac=0.03
-        )
-        bar.set_label(label, fontsize=8)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(labelsize=7, length=2)
-        bar.locator, bar.formatter = MaxNLocator(4), ScalarFormatter(useOffset=False)
-        bar.update_ticks()
+        if kinds:
+            against = np.concatenate([drawn[kind].get_array().compressed() for kind in kinds])
+            color_bar(drawn[kinds[-1]], axes[shown.index(kinds[-1])], label, values=against)

@@ -34,8 +34,8 @@ def history(model: FittedModel | pd.DataFrame, *, metric: str = "loss", ax: Axes
 
     Returns
     -------
-    The axes. A refit on all training observations, which has no validation curve, is dashed. Of a model, the
-    marked epoch is the one whose weights were kept; of a table alone, the best one of the curve shown.
+    The axes. A refit is dashed: the network trained anew on all training observations, for the number of epochs that was
+    kept, so that it has no validation curve. A loss is in the network's own unit. Of a model, the marked epoch is the one whose weights were kept; of a table alone, the best one of the curve shown.
 
     Raises
     ------
@@ -81,7 +81,14 @@ def history(model: FittedModel | pd.DataFrame, *, metric: str = "loss", ax: Axes
             if inner[column].notna().any():
                 ax.plot(inner["epoch"] + 1, inner[column], color=color, lw=1.5, marker=marker, ms=4, label=label)
             if refit[column].notna().any():
-                ax.plot(refit["epoch"] + 1, refit[column], color=color, lw=1.2, ls=(0, (3, 2)), label=f"{label}, refit")
+                ax.plot(
+                    refit["epoch"] + 1,
+                    refit[column],
+                    color=color,
+                    lw=1.2,
+                    ls=(0, (3, 2)),
+                    label=f"{label}, refit on all",
+                )
         if best is not None:
             _mark(ax, inner, best, curves["validation"])
         ax.set_xlabel("epoch")
@@ -91,6 +98,8 @@ def history(model: FittedModel | pd.DataFrame, *, metric: str = "loss", ax: Axes
         if metric == "loss" and _spans_decades(table, list(curves.values())):
             ax.set_yscale("log")
         ax.legend(loc="best")
+        if name := getattr(model, "model", ""):
+            ax.set_title(str(name), loc="left")
     return ax
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stpredict.core._palette import category_colors
 from stpredict.pl._finished import finished
+from stpredict.pl._metric_names import metric_name
 from stpredict.pl._style import one_panel, style
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> ax.get_xlabel()
     'training patients'
     """
+    from matplotlib.ticker import MaxNLocator
+
     needed = ["model", "n_patients", "score", "low", "high", "extrapolated"]
     missing = [name for name in needed if name not in curve]
     if missing:
@@ -60,8 +63,9 @@ def learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 alpha=0.15, lw=0,
             )  # fmt: skip
         ax.set_xlim(left=0)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("training patients")
-        ax.set_ylabel(f"mean {str(curve.attrs.get('metric', 'score')).replace('_', ' ')} over genes")
+        ax.set_ylabel(f"mean {metric_name(str(curve.attrs.get('metric', 'score')))} over genes")
         if shown:
             ax.legend(loc="lower right")
     return ax

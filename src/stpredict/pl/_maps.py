@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stpredict.core._validate import check_choice, check_unique
+from stpredict.pl._color_bar import color_bar
 from stpredict.pl._finished import finished
-from stpredict.pl._sections import find_sections, range_text, usual_range
+from stpredict.pl._sections import (
+    FLAT,
+    color_limits,
+    find_sections,
+    is_flat,
+    measured_spread,
+    picture_place,
+    range_text,
+    training_spread,
+    usual_range,
+)
 from stpredict.pl._style import (
     VALUE_CMAP,
     Section,
-    chosen_limits,
     frame_section,
+    given_axes,
     leave_room,
     name_style,
     style,
@@ -27,21 +38,18 @@ from stpredict.slots._features import is_tile_table
 from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._prediction import prediction_frame
-from stpredict.slots._provenance import read_record
 from stpredict.slots._truth import measured_values_of, predicts_values
 from stpredict.tl.judge._compare_to_st import MEASURED_ST, percentiles
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
     from stpredict.slots._container import Container
 
 _PANEL = 2.1  # inches
 _MAX_EXACT = 1500  # tiles up to which a title is worth an exact distance
-_FLAT_SPREAD = 0.05  # of the spread between training patients: a map that varies less shows no difference
-_FLAT_VALUE = 1e-3  # of the value, where the spread is not known
 _FLAT = "#B0B0B0"
 SCALES = ("percentile", "value")
 
@@ -57,6 +65,19 @@ class _Panel:
     flat: bool = False
 
 
+@dataclass(frozen=True)
+class _Look:
+    """How all maps of a figure are drawn."""
+
+    cmap: str
+    opacity: float
+    picture: str
+    scale: str
+    label: str  # of the color bars
+    face: Literal["italic", "normal"]
+    ends: tuple[float | None, float | None]
+
+
 @finished
 def maps(
     data: Container,
@@ -68,7 +89,9 @@ def maps(
     sample: str | Sequence[str] | None = None,
     scale: Literal["percentile", "value"] = "percentile",
     n_columns: int | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
     cmap: str = VALUE_CMAP,
+    picture: Literal["under", "beside", "none"] | None = None,
     opacity: float | None = None,
     vmin: float | None = None,
     vmax: float | None = None,
@@ -84,7 +107,7 @@ def maps(
     Percentiles have the same contrast whatever the amplitude. Every title therefore gives the range of the prediction,
     from its 1st to its 99th percentile, and a map that is practically constant is flat and says so: its range is less
     than 5 % of the standard deviation between the patients (or sections) of the training, or, where that is not
-    recorded, 0.1 % of its value.
+    recorded, 1 % of the standard deviation of what was measured, or 0.1 % of its value.
 
     Parameters
     ----------
@@ -107,10 +130,16 @@ def maps(
     n_columns
         Number of genes side by side, for one slide; when `None`, up to 2 with a measured map and up to 4 without.
         Several slides have a row each.
+    ax
+        Axes to draw into, one per map in the order of what is returned; those of a new figure by default.
     cmap
         Colormap.
+    picture
+        Where the picture is: `"under"` the tiles, pale and gray, `"beside"` them in a panel of its own at the left, or
+        `"none"`. When `None`, beside slides of 1,000 tiles and more, which would hide it, and under others; none with
+        measured maps, or under them with an `opacity` below 1.
     opacity
-        Opacity of the tiles over the picture, 0–1; when `None`, 1 with a measured map (no picture) and 0.75 without.
+        Opacity of the tiles, 0–1; when `None`, 0.75 over the picture and 1 elsewhere.
     vmin, vmax
         Ends of the color scale of every map, with `scale="value"`.
     sample_key
@@ -121,7 +150,8 @@ def maps(
     Returns
     -------
     Axes (n_genes, 2) of measured and predicted maps, or (n_genes, 1) of predicted ones; with several slides
-    (n_slides, n_genes, 2) or (n_slides, n_genes, 1). Axes are in full-resolution pixels, y downward.
+    (n_slides, n_genes, 2) or (n_slides, n_genes, 1), without those of a picture beside them. Axes are in full-resolution
+    pixels, y downward.
 
     Raises
     ------
@@ -163,16 +193,22 @@ def maps(
     pairs = any(values is not None for values in measured)
     if n_columns is not None and n_columns < 1:
         raise ValueError(f"expected n_columns of at least 1; found {n_columns}")
-    if opacity is None:
-        opacity = 1.0 if pairs else 0.75
-    if not 0 < opacity <= 1:
+    if opacity is not None and not 0 < opacity <= 1:
         raise ValueError(f"expected an opacity above 0 and up to 1; found {opacity}")
-    spread, unit = _spread(adata, key, names), value_label(adata, None, key)
+    if picture is None and pairs:
+        picture = "under" if opacity is not None and opacity < 1 else "none"
+    picture = picture_place(sections, picture, own_axes=ax is None)
+    if opacity is None:
+        opacity = 0.75 if picture == "under" else 1.0
+    spreads, unit = (
+        (training_spread(adata, key, names), measured_spread(adata, key, names)),
+        value_label(adata, None, key),
+    )
     panels = [
         panel
         for section, truth in zip(sections, measured, strict=True)
         for panel in _panels(
-            section, names, frame.to_numpy(dtype=float)[section.rows], truth, scores, spread, pairs,
+            section, names, frame.to_numpy(dtype=float)[section.rows], truth, scores, spreads, pairs,
             mark_words(joint_mark(leak_marks(adata, key)[section.rows])),
         )
     ]  # fmt: skip
@@ -182,7 +218,8 @@ def maps(
     beside = len(names) if not one else (min(most, len(names)) if n_columns else -(-len(names) // below))
     what = "tiles" if is_tile_table(adata) else "observations"
     label = f"percentile over {what},\nranges in {unit}" if scale == "percentile" else unit
-    axes = _draw(panels, beside * width, cmap, opacity, scale, label, name_style(adata, key), (vmin, vmax))
+    look = _Look(cmap, opacity, picture, scale, label, name_style(adata, key), (vmin, vmax))
+    axes = _draw(panels, beside * width, look, given_axes(ax, len(panels)))
     return axes.reshape((len(names), width) if one else (len(sections), len(names), width))
 
 
@@ -192,7 +229,7 @@ def _panels(
     predicted: np.ndarray,
     measured: np.ndarray | None,
     scores: pd.DataFrame | None,
-    spread: np.ndarray,
+    spreads: tuple[np.ndarray, np.ndarray],
     pairs: bool,
     leaky: str,
 ) -> list[_Panel]:
@@ -206,8 +243,8 @@ def _panels(
     for number, name in enumerate(names):
         own = predicted[:, number]
         low, high = usual_range(own)
-        flat = _is_flat(low, high, spread[number])
-        amplitude = range_text(low, high) + (": practically constant" if flat else "")
+        flat = is_flat(low, high, *(float(spread[number]) for spread in spreads))
+        amplitude = range_text(low, high) + (f"\n{FLAT}" if flat else "")
         before = f"{section.name}: " if number == 0 else ""
         if pairs:
             truth = np.full(len(own), np.nan) if measured is None else measured[:, number]
@@ -218,91 +255,68 @@ def _panels(
     return panels
 
 
-def _is_flat(low: float, high: float, spread: float) -> bool:
-    """Whether a map from `low` to `high` shows no difference; `spread` is NaN where it is not known."""
-    least = _FLAT_SPREAD * spread if np.isfinite(spread) and spread > 0 else 0.0
-    return bool(high - low <= max(least, _FLAT_VALUE * abs(low + high) / 2))
-
-
-def _spread(adata: AnnData, key: str, names: list[str]) -> np.ndarray:
-    """Standard deviation of genes between the patients of the training; NaN where it is not recorded."""
-    known = (read_record(adata, key) or {}).get("training_spread")
-    columns = list(prediction_frame(adata, key).columns)
-    if known is None or len(known) != len(columns):
-        return np.full(len(names), np.nan)
-    by_gene = dict(zip(columns, known, strict=True))
-    return np.array([by_gene[name] for name in names], dtype=float)
-
-
-def _draw(
-    panels: list[_Panel],
-    beside: int,
-    cmap: str,
-    opacity: float,
-    scale: str,
-    label: str,
-    face: Literal["italic", "normal"],
-    ends: tuple[float | None, float | None],
-) -> np.ndarray:
-    """Axes (n_panels,) of a figure with so many side by side."""
-    import matplotlib.pyplot as plt
-
-    below = -(-len(panels) // beside)
-    aspect = [(panel.section.box[2] - panel.section.box[3]) / (panel.section.box[1] - panel.section.box[0]) for panel in panels]  # fmt: skip
-    heights = [max(aspect[row * beside : (row + 1) * beside]) for row in range(below)]
-    lines = max(panel.title.count("\n") for panel in panels) + 1
+def _draw(panels: list[_Panel], beside: int, look: _Look, given: list[Axes] | None) -> np.ndarray:
+    """Axes (n_panels,), in a new figure with so many side by side, after the picture of their slide where it is beside."""
     shapes = {id(panel.section): tile_shape(panel.section) for panel in panels}
     with style():
-        room = 0.9 * beside if scale == "value" else 0.8
-        size = (_PANEL * beside + room, sum(_PANEL * height + 0.2 * lines for height in heights) + 0.3)
-        figure, grid = plt.subplots(
-            below, beside, figsize=size, squeeze=False, layout="constrained", height_ratios=heights
-        )
-        leave_room(figure)
-        for ax in grid.flat[len(panels) :]:
-            ax.remove()
-        axes = np.array(grid.flat[: len(panels)], dtype=object)
+        axes = _new_axes(panels, beside, look) if given is None else np.array(given, dtype=object)
         for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             last = number + beside >= len(panels) or panels[number + beside].section is not panel.section
-            frame_section(ax, panel.section, picture=float(opacity < 1), scale_bar=last and number % beside == 0)
-            values, limits = panel.values, (0.0, 100.0)
-            if scale == "percentile":
-                values = _percentiles(values)
-            elif not np.isfinite(limits := usual_range(values)).all() or limits[0] == limits[1]:
-                limits = (0.0, 1.0) if np.isnan(limits[0]) else (limits[0] - 0.5, limits[0] + 0.5)
-            limits = chosen_limits(limits, *ends)
+            scale_bar = last and number % beside == 0 and look.picture != "beside"
+            frame_section(ax, panel.section, under=look.picture == "under" and not panel.flat, scale_bar=scale_bar)
+            by_rank = look.scale == "percentile"
+            values = _percentiles(panel.values) if by_rank else panel.values
+            limits = (0.0, 100.0) if by_rank else color_limits(values, *look.ends)
             drawn = draw_tiles(
-                ax, panel.section, shapes[id(panel.section)], values, cmap=cmap, limits=limits, opacity=opacity,
-                flat=_FLAT if panel.flat else None,
+                ax, panel.section, shapes[id(panel.section)], values, cmap=look.cmap, limits=limits,
+                opacity=look.opacity, flat=_FLAT if panel.flat else None,
             )  # fmt: skip
             ax.set_title(panel.title, fontsize=8)
             if panel.gene:
-                ax.set_ylabel(panel.gene, fontstyle=face, fontsize=10)
-            if scale == "value" and not panel.flat and np.isfinite(values).any():
-                _color_bar(figure, drawn, [ax], "" if panel.gene else label, 0.8)
-        if scale == "percentile" and not all(panel.flat for panel in panels):
-            _percentile_bar(figure, axes, cmap, label, below)
+                ax.set_ylabel(panel.gene, fontstyle=look.face, fontsize=10)
+            if look.scale == "value" and not panel.flat and np.isfinite(values).any():
+                color_bar(drawn, ax, look.label, values=panel.values)
+        if look.scale == "percentile" and not all(panel.flat for panel in panels):
+            _percentile_bar(axes, look, -(-len(panels) // beside))
     return axes
 
 
-def _percentile_bar(figure: Figure, axes: np.ndarray, cmap: str, label: str, below: int) -> None:
+def _new_axes(panels: list[_Panel], beside: int, look: _Look) -> np.ndarray:
+    """Axes (n_panels,) of a new figure, which has the pictures too where they are beside the maps."""
+    import matplotlib.pyplot as plt
+
+    below = -(-len(panels) // beside)
+    extra = int(look.picture == "beside")
+    aspect = [(panel.section.box[2] - panel.section.box[3]) / (panel.section.box[1] - panel.section.box[0]) for panel in panels]  # fmt: skip
+    heights = [max(aspect[row * beside : (row + 1) * beside]) for row in range(below)]
+    lines = max(panel.title.count("\n") for panel in panels) + 1
+    room = 0.9 * beside if look.scale == "value" else 0.8
+    size = (_PANEL * (beside + extra) + room, sum(_PANEL * height + 0.2 * lines for height in heights) + 0.3)
+    figure, grid = plt.subplots(
+        below, beside + extra, figsize=size, squeeze=False, layout="constrained", height_ratios=heights
+    )
+    leave_room(figure)
+    shown: set[int] = set()
+    for row, pane in enumerate(grid[:, 0] if extra else []):
+        section = panels[row * beside].section
+        if id(section) in shown:
+            pane.remove()
+            continue
+        shown.add(id(section))
+        frame_section(pane, section, picture=True, scale_bar=True)
+        pane.set_title(f"{section.name}: H&E", fontsize=8)
+    axes = grid[:, extra:].ravel()
+    for spare in axes[len(panels) :]:
+        spare.remove()
+    return np.array(axes[: len(panels)], dtype=object)
+
+
+def _percentile_bar(axes: np.ndarray, look: _Look, below: int) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    scale = ScalarMappable(Normalize(0, 100), cmap)
-    _color_bar(figure, scale, axes.tolist(), label, min(1.0, 0.8 / below + 0.1)).set_ticks([0, 25, 50, 75, 100])
-
-
-def _color_bar(figure: Figure, shown: Any, axes: list[Any], label: str, shrink: float) -> Any:
-    from matplotlib.ticker import MaxNLocator, ScalarFormatter
-
-    bar = figure.colorbar(shown, ax=axes, shrink=shrink, aspect=22, pad=0.02)
-    bar.set_label(label, fontsize=8)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=7, length=2)
-    bar.locator, bar.formatter = MaxNLocator(4), ScalarFormatter(useOffset=False)
-    bar.update_ticks()
-    return bar
+    scale = ScalarMappable(Normalize(0, 100), look.cmap)
+    color_bar(scale, axes.tolist(), look.label, shrink=min(1.0, 0.8 / below + 0.1)).set_ticks([0, 25, 50, 75, 100])
 
 
 def _measured(

@@ -9,8 +9,17 @@ import numpy as np
 
 from stpredict.core._palette import category_colors
 from stpredict.core._validate import check_positive
+from stpredict.pl._color_bar import color_bar, column_label
 from stpredict.pl._finished import finished
-from stpredict.pl._style import VALUE_CMAP, Section, category_legend, frame_section, one_panel, style
+from stpredict.pl._sections import color_limits
+from stpredict.pl._style import (
+    VALUE_CMAP,
+    Section,
+    category_legend,
+    frame_section,
+    one_panel,
+    style,
+)
 from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
 
 _PANEL = 4.5  # inches
 _LINE = "#F5E642"  # seen on purple and on pink
+_FILL = 0.45  # opacity of colored nuclei
 
 
 @finished
@@ -34,6 +44,8 @@ def nuclei(
     image: Any = None,
     ax: Axes | None = None,
     cmap: str | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> Axes:
@@ -51,7 +63,7 @@ def nuclei(
     side_um
         Side of the region in µm.
     color
-        Column of the nuclei to color their outlines by, such as `"type"` or `"area_um2"`.
+        Column of the nuclei to fill them by, such as `"type"` or `"area_um2"`; the picture is gray then.
     key
         Name of the nuclei.
     image
@@ -60,6 +72,8 @@ def nuclei(
         Axes to draw into; those of a new figure by default.
     cmap
         Colormap of the numbers in `color`.
+    vmin, vmax
+        Ends of its scale; those of the nuclei shown, but for the outermost 1 %, when `None`.
     sample_key
         Column of `obs` that names the section.
     table_key
@@ -101,12 +115,12 @@ def nuclei(
     section = Section(name, np.empty(0, dtype=int), np.empty((0, 2)), 0.0, mpp, picture, box)
     with style():
         ax = one_panel(ax, _PANEL + (1.1 if color is not None else 0), _PANEL + 0.5)
-        frame_section(ax, section, picture=1, scale_bar=True)
+        frame_section(ax, section, picture=color is None, under=color is not None, scale_bar=True)
         lines = [shapely.get_coordinates(shape) for shape in shown.geometry]
         outlines = PolyCollection(lines, facecolors="none", edgecolors=_LINE, linewidths=1.0, zorder=2, label="nuclei")
         ax.add_collection(outlines, autolim=False)
         if color is not None:
-            _colored(ax, outlines, shown[color], color, cmap)
+            _colored(ax, outlines, shown[color], color, cmap, (vmin, vmax))
         ax.set_title(name)
     return ax
 
@@ -156,21 +170,25 @@ def _middle(center: Any, size: tuple[int, int], origin: Any = (0.0, 0.0)) -> np.
     return middle
 
 
-def _colored(ax: Axes, outlines: Any, values: Any, color: str, cmap: str | None) -> None:
-    """Color outlines by a column, and say what the colors mean."""
+def _colored(
+    ax: Axes, outlines: Any, values: Any, color: str, cmap: str | None, ends: tuple[float | None, float | None]
+) -> None:
+    """Fill nuclei by a column, so that the picture is seen through them, and say what the colors mean."""
     import matplotlib as mpl
     import pandas as pd
     from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import to_rgba_array
 
     if pd.api.types.is_numeric_dtype(values):
         scale = ScalarMappable(cmap=mpl.colormaps[cmap or VALUE_CMAP])
         numbers = values.to_numpy(dtype=np.float64)
-        scale.set_clim(*(np.nanmin(numbers), np.nanmax(numbers)) if len(numbers) else (0, 1))
-        outlines.set_edgecolor(scale.to_rgba(numbers))
-        bar = ax.figure.colorbar(scale, ax=ax, shrink=0.6, label=color)
-        bar.outline.set_visible(False)
-        return
-    names = sorted(values.astype(str).unique())
-    palette = dict(zip(names, category_colors(len(names)), strict=True))
-    outlines.set_edgecolor([palette[name] for name in values.astype(str)])
-    category_legend(ax, names, [palette[name] for name in names], title=color)
+        scale.set_clim(*color_limits(numbers, *ends))
+        rgba = scale.to_rgba(numbers)
+        color_bar(scale, ax, column_label(color), shrink=0.6, values=numbers)
+    else:
+        names = sorted(values.astype(str).unique())
+        palette = dict(zip(names, category_colors(len(names)), strict=True))
+        rgba = to_rgba_array([palette[name] for name in values.astype(str)])
+        category_legend(ax, names, [palette[name] for name in names], title=color)
+    outlines.set(edgecolor=rgba, linewidth=1.2)
+    outlines.set_facecolor(rgba * [1, 1, 1, _FILL])

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _MOST = 8  # pathways of a figure
 
+_WIDEST = 4.6  # inches of a panel
+
 
 @finished
 def pathways(
@@ -110,7 +112,7 @@ def pathways(
     with style():
         columns = min(len(chosen), 2)
         lines = -(-len(chosen) // columns)
-        width = max(2.6, 0.5 + 0.36 * step * len(labels))
+        width = float(np.clip(0.5 + 0.36 * step * len(labels), 2.6, _WIDEST))
         figure, axes = plt.subplots(
             lines, columns, figsize=(width * columns + 0.9, 1.75 * lines + 0.5), layout="constrained", squeeze=False,
             sharex=True,

@@ -11,6 +11,7 @@ from stpredict.core._validate import check_unique, few
 from stpredict.get import top_genes
 from stpredict.metrics._bootstrap import bootstrap_mean
 from stpredict.pl._finished import finished
+from stpredict.pl._metric_names import metric_name
 from stpredict.pl._style import BLUE, GRAY, INK, ORANGE, one_panel, style
 from stpredict.slots._marks import joint_mark, mark_words
 from stpredict.slots._score_tables import RankedGenes, gene_means, metric_of, model_of, picked_on, shown_rows
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _CEILING_OF = {"pearson": "ceiling", "pearson_given_depth": "ceiling", "deviance_explained": "deviance_ceiling"}
-_LABELS = {
-    "pearson": "Pearson's r",
-    "pearson_given_depth": "Pearson's r given depth",
-    "deviance_explained": "deviance explained",
-}
 
 
 @finished
@@ -143,7 +139,7 @@ def rank_genes(
         ax.set_yticks(place, names, fontstyle="italic")
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
-        ax.set_xlabel(_LABELS.get(metric, metric))
+        ax.set_xlabel(metric_name(metric))
         leaky = mark_words(joint_mark(table["leaky"])) if "leaky" in table else ""
         ax.set_title(f"{model}{f' ({leaky})' if leaky else ''}\n{_origin(genes, patients)}", loc="left")
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.3, handletextpad=0.4)

@@ -9,7 +9,8 @@ import numpy as np
 
 from stpredict.core._validate import check_unique
 from stpredict.pl._finished import finished
-from stpredict.pl._style import BLUE, GRAY, INK, ORANGE, one_panel, style
+from stpredict.pl._metric_names import metric_name
+from stpredict.pl._style import BLUE, GRAY, INK, ORANGE, category_legend, one_panel, style
 from stpredict.slots._marks import mark_words, table_mark
 from stpredict.slots._score_tables import LOWER_IS_BETTER, check_scores, gene_means, is_baseline
 
@@ -17,15 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-_LABELS = {
-    "pearson": "Pearson's r per gene",
-    "spearman": "Spearman's ρ per gene",
-    "rmse": "RMSE per gene",
-    "rmse_iqr": "RMSE / interquartile range per gene",
-    "variance_ratio": "predicted / measured variance per gene",
-    "ssim": "SSIM per gene",
-    "emd": "earth mover's distance per gene",
-}
 _WITH_ZERO = {"pearson", "spearman", "ssim"}
 _WITH_CEILING = {"pearson"}
 
@@ -118,9 +110,14 @@ def scores(
         ax.set_xticks(range(n), labels)
         ax.set_xlim(-0.6, n - 0.4)
         ax.tick_params(axis="x", length=0)
-        label = _LABELS.get(metric, f"{metric} per gene")
-        ax.set_ylabel(label.replace("per gene", "per value") if "target" in table else label)
+        ax.set_ylabel(f"{metric_name(metric)} per {'value' if 'target' in table else 'gene'}")
         _write_notes(ax, notes)
+        kinds = {
+            "model": (BLUE, set(shown) - plain), "baseline": (GRAY, plain & set(shown)), "noise ceiling": (ORANGE, len(top)),
+        }  # fmt: skip
+        there = [(kind, color) for kind, (color, some) in kinds.items() if some]
+        if by == "model" and len(there) > 1:
+            category_legend(ax, [kind for kind, _ in there], [color for _, color in there])
     return ax
 
 
@@ -175,7 +172,10 @@ def _note(table: pd.DataFrame, metric: str, n_undefined: int) -> str:
     lacking = int(table.loc[table[metric].isna(), "gene"].nunique()) - n_undefined
     return "\n".join(
         text
-        for text in (f"{n_undefined} undefined" if n_undefined else "", f"{lacking} in part" if lacking > 0 else "")
+        for text in (
+            f"{n_undefined} undefined" if n_undefined else "",
+            f"{lacking} more in\nsome section" if lacking > 0 else "",
+        )
         if text
     )
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._palette import PALETTE, category_colors
+from stpredict.pl._color_bar import color_bar, column_label
 from stpredict.pl._finished import finished
+from stpredict.pl._sections import FLAT, color_limits, is_flat, range_text, training_spread, usual_range
 from stpredict.pl._style import (
     INK,
     LIGHT_GRAY,
@@ -15,8 +17,10 @@ from stpredict.pl._style import (
     Section,
     category_legend,
     frame_section,
+    gray,
     one_panel,
     style,
+    value_label,
 )
 from stpredict.slots._keys import Key
 from stpredict.slots._prediction import prediction_frame, prediction_names
@@ -69,7 +73,7 @@ def slide(
     cmap
         Colormap of the numbers in `color`.
     vmin, vmax
-        Values at the ends of the colormap; the smallest and largest by default.
+        Values at the ends of the colormap; those of the tiles, but for the outermost 1 %, by default.
     alpha
         Opacity of the filled tiles.
     tile_key, tissue_key
@@ -79,7 +83,8 @@ def slide(
 
     Returns
     -------
-    The axes, in level-0 pixels.
+    The axes, in level-0 pixels. Under colors the picture is gray. The title gives the range of a predicted gene, and says
+    where it is practically constant, by the rule of :func:`stpredict.pl.maps`.
 
     Raises
     ------
@@ -121,7 +126,7 @@ def slide(
 
     check_slide(data)
     mpp = slide_microns_per_pixel(data)
-    values = None if color is None else _values(data, color, key, tile_key, table_key)
+    values, label, told = (None, "", "") if color is None else _values(data, color, key, tile_key, table_key)
     with slide_reader(data) as reader:
         picture, factor = slide_thumbnail(reader, mpp, mpp, max_side=_MAX_SIDE)
     width, height = slide_size(data)
@@ -131,18 +136,21 @@ def slide(
         panel_height = float(np.clip(_PANEL * height / width, 1.5, 8)) + 0.5
         ax = one_panel(ax, _PANEL + (1.1 if values is not None else 0), panel_height)
         right, bottom = picture.shape[1] * factor, picture.shape[0] * factor
-        ax.imshow(picture, extent=(0, right, bottom, 0), aspect="equal", interpolation="antialiased", zorder=0)
+        shown = picture if values is None else gray(picture)
+        ax.imshow(shown, extent=(0, right, bottom, 0), aspect="equal", interpolation="antialiased", zorder=0)
         if tissue and tissue_key in data.shapes:
             _draw_tissue(ax, data.shapes[tissue_key].geometry)
         if (tiles or values is not None) and tile_key in data.shapes:
-            _draw_tiles(ax, data.shapes[tile_key].geometry, values, color, cmap, vmin, vmax, alpha)
+            _draw_tiles(ax, data.shapes[tile_key].geometry, values, label, cmap, (vmin, vmax), alpha)
         frame_section(ax, section, scale_bar=True)
-        ax.set_title(section.name)
+        ax.set_title(section.name + told)
     return ax
 
 
-def _values(sdata: SpatialData, color: str, key: str, tile_key: str, table_key: str | None) -> pd.Series:
-    """What to color the tiles with, in their order; missing for tiles without a value."""
+def _values(
+    sdata: SpatialData, color: str, key: str, tile_key: str, table_key: str | None
+) -> tuple[pd.Series, str, str]:
+    """What to color the tiles with, in their order, missing for tiles without a value; its label; a line of the title."""
     from stpredict.io._slide import tile_frame
 
     frame = tile_frame(sdata, tile_key)
@@ -163,10 +171,16 @@ def _values(sdata: SpatialData, color: str, key: str, tile_key: str, table_key: 
             f"expected one tile table with {color!r}; found it in {sorted(matches)}; choose with `table_key=`"
         )
     if matches:
-        (column,) = matches.values()
-        return column.reindex(frame["tile_id"].to_numpy())
+        ((name, column),) = matches.items()
+        values = column.reindex(frame["tile_id"].to_numpy())
+        if color in tables[name].obs:
+            return values, column_label(color), ""
+        spread = float(training_spread(tables[name], key, [color])[0])
+        low, high = usual_range(values.to_numpy(dtype=np.float64))
+        told = f"\n{range_text(low, high)}" + (f": {FLAT}" if is_flat(low, high, spread) else "")
+        return values, f"{color}, {value_label(tables[name], None, key, color)}", told
     if table_key is None and color in frame and color != "geometry":
-        return frame[color]
+        return frame[color], column_label(color), ""
     raise KeyError(
         f"expected {color!r} among the columns of obs, the genes of obsm[{key!r}] in the tile tables {sorted(tables)}, or "
         f"the columns of shapes[{tile_key!r}]; found none; run stp.tl.predict, or correct `color=`"
@@ -199,10 +213,9 @@ def _draw_tiles(
     ax: Axes,
     geometry: Any,
     values: pd.Series | None,
-    color: str | None,
+    label: str,
     cmap: str | None,
-    vmin: float | None,
-    vmax: float | None,
+    ends: tuple[float | None, float | None],
     alpha: float,
 ) -> None:
     """Tiles in one artist: their outlines, or filled with values."""
@@ -222,13 +235,13 @@ def _draw_tiles(
     ax.add_collection(boxes, autolim=False)
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         boxes.set_cmap(mpl.colormaps[cmap or VALUE_CMAP].with_extremes(bad=LIGHT_GRAY))
-        boxes.set_norm(Normalize(vmin, vmax))
-        boxes.set_array(np.ma.masked_invalid(values.to_numpy(dtype=np.float64)))
-        bar = ax.figure.colorbar(boxes, ax=ax, shrink=0.6, label=color)
-        bar.outline.set_visible(False)
+        numbers = values.to_numpy(dtype=np.float64)
+        boxes.set_norm(Normalize(*color_limits(numbers, *ends)))
+        boxes.set_array(np.ma.masked_invalid(numbers))
+        color_bar(boxes, ax, label, shrink=0.6, values=numbers)
         return
     text = values.astype(object).where(values.notna(), "").astype(str)
     names = [name for name in dict.fromkeys(sorted(text)) if name]
     palette = dict(zip(names, category_colors(len(names)), strict=True)) | {"": LIGHT_GRAY}
     boxes.set_facecolor([palette[name] for name in text])
-    category_legend(ax, names, [palette[name] for name in names], title=color)
+    category_legend(ax, names, [palette[name] for name in names], title=label)

@@ -102,7 +102,7 @@ def spatially_variable(
     threshold = _threshold(adata, selected_key)
 
     with style():
-        ax = one_panel(ax, 3.6, max(1.6, 0.17 * len(median) + 0.7))
+        ax = one_panel(ax, 4.8, max(1.6, 0.17 * len(median) + 0.7))
         place = np.arange(len(median))
         if values.shape[1] > 1:
             ax.hlines(place, values.min(axis=1), values.max(axis=1), color=GRAY, lw=1)
@@ -114,7 +114,14 @@ def spatially_variable(
                 if mask.any():
                     ax.plot(median[mask], place[mask], ls="", marker="o", ms=5, mec=BLUE, mfc=fill, label=label)
         if threshold is not None:
-            ax.axvline(threshold, color=VERMILION, lw=1, ls=(0, (4, 3)), zorder=0, label=f"threshold {threshold:g}")
+            ax.axvline(
+                threshold,
+                color=VERMILION,
+                lw=1,
+                ls=(0, (4, 3)),
+                zorder=0,
+                label=f"threshold of the\nselection, {threshold:g}",
+            )
         ax.set_yticks(place, [str(gene) for gene in median.index], fontstyle="italic")
         ax.set_ylim(len(median) - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
@@ -123,9 +130,7 @@ def spatially_variable(
         n = values.shape[1]
         ax.set_xlabel("Moran's I" if n == 1 else f"Moran's I (median and range of {n} sections)")
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(
-                loc="lower left", bbox_to_anchor=(0, 1), ncols=3, handletextpad=0.3, columnspacing=1, borderaxespad=0.2
-            )
+            ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.4, borderaxespad=0.3)
     return ax
 
 

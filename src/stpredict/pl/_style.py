@@ -35,6 +35,8 @@ VALUE_CMAP, ERROR_CMAP = "viridis", "RdBu_r"
 _MAX_IMAGE_SIDE = 1200  # pixels of a section's picture in a figure
 _RASTERIZE_FROM = 5000  # spots; more make a vector file that no viewer opens
 _DENSE_FROM = 2000  # spots; drawn to scale they would be dots of a pixel, paler than their color
+_WIDE = 0.8  # of the distance between spots, at least: a map is read from its areas
+_PALE = 0.7  # opacity of a gray picture, so that what is drawn on it stands out
 _TILING = 2**0.5 + 0.01  # diameter over distance at which circles on a square lattice leave no gap
 _RC = {
     "font.size": 9,
@@ -91,6 +93,16 @@ def one_panel(ax: Axes | None, width: float, height: float) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=_RC["xtick.labelsize"])
     return ax
+
+
+def given_axes(ax: Any, n: int) -> list[Axes] | None:
+    """The axes in `ax`, one for each of `n` panels; `None` where there are none."""
+    if ax is None:
+        return None
+    axes = list(np.ravel(np.asarray(ax, dtype=object)))
+    if len(axes) != n:
+        raise ValueError(f"expected {n} axes in `ax`, one per panel; found {len(axes)}")
+    return [one_panel(panel, 0, 0) for panel in axes]
 
 
 def chosen_limits(own: tuple[float, float], vmin: float | None, vmax: float | None) -> tuple[float, float]:
@@ -178,8 +190,13 @@ def find_section(
     sample_key: str,
     table_key: str,
     picture: bool = True,
+    to_scale: bool = False,
 ) -> Section:
-    """Find one section of an object; the first one when `sample` is `None`."""
+    """Find one section of an object; the first one when `sample` is `None`.
+
+    Spots are as wide as the scale factors say, but at least 0.8 of the distance between them, unless they are to be
+    `to_scale`.
+    """
     adata = get_table(data, table_key)
     check_obsm(adata, Key.SPATIAL, "read the data with stp.io, which writes positions")
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
@@ -200,7 +217,8 @@ def find_section(
         diameter = check_positive(spot_size, "spot_size")
     else:
         apart = spacing(xy)
-        diameter = float(factors.get("spot_diameter_fullres") or 0.8 * apart)
+        diameter = float(factors.get("spot_diameter_fullres") or _WIDE * apart)
+        diameter = diameter if to_scale else max(diameter, _WIDE * apart)
         if len(xy) >= _DENSE_FROM:
             diameter = max(diameter, _TILING * apart)
     margin = max(1.5 * diameter, 0.03 * float(np.ptp(xy, axis=0).max()))
@@ -273,11 +291,17 @@ def _element_picture(element: Any, scale: float) -> tuple[Any, float]:
     return SectionImage(level), level.sizes["y"] / full / scale
 
 
-def frame_section(ax: Axes, section: Section, *, picture: float = 0, scale_bar: bool = False) -> None:
-    """Set limits and aspect of a section's panel, hide its ticks, and lay its picture under it with this opacity."""
+def frame_section(
+    ax: Axes, section: Section, *, picture: bool = False, scale_bar: bool = False, under: bool = False
+) -> None:
+    """Set limits and aspect of a section's panel, hide its ticks, and lay its picture in it.
+
+    A picture that lies `under` values is pale and gray: the pink and purple of a stain would change every color on it.
+    """
     left, right, bottom, top = section.box
-    if picture and section.image is not None:
-        ax.imshow(section.image, extent=(left, right, bottom, top), aspect="equal", alpha=picture, zorder=0)
+    if (picture or under) and section.image is not None:
+        shown = gray(section.image) if under else section.image
+        ax.imshow(shown, extent=(left, right, bottom, top), aspect="equal", zorder=0)
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
     ax.set_aspect("equal")
@@ -286,6 +310,13 @@ def frame_section(ax: Axes, section: Section, *, picture: float = 0, scale_bar: 
     ax.spines[:].set_visible(False)
     if scale_bar and section.microns_per_pixel is not None:
         _draw_scale_bar(ax, section)
+
+
+def gray(picture: np.ndarray) -> np.ndarray:
+    """A picture (h, w, 3), uint8, in pale shades of gray."""
+    luminance = picture[..., :3] @ np.array([0.299, 0.587, 0.114])
+    shade = np.round(255 - _PALE * (255 - luminance)).astype(np.uint8)
+    return np.repeat(shade[..., None], 3, axis=2)
 
 
 def _draw_scale_bar(ax: Axes, section: Section) -> None:
@@ -336,6 +367,11 @@ def draw_spots(
     return spots
 
 
+def legend_rows(n: int) -> int:
+    """Rows of a legend with `n` entries, which has a column for every 16."""
+    return -(-n // (1 + (n - 1) // 16)) if n else 1
+
+
 def category_legend(
     ax: Axes | Figure, names: Iterable[str], colors: Iterable[str], title: str | None = None, place: str | None = None
 ) -> None:
@@ -346,7 +382,7 @@ def category_legend(
         Line2D([], [], ls="", marker="o", ms=6, mew=0, color=color, label=name)
         for name, color in zip(names, colors, strict=True)
     ]
-    many = 1 + (len(handles) - 1) // 16
+    many = -(-len(handles) // legend_rows(len(handles)))
     where: dict[str, Any] = {"loc": place} if place else {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
     legend = ax.legend(
         handles=handles, title=title, ncols=many, handletextpad=0.2, borderaxespad=0.3, alignment="left", **where

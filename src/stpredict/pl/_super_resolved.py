@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._validate import check_unique
+from stpredict.pl._color_bar import color_bar
 from stpredict.pl._finished import finished
-from stpredict.pl._sections import usual_range
+from stpredict.pl._sections import ALL, FLAT, color_limits, find_sections, is_flat, range_text, usual_range
 from stpredict.pl._style import (
     VALUE_CMAP,
     Section,
     draw_spots,
-    find_section,
     frame_section,
+    given_axes,
     leave_room,
     style,
     value_label,
@@ -28,6 +30,7 @@ from stpredict.slots._keys import Key
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from matplotlib.axes import Axes
 
     from stpredict.slots._container import Container
 
@@ -42,11 +45,14 @@ def super_resolved(
     maps: Mapping[str, DenseMap],
     genes: str | Sequence[str],
     *,
-    sample: str | None = None,
+    sample: str | Sequence[str] | None = None,
     std: bool = False,
     whole: bool = False,
+    ax: Axes | Sequence[Axes] | None = None,
     spot_size: float | None = None,
     cmap: str = VALUE_CMAP,
+    vmin: float | None = None,
+    vmax: float | None = None,
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> np.ndarray:
@@ -64,15 +70,19 @@ def super_resolved(
     genes
         Genes, a row each.
     sample
-        Section; the first one with a map when `None`.
+        Section, several, or `"all"` that have a map; the first of these when `None`.
     std
         Whether to add a panel with the standard deviation over the members.
     whole
         Whether to show the map wherever there is one.
+    ax
+        Axes to draw into, one per panel in the order of what is returned; those of a new figure by default.
     spot_size
         Diameter of the spots in full-resolution pixels; as measured when `None`.
     cmap
         Colormap.
+    vmin, vmax
+        Ends of the color scale of spots and map.
     sample_key
         Column of `obs` that names the section.
     table_key
@@ -80,7 +90,8 @@ def super_resolved(
 
     Returns
     -------
-    Axes (n_genes, n_panels): the picture where there is one, spots, map, and the standard deviation.
+    Axes (n_genes, n_panels): the picture where there is one, spots, map, and the standard deviation; with several sections
+    (n_sections, n_genes, n_panels). A map that is practically constant says so.
 
     Raises
     ------
@@ -106,31 +117,55 @@ def super_resolved(
     check_genes(adata, names)
     if not maps:
         raise ValueError("expected at least one map; found none; run stp.tl.super_resolve")
-    name = next(iter(maps)) if sample is None else sample
-    if name not in maps:
-        raise KeyError(f"expected the map of section {name!r}; found those of {', '.join(maps)}")
-    dense = maps[name]
-    section = find_section(data, sample=name, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
-    shown = _Window(dense, section, whole=whole)
-    values = _measured(adata, dense, names, section.rows)
-    panels = [*(["picture"] if section.image is not None else []), "spots", "map", *(["deviation"] if std else [])]
-    aspect = (section.box[2] - section.box[3]) / (section.box[1] - section.box[0])
-    label = "counts per place" if dense.record.get("counts") else value_label(adata, None)
+    chosen = [next(iter(maps))] if sample is None else list(maps) if sample == ALL and ALL not in maps else sample
+    chosen = [chosen] if isinstance(chosen, str) else [str(name) for name in chosen]
+    one = sample is None or (isinstance(sample, str) and chosen == [sample])
+    if unknown := [name for name in chosen if name not in maps]:
+        raise KeyError(f"expected the map of section {unknown[0]!r}; found those of {', '.join(maps)}")
+    where: dict[str, Any] = {"spot_size": spot_size, "sample_key": sample_key, "table_key": table_key, "to_scale": True}
+    sections = find_sections(data, chosen, **where)
+    pictures = any(section.image is not None for section in sections)
+    panels = [*(["picture"] if pictures else []), "spots", "map", *(["deviation"] if std else [])]
+    shown = [_Window(maps[section.name], section, whole=whole) for section in sections]
+    given = given_axes(ax, len(sections) * len(names) * len(panels))
     with style():
-        size = ((_PANEL * len(panels)) + 1.6, (_PANEL * aspect + 0.35) * len(names) + 0.3)
-        figure, axes = plt.subplots(len(names), len(panels), figsize=size, squeeze=False, layout="constrained")
-        leave_room(figure)
-        for row, gene in enumerate(names):
-            _draw_row(
-                figure, axes[row], panels, section, shown, gene, values[:, row], cmap, label, last=row == len(names) - 1
-            )
-            axes[row, 0].set_ylabel(gene, fontstyle="italic", fontsize=10)
-        for ax, panel in zip(axes[0], panels, strict=True):
-            ax.set_title(_TITLES[panel].format(name=name, microns=f"{dense.microns:g}"))
-    return axes
+        if given is None:
+            aspects = [(section.box[2] - section.box[3]) / (section.box[1] - section.box[0]) for section in sections]
+            heights = [_PANEL * aspect + 0.35 for aspect in aspects for _ in names]
+            figure, grid = plt.subplots(
+                len(heights), len(panels), figsize=(_PANEL * len(panels) + 1.6, sum(heights) + 0.3), squeeze=False,
+                layout="constrained", height_ratios=heights,
+            )  # fmt: skip
+            leave_room(figure)
+            given = list(grid.ravel())
+        axes = np.array(given, dtype=object).reshape(len(sections), len(names), len(panels))
+        for section, window, rows in zip(sections, shown, axes, strict=True):
+            values = _measured(adata, window.dense, names, section.rows)
+            counts = bool(window.dense.record.get("counts"))
+            look = _Look(cmap, "counts per place" if counts else value_label(adata, None), (vmin, vmax))
+            for row, gene in enumerate(names):
+                _draw_row(rows[row], panels, section, window, gene, values[:, row], look, last=row == len(names) - 1)
+                rows[row, 0].set_ylabel(gene, fontstyle="italic", fontsize=10)
+            for pane, panel in zip(rows[0], panels, strict=True):
+                title = _TITLES[panel].format(microns=f"{window.dense.microns:g}")
+                start = f"{section.name}: " if pane is rows[0, 0] else ""
+                pane.set_title("\n".join(filter(None, (start + title, pane.get_title()))))
+    return axes[0] if one else axes
 
 
-_TITLES = {"picture": "{name}", "spots": "spots", "map": "{microns} µm", "deviation": "deviation of members"}
+_TITLES = {
+    "picture": "H&E", "spots": "measured in spots", "map": "map, places of {microns} µm",
+    "deviation": "deviation of members",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How the panels of a section are drawn."""
+
+    cmap: str
+    label: str  # of the color bars
+    ends: tuple[float | None, float | None]
 
 
 class _Window:
@@ -175,27 +210,26 @@ def _measured(adata: AnnData, dense: DenseMap, genes: Sequence[str], rows: np.nd
 
 
 def _draw_row(
-    figure: Any, axes: np.ndarray, panels: Sequence[str], section: Section, shown: _Window, gene: str, spots: np.ndarray,
-    cmap: str, label: str, *, last: bool,
+    axes: np.ndarray, panels: Sequence[str], section: Section, shown: _Window, gene: str, spots: np.ndarray, look: _Look,
+    *, last: bool,
 ) -> None:  # fmt: skip
     from matplotlib.colors import Normalize
 
     picture = shown.picture(gene)
-    norm = Normalize(*usual_range(np.concatenate([spots, picture.compressed()])))
+    both = np.concatenate([spots, picture.compressed()])
+    norm = Normalize(*color_limits(both, *look.ends))
     for ax, panel in zip(axes, panels, strict=True):
-        frame_section(ax, section, picture=float(panel == "picture"), scale_bar=last and ax is axes[0])
-        artist: Any = None
+        frame_section(ax, section, picture=panel == "picture", scale_bar=last and ax is axes[0])
         if panel == "spots":
-            draw_spots(ax, section, values=spots, cmap=cmap, norm=norm)
+            draw_spots(ax, section, values=spots, cmap=look.cmap, norm=norm)
         elif panel != "picture":
             deviation = panel == "deviation"
             artist = ax.imshow(
                 shown.picture(gene, std=True) if deviation else picture, extent=shown.extent, interpolation="nearest",
-                cmap="magma" if deviation else cmap, norm=None if deviation else norm, zorder=1,
+                cmap="magma" if deviation else look.cmap, norm=None if deviation else norm, zorder=1,
             )  # fmt: skip
             frame_section(ax, section)  # limits, which a picture sets anew
-        if artist is not None:
-            bar = figure.colorbar(artist, ax=ax, shrink=0.8, aspect=18, pad=0.02)
-            bar.set_label(label, fontsize=8)
-            bar.outline.set_visible(False)
-            bar.ax.tick_params(labelsize=7, length=2)
+            color_bar(artist, ax, look.label, values=None if deviation else both)
+        ends = usual_range(picture.compressed())
+        if panel == "map" and is_flat(*ends, noise=float(np.nanstd(spots))):
+            ax.set_title(f"{FLAT}: {range_text(*ends)}")

@@ -56,7 +56,7 @@ def survival(
     level
         Level of the bands around the curves.
     time_label
-        Label of the horizontal axis, for example `"months"`; the column's name by default.
+        Label of the horizontal axis, for example `"months"`; by default it names the column, whose unit nobody recorded.
     ax
         Axes to draw into; those of a new figure by default. The numbers at risk are written below its label.
     table_key
@@ -110,7 +110,7 @@ def survival(
         ax.set_ylim(0, 1.02)
         ax.set_xlim(0, float(patients["time"].max()) * 1.02)
         ax.set_ylabel("survival")
-        ax.set_xlabel(time if time_label is None else time_label)
+        ax.set_xlabel(f"follow-up, unit of obs[{time!r}]" if time_label is None else time_label)
         legend = ax.legend(loc="best", borderaxespad=0.2, alignment="left", title=_p_value(p))
         legend.get_title().set_fontsize(8)
         _at_risk(ax, patients, order)

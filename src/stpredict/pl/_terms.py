@@ -19,7 +19,16 @@ def shown_terms(terms: Sequence[str], longest: int = 44) -> list[str]:
     common = os.path.commonprefix(names) if len(names) > 1 else ""
     start = common.rfind("_") + 1
     names = [name[start:].replace("_", " ") for name in names]
-    return [name if len(name) <= longest else name[: longest - 1].rstrip() + "…" for name in names]
+    cut = [name if len(name) <= longest else name[: longest - 1].rstrip() + "…" for name in names]
+    # Where names begin alike, their ends tell them apart.
+    alike = {short for short in cut if len({name for name, own in zip(names, cut, strict=True) if own == short}) > 1}
+    end = longest // 2
+    return [
+        f"{name[: longest - end - 1].rstrip()}…{name[-end:].lstrip()}"
+        if short in alike and len(name) > longest
+        else short
+        for name, short in zip(names, cut, strict=True)
+    ]
 
 
 def shown_representatives(table: pd.DataFrame, terms: Sequence[str]) -> list[str]:

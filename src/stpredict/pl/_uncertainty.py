@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from stpredict.pl._color_bar import color_bar
 from stpredict.pl._finished import finished
-from stpredict.pl._sections import find_sections
+from stpredict.pl._sections import FLAT, color_limits, find_sections, is_flat, measured_spread, range_text, usual_range
 from stpredict.pl._style import (
     BLUE,
     INK,
@@ -17,6 +18,7 @@ from stpredict.pl._style import (
     VERMILION,
     draw_spots,
     frame_section,
+    given_axes,
     leave_room,
     name_style,
     style,
@@ -31,6 +33,7 @@ from stpredict.slots._truth import measured_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from matplotlib.axes import Axes
 
     from stpredict.slots._container import Container
 
@@ -53,11 +56,14 @@ def uncertainty(
     genes: str | Sequence[str],
     *,
     key: str = Key.PREDICTED,
-    sample: str | None = None,
+    sample: str | Sequence[str] | None = None,
     layer: str | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
     spot_size: float | None = None,
     cmap: str = VALUE_CMAP,
     spread_cmap: str = "magma",
+    vmin: float | None = None,
+    vmax: float | None = None,
     sample_key: str = Key.SAMPLE,
     table_key: str = Key.TABLE,
 ) -> np.ndarray:
@@ -76,13 +82,17 @@ def uncertainty(
     key
         Slot of the prediction in `obsm`.
     sample
-        Section to show; the first one by default, with a note where there are others.
+        Section to show, several, or `"all"`; the first one by default, with a note where there are others.
     layer
         Layer with the measured values; `X` by default.
+    ax
+        Axes to draw into, one per panel in the order of what is returned; those of a new figure by default.
     spot_size
         Diameter of a spot in full-resolution pixels, as in :func:`stpredict.pl.genes`.
     cmap, spread_cmap
         Colormaps of the prediction and of its standard deviation.
+    vmin, vmax
+        Ends of the color scale of the prediction; its own, but for the outermost 1 %, when `None`.
     sample_key
         Column of `obs` that names the section.
     table_key
@@ -90,8 +100,8 @@ def uncertainty(
 
     Returns
     -------
-    Axes (n_genes, 3): the two maps and the intervals. Without a standard deviation the second map shows half the width of the
-    intervals. Observations without bounds, such as those of a calibration, are gray there and have no interval.
+    Axes (n_genes, 3): the two maps and the intervals; with several sections (n_sections, n_genes, 3). Without a standard deviation the second map shows half the width of the
+    intervals. A map that is practically constant says so. Observations without bounds, such as those of a calibration, are gray there and have no interval.
 
     Raises
     ------
@@ -129,36 +139,47 @@ def uncertainty(
     std, titles = (interval.upper - interval.lower) / 2, (_TITLES[0], "half the interval")
     if Key.std(key) in adata.obsm:
         std, titles = prediction_frame(adata, Key.std(key), names).to_numpy(dtype=float), _TITLES
-    section = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)[0]
-    rows = section.rows
-    measured = measured_columns(adata, key, names, layer)[rows]
-    face = name_style(adata, key)
-    aspect = (section.box[2] - section.box[3]) / (section.box[1] - section.box[0])
+    sections = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
+    one = len(sections) == 1 and (sample is None or isinstance(sample, str))
+    measured = measured_columns(adata, key, names, layer)
+    noise = measured_spread(adata, key, names)
+    n = len(names)
+    given = given_axes(ax, len(sections) * n * 3)
     with style():
-        figure, axes = plt.subplots(
-            len(names), 3, figsize=(2 * _PANEL + 4.6, (_PANEL * max(aspect, 0.7) + 0.35) * len(names) + 0.3),
-            squeeze=False, layout="constrained", width_ratios=[1, 1, 1.5],
-        )  # fmt: skip
-        leave_room(figure)
-        for row, (name, line) in enumerate(zip(names, axes, strict=True)):
-            unit = value_label(adata, layer, key, name)
-            for ax, values, colors in zip(line, (predicted, std), (cmap, spread_cmap), strict=False):
-                frame_section(ax, section, picture=0, scale_bar=ax is line[0] and row == len(names) - 1)
-                shown = values[rows, row]
-                known = shown[np.isfinite(shown)]
-                low, high = np.quantile(known, [0.01, 0.99]) if len(known) else (0.0, 1.0)
-                spots = draw_spots(ax, section, values=shown, cmap=colors, norm=Normalize(low, high))
-                bar = figure.colorbar(spots, ax=ax, shrink=0.8, aspect=18, pad=0.02)
-                bar.outline.set_visible(False)
-                bar.ax.tick_params(labelsize=7, length=2)
-                if row == 0:
-                    ax.set_title(titles[ax is line[1]] if ax is line[1] else f"{section.name}: {titles[0]}")
-            line[0].set_ylabel(name, fontstyle=face, fontsize=10)
-            _draw_intervals(line[2], predicted[rows, row], interval, rows, row, measured[:, row], first=row == 0)
-            line[2].set_ylabel(unit)
-            if row == len(names) - 1:
-                line[2].set_xlabel("spots, by their prediction")
-    return axes
+        if given is None:
+            aspects = [(section.box[2] - section.box[3]) / (section.box[1] - section.box[0]) for section in sections]
+            heights = [_PANEL * max(aspect, 0.7) + 0.35 for aspect in aspects for _ in names]
+            figure, grid = plt.subplots(
+                len(heights), 3, figsize=(2 * _PANEL + 5.0, sum(heights) + 0.3), squeeze=False, layout="constrained",
+                width_ratios=[1, 1, 1.5], height_ratios=heights,
+            )  # fmt: skip
+            leave_room(figure)
+            given = list(grid.ravel())
+        axes = np.array(given, dtype=object).reshape(len(sections), n, 3)
+        for section, panels in zip(sections, axes, strict=True):
+            rows = section.rows
+            for row, (name, line) in enumerate(zip(names, panels, strict=True)):
+                unit = value_label(adata, layer, key, name)
+                pair = (
+                    (predicted[rows, row], (titles[0], cmap, noise[row])),
+                    (std[rows, row], (titles[1], spread_cmap, np.nan)),
+                )
+                for pane, (shown, (title, colors, scale)) in zip(line, pair, strict=False):
+                    frame_section(pane, section, scale_bar=pane is line[0] and row == n - 1)
+                    ends = usual_range(shown)
+                    flat = is_flat(*ends, noise=scale)
+                    limits = color_limits(shown, vmin, vmax) if pane is line[0] else color_limits(shown)
+                    spots = draw_spots(pane, section, values=shown, cmap=colors, norm=Normalize(*limits))
+                    color_bar(spots, pane, unit, values=shown)
+                    lines = [f"{section.name}: {title}" if pane is line[0] else title] if row == 0 else []
+                    lines += [f"{FLAT}: {range_text(*ends)}"] if flat else []
+                    pane.set_title("\n".join(lines))
+                line[0].set_ylabel(name, fontstyle=name_style(adata, key), fontsize=10)
+                _draw_intervals(line[2], predicted[rows, row], interval, rows, row, measured[rows, row], first=row == 0)
+                line[2].set_ylabel(unit)
+                if row == n - 1:
+                    line[2].set_xlabel("spots, by their prediction")
+    return axes[0] if one else axes
 
 
 def _draw_intervals(
@@ -183,7 +204,7 @@ def _draw_intervals(
     inside = known & (y >= lower[order]) & (y <= upper[order])
     for mask, color in ((inside, BLUE), (known & ~inside, VERMILION)):
         ax.plot(place[mask], y[mask], ls="", marker="o", ms=size, mew=0, color=color, alpha=0.8)
-    level = f"{interval.level:.0%} {interval.origin}"
+    level = f"{interval.level:.0%} {interval.origin}" if np.isfinite(interval.level) else interval.origin
     held = f"{inside.sum() / known.sum():.0%} inside" if known.any() else "nothing measured"
     ax.set_title(f"{level}: {held}" if first else held)
 

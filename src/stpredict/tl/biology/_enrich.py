@@ -260,7 +260,10 @@ def markers(
     there = ~np.isnan(values).all(axis=1)
     rows, values = rows[there], values[there]
     check_finite(values, f"{use} expression", "leave out observations or genes without it")
-    code, labels = pd.factorize(column.astype(object).iloc[rows].astype(str), sort=True)
+    text = column.astype(object).iloc[rows].astype(str)
+    ordered = column.cat.categories.astype(str) if isinstance(column.dtype, pd.CategoricalDtype) else sorted(set(text))
+    labels = [name for name in ordered if name in set(text)]  # of categories, in their order
+    code = pd.Categorical(text, labels).codes
     size = np.bincount(code, minlength=len(labels)) if len(labels) else np.zeros(0, int)
     if len(labels) < 2 or size.min() < 2 or len(rows) - size.max() < 2:
         told = few(f"{name}: {n}" for name, n in zip(labels, size, strict=True))
