@@ -149,17 +149,12 @@ def fit_counts(
     whole = information.sum(dim=0)
     penalty = alpha * whole.median()
     scores = _Scores(basis, len(cell))
-    parts = [
-        _solve(
-            lambda genes=genes: scores(blocks(genes)),
-            theta[genes],
-            offset[genes],
-            whole[genes],
-            basis.variance,
-            penalty,
-        )
-        for genes in _gene_slices(n_genes, 64 * len(basis.variance), rows, room)
-    ]
+
+    def solved(genes: slice) -> tuple[torch.Tensor, ...]:
+        data = theta[genes], offset[genes], whole[genes], basis.variance, penalty
+        return _solve(lambda: scores(blocks(genes)), *data)
+
+    parts = [solved(genes) for genes in _gene_slices(n_genes, 64 * len(basis.variance), rows, room)]
     intercept, slope = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
     return CountFit(basis.mean, basis.turn @ slope, intercept, offset, alpha)
 
