@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._sealed import SEAL_BYTES, is_sealed, seal
 from stpredict.core._settings import settings
-from stpredict.core._turns import fresh_path, remove, tidy_folder, turn
+from stpredict.core._turns import tidy_folder
 from stpredict.core._validate import check_positive
 from stpredict.io._image import (
-    SectionImage,
-    check_positions,
     microns_per_pixel,
     positions_are_checked,
     section_image,
 )
+from stpredict.pp._patch_files import job_of, section_patches
 from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._keys import Key
 from stpredict.slots._positions import positions_of
@@ -35,10 +28,7 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
-_VERSION = 2  # raised when stored patches would no longer equal newly cut ones
 _MANY_PADDED = 0.05
-
-logger = logging.getLogger(__name__)
 
 
 def patches(
@@ -130,24 +120,6 @@ def patches(
         check=check,
     )
     return pd.DataFrame(stack.cut)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Patches of one section: where they are, and which of them (n,) reach beyond the image."""
-
-    sample: str
-    picture: SectionImage
-    xy: np.ndarray
-    side: int
-    patch_px: int
-    padded: np.ndarray
-    path: Path
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the patches."""
-        return len(self.xy), self.patch_px, self.patch_px, 3
 
 
 class PatchStack:
@@ -266,7 +238,7 @@ def patch_stack(
         xy = positions_of(adata)[whole]
         side = max(1, round(patch_um / microns_per_pixel(adata, name)))
         picture = section_image(data, adata, name, image)
-        job = _job(picture, name, xy, side, int(patch_px), check and positions_are_checked(adata, name))
+        job = job_of(picture, name, xy, side, int(patch_px), check and positions_are_checked(adata, name))
         if len(names) > 1:  # not all pictures are held at once
             picture.close()
         warn_if_coarse(f"the image of section {name!r}", side, int(patch_px), stacklevel=3)
@@ -293,110 +265,7 @@ def patch_stack(
     with tqdm(
         total=sum(len(job.xy) for job in jobs), desc="reading pictures", unit="patch", leave=False, disable=not progress
     ) as bar:
-        parts = [_section_patches(job, bar.update) for job in jobs]
+        parts = [section_patches(job, bar.update) for job in jobs]
     for entry, stored in zip(cut, parts, strict=True):
         entry["path"] = entry["path"] if isinstance(stored, np.memmap) else ""
     return PatchStack(parts, part, row, cut=cut, keys=[job.path.stem for job in jobs], padded=padded)
-
-
-def _job(picture: SectionImage, name: str, xy: np.ndarray, side: int, patch_px: int, check: bool) -> _Job:
-    """Check a section, and name its file after its contents."""
-    if xy.ndim != 2 or xy.shape[1] != 2:
-        raise ValueError(f"expected obsm['spatial'] of shape (n_obs, 2); found {xy.shape}")
-    check_positions(xy, picture, name, check=check)
-    if side > min(picture.height, picture.width):
-        raise ValueError(
-            f"expected patches smaller than the image of section {name!r} ({picture.width} x {picture.height} px); found "
-            f"a side of {side} px; check its µm per pixel, or take a smaller patch_um"
-        )
-    digest = hashlib.sha256(f"{_VERSION} {picture.fingerprint()} {side} {patch_px} {len(xy)}".encode())
-    digest.update(np.ascontiguousarray(xy).tobytes())
-    path = settings.cache_dir / "patches" / f"{digest.hexdigest()}.npy"
-    return _Job(name, picture, xy, side, patch_px, picture.reaching_beyond(xy, side), path)
-
-
-def _section_patches(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
-    """Patches (n, patch_px, patch_px, 3) of a section: a memory map, or an array where the cache cannot be written."""
-    try:
-        if (found := _find(job)) is None:
-            with suppress(OSError):
-                job.path.parent.mkdir(parents=True, exist_ok=True)
-            with turn(job.path):
-                found = _find(job)
-                if found is None:
-                    if job.path.is_file():
-                        logger.warning("patches at %s are damaged; they are cut again", job.path)
-                    return _written(job, done)
-        done(len(found))
-        return found
-    finally:
-        job.picture.close()
-
-
-def _find(job: _Job) -> np.ndarray | None:
-    """Memory map of a whole file of the patches; `None` where there is none."""
-    try:
-        if not job.path.is_file():
-            return None
-        if is_sealed(job.path):  # else NumPy would read a damaged header, and raises errors of many kinds then
-            stored = np.load(job.path, mmap_mode="r")
-            if stored.shape == job.shape and stored.dtype == np.uint8:
-                return stored
-    except (ValueError, OSError, EOFError):
-        pass
-    return None
-
-
-def _written(job: _Job, done: Callable[[int], Any]) -> np.ndarray:
-    """Cut the patches into a file, or into memory where that cannot be written."""
-    fresh = fresh_path(job.path)
-    try:
-        try:
-            store = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.uint8, shape=job.shape)
-            _reserve(fresh)
-        except OSError as error:
-            _warn(job, error)
-            return _cut(job, np.empty(job.shape, dtype=np.uint8), done)
-        _cut(job, store, done)
-        try:
-            store.flush()
-            seal(fresh)
-            os.replace(fresh, job.path)
-        except OSError as error:
-            _warn(job, error)
-            return np.array(store)
-        return np.load(job.path, mmap_mode="r")
-    finally:
-        remove(fresh)
-
-
-def _warn(job: _Job, error: OSError) -> None:
-    warnings.warn(
-        f"the patches of section {job.sample!r} could not be kept in {job.path.parent} ({error}); they are held in memory "
-        f"({np.prod(job.shape) / 2**30:.2f} GiB) and cut again by the next call: free some room, or set "
-        "stp.settings.cache_dir to a folder that can be written",
-        stacklevel=6,
-    )
-
-
-def _reserve(path: Path) -> None:
-    """Take the room of a file and of its digest on the disk: writing to a memory map without it ends the process."""
-    size = path.stat().st_size + SEAL_BYTES
-    with path.open("r+b") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
-
-
-def _cut(job: _Job, into: np.ndarray, done: Callable[[int], Any]) -> np.ndarray:
-    """Fill an array with the patches of a section."""
-    import torch
-
-    from stpredict.encoders._resize import resized
-    from stpredict.pp._windows import windows_around
-
-    for rows, windows in windows_around(job.picture, job.xy, job.side):
-        into[rows] = resized(windows, job.patch_px, torch.device("cpu"), job.picture.stain).permute(0, 2, 3, 1).numpy()
-        done(len(rows))
-    return into
