@@ -1,10 +1,11 @@
 """Operations that are killed at random moments, and made again: is the result that of an uninterrupted run?
 
-What an operation needs is made once. Each operation runs in a process of its own, which is killed (SIGKILL) one to three times at a random moment between its
-beginning and the time that an uninterrupted run takes. Then it runs to its end. Its result has to equal that of the
+What an operation needs is made once. Each operation runs in a process of its own, which is killed (SIGKILL) one to three times, or as often as is said, at a
+random moment between its beginning and the time that an uninterrupted run takes. Then it runs to its end. Its result has to equal that of the
 uninterrupted run bit for bit, and its folders (cache, checkpoints, map, model, temporary files) have to hold the same files.
 
     python benchmarks/kills.py [--kills 100] [--only features patches fit cross_validate map save shell] [--seed 0]
+    python benchmarks/kills.py --kills 5 --in-a-row 5 --only shell
 
 Prints one row per operation, and ends with an error where a result differs or something is left behind.
 """
@@ -30,6 +31,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # befo
 #: Works in a folder, and returns a digest of its result.
 Operation = Callable[[Path], str]
 MOST_KILLS = 3  # before an operation may run to its end
+MOST_TRIES = 20  # of sequences of a given length
 
 
 def make_ready(cache: Path) -> None:
@@ -255,19 +257,26 @@ def kill(run: Operation, folder: Path, after: float) -> bool:
     return process.exitcode == -9
 
 
-def trial(name: str, n_kills: int, root: Path, chance: random.Random) -> dict[str, Any]:
-    """Kill an operation so many times, in sequences that each end with a whole run."""
+def trial(name: str, n_kills: int, root: Path, chance: random.Random, in_a_row: int | None) -> dict[str, Any]:
+    """Kill an operation so many times, in sequences that each end with a whole run.
+
+    `in_a_row` kills make a sequence, each at a moment that leaves as much to do for the next ones; 1 to 3 at any moment when
+    `None`. A sequence that came to its end before its last kill is none.
+    """
     run = OPERATIONS[name]()
     wanted, seconds, files = finish(run, root / f"{name} whole")
-    kills = sequences = equal = 0
+    kills = sequences = equal = tries = 0
     left: list[str] = []
     while kills < n_kills:
-        folder = root / f"{name} {sequences}"
-        for _ in range(min(chance.randint(1, MOST_KILLS), n_kills - kills)):
-            kills += kill(run, folder, chance.uniform(0, seconds))
+        folder, tries = root / f"{name} {tries}", tries + 1
+        planned = min(in_a_row or chance.randint(1, MOST_KILLS), n_kills - kills)
+        latest = seconds if in_a_row is None else 2 * seconds / (planned + 1)
+        done = sum(kill(run, folder, chance.uniform(0, latest)) for _ in range(planned))
+        if in_a_row is not None and done < planned:
+            assert tries < MOST_TRIES, f"{name} is over before it was killed {planned} times"
+            continue
         found, _, kept = finish(run, folder)
-        sequences += 1
-        equal += found == wanted
+        kills, sequences, equal = kills + done, sequences + 1, equal + (found == wanted)
         left += [f"{name}: {path}" for path in sorted(kept ^ files)]
     return {"operation": name, "seconds": seconds, "kills": kills, "sequences": sequences, "equal": equal, "left": left}
 
@@ -277,6 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=100, help="kills in all")
     parser.add_argument("--only", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
+    parser.add_argument("--in-a-row", type=int, help="kills of one sequence; 1 to 3 when it is not given")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     chance, n = random.Random(options.seed), len(options.only)
@@ -286,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
         make_ready(Path(root) / "made ready")
         for number, name in enumerate(options.only):
             share = options.kills // n + (number < options.kills % n)
-            row = trial(name, share, Path(root), chance)
+            row = trial(name, share, Path(root), chance, options.in_a_row)
             rows.append(row)
             print(
                 f"{name:<16}{row['seconds']:>8.2f}{row['kills']:>7}{row['sequences']:>11}{row['equal']:>7}"

@@ -188,7 +188,7 @@ def _scattered(client: Any, arrays: list[Any]) -> Any:
     for number in range(_TRIES - 1):
         try:
             return client.scatter(arrays, hash=True)
-        except OSError:  # of a closed connection
+        except (OSError, KeyError):  # of a closed connection, or of a scheduler that no longer knows the worker
             time.sleep(2.0**number / 4)
     return client.scatter(arrays, hash=True)
 
