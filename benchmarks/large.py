@@ -2,6 +2,7 @@
 
     python benchmarks/large.py
     python benchmarks/large.py --sizes 25000 200000 --genes 500 --steps predict evaluate
+    python benchmarks/large.py --sizes 4000 --genes 20000 --steps ridge mlp counts predict evaluate   # all genes of a section
 
 A lattice of bins of 8 µm with smooth patterns, sparse counts and 64 image features. Memory is the most that the process held,
 the object included; seconds are those of the processor. A step is linear where the time per bin is the same at both sizes.
@@ -25,6 +26,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 _N_FEATURES, _N_TRAINING, _N_EMD, _N_MAPS, _UM = 64, 4000, 30, 4, 8.0
 STEPS = ("predict", "evaluate", "emd", "moran", "domains", "figures")
+FITS = ("ridge", "mlp", "counts")  # on the section itself: log1p or residuals, those by a network of 3 epochs, counts
 
 
 def made(n: int, n_genes: int, name: str, seed: int):
@@ -82,10 +84,15 @@ def run(step: str, folder: Path) -> None:
     import stpredict as stp
 
     stp.settings.progress = False
-    adata = ad.read_h5ad(folder / ("section.h5ad" if step == "predict" else "predicted.h5ad"))
+    adata = ad.read_h5ad(folder / ("section.h5ad" if step in ("predict", *FITS) else "predicted.h5ad"))
     genes = list(adata.var_names)
     start = time.process_time()
-    if step == "predict":
+    if step in FITS:
+        options = {"target": stp.targets.Counts()} if step == "counts" else {}
+        training = {"max_epochs": 3} if step == "mlp" else None
+        name = "mlp" if step == "mlp" else "ridge"
+        stp.tl.fit(adata, name, features="X_made", baselines=False, path=folder / step, training=training, **options)
+    elif step == "predict":
         stp.tl.predict(adata, folder / "model")
     elif step == "evaluate":
         stp.tl.evaluate(adata)
@@ -117,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[25_000, 200_000])
     parser.add_argument("--genes", type=int, default=500)
-    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
+    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=FITS + STEPS)
     parser.add_argument("--keep", type=Path, help="folder in which the sections stay, to run other steps on them")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -134,8 +141,8 @@ def main() -> None:
             folder = (options.keep or Path(temporary)) / f"{size}x{options.genes}"
             folder.mkdir(parents=True, exist_ok=True)
             steps = [*([] if (folder / "section.h5ad").exists() else ["prepare"]), *options.steps]
-            if "predict" not in steps and not (folder / "predicted.h5ad").exists():
-                steps.insert(steps.index(options.steps[0]), "predict")
+            if "predict" not in steps and set(steps) & set(STEPS) and not (folder / "predicted.h5ad").exists():
+                steps.insert(next(i for i, step in enumerate(steps) if step in STEPS), "predict")
             for step in steps:
                 child = [sys.executable, __file__, "--child", step, str(folder)]
                 child += ["--sizes", str(size), "--genes", str(options.genes)]

@@ -24,4 +24,6 @@ def test_depths_are_put_beside_the_counts_that_are_asked_for(tmp_path: Path) -> 
         mask = np.array([True, False, True, False, True, True])
         for index in (slice(0, 6), slice(3, 5), np.array([4, 2, 0]), mask, np.zeros(6, dtype=bool)):
             assert np.array_equal(found[index], wanted[index], equal_nan=True)
+        some = found.genes(slice(1, 3))
+        assert np.array_equal(some[slice(0, 6)], wanted[:, [1, 2, 5, 6]], equal_nan=True)
         assert found.fingerprint() == fingerprint_of(wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -199,8 +200,7 @@ class Cohort:
             wanted = [each for each, kept in zip(self.names, wanted, strict=True) if kept]
         if not wanted:
             raise ValueError("expected the names of sections; found none")
-        part = object.__new__(Cohort)
-        part.sample_key, part.patient_key, part.table_key = self.sample_key, self.patient_key, self.table_key
+        part = copy(self)
         part._sections, part._table = {each: self._file(each) for each in wanted}, None
         return part
 

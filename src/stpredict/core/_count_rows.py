@@ -63,6 +63,11 @@ class CountRows:
         values[known, :n_genes] = counts
         return values
 
+    def genes(self, which: slice) -> CountRows:
+        """The same rows with some of the genes; nothing is read."""
+        counts = self.counts.columns_of(which) if self.in_file else self.counts[:, which]
+        return CountRows(counts, self.row, self.depth, self.section, self.level[:, which])
+
     def fingerprint(self) -> str:
         """Digest of the values, the same as that of the array."""
         return fingerprint_of(self)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stpredict.core._constant import constant
+from stpredict.core._file_rows import FileTable
 from stpredict.core._moments import column_moments, row_slices
 
 
@@ -30,6 +31,19 @@ def standardized_by(
         for part in row_slices(len(rows)):
             scaled[rows[part]] = (features[rows[part]] - mean) / scale
     return scaled
+
+
+def standardized_in_file(features: FileTable, sample: np.ndarray, by: np.ndarray) -> FileTable:
+    """The same of rows in files: their moments are taken now, and they are standardized when they are read."""
+    _, section = np.unique(sample, return_inverse=True)
+    found = []
+    for code in range(int(section.max(initial=-1)) + 1):
+        rows = np.flatnonzero(section == code)
+        found.append(section_scales(features, rows[by[rows]] if by[rows].any() else rows))
+    mean, scale = (
+        (np.stack(each) for each in zip(*found, strict=True)) if found else (np.zeros((0, features.shape[1])),) * 2
+    )
+    return FileTable(features.parts, features.rows, group=section, mean=mean, scale=scale)
 
 
 def section_scales(features: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -144,15 +144,14 @@ class Ridge(Predictor):
         *_, theta = head.kind.parts(torch.zeros(1, 2 * n_genes, dtype=torch.float64))  # type: ignore[union-attr]
 
         def parts(genes: slice) -> Iterator[CountBlock]:
-            start = 0
-            for block in blocks:
+            start, width = 0, len(range(n_genes)[genes])
+            for block in blocks.of_genes(genes, n_genes):
                 assert block.target is not None
                 for first in range(0, len(block), _COUNT_ROWS):
                     rows = slice(first, min(first + _COUNT_ROWS, len(block)))
+                    counts, depth = block.target[rows, :width].double(), block.target[rows, width:].double()
                     at = slice(start + rows.start, start + rows.stop)
-                    counts, depth = block.target[rows, :n_genes], block.target[rows, n_genes:]
-                    features = block["features"][rows].double()
-                    yield CountBlock(at, features, counts[:, genes].double(), depth[:, genes].double())
+                    yield CountBlock(at, block["features"][rows].double(), counts, depth)
                 start += len(block)
 
         fit = fit_counts(

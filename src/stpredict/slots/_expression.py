@@ -33,7 +33,10 @@ def measured_matrix(adata: AnnData, genes: Sequence[str], rows: Any = None, laye
     matrix = matrix_of(adata, layer)
     if rows is not None:
         matrix = matrix[rows]
-    return matrix[:, adata.var_names.get_indexer(list(genes))]
+    columns = adata.var_names.get_indexer(list(genes))
+    if isinstance(rows, np.ndarray) and len(columns) == adata.n_vars and (columns == np.arange(len(columns))).all():
+        return matrix  # which is a copy already
+    return matrix[:, columns]
 
 
 def to_dense(matrix: Any) -> np.ndarray:

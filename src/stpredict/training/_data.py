@@ -202,17 +202,17 @@ class ArraySet:
         """
         if self.target is None:
             raise ValueError("expected a target to permute; found none")
-        source: Any = self.target.source if isinstance(self.target, TakenRows) else self.target
-        if in_files(source) or getattr(source, "in_file", False):
-            raise ValueError(
-                "expected measurements in memory to shuffle; found those of a cohort on disk; leave permuted labels out of "
-                "`baselines`, or take cohort.to_adata()"
-            )
         rng = np.random.default_rng(seed)
         _, first, patient = np.unique(self.patient, return_index=True, return_inverse=True)
         # Slides of a patient keep one profile: each patient gets that of another's first slide.
         slides = self.unit == "slide" and len(first) > 1
         if by_output and (self.kind is None or self.kind.separate):
+            source: Any = self.target.source if isinstance(self.target, TakenRows) else self.target
+            if in_files(source) or getattr(source, "in_file", False):
+                raise ValueError(
+                    "expected measurements in memory to shuffle each output by itself; found those of a cohort on disk; leave "
+                    "permuted labels of models in closed form out of `baselines`, or take cohort.to_adata()"
+                )
             data = self.only_labeled()
             if data is not self:
                 return data.permuted(seed, by_output=True)
@@ -230,9 +230,9 @@ class ArraySet:
             for code in np.unique(self.section):
                 rows = np.flatnonzero(self.section == code)
                 order[rows] = rng.permutation(rows)
-        inputs = {k: v[order] if INPUTS[k].measured else v for k, v in self.inputs.items()}
+        inputs = {k: _taken(v, order) if INPUTS[k].measured else v for k, v in self.inputs.items()}
         labeled = None if self.labeled is None else self.labeled[order]
-        return replace(self, inputs=inputs, target=self.target[order], labeled=labeled)
+        return replace(self, inputs=inputs, target=_taken(self.target, order), labeled=labeled)
 
     def with_permuted_tables(self, seed: int) -> ArraySet:
         """The same rows with the tables of genes permuted: what is known of each gene is what is known of another."""

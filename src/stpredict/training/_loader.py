@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from stpredict.core._count_rows import CountRows
 from stpredict.models import Batch, Predictor
 from stpredict.models.base._row_blocks import ROWS, RowBlocks
-from stpredict.training._data import ArraySet
+from stpredict.training._data import ArraySet, TakenRows
 
 Draws = Literal["rows", "sections", "section_rows", "patient_rows"]
 #: What all rows of a batch have in common.
@@ -153,8 +154,17 @@ def row_blocks(data: ArraySet, needs: frozenset[str]) -> RowBlocks:
     """All rows in their order, a block at a time: what is read of the data is never more than that."""
     codes = replace(data, target=None).batch(np.arange(len(data)), frozenset())
 
-    def blocks() -> Iterator[Batch]:
-        for rows in row_groups(data, "rows", ROWS):
-            yield data.batch(rows, needs)
+    def blocks(part: ArraySet = data) -> Iterator[Batch]:
+        for rows in row_groups(part, "rows", ROWS):
+            yield part.batch(rows, needs)
 
-    return RowBlocks(codes, blocks)
+    source = data.target.source if isinstance(data.target, TakenRows) else data.target
+    if not isinstance(source, CountRows):
+        return RowBlocks(codes, blocks)
+
+    def counts(genes: slice) -> Iterator[Batch]:
+        target: Any = source.genes(genes)
+        target = TakenRows(target, data.target.index) if isinstance(data.target, TakenRows) else target
+        return blocks(replace(data, target=target))
+
+    return RowBlocks(codes, blocks, counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def test_fits_of_counts_are_those_in_memory(toy: ad.AnnData, tmp_path: Path, mod
     one, two = (stp.tl.fit(data, model, data.obs["patient"] != "p2", **options) for data in (toy, disk))
     assert one.target == two.target
     assert all(np.array_equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
-    with pytest.raises(ValueError, match="expected measurements in memory to shuffle"):
-        stp.tl.fit(disk, "mlp", target=target, baselines=["permuted"], **TINY)
+    with pytest.raises(ValueError, match="expected measurements in memory to shuffle each output by itself"):
+        stp.tl.fit(disk, "ridge", target=target, baselines=["permuted"])
 
 
 @pytest.mark.parametrize("target", [None, stp.targets.Counts(family="negative_binomial")])
@@ -150,13 +151,50 @@ def test_folds_are_those_in_memory(toy: ad.AnnData, disk: stp.Cohort) -> None:
     assert not list((stp.settings.cache_dir / "cohorts" / "folds").iterdir())
 
 
+def test_permuted_labels_and_blocks_are_those_in_memory(toy: ad.AnnData, disk: stp.Cohort) -> None:
+    """Labels of a network are shuffled row by row; blocks of sections are standardized by their training side."""
+    models: dict[str, Any] = {"mlp": {"model": "mlp", **TINY}}
+    options: dict[str, Any] = {"baselines": ["permuted"], "metrics": ["pearson", "rmse"], "ceiling": False}
+    folds = stp.cohorts.spatial_blocks(toy[toy.obs["sample"].isin(["s0", "s3"])].copy(), 2, buffer_um=0)
+    rows = np.flatnonzero(toy.obs["sample"].isin(["s0", "s3"]))
+    whole = []
+    for fold in folds:
+        train, test = np.zeros(72, dtype=bool), np.zeros(72, dtype=bool)
+        train[rows[fold.train]], test[rows[fold.test]] = True, True
+        whole.append(replace(fold, train=train, test=test))
+    for splitter in (2, whole):
+        kwargs = options | {"splitter": splitter, "allow_leakage": True}
+        one, two = (in_order(stp.tl.cross_validate(data, models, **kwargs)) for data in (toy, disk))
+        pd.testing.assert_frame_equal(one, two, check_categorical=False, check_dtype=False)
+        joined = disk.to_adata()[toy.obs_names]
+        for key in ("predicted_mlp", "predicted_mlp_permuted"):
+            assert np.array_equal(joined.obsm[key], toy.obsm[key], equal_nan=True)
+
+
+@pytest.mark.parametrize("target", ["state", stp.targets.FollowUp("time", "event")])
+def test_classes_and_follow_up_are_judged_as_in_memory(toy: ad.AnnData, tmp_path: Path, target: Any) -> None:
+    rng = np.random.default_rng(0)
+    toy.obs["state"] = pd.Categorical(rng.choice(["a", "b", "c"], 72))
+    toy.obs["time"] = toy.obs["patient"].map({"p0": 1.0, "p1": 2.5, "p2": 4.0}).astype(float)
+    toy.obs["event"] = True
+    disk = stp.Cohort.divide(toy, tmp_path / "sections")
+    models: dict[str, Any] = {"mlp": {"model": "mlp", **TINY}}
+    one, two = (stp.tl.cross_validate(data, models, target=target, ceiling=False) for data in (toy, disk))
+    pd.testing.assert_frame_equal(one, two, check_categorical=False, check_dtype=False)
+    joined = disk.to_adata()[toy.obs_names]
+    if target == "state":
+        assert np.array_equal(joined.obsm["predicted_mlp"], toy.obsm["predicted_mlp"])
+    else:
+        assert joined.obs["predicted_mlp"].tolist() == toy.obs["predicted_mlp"].tolist()
+
+
 def test_what_a_cohort_is_refused(disk: stp.Cohort) -> None:
-    for name in ("ridge (permuted labels)", "ridge (null genes)", "permuted"):
-        with pytest.raises(ValueError, match="which shuffle or redraw them; leave them out, or take cohort.to_adata"):
+    for name in ("ridge (permuted labels)", "ridge (null genes)"):
+        with pytest.raises(
+            ValueError, match="which shuffle or redraw every gene by itself; leave them out, or take cohort"
+        ):
             stp.tl.cross_validate(disk, "ridge", baselines=[name])
-    with pytest.raises(ValueError, match="expected measurements in memory to shuffle"):
-        stp.tl.fit(disk, "mlp", baselines=["permuted"], **TINY)
-    with pytest.raises(ValueError, match="expected expression or values, without samples, for a cohort"):
+    with pytest.raises(ValueError, match="expected no samples for a cohort"):
         stp.tl.cross_validate(disk, "ridge", n_samples=3)
     section = disk["s0"]
     stp.pp.normalize(section, layer="counts")

@@ -23,16 +23,29 @@ class RowBlocks:
         Section, patient and positions of all rows, in their order, without features and target.
     blocks
         Gives the rows from the first to the last, a block at a time.
+    counts
+        Of a target of counts: the same with the counts and depths of some genes, where the others need not be read for it.
     """
 
     head: Batch
     blocks: Callable[[], Iterator[Batch]]
+    counts: Callable[[slice], Iterator[Batch]] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         return self.blocks()
 
     def __len__(self) -> int:
         return len(self.head)
+
+    def of_genes(self, genes: slice, n_genes: int) -> Iterator[Batch]:
+        """Blocks of a target of counts (m, 2 n_genes), with the counts and depths of some genes side by side."""
+        if self.counts is not None:
+            yield from self.counts(genes)
+            return
+        for block in self:
+            assert block.target is not None  # of counts
+            parts = block.target[:, :n_genes], block.target[:, n_genes:]
+            yield replace(block, target=torch.cat([part[:, genes] for part in parts], dim=1))
 
     @classmethod
     def of(cls, batches: Iterable[Batch]) -> RowBlocks:
@@ -52,15 +65,3 @@ class RowBlocks:
             identity=None,
         )
         return cls(head, lambda: iter(parts))
-
-    def whole(self) -> Batch:
-        """All rows in one batch, for what cannot be solved in blocks."""
-        parts = list(self)
-        if len(parts) == 1:
-            return parts[0]
-        targets = [part.target for part in parts if part.target is not None]
-        return replace(
-            self.head,
-            inputs={name: torch.cat([part[name] for part in parts]) for name in parts[0].inputs},
-            target=torch.cat(targets) if len(targets) == len(parts) else None,
-        )

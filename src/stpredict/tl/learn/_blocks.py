@@ -10,7 +10,8 @@ import numpy as np
 
 from stpredict.cohorts import Fold, spatial_blocks
 from stpredict.core._apart import gaps_um
-from stpredict.core._standardized import standardized_by
+from stpredict.core._file_rows import FileTable
+from stpredict.core._standardized import standardized_by, standardized_in_file
 from stpredict.core._validate import few
 from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._people import among, one_name
@@ -143,7 +144,11 @@ def _standardized(arrays: ArraySet, task: Task, sample: np.ndarray, by: np.ndarr
         return arrays
     inputs, whole = dict(arrays.inputs), arrays.whole
     if "features" in inputs:
-        inputs["features"] = standardized_by(inputs["features"], sample, by)
+        features = inputs["features"]
+        if isinstance(features, FileTable):
+            inputs["features"] = standardized_in_file(features, sample, by)
+        else:
+            inputs["features"] = standardized_by(features, sample, by)
     if NUCLEI_GRAPH in inputs:
         n_measures = len(task.info.configure(task.options).measures)
         inputs[NUCLEI_GRAPH] = nodes_within_sections(inputs[NUCLEI_GRAPH], sample, by, n_measures)

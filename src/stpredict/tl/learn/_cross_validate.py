@@ -28,7 +28,7 @@ from stpredict.tl.learn._folds import run_folds
 from stpredict.tl.learn._null_genes import NULL, has_null_genes, null_scores
 from stpredict.tl.learn._out_of_fold import write_out_of_fold
 from stpredict.tl.learn._splitters import Splitter, check_folds, make_folds
-from stpredict.tl.learn._stored import room_on_disk, write_to_sections
+from stpredict.tl.learn._stored import judged_together, room_on_disk, write_to_sections
 from stpredict.tl.learn._task import OWN_COMPARATORS, Task, comparator, make_task
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
@@ -198,17 +198,13 @@ def cross_validate(
     known = ("mean", "ridge", PERMUTED, NULL, TABLE) if cohort is None else ("mean", "ridge", TABLE)
     names = chosen_baselines(baselines if reader.closed_form else False, known)
     if cohort is not None:
-        _check_cohort(reader, names, n_samples)
+        _check_cohort(names, n_samples)
     asked = _models(models)
     tasks = _tasks(adata, asked, features, [name for name in names if name != NULL], reader)
     null = _null_task(adata, tasks, features, reader) if NULL in names and has_null_genes(adata, request) else None
     folds = make_folds(adata, splitter, seed, keys, tasks)
     folds = checked_within(adata, folds, tasks, keys, allow_leakage=allow_leakage)
     check_folds(adata, folds, patient_key, allow_leakage=allow_leakage)
-    if cohort is not None and any(fold.within for fold in folds):
-        raise ValueError(
-            "expected folds of whole sections for a cohort; found blocks within sections; take cohort.to_adata()"
-        )
     slots = {label: f"{key_added}_{name}" for label, name in distinct(tasks).items()}
     with nullcontext() if cohort is None else room_on_disk() as folder:
         results = run_folds(
@@ -238,6 +234,8 @@ def cross_validate(
             written[key] = own, record
         if cohort is not None:
             write_to_sections(cohort, written, folds, keys, write_out_of_fold)
+            if not reader.quantities:  # judged together: a column or a few of every observation
+                data = judged_together(adata, written, folds, keys, write_out_of_fold)
     where: dict[str, Any] = {"patient_key": patient_key, "seed": seed, "table_key": table_key}
     if reader.quantities:
         table = evaluate(
@@ -266,17 +264,17 @@ def cross_validate(
     return table
 
 
-def _check_cohort(reader: TargetSlots, names: Sequence[str], n_samples: int) -> None:
+def _check_cohort(names: Sequence[str], n_samples: int) -> None:
     """Raise where a cohort on disk cannot be judged in the way that is asked for."""
-    if beyond := [name for name in names if name in (PERMUTED, NULL, "permuted")]:
+    if beyond := [name for name in names if name in (PERMUTED, NULL)]:
         raise ValueError(
             f"expected baselines of a cohort on disk that need no copy of its measurements; found {few(beyond)}, which shuffle or "
-            "redraw them; leave them out, or take cohort.to_adata()"
+            "redraw every gene by itself; leave them out, or take cohort.to_adata()"
         )
-    if not reader.quantities or n_samples:
-        what = f"n_samples={n_samples}" if n_samples else f"a target of {reader.kind.replace('_', '-')}"
+    if n_samples:
         raise ValueError(
-            f"expected expression or values, without samples, for a cohort; found {what}; take cohort.to_adata()"
+            f"expected no samples for a cohort, whose predictions go through files; found n_samples={n_samples}; take "
+            "cohort.to_adata()"
         )
 
 

@@ -17,6 +17,8 @@ from stpredict.core._settings import settings
 from stpredict.slots._container import get_table
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from stpredict.tl.learn.targets._base import Keys
     from stpredict.training import ArraySet, Predicted
 
@@ -87,6 +89,22 @@ def write_to_sections(
 
         cohort[[name]].map(put, write=True, resume=False, progress=False)
         start = stop
+
+
+def judged_together(
+    adata: AnnData,
+    written: Mapping[str, tuple[Sequence[Any], Mapping[str, Any]]],
+    folds: Sequence[Fold],
+    keys: Keys,
+    write: Callable[..., None],
+) -> AnnData:
+    """All observations with what was predicted of them, and without expression and features: for scores of classes or follow-up."""
+    from anndata import AnnData
+
+    found = AnnData(obs=adata.obs.copy(), uns=dict(adata.uns))
+    for key, (results, record) in written.items():
+        write(found, key, [_some_rows(result, 0, adata.n_obs) for result in results], folds, keys, record)
+    return found
 
 
 def _some_rows(result: Any, start: int, stop: int) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._file_rows import FileRows, FileSparseRows, FileTable, rows_in_file
-from stpredict.core._standardized import section_scales, within_sections
+from stpredict.core._standardized import standardized_in_file, within_sections
 from stpredict.core._validate import check_finite, few
 from stpredict.slots._features import feature_matrix
 from stpredict.slots._matrix import single_precision
@@ -58,10 +58,7 @@ def _in_files(
     check_finite(raw, f"features in {few([f'obsm[{key!r}]' for key in keys])}", _CALL)  # type: ignore[arg-type]
     if scaling != "section":
         return raw
-    _, section = np.unique(sample, return_inverse=True)
-    found = [section_scales(raw, np.flatnonzero(section == code)) for code in range(int(section.max(initial=-1)) + 1)]
-    mean, scale = (np.stack(each) for each in zip(*found, strict=True)) if found else (np.zeros((0, raw.shape[1])),) * 2
-    return FileTable(parts, index, group=section, mean=mean, scale=scale)
+    return standardized_in_file(raw, sample, np.ones(len(raw), dtype=bool))
 
 
 def read_features(
