@@ -13,6 +13,10 @@ from stpredict.slots._people import among
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Columns of a table of scores that print shows.
+SHOWN_SCORES = (
+    "model", "sample", "gene", "pearson", "pearson_given_depth", "pearson_residual", "deviance_explained", "ceiling", "leaky",
+)  # fmt: skip
 LOWER_IS_BETTER = frozenset(
     {"rmse", "rmse_iqr", "emd", "crps", "rvd_samples", "rvd_means", "energy_score", "correlation_distance"}
 )

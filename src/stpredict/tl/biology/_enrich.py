@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stpredict.core._gene_sets import GeneSets, Membership, identifier_kind, membership, read_gene_sets
+from stpredict.core._table import compact
 from stpredict.core._validate import check_choice, check_finite, few
 from stpredict.metrics._over_representation import over_representation
 from stpredict.metrics._welch import welch
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 ANNOTATED = "annotated"
+
+_SHOWN = ("list", "term", "hits", "size", "expected", "fold", "q", "genes")
 
 
 def enrich(
@@ -156,7 +159,7 @@ def enrich(
         "n_given": sets.n_given,
         "n_left_out": left_out,
     }
-    return table
+    return compact(table, _SHOWN, move=False)
 
 
 def _lists(

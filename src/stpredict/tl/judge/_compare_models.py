@@ -15,7 +15,7 @@ from stpredict.tl.judge._pooled import POOLED
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHOWN = ("model", "reference", "score", "reference_score", "difference", "low", "high", "p_adjusted", "better", "n_units", "over", "leaky")  # fmt: skip
+_SHOWN = ("model", "reference", "difference", "low", "high", "p_adjusted", "better", "n_units", "over", "leaky", "score", "reference_score")  # fmt: skip
 _FEWEST = 3  # pairs from which on a test says something
 
 

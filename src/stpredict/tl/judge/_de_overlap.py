@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._gene_sets import GeneSets, membership
+from stpredict.core._table import compact
 from stpredict.core._validate import check_choice, check_finite, few
 from stpredict.metrics._over_representation import over_representation
 from stpredict.metrics._welch import welch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
+_SHOWN = ("direction", "n_shared", "overlap", "null_mean", "null_high", "p", "n_terms_measured", "n_terms_predicted")
 _DIRECTIONS = (("up", 1.0), ("down", -1.0))
 
 
@@ -46,7 +48,7 @@ class DEOverlap:
         """The overlap, and how much else there is."""
         return (
             f"DEOverlap with terms ({len(self.terms)} rows), genes ({len(self.genes)} rows) and overlap:\n"
-            f"{self.overlap.to_string(float_format=lambda value: f'{value:.3g}')}"
+            f"{compact(self.overlap, _SHOWN)!r}"
         )
 
     overlap: pd.DataFrame

@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict.cohorts import Cohort
 from stpredict.core._progress import ticks
+from stpredict.core._table import compact
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines
 from stpredict.slots._checks import check_patients
@@ -20,6 +21,7 @@ from stpredict.slots._marks import leak_marks
 from stpredict.slots._parts import scored_parts
 from stpredict.slots._people import one_name
 from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._score_tables import SHOWN_SCORES
 from stpredict.slots._truth import Truth, truth_of
 from stpredict.slots._unit import group_keys, unit_of
 from stpredict.tl.judge._depth_free import DEPTH_FREE
@@ -267,4 +269,4 @@ def _with_choices(table: pd.DataFrame, target: Truth, genes: Sequence[str] | Non
         table["target"] = target.where
     if genes is not None:
         table["chosen_genes"] = f"{len(genes)} of {n_known}"
-    return table
+    return compact(table, SHOWN_SCORES, move=False)

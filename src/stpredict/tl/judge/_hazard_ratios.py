@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._optional import optional_import
+from stpredict.core._table import compact
 from stpredict.core._validate import few
 from stpredict.slots._container import get_table
 from stpredict.slots._covariates import is_number
@@ -135,7 +136,7 @@ def hazard_ratios(
         "n_patients": len(patients), "n_left_out": int((~whole).sum()), "n_events": int(ended.sum()),
         "leaky": UNKNOWN if marks is None else joint_mark(marks),
     }  # fmt: skip
-    return table
+    return compact(table, ("term", "level", *COLUMNS), move=False)
 
 
 def _fit(x: pd.DataFrame, time: np.ndarray, event: np.ndarray, level: float) -> Any:

@@ -30,7 +30,7 @@ _MOST_MODULES = 12
 _FEWEST = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModuleCorrelation:
     """Correlations between genes over the observations of sections, and modules of genes.
 
@@ -56,6 +56,12 @@ class ModuleCorrelation:
     modules: pd.Series
     linkage: np.ndarray
     summary: pd.Series
+
+    def __repr__(self) -> str:
+        """The sizes of the modules, and the numbers of the comparison."""
+        sizes = ", ".join(map(str, self.modules.value_counts().sort_index()))
+        numbers = "\n".join(f"  {name:<16}{value:.4g}" for name, value in self.summary.items())
+        return f"ModuleCorrelation of {len(self.modules)} genes in modules of {sizes}\n{numbers}"
 
 
 def module_correlation(

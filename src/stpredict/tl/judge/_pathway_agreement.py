@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._gene_sets import GeneSets, membership
+from stpredict.core._table import compact
 from stpredict.core._validate import check_choice, check_positive, few
 from stpredict.metrics._pearson import pearson
 from stpredict.slots._container import get_table
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
+_SHOWN = ("pathway", "size", "r", "r_low", "r_high", "null_mean", "null_high", "q", "leaky")
 _FEWEST = 3  # observations, or patients, to correlate
 
 
@@ -273,7 +275,7 @@ def _summary(
     table["leaky"] = joint_mark(leak_marks(adata, key, patient_key)[rows.index])
     table = table.sort_values("r", ascending=False, kind="stable", ignore_index=True)
     table.attrs = {"n_genes": n_genes, "n_random": len(null), "method": method}
-    return table
+    return compact(table, _SHOWN, move=False)
 
 
 def _over_patients(values: np.ndarray, patient: list[str]) -> np.ndarray:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._table import compact
 from stpredict.core._validate import few
 from stpredict.metrics._poisson_binomial import poisson_binomial_tail
-from stpredict.slots._marks import Mark, table_mark
+from stpredict.slots._marks import Mark, mark_words, table_mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _LISTED = 12  # cohorts whose names a gene lists
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Replication:
     """In how many of several cohorts or slides genes hold.
 
@@ -41,6 +42,14 @@ class Replication:
     counts: pd.DataFrame
     cohorts: pd.DataFrame
     leaky: Mark
+
+    def __repr__(self) -> str:
+        """How many genes hold in how many cohorts, and how much else there is."""
+        told = mark_words(self.leaky)
+        return (
+            f"Replication of {len(self.genes)} genes in {len(self.cohorts)} cohorts{f' ({told})' if told else ''}; counts:\n"
+            f"{compact(self.counts, list(self.counts.columns))!r}"
+        )
 
 
 def replication(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 _SHOWN = (
-    "pearson", "low", "high", "r_over_ceiling", "pearson_given_depth", "pearson_given", "pearson_residual", "deviance_explained", "n_undefined", "n_patients", "leaky",
+    "pearson", "low", "high", "r_over_ceiling", "pearson_given_depth", "pearson_given", "pearson_residual", "deviance_explained", "leaky", "n_patients", "n_undefined",
 )  # fmt: skip
 STRATUM = "stratum"
 #: Lower bounds of the strata of the noise ceiling.
@@ -159,7 +159,7 @@ def summarize(
     found = pd.DataFrame(rows).sort_values("pearson", ascending=False, na_position="last", ignore_index=True)
     # An interval over anything but patients must be seen to be one.
     beside = [] if set(found["interval_over"]) <= {"patients"} else ["interval_over"]
-    return compact(found, [*by, *_SHOWN, *beside])
+    return compact(found, [*by, *_SHOWN[:3], *beside, *_SHOWN[3:]])
 
 
 def strata(scores: pd.DataFrame) -> pd.Categorical:

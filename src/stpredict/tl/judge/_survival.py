@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._optional import optional_import
+from stpredict.core._table import compact
 from stpredict.core._validate import few
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 
     from stpredict.slots._container import Container
 
+_SHOWN = (
+    "n_patients",
+    "n_events",
+    "c_index",
+    "c_low",
+    "c_high",
+    "hazard_ratio",
+    "hr_low",
+    "hr_high",
+    "logrank_p",
+    "leaky",
+)
 _NO_SPREAD = 1e-6  # of a risk, relative to its size
 
 
@@ -175,7 +188,7 @@ def survival(
         records.append(record | {"leaky": mark})
     # The first record may be of a group without events, which has few columns.
     columns = list(dict.fromkeys(name for record in sorted(records, key=len, reverse=True) for name in record))
-    return pd.DataFrame(records, columns=columns)
+    return compact(pd.DataFrame(records, columns=columns), [*([by] if by is not None else []), *_SHOWN], move=False)
 
 
 def read_risk(adata: AnnData, risk: Any, group: str | None) -> tuple[np.ndarray, np.ndarray]:

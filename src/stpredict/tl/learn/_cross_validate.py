@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from stpredict.cohorts import Cohort
 from stpredict.core._engine import check_client
 from stpredict.core._settings import settings
+from stpredict.core._table import compact
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key, distinct
 from stpredict.slots._marks import sections_record
+from stpredict.slots._score_tables import SHOWN_SCORES
 from stpredict.slots._unit import group_keys
 from stpredict.tl.judge._distribution import DISTRIBUTION
 from stpredict.tl.judge._evaluate import DEFAULT_METRICS, KNOWN_METRICS, evaluate
@@ -261,7 +263,7 @@ def cross_validate(
     else:
         table = _judge(data, slots, request, sample_key, where)
     table.attrs["keys"] = slots
-    return table
+    return compact(table, SHOWN_SCORES, move=False)
 
 
 def _check_cohort(names: Sequence[str], n_samples: int) -> None:
