@@ -118,3 +118,14 @@ def test_what_is_imported_is_required() -> None:
     found = {re.split(r"[><=\[]", one)[0] for one in required}
     loose = {names.get(package, package) for package in imported - set(sys.stdlib_module_names)} - found
     assert loose == {"stpredict", "distributed", "wsidata"}
+
+
+def test_one_version_everywhere() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert project["version"] == stp.__version__
+    if (cited := root / "CITATION.cff").is_file():  # it is no part of a source distribution
+        fields = dict(line.split(": ", 1) for line in cited.read_text().splitlines() if re.match(r"[a-z-]+: ", line))
+        assert fields["version"] == stp.__version__
+        assert fields["license"] == project["license"]
+        assert fields["url"].strip('"') == project["urls"]["Documentation"]

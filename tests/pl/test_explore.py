@@ -16,6 +16,7 @@ import pytest
 
 import stpredict as stp
 from stpredict.pl._explore_values import MISSING, column_entry, gene_values, shown_columns, to_codes
+from stpredict.slots._provenance import write_record
 
 pytest.importorskip("bokeh", reason="bokeh, of the extra viz, is not installed")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -321,6 +322,15 @@ def test_spatialdata_is_shown_as_anndata_is(sections: ad.AnnData) -> None:
 def test_what_cannot_be_shown_is_refused(sections: ad.AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="measured or predicted; found NOPE"):
         stp.pl.explore(sections, genes=["GENE1", "NOPE"])
+    scores = ad.AnnData(
+        obs=sections.obs[["sample"]], obsm={name: sections.obsm[name] for name in ("spatial", "predicted")}
+    )
+    scores.obsm["predicted_ridge"] = scores.obsm.pop("predicted")
+    write_record(scores, "predicted_ridge", {"genes": list(sections.var_names)})
+    with pytest.raises(
+        KeyError, match="found none; choose among none, or name another prediction with `key=`: predicted_ridge"
+    ):
+        stp.pl.explore(scores)
     with pytest.raises(ValueError, match="genes"):
         stp.pl.explore(sections, genes=["GENE1", "GENE1"])
     with pytest.raises(KeyError, match="columns="):

@@ -18,6 +18,7 @@ from stpredict.slots._checks import check_obs
 from stpredict.slots._expression import measured_matrix, to_dense
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._predicted import predicted_table
+from stpredict.slots._prediction import main_predictions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -73,9 +74,11 @@ def gene_values(
     measured = set(adata.var_names)
     unknown = [name for name in names if name not in measured and name not in set(predicted)]
     if unknown or not names:
+        others = [name for name in main_predictions(adata) if name != key]
+        there = few(predicted or list(adata.var_names)) if predicted or adata.n_vars else "none"
         raise KeyError(
-            f"expected genes that were measured or predicted; found {few(unknown) if unknown else 'none'}; choose among "
-            f"{few(predicted or list(adata.var_names))}"
+            f"expected genes that were measured or predicted; found {few(unknown) if unknown else 'none'}; choose among {there}"
+            + (f", or name another prediction with `key=`: {few(others)}" if others else "")
         )
     n_kinds = 1 if table is None else 2 + ("std" in table.layers)
     if (size := 2 * adata.n_obs * len(names) * n_kinds) > _MOST_BYTES:

@@ -139,6 +139,8 @@ def test_the_message_names_the_calls_that_help(toy, model) -> None:
 
 BAD = {
     "tile": (lambda a: record(a, tile_um=50.0), ValueError, r"tile_um: model 100.0, data 50.0; run stp.pp.image_features\(adata, 'toy', tile_um=100\)"),
+    "joined": (lambda a: a.uns.clear(), ValueError, r"no record of how it was made, as anndata.concat drops it; join objects with "
+               r"stp.concat, which keeps records, or run stp.pp.image_features"),
     "encoder": (lambda a: record(a, encoder="uni"), ValueError, r"encoder: model 'toy', data 'uni'"),
     "coarser": (lambda a: record(a, microns_per_pixel={"s0": 2.0}), ValueError,
                 r"coarsest_um_per_px: model 0.5, data 2.0"),

@@ -54,7 +54,8 @@ def make_folds(adata: AnnData, splitter: Splitter, seed: int, keys: Keys, tasks:
     folds: list[Any] = list(splitter(adata)) if callable(splitter) else list(splitter)
     if not folds or not all(isinstance(fold, Fold) for fold in folds):
         raise TypeError(
-            "expected `splitter` to be 'patient', 'section', 'blocks', 'chromosomes', a number, or stp.cohorts.Fold objects"
+            "expected `splitter` to be 'patient', 'section', 'blocks', 'chromosomes', a number, or stp.cohorts.Fold objects; "
+            f"found {splitter!r:.60}; masks become a fold by stp.cohorts.Fold('name', train, test)"
         )
     return folds
 

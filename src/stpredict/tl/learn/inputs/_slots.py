@@ -103,6 +103,9 @@ def check_features(adata: AnnData, wanted: Mapping[str, Any]) -> None:
         if different:
             sides = "; ".join(f"{name}: model {_shown(name, entry)}, data {_shown(name, found)}" for name in different)
             call = features_like(key, entry, adata)
+            if read_record(adata, key) is None:
+                sides = "no record of how it was made, as anndata.concat drops it"
+                call = f"join objects with stp.concat, which keeps records, or {call}"
             if STAIN in different:
                 call = f"run {_stained_like(entry.get(STAIN))}, then {call.removeprefix('run ')}"
             if different == ["coarsest_um_per_px"]:
