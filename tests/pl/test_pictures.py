@@ -251,7 +251,10 @@ def test_figure_looks_as_it_did(name: str, tmp_path: Path) -> None:
 
 
 def test_what_the_comparison_sees() -> None:
-    """A title, a label, a legend, a color map and a moved label are seen; rounding of the data is not."""
+    """A title, a label, a legend, a color map and a moved label are seen; rounding of the data is not.
+
+    Of two words of a length few pixels differ: what labels say is tested where their plots are.
+    """
     import matplotlib.pyplot as plt
 
     def picture(change: Callable[[Any], Any] = lambda ax: None, noise: float = 0.0) -> np.ndarray:
@@ -270,7 +273,7 @@ def test_what_the_comparison_sees() -> None:
     assert share_unlike(picture(noise=1e-6), kept) == 0
     changes: dict[str, Callable[[Any], Any]] = {
         "title": lambda ax: ax.set_title("Another"),
-        "label": lambda ax: ax.set_xlabel("what is above"),
+        "label": lambda ax: ax.set_xlabel("depth"),
         "moved label": lambda ax: setattr(ax.xaxis, "labelpad", 10),
         "legend": lambda ax: ax.get_legend().remove(),
         "color map": lambda ax: ax.collections[0].set_cmap("plasma"),

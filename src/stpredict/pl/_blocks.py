@@ -100,7 +100,7 @@ def blocks(
     given = given_axes(ax, len(shown))
     with style():
         if given is None:
-            given = section_panels([section for section, _ in shown], picture=False, width=_PANEL, room=1.0)
+            given = section_panels([section for section, _ in shown], picture=False, width=_PANEL, room=1.0, above=0.9)
         panels = np.array(given, dtype=object)
         drawn: set[str] = set()
         for pane, (section, fold) in zip(panels, shown, strict=True):

@@ -73,7 +73,8 @@ def compare_models(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.tick_params(axis="y", length=0)
         metric = metric_name(str(table.attrs.get("metric", "score")))
         ax.set_xlabel(f"difference in {metric}, {level:.0%} interval")
-        ax.set_title(f"blue: p < {alpha:g}, adjusted", loc="left", fontsize=8, color=BLUE)
+        if (table["p_adjusted"] < alpha).any():
+            ax.set_title(f"blue: p < {alpha:g}, adjusted", loc="left", fontsize=8, color=BLUE)
     return ax
 
 

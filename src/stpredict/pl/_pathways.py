@@ -137,6 +137,7 @@ def pathways(
             ax.tick_params(axis="x", length=0)
         for ax in axes.ravel()[len(chosen) :]:
             ax.set_axis_off()
+        figure.supxlabel(groupby, fontsize=9, color=INK)
         figure.supylabel("score (standard deviations)", fontsize=9, color=INK)
         if len(sides) > 1:
             from matplotlib.patches import Patch

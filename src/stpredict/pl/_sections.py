@@ -70,10 +70,12 @@ def find_sections(
     ]
 
 
-def section_panels(sections: Sequence[Section], n: int = 1, *, picture: bool, width: float, room: float) -> list[Axes]:
+def section_panels(
+    sections: Sequence[Section], n: int = 1, *, picture: bool, width: float, room: float, above: float = 0.5
+) -> list[Axes]:
     """`n` panels for each section in a new figure, after its picture where that is asked for; up to about four in a row.
 
-    Panels are `width` inches wide, and `room` is left at the right of a row for legends or color bars.
+    Panels are `width` inches wide; `room` is left at the right of a row for legends or color bars, and `above` for titles.
     """
     import matplotlib.pyplot as plt
 
@@ -82,7 +84,7 @@ def section_panels(sections: Sequence[Section], n: int = 1, *, picture: bool, wi
     beside = -(-len(sections) // rows)
     rows = -(-len(sections) // beside)
     aspects = [(section.box[2] - section.box[3]) / (section.box[1] - section.box[0]) for section in sections]
-    height = float(np.clip(width * max(aspects), 0.5 * width, 2 * width)) + 0.5
+    height = float(np.clip(width * max(aspects), 0.5 * width, 2 * width)) + above
     size = (width * beside * each + room, height * rows)
     figure, grid = plt.subplots(rows, beside * each, figsize=size, squeeze=False, layout="constrained")
     leave_room(figure)
