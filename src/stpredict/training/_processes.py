@@ -141,6 +141,7 @@ def side_by_side(
         for process in processes:
             if process.is_alive():
                 process.kill()
+                process.join()
     history, behind, weights = said[0]
     network.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
     return history, behind
