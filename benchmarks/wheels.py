@@ -30,9 +30,15 @@ CALLS = {
     "encoders": """
 import stpredict as stp
 try:
-    stp.encoders.get_encoder("timm:resnet10t", weights="absent.safetensors", device="cpu")
+    stp.encoders.get_encoder("timm:resnet10t", weights="absent.bin", device="cpu")
 except FileNotFoundError as error:
     print(error)
+import timm
+import torch
+torch.save(timm.create_model("resnet10t", pretrained=False, num_classes=0).state_dict(), "weights.bin")
+adata = stp.datasets.synthetic_cohort(n_patients=1, n_sections=1, n_genes=4, n_spots=20)
+stp.pp.image_features(adata, "timm:resnet10t", weights="weights.bin", key_added="X_timm")
+print(adata.obsm["X_timm"].shape)
 """,
     "wsi": """
 import numpy as np

@@ -60,3 +60,23 @@ def test_nothing_is_shown_without_progress(toy, terminal, monkeypatch, tmp_path)
     stp.tl.cross_validate(toy, {"net": NET}, baselines=(), ceiling=False)
     list(steps(["a"], "domains"))
     assert terminal() == ""
+
+
+@pytest.mark.parametrize(("kind", "n"), [("terminal", 8), ("notebook", 8), ("log", 1)])
+def test_a_log_does_not_keep_every_epoch(kind: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from stpredict.core._progress import beside
+
+    drawn: list[bool] = []
+    bar = SimpleNamespace(
+        mininterval=0.1, gui=kind == "notebook", fp=SimpleNamespace(isatty=lambda: kind == "terminal"),
+        set_postfix_str=lambda text, refresh: drawn.append(refresh),
+    )  # fmt: skip
+    clock = iter(range(8))
+    monkeypatch.setattr("time.monotonic", lambda: 0.5 * next(clock))
+    say = beside(bar)
+    for epoch in range(8):
+        say(f"epoch {epoch}/8")
+    assert len(drawn) == 8
+    assert sum(drawn) == n

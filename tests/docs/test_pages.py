@@ -43,3 +43,26 @@ def test_every_page_is_in_a_table_of_contents() -> None:
     pages = {path.stem for path in DOCS.glob("*.md")} - {"index"}
     assert sorted(pages - entries) == []
     assert sorted({path.stem for path in (DOCS / "how-to").glob("*.md")} - {"index"} - entries) == []
+
+
+#: Calls that need an extra; a how-to that shows one says how to get it.
+_NEEDS = {
+    "wsi": r"io\.open_slide\(|stpredict predict slides",
+    "viz": r"pl\.explore\(|import spatialdata_plot",
+    "encoders": r"\"(?:uni2-h|uni|phikon-v2)\", weights|push_to_hub\(",
+    "dask": r"client=Client\(",
+    "text": r"gene_table\([^)]*\"text\"",
+    "dna": r"io\.read_sequences\(",
+    "survival": r"tl\.survival\(",
+}
+
+
+def test_guides_name_the_extras_that_they_need() -> None:
+    missing = []
+    for page in sorted((DOCS / "how-to").glob("*.md")):
+        text = page.read_text()
+        named = {one for many in re.findall(r"(?:histology\[|extra `)([\w,]+)", text) for one in many.split(",")}
+        missing += [
+            (page.name, extra) for extra, call in _NEEDS.items() if re.search(call, text) and not {extra, "all"} & named
+        ]
+    assert missing == []

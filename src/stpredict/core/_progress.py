@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from stpredict.core._settings import settings
 
 T = TypeVar("T")
+_LOG = 50  # times as long between two drawings in a log as on a terminal: five seconds
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,24 @@ def listening(listener: Callable[[Epoch], None]) -> Iterator[None]:
         _listener.reset(token)
 
 
+def beside(bar: Any) -> Callable[[str], None]:
+    """What puts a text beside a bar as often as the bar is drawn, and rarely in a log, which keeps every drawing."""
+    import time
+
+    seen = bar.gui or getattr(bar.fp, "isatty", lambda: True)()  # by somebody, in a notebook or on a terminal
+    interval = bar.mininterval * (1 if seen else _LOG)
+    drawn = -float("inf")
+
+    def say(text: str) -> None:
+        nonlocal drawn
+        now = time.monotonic()
+        if due := now - drawn >= interval:
+            drawn = now
+        bar.set_postfix_str(text, refresh=due)
+
+    return say
+
+
 @contextmanager
 def epochs_bar(what: str, *, show: bool) -> Iterator[None]:
     """One bar over the epochs of all stages of a fit, with the scores of the last validation."""
@@ -56,7 +75,7 @@ def epochs_bar(what: str, *, show: bool) -> Iterator[None]:
     from tqdm.auto import tqdm
 
     with tqdm(desc=what, unit="epoch") as bar:
-        phase = ""
+        phase, say = "", beside(bar)
 
         def on_epoch(epoch: Epoch) -> None:
             nonlocal phase
@@ -65,7 +84,7 @@ def epochs_bar(what: str, *, show: bool) -> Iterator[None]:
                 bar.reset(total=epoch.of)
                 bar.set_description(f"{what}, {phase}", refresh=False)
             bar.update(epoch.number - bar.n)
-            bar.set_postfix_str(str(epoch).partition(", ")[2])
+            say(str(epoch).partition(", ")[2])
 
         with listening(on_epoch):
             yield

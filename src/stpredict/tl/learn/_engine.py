@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from stpredict.core._engine import connected, on_workers
-from stpredict.core._progress import listening
+from stpredict.core._progress import beside, listening
 
 if TYPE_CHECKING:
     import torch
@@ -73,12 +73,13 @@ def _gathered(results: Iterable[Any], n_total: int, progress: bool, what: str) -
         return list(results)
     from tqdm.auto import tqdm
 
-    with tqdm(total=n_total, desc=what, unit="fit") as bar, listening(lambda epoch: bar.set_postfix_str(str(epoch))):
-        found = []
-        for result in results:
-            found.append(result)
-            bar.set_postfix_str("", refresh=False)
-            bar.update()
+    with tqdm(total=n_total, desc=what, unit="fit") as bar:
+        found, say = [], beside(bar)
+        with listening(lambda epoch: say(str(epoch))):
+            for result in results:
+                found.append(result)
+                bar.set_postfix_str("", refresh=False)
+                bar.update()
         return found
 
 
