@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.core._compact import compact
 from stpredict.core._gene_sets import GeneSets, Membership, identifier_kind, membership, read_gene_sets
-from stpredict.core._table import compact
 from stpredict.core._validate import check_choice, check_finite, few
 from stpredict.metrics._over_representation import over_representation
 from stpredict.metrics._welch import welch

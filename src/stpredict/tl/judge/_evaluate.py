@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stpredict.cohorts import Cohort
+from stpredict.core._compact import compact
 from stpredict.core._progress import ticks
-from stpredict.core._table import compact
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines
 from stpredict.slots._checks import check_patients

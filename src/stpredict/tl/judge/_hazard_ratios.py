@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._compact import compact
 from stpredict.core._optional import optional_import
-from stpredict.core._table import compact
 from stpredict.core._validate import few
 from stpredict.slots._container import get_table
 from stpredict.slots._covariates import is_number

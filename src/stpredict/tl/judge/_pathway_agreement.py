@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._compact import compact
 from stpredict.core._gene_sets import GeneSets, membership
-from stpredict.core._table import compact
 from stpredict.core._validate import check_choice, check_positive, few
 from stpredict.metrics._pearson import pearson
 from stpredict.slots._container import get_table

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._table import compact
+from stpredict.core._compact import compact
 from stpredict.core._validate import few
 from stpredict.metrics._poisson_binomial import poisson_binomial_tail
 from stpredict.slots._marks import Mark, mark_words, table_mark

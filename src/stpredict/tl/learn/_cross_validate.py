@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stpredict.cohorts import Cohort
+from stpredict.core._compact import compact
 from stpredict.core._engine import check_client
 from stpredict.core._settings import settings
-from stpredict.core._table import compact
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
