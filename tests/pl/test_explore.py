@@ -13,6 +13,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 
 import stpredict as stp
 from stpredict.pl._explore_values import MISSING, column_entry, gene_values, shown_columns, to_codes
@@ -319,18 +320,43 @@ def test_spatialdata_is_shown_as_anndata_is(sections: ad.AnnData) -> None:
     assert "data:image/jpeg;base64," in found.html
 
 
-def test_what_cannot_be_shown_is_refused(sections: ad.AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="measured or predicted; found NOPE"):
-        stp.pl.explore(sections, genes=["GENE1", "NOPE"])
+def test_the_prediction_that_there_is_is_shown(sections: ad.AnnData) -> None:
     scores = ad.AnnData(
         obs=sections.obs[["sample"]], obsm={name: sections.obsm[name] for name in ("spatial", "predicted")}
     )
     scores.obsm["predicted_ridge"] = scores.obsm.pop("predicted")
     write_record(scores, "predicted_ridge", {"genes": list(sections.var_names)})
+    assert stp.pl.explore(scores).genes == list(sections.var_names)
     with pytest.raises(
         KeyError, match="found none; choose among none, or name another prediction with `key=`: predicted_ridge"
     ):
+        stp.pl.explore(scores, key="predicted")
+    scores.obsm["predicted_mlp"] = scores.obsm["predicted_ridge"].copy()
+    write_record(scores, "predicted_mlp", {"genes": list(sections.var_names)})
+    with pytest.warns(
+        UserWarning, match=r"shown is the prediction 'predicted_ridge'; others, for `key=`: predicted_mlp"
+    ):
         stp.pl.explore(scores)
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_matrix])
+def test_of_too_many_genes_those_that_vary_most_are_shown(
+    form: Any, sections: ad.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, n = np.random.default_rng(0), sections.n_obs
+    spread = rng.permutation(np.arange(1.0, 41.0))
+    many = ad.AnnData(form(rng.normal(size=(n, 40)) * spread), obs=sections.obs[["sample"]])
+    many.obsm["spatial"] = sections.obsm["spatial"]
+    monkeypatch.setattr("stpredict.pl._explore_values._MOST_BYTES", 2 * n * 10)
+    with pytest.warns(UserWarning, match=r"a page holds 10 of these 40 genes: shown are those that vary most"):
+        found = stp.pl.explore(many)
+    true = np.argsort(-many.to_df().std().to_numpy())[:10]
+    assert found.genes == list(many.var_names[np.sort(true)])
+
+
+def test_what_cannot_be_shown_is_refused(sections: ad.AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="measured or predicted; found NOPE"):
+        stp.pl.explore(sections, genes=["GENE1", "NOPE"])
     with pytest.raises(ValueError, match="genes"):
         stp.pl.explore(sections, genes=["GENE1", "GENE1"])
     with pytest.raises(KeyError, match="columns="):
@@ -341,4 +367,4 @@ def test_what_cannot_be_shown_is_refused(sections: ad.AnnData, monkeypatch: pyte
         stp.pl.explore(sections, tmp_path / "no" / "folder.html", genes=["GENE1"])
     monkeypatch.setattr("stpredict.pl._explore_values._MOST_BYTES", 10_000)
     with pytest.raises(ValueError, match=r"name fewer with `genes=`"):
-        stp.pl.explore(sections)
+        stp.pl.explore(sections, genes=list(sections.var_names))

@@ -69,18 +69,12 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     print(
         f"{adata.n_obs} spots of {adata.obs['sample'].nunique()} sections and {adata.obs['patient'].nunique()} patients"
     )
-    for encoder in (_FEATURES, "nuclei", "random-filters"):
-        stp.pp.image_features(adata, encoder)
-    stp.pp.normalize(adata)
+    prepare(adata)
     # What can be learned at all, before anything is trained.
     learnable = stp.tl.predictability(adata, _FEATURES)
 
-    # Genes, scalers, penalties and epochs are chosen inside each fold; no patient is on both sides of one. With one patient
-    # blocks of each section are held out, and every table says so.
-    splitter = "patient" if adata.obs["patient"].nunique() > 1 else "blocks"
-    scores = stp.tl.cross_validate(
-        adata, _MODELS, splitter, features=_FEATURES, target={"panel": _PANEL}, n_jobs=n_jobs, seed=seed
-    )
+    splitter = _splitter(adata)
+    scores = judge(adata, n_jobs=n_jobs, seed=seed)
     summary = stp.tl.summarize(scores, seed=seed)
     best = next(model for model in summary["model"] if model in {*_MODELS, "ridge"})
 
@@ -119,6 +113,33 @@ def run_demo(data: Path | None, out: Path, *, n_jobs: int = 2, seed: int = 0) ->
     path = write_report(out / "report.html", facts, report_table, figures)
     print(f"\nreport: {path} ({time.perf_counter() - started:.0f} s)")
     return summary
+
+
+def prepare(adata: AnnData) -> None:
+    """Features of three kinds, and the target."""
+    import stpredict as stp
+
+    for encoder in (_FEATURES, "nuclei", "random-filters"):
+        stp.pp.image_features(adata, encoder)
+    stp.pp.normalize(adata)
+
+
+def judge(adata: AnnData, *, n_jobs: int = 1, seed: int = 0, client: Any = None) -> pd.DataFrame:
+    """The cross-validation of the demonstration, here or on the workers of a client.
+
+    Genes, scalers, penalties and epochs are chosen inside each fold; no patient is on both sides of one.
+    """
+    import stpredict as stp
+
+    return stp.tl.cross_validate(
+        adata, _MODELS, _splitter(adata), features=_FEATURES, target={"panel": _PANEL}, n_jobs=n_jobs, seed=seed,
+        client=client,
+    )  # fmt: skip
+
+
+def _splitter(adata: AnnData) -> str:
+    """With one patient blocks of each section are held out, and every table says so."""
+    return "patient" if adata.obs["patient"].nunique() > 1 else "blocks"
 
 
 def _what_kinds_add(summary: pd.DataFrame) -> pd.DataFrame:

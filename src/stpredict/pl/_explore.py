@@ -11,7 +11,15 @@ import numpy as np
 
 from stpredict.core._atomic import room_for
 from stpredict.pl._explore_page import page
-from stpredict.pl._explore_values import Held, column_entry, gene_values, section_entry, shown_columns, to_codes
+from stpredict.pl._explore_values import (
+    Held,
+    column_entry,
+    gene_values,
+    prediction_slot,
+    section_entry,
+    shown_columns,
+    to_codes,
+)
 from stpredict.pl._sections import ALL, find_sections
 from stpredict.pl._style import ERROR_CMAP, value_label
 from stpredict.slots._container import find_table, get_table
@@ -62,7 +70,7 @@ def explore(
     *,
     genes: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
-    key: str = Key.PREDICTED,
+    key: str | None = None,
     layer: str | None = None,
     sample: str | Sequence[str] | None = ALL,
     spot_size: float | None = None,
@@ -87,12 +95,14 @@ def explore(
     path
         File to write the page to as well.
     genes
-        Genes to hold; those of the prediction, or all where there is none, when `None`. A page holds up to 48 MB of values
-        before compression: 2 bytes for every observation, gene, and kind of value.
+        Genes to hold; those of the prediction, or all where there is none, when `None`: of these as many as a page holds, those
+        that vary most over all observations, which a warning says. A page holds up to 48 MB of values before compression: 2
+        bytes for every observation, gene, and kind of value.
     columns
         Columns of `obs` to hold; when `None` all numbers, and all categories of which there are 2 to 50.
     key
-        Slot of the prediction in `obsm`.
+        Slot of the prediction in `obsm`; when `None`, `"predicted"`, or the first prediction that there is, which a warning says
+        where there are others.
     layer
         Layer with the measured values, as in :func:`stpredict.get.predicted`.
     sample
@@ -115,13 +125,18 @@ def explore(
     KeyError
         When a gene, a column or a section is missing.
     ValueError
-        When the page would hold too much, or a section has no observations.
+        When the genes that were named are more than a page holds, or a section has no observations.
     TypeError
         When `data` is neither AnnData nor SpatialData.
     ImportError
         When bokeh is not installed (extra `viz`).
     OSError
         When the file cannot be written.
+
+    Warns
+    -----
+    UserWarning
+        When one of several predictions, or some of the genes, were taken.
 
     Examples
     --------
@@ -133,8 +148,9 @@ def explore(
     import matplotlib as mpl
     from matplotlib.colors import to_hex
 
-    table_key = find_table(data, table_key, key)
+    table_key = find_table(data, table_key, key or Key.PREDICTED)
     adata = get_table(data, table_key)
+    key = prediction_slot(adata) if key is None else key
     sections = find_sections(data, sample, spot_size=spot_size, sample_key=sample_key, table_key=table_key)
     names, values, units = gene_values(adata, key, genes, layer, sample_key)
     shown = shown_columns(adata, columns, sample_key)

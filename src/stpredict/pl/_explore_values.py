@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._moments import column_moments
 from stpredict.core._palette import category_colors
 from stpredict.core._validate import check_unique, few
 from stpredict.pl._style import Section, value_label
 from stpredict.pl._tile_shapes import tile_shape
 from stpredict.slots._checks import check_obs
 from stpredict.slots._expression import measured_matrix, to_dense
+from stpredict.slots._keys import Key
 from stpredict.slots._marks import joint_mark, leak_marks, mark_words
 from stpredict.slots._predicted import predicted_table
 from stpredict.slots._prediction import main_predictions
@@ -63,6 +66,14 @@ def to_codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.where(known, np.round(share), MISSING).astype(np.uint16), low, step
 
 
+def prediction_slot(adata: AnnData) -> str:
+    """Slot of the prediction that is shown where none is named."""
+    found = [] if Key.PREDICTED in adata.obsm else main_predictions(adata)
+    if len(found) > 1:
+        warnings.warn(f"shown is the prediction {found[0]!r}; others, for `key=`: {few(found[1:])}", stacklevel=3)
+    return found[0] if found else Key.PREDICTED
+
+
 def gene_values(
     adata: AnnData, key: str, genes: Sequence[str] | None, layer: str | None, sample_key: str
 ) -> tuple[list[str], dict[str, np.ndarray], dict[str, str]]:
@@ -81,6 +92,15 @@ def gene_values(
             + (f", or name another prediction with `key=`: {few(others)}" if others else "")
         )
     n_kinds = 1 if table is None else 2 + ("std" in table.layers)
+    room = _MOST_BYTES // (2 * max(adata.n_obs, 1) * n_kinds)
+    if genes is None and len(names) > room > 0:
+        deviation = _deviations(measured_matrix(adata, names, layer=layer) if table is None else table.X)
+        kept = np.sort(np.argsort(-np.nan_to_num(deviation), kind="stable")[:room])
+        warnings.warn(
+            f"a page holds {room:,} of these {len(names):,} genes: shown are those that vary most; name others with `genes=`",
+            stacklevel=3,
+        )
+        names = [names[i] for i in kept]
     if (size := 2 * adata.n_obs * len(names) * n_kinds) > _MOST_BYTES:
         raise ValueError(
             f"expected values that a page can hold, up to {_MOST_BYTES // 2**20} MB before compression; found "
@@ -109,6 +129,15 @@ def gene_values(
         else {name: value_label(adata, layer, key, name) for name in names if name in set(predicted)}
     )
     return names, {kind: values[kind] for kind in KINDS if kind in values}, units
+
+
+def _deviations(matrix: Any) -> np.ndarray:
+    """Standard deviation (n_genes,) of a matrix; sparse ones stay so."""
+    if not hasattr(matrix, "tocsr"):
+        return column_moments(matrix)[1]
+    from sklearn.utils.sparsefuncs import mean_variance_axis
+
+    return np.sqrt(mean_variance_axis(matrix.tocsr(), axis=0)[1])
 
 
 def shown_columns(adata: AnnData, wanted: Sequence[str] | None, sample_key: str) -> list[str]:
