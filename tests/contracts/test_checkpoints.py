@@ -212,8 +212,10 @@ OTHER_SETTINGS = {
     "max_epochs": 7, "batch_size": 7, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5, "momentum": 0.5,
     "schedule": "cosine", "final_learning_rate": 1e-3, "step_epochs": 7, "step_factor": 0.5, "patience": 7, "min_delta": 0.5, "validation_fraction": 0.5, "monitor": "correlation",
     "loss_tolerance": 0.25, "refit": False, "gradient_clip": 0.5, "precision": "32-true", "device": "cpu",
-    "auxiliary": "all",
+    "auxiliary": "all", "devices": 2, "strategy": "ddp", "num_nodes": 2,
 }  # fmt: skip
+#: Where a fit runs; how many processes draw is another thing.
+OF_MACHINES = ("device", "strategy")
 #: What means something with auxiliary genes alone, and is no setting without them.
 WITH_AUXILIARY = {
     "n_primary": 3, "primary": ["g1"], "gene_loss": "pearson", "mask_temperature": 0.5, "cut_start": 0.25,
@@ -222,11 +224,11 @@ WITH_AUXILIARY = {
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(TrainConfig)])
-def test_any_setting_changes_the_digest_but_the_device(name: str) -> None:
+def test_any_setting_changes_the_digest_but_those_of_machines(name: str) -> None:
     config = CONFIG.updated({"auxiliary": "dkgsb"}) if name in WITH_AUXILIARY else CONFIG
     changed = config.updated({name: (OTHER_SETTINGS | WITH_AUXILIARY)[name]})
     assert changed != config
-    assert (digest(everything(), config=changed) == digest(everything(), config=config)) == (name == "device")
+    assert (digest(everything(), config=changed) == digest(everything(), config=config)) == (name in OF_MACHINES)
 
 
 def test_network_hyperparameters_seed_and_start_change_the_digest() -> None:

@@ -226,7 +226,7 @@ def test_arrays_are_sent_again_when_the_worker_that_takes_them_is_lost(monkeypat
         def scatter(self, arrays: list[Any], hash: bool) -> list[Any]:
             self.asked += 1
             if self.asked <= self.n:
-                raise OSError("closed") if self.asked % 2 else KeyError("tcp://127.0.0.1:1")
+                raise KeyError("tcp://127.0.0.1:1") if self.asked % 2 else OSError("closed")
             return arrays
 
     monkeypatch.setattr("stpredict.core._engine.time.sleep", lambda seconds: None)

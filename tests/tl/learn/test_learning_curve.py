@@ -39,7 +39,7 @@ def test_more_patients_help_and_nothing_is_written(adata):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["ridge"]
     assert ax.lines[0].get_xdata().tolist() == [1, 2, 4]
     assert ax.lines[1].get_xdata().tolist() == [4, 8]
-    assert ax.get_ylabel() == "mean pearson over genes"
+    assert ax.get_ylabel() == "mean Pearson's r over genes"
     plt.close(ax.figure)
 
 

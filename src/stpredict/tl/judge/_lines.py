@@ -62,9 +62,7 @@ def lines_of(
 
 
 def smoothing(xy: np.ndarray) -> Any:
-    """Operator (n, n) that averages each observation at positions (n, 2) with its nearest; `None` for fewer than three."""
-    if len(xy) < 3:
-        return None
+    """Operator (n, n) that averages each of at least three observations at positions (n, 2) with its nearest."""
     from scipy import sparse
 
     from stpredict.pp._spatial_graph import spatial_weights

@@ -96,7 +96,7 @@ class Observations:
 
     @cached_property
     def smoothing(self) -> Any:
-        return smoothing(self.xy)
+        return smoothing(self.xy) if len(self.rows) > 2 else None
 
 
 class _Values:
