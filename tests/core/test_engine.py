@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -235,3 +237,36 @@ def test_arrays_are_sent_again_when_the_worker_that_takes_them_is_lost(monkeypat
     assert client.asked == 3
     with pytest.raises(OSError, match="closed"):
         _scattered(Losing(100), [1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is kept by glibc")
+@pytest.mark.parametrize(("threshold", "changed"), [("65536", True), (str(2**30), False), ("", False)])
+def test_workers_keep_the_memory_that_they_free(threshold: str, changed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's own setting gives each array back at once, as faults of its pages show."""
+    code = (
+        "import resource, sys, threading\n"
+        "import numpy as np\n"
+        "from stpredict.core._engine import keep_memory\n"
+        "def faults():\n"
+        "    start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(200):\n"
+        "        np.ones(2**18)\n"
+        "    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)\n"
+        "def in_thread():\n"
+        "    thread = threading.Thread(target=faults)\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "found = []\n"
+        "in_thread()\n"
+        "found.append(int(keep_memory()))\n"
+        "in_thread()\n"
+        "print(*found)\n"
+    )
+    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": threshold}
+    if not threshold:
+        del environment["MALLOC_TRIM_THRESHOLD_"]
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    before, kept, after = map(int, told.stdout.split())
+    assert kept == changed
+    if changed:
+        assert after < before / 4
