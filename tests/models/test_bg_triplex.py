@@ -93,7 +93,9 @@ def test_every_head_is_supervised(mode: dict[str, Any]) -> None:
     built.step(whole_batch(built, data), built.stages[0])["total"].backward()
     for name in ("head", "fc_target", "fc_neighbor", "fc_global"):
         assert getattr(built, name).mean.weight.grad.abs().sum() > 0
-    idle = [name for name, p in built.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    largest = {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in built.named_parameters()}
+    # What cancels does so but for rounding, which differs between processors.
+    idle = [name for name, found in largest.items() if found < 1e-6 * max(largest.values())]
     # Among a single key there is nothing to choose, unless the same weights see the neighbors as well.
     single = mode == {"guide_keys": "single"}
     assert idle == [f"guide_spot.{what}.layers.0.0.fn.to_q.weight" for what in ("edges", "nuclei") if single]

@@ -107,8 +107,11 @@ def test_the_images_of_unmeasured_spots_matter_and_those_of_held_out_patients_do
 
     def weights(rows: np.ndarray) -> Tensor:
         adata = toy.copy()
-        adata.obsm["X_toy"][rows] += 1
-        fit = stp.tl.fit(adata, NAME, training={"max_epochs": 2, "refit": False}, baselines=False)
+        # No shift: whole sections are moved, and each is standardized by itself.
+        adata.obsm["X_toy"][rows] = np.random.default_rng(1).normal(size=(rows.sum(), adata.obsm["X_toy"].shape[1]))
+        # Several steps: the first one of Adam has the same length whatever the gradient.
+        options = {"max_epochs": 2, "refit": False, "batch_size": 8, "learning_rate": 0.05}
+        fit = stp.tl.fit(adata, NAME, training=options, baselines=False)
         return fit.network.state_dict()["image.weight"]
 
     measured = toy.obs["measured"].to_numpy()
@@ -120,7 +123,7 @@ def test_the_images_of_unmeasured_spots_matter_and_those_of_held_out_patients_do
     assert held_out.sum() == 24
     plain = weights(np.zeros(72, dtype=bool))
     assert torch.equal(weights(held_out & ~measured), plain)
-    assert not torch.equal(weights(~held_out & ~measured), plain)
+    assert (weights(~held_out & ~measured) - plain).abs().max() > 1e-3
 
 
 def test_networks_without_such_a_stage_refuse_unmeasured_spots(toy: ad.AnnData) -> None:
