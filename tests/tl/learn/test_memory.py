@@ -70,4 +70,5 @@ def times_the_data(model: str, n: int, d: int, g: int, kind: str, folder: str) -
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system does not tell peaks of memory")
 @pytest.mark.parametrize("kind", ["expression", "counts"])
 def test_a_ridge_needs_two_and_a_half_times_its_data(kind, tmp_path) -> None:
-    assert times_the_data("ridge", 40_000, 256, 150, kind, str(tmp_path)) < 2.5
+    # 130 MB of data: what does not grow with it, as blocks of rows with their temporaries, is some 30 MB.
+    assert times_the_data("ridge", 80_000, 256, 150, kind, str(tmp_path)) < 2.5
