@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stpredict.cohorts import Cohort
+from stpredict.cohorts._section_pictures import SectionPictures
 from stpredict.core._compact import compact
 from stpredict.core._engine import check_client
 from stpredict.core._settings import settings
@@ -180,6 +181,7 @@ def cross_validate(
     check_client(client, n_jobs)
     cohort = data if isinstance(data, Cohort) else None
     if isinstance(data, Cohort):
+        image = SectionPictures(data, image)
         sample_key, patient_key, table_key, data = data.sample_key, data.patient_key, data.table_key, data.table()
     adata = get_table(data, table_key)
     sample_key, patient_key = group_keys(adata, sample_key, patient_key)
