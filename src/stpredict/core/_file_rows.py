@@ -188,6 +188,12 @@ def rows_in_file(values: Any) -> FileRows | FileSparseRows | None:
     return FileRows(values.filename, values.dtype, values.shape, values.offset) if whole else None
 
 
+def read_rows(values: Any, index: Any) -> Any:
+    """Some rows of a matrix, dense or sparse; those of a memory map are read from its file, and no page of the map stays."""
+    source = rows_in_file(values)
+    return (values if source is None else source)[index]
+
+
 def _mapped(values: Any) -> Any:
     """The memory map that an array is a view of, where it is all of it."""
     found = values

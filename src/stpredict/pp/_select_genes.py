@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._file_rows import read_rows
+from stpredict.core._moments import row_slices
 from stpredict.core._validate import check_choice, check_unique
+from stpredict.metrics._dispersion import section_dispersions
 from stpredict.pp._spatially_variable import section_morans_i, write_moran
 from stpredict.slots._checks import as_mask, check_genes, check_obs
 from stpredict.slots._container import begin
@@ -266,7 +269,7 @@ def _select(
     amount = adata.layers[Key.COUNTS] if residuals and Key.COUNTS in adata.layers else matrix
     for section in dict.fromkeys(samples[rows]):
         section_rows = np.flatnonzero(rows & (samples == section))
-        share = np.asarray((amount[section_rows] != 0).sum(axis=0)).ravel() / len(section_rows)
+        share = np.asarray((read_rows(amount, section_rows) != 0).sum(axis=0)).ravel() / len(section_rows)
         detected &= (share > 0) & (share >= min_fraction)
     keep(detected, "min_fraction")
     if not kept.any():
@@ -275,7 +278,7 @@ def _select(
     selection = _Selection([], dropped)
     score = np.full(adata.n_vars, -np.inf)
     if method == "mean":
-        score[kept] = np.asarray(amount[np.flatnonzero(rows)].mean(axis=0)).ravel()[kept]
+        score[kept] = _mean(amount, np.flatnonzero(rows))[kept]
     else:
         if method == "spatial_hvg" and n_genes is not None:
             variable = _most_residual if residuals else _highly_variable
@@ -307,20 +310,21 @@ def _named_like(names: Sequence[str] | pd.Index, pattern: re.Pattern[str]) -> np
     return np.array([pattern.match(str(name)) is not None for name in names], dtype=bool)
 
 
+def _mean(matrix: Any, rows: np.ndarray) -> np.ndarray:
+    """Mean (n_vars,) of some rows of a matrix, some at a time."""
+    parts = (read_rows(matrix, rows[part]).sum(axis=0, dtype=np.float64) for part in row_slices(len(rows)))
+    return np.asarray(sum(np.asarray(part).ravel() for part in parts) / len(rows))
+
+
 def _highly_variable(matrix: Any, rows: np.ndarray, kept: np.ndarray, samples: np.ndarray, n_top: int) -> np.ndarray:
     """Mask (n_vars,) of the genes with the highest normalized dispersion within sections."""
-    import pandas as pd
-    import scanpy as sc
-    from anndata import AnnData
-
-    at, columns = np.flatnonzero(rows), np.flatnonzero(kept)
-    obs = pd.DataFrame({"section": pd.Categorical(samples[at])}, index=at.astype(str))
-    table = AnnData(matrix[at][:, columns], obs=obs)
-    found = sc.pp.highly_variable_genes(
-        table, n_top_genes=min(n_top, len(columns)), flavor="seurat", batch_key="section", inplace=False
+    columns = np.flatnonzero(kept)
+    sections = (
+        read_rows(matrix, np.flatnonzero(rows & (samples == section)))[:, columns]
+        for section in np.unique(samples[rows])
     )
     variable = np.zeros(len(kept), dtype=bool)
-    variable[columns] = found["highly_variable"].to_numpy()
+    variable[columns] = section_dispersions(sections, np.arange(len(columns)).astype(str), n_top)["highly_variable"]
     return variable
 
 
@@ -328,7 +332,7 @@ def _most_residual(matrix: Any, rows: np.ndarray, kept: np.ndarray, samples: np.
     """Mask (n_vars,) of the genes whose residuals vary most within sections :cite:p:`lause2021`."""
     variance = np.zeros(len(kept))
     for section in dict.fromkeys(samples[rows]):
-        variance += to_dense(matrix[rows & (samples == section)]).var(axis=0)
+        variance += to_dense(read_rows(matrix, np.flatnonzero(rows & (samples == section)))).var(axis=0)
     best = np.argsort(np.where(kept, -variance, np.inf), kind="stable")[: min(n_top, int(kept.sum()))]
     variable = np.zeros(len(kept), dtype=bool)
     variable[best] = True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpredict.core._file_rows import read_rows
 from stpredict.metrics._morans_i import morans_i
 from stpredict.pp._spatial_graph import spatial_weights
 from stpredict.slots._checks import as_mask, check_genes, check_obs, check_obsm
@@ -124,7 +125,8 @@ def section_morans_i(
     statistic, p_value = {}, {}
     for section in sections:
         section_rows = np.flatnonzero(rows & (samples == section))
-        values = matrix[section_rows] if all_genes else matrix[section_rows][:, columns]
+        values = read_rows(matrix, section_rows)
+        values = values if all_genes else values[:, columns]
         result = morans_i(values, spatial_weights(xy[section_rows], n_neighbors))
         statistic[section], p_value[section] = result["I"].to_numpy(), result["p"].to_numpy()
     index = pd.Index(genes)

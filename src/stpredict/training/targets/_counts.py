@@ -98,9 +98,9 @@ class CountsTarget(Target):
         """Counts and depths of some genes."""
         return values[:, np.concatenate([index, len(self.genes) + np.asarray(index)])]
 
-    def variability(self, values: np.ndarray, section: np.ndarray) -> np.ndarray:
+    def variability(self, values: Any, section: np.ndarray) -> np.ndarray:
         """Variance of Pearson residuals within sections, mean over the sections."""
-        return within_variance(self._residuals(values), section)
+        return within_variance(values, section, self._residuals)
 
     def parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Counts and depths (n, n_genes), and inverse dispersion (n_genes,), of a batch."""

@@ -1,0 +1,72 @@
+"""What a fit of a cohort on disk reads at a time, and that it learns what it learns in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+from scipy import sparse
+
+import stpredict as stp
+from stpredict.core._file_rows import FileRows, FileSparseRows
+from stpredict.training import FittedModel
+
+TINY: dict[str, Any] = {"hyperparameters": "small", "training": {"max_epochs": 2}}
+N_ROWS, LARGEST = 72, 12  # of `toy`, and of a section
+
+
+def weights(model: FittedModel) -> list[np.ndarray]:
+    """Everything that a network has learned."""
+    return [tensor.numpy() for tensor in model.network.state_dict().values()]
+
+
+def same(one: FittedModel, two: FittedModel) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
+
+
+@pytest.fixture
+def largest_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """The most rows of one read of what is mapped, in blocks of 12; a map that is read as a whole counts as well."""
+    found = [0]
+    for kind in (FileRows, FileSparseRows, np.memmap, sparse.csr_matrix):
+
+        def read(self: Any, index: Any, real: Any = kind.__getitem__) -> Any:
+            part = real(self, index)
+            if self.ndim > 1 and self.shape[0] == N_ROWS and np.ndim(part) > 1:
+                found[0] = max(found[0], part.shape[0])
+            return part
+
+        monkeypatch.setattr(kind, "__getitem__", read)
+    sampled = ("slots._content._N_SUMMED", "tl.learn.inputs._origin._N_ROWS", "slots._expression._LOOKED_AT")
+    for name in (*sampled, "training._loader.ROWS"):
+        monkeypatch.setattr(f"stpredict.{name}", LARGEST)
+    monkeypatch.setattr("stpredict.core._moments.row_slices.__defaults__", (LARGEST,))
+    blocks = lambda n, *_, **__: (slice(i, min(i + LARGEST, n)) for i in range(0, n, LARGEST))
+    monkeypatch.setattr("stpredict.core._file_rows.row_blocks", blocks)
+    return lambda: found[0]
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("method", ["mean", "spatial_hvg", "moran"])
+@pytest.mark.parametrize("normalization", ["log1p", "pearson_residuals"])
+def test_genes_are_selected_section_by_section(
+    toy: ad.AnnData, tmp_path: Path, largest_read: Callable[[], int], normalization: Any, method: str, form: Any
+) -> None:
+    toy.layers["counts"] = form(toy.layers["counts"])
+    disk = stp.Cohort.divide(toy, tmp_path / "sections")
+    for data in (toy, disk):
+        stp.pp.normalize(data, method=normalization, layer="counts")
+    panel: dict[str, Any] = {"method": method, "n_genes": 3}
+    if method == "moran":
+        panel |= {"p_value": 1.0, "min_i": -1.0, "n_neighbors": 4}
+    options: dict[str, Any] = {"target": {"panel": panel}, "baselines": False}
+    two = stp.tl.fit(disk, "ridge", disk.obs["patient"] != "p2", **options)
+    assert 0 < largest_read() <= LARGEST
+    one = stp.tl.fit(toy, "ridge", toy.obs["patient"] != "p2", **options)
+    assert len(two.panel) == 3
+    assert two.panel == one.panel
+    assert same(one, two)
