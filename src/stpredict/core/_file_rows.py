@@ -147,7 +147,7 @@ class FileTable:
             values = np.where(self.blank[index][:, None], np.float32(np.nan), values)
         return values
 
-    def columns_of(self, which: slice) -> FileTable:
+    def columns_of(self, which: Any) -> FileTable:
         """The same rows with some of the columns of the only matrix, as they are there; nothing is read."""
         columns = np.arange(self.shape[1]) if self.columns is None else self.columns
         return FileTable(self.parts, self.rows, columns[which], blank=self.blank)
@@ -186,6 +186,11 @@ def rows_in_file(values: Any) -> FileRows | FileSparseRows | None:
     # A part of a map has the name of the file as well, and begins elsewhere.
     whole = values.flags.c_contiguous and values.offset + values.nbytes == Path(values.filename).stat().st_size
     return FileRows(values.filename, values.dtype, values.shape, values.offset) if whole else None
+
+
+def columns_of(values: Any, which: Any) -> Any:
+    """Some columns of an array, or a view of those of rows that are read when they are asked for."""
+    return values.columns_of(which) if hasattr(values, "columns_of") else values[:, which]
 
 
 def read_rows(values: Any, index: Any) -> Any:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def section_dispersions(sections: Iterable[Any], genes: Sequence[str], n_top: int | None = None) -> pd.DataFrame:
+def section_dispersions(
+    sections: Iterable[Any], genes: Sequence[str] | np.ndarray, n_top: int | None = None
+) -> pd.DataFrame:
     """Dispersion of genes among those of the same level :cite:p:`satija2015`, mean over sections.
 
     That of :func:`scanpy.pp.highly_variable_genes` with sections as batches, which needs all of them at once.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from stpredict.core._derangement import derangement
-from stpredict.core._file_rows import in_files
+from stpredict.core._file_rows import columns_of, in_files
 from stpredict.models import INPUTS, Batch, Panel, Sections, Summary
 from stpredict.training._ragged import Ragged
 from stpredict.training.targets import Target
@@ -136,11 +136,11 @@ class ArraySet:
         if self.kind is None or self.target is None:
             raise ValueError("expected a target of genes whose kind is known; found none")
         names, tables = np.array(self.genes.names, dtype=object), self.genes.tables
-        inputs = {n: in_memory(values)[:, index] if n == "counts" else values for n, values in self.inputs.items()}
+        inputs = {n: columns_of(values, index) if n == "counts" else values for n, values in self.inputs.items()}
         return replace(
             self,
             inputs=inputs,
-            target=self.kind.values_of(in_memory(self.target), index),
+            target=self.kind.values_of(self.target, index),
             kind=self.kind.part(index),
             genes=Panel(tuple(names[index]), {n: t[index] for n, t in tables.items()}) if len(names) else self.genes,
             n_primary=None,
@@ -319,6 +319,10 @@ class TakenRows:
     def shape(self) -> tuple[int, ...]:
         """Number of rows, and the shape of each."""
         return (len(self.index), *self.source.shape[1:])  # type: ignore[attr-defined]
+
+    def columns_of(self, which: Any) -> TakenRows:
+        """The same rows with some of the columns."""
+        return TakenRows(columns_of(self.source, which), self.index)
 
     def fingerprint(self) -> str:
         """Digest of the source and of the rows taken."""

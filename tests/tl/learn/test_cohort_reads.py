@@ -70,3 +70,22 @@ def test_genes_are_selected_section_by_section(
     assert len(two.panel) == 3
     assert two.panel == one.panel
     assert same(one, two)
+
+
+@pytest.mark.parametrize("target", [None, stp.targets.Counts(family="negative_binomial")])
+@pytest.mark.parametrize("normalization", ["log1p", "pearson_residuals"])
+def test_auxiliary_genes_stay_in_files(
+    toy: ad.AnnData, tmp_path: Path, largest_read: Callable[[], int], normalization: Any, target: Any
+) -> None:
+    disk = stp.Cohort.divide(toy, tmp_path / "sections")
+    for data in (toy, disk):
+        stp.pp.normalize(data, method=normalization, layer="counts")
+    training = {"max_epochs": 2, "auxiliary": "all", "n_primary": 2, "batch_size": LARGEST}
+    options: dict[str, Any] = {"target": target, "training": training, "hyperparameters": "small"}
+    two = stp.tl.fit(disk, "mlp", disk.obs["patient"] != "p2", **options)
+    assert 0 < largest_read() <= LARGEST
+    one = stp.tl.fit(toy, "mlp", toy.obs["patient"] != "p2", **options)
+    assert len(two.panel) == 2
+    assert two.panel == one.panel
+    assert same(one, two)
+    assert same(one.baselines["ridge"], two.baselines["ridge"])
