@@ -157,6 +157,46 @@ class FileTable:
         return fingerprint_of(self)
 
 
+class FileBags:
+    """Bags of tokens (n, n_tokens, d) of some rows of an array in a file, as float32; read when they are asked for.
+
+    Parameters
+    ----------
+    source
+        Array (m, n_tokens, d).
+    rows
+        (n,) rows of it.
+    """
+
+    dtype = np.dtype(np.float32)
+    ndim = 3
+
+    def __init__(self, source: FileRows, rows: np.ndarray) -> None:
+        self.source, self.rows = source, rows
+        self.shape = (len(rows), *source.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.source[self.rows[index]].astype(np.float32, copy=False)
+
+    def take(self, index: np.ndarray) -> FileBags:
+        """Some of the rows; nothing is read."""
+        return FileBags(self.source, self.rows[index])
+
+    def tokens(self, kept: np.ndarray) -> FileTable:
+        """The tokens that a mask (n, n_tokens) keeps, one row each."""
+        _, n_tokens, width = self.source.shape
+        flat = FileRows(self.source.path, self.source.dtype, (len(self.source) * n_tokens, width), self.source.offset)
+        bag, token = np.nonzero(kept)
+        return FileTable([flat], self.rows[bag] * n_tokens + token)
+
+    def fingerprint(self) -> str:
+        """Digest of the values, the same as that of the array in memory."""
+        return fingerprint_of(self)
+
+
 def fingerprint_of(values: Any) -> str:
     """Digest of the type, the shape and the values of rows, block by block."""
     digest = hashlib.sha256(f"{values.dtype.str}{tuple(values.shape)}".encode())
@@ -167,7 +207,7 @@ def fingerprint_of(values: Any) -> str:
 
 def in_files(values: Any) -> bool:
     """Whether rows are read from files when they are asked for, each time anew and at the price of reading them."""
-    return isinstance(values, FileRows | FileSparseRows | FileTable)
+    return isinstance(values, FileRows | FileSparseRows | FileTable | FileBags)
 
 
 def rows_in_file(values: Any) -> FileRows | FileSparseRows | None:

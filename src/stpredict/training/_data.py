@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from stpredict.core._derangement import derangement
-from stpredict.core._file_rows import columns_of, in_files
+from stpredict.core._file_rows import FileBags, columns_of, in_files
 from stpredict.models import INPUTS, Batch, Panel, Sections, Summary
 from stpredict.training._ragged import Ragged
 from stpredict.training.targets import Target
@@ -296,7 +296,7 @@ class ArraySet:
 
 def _taken(values: Any, index: np.ndarray) -> Any:
     """Rows of an array, or a view of those of a row source."""
-    if isinstance(values, Ragged):
+    if isinstance(values, Ragged | FileBags):
         return values.take(index)
     return values[index] if isinstance(values, np.ndarray) else TakenRows(values, index)
 
@@ -377,6 +377,9 @@ def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
         if each.width and name in needs:
             if each.sizes is not None:
                 found[name] = values[slice(None)]
+                continue
+            if isinstance(values, FileBags) and each.mask is not None:
+                found[name] = values.tokens(data.inputs[each.mask] > 0)
                 continue
             if in_files(values.source if isinstance(values, TakenRows) else values):
                 found[name] = values  # gone through block by block

@@ -29,15 +29,15 @@ def same(one: FittedModel, two: FittedModel) -> bool:
 
 
 @pytest.fixture
-def largest_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """The most rows of one read of what is mapped, in blocks of 12; a map that is read as a whole counts as well."""
-    found = [0]
+def largest_read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The most rows of one read of arrays that begin with this shape, in blocks of 12, by whichever way they are read."""
+    found: dict[tuple[int, ...], int] = {}
     for kind in (FileRows, FileSparseRows, np.memmap, sparse.csr_matrix):
 
         def read(self: Any, index: Any, real: Any = kind.__getitem__) -> Any:
             part = real(self, index)
-            if self.ndim > 1 and self.shape[0] == N_ROWS and np.ndim(part) > 1:
-                found[0] = max(found[0], part.shape[0])
+            if self.ndim > 1 and np.ndim(part) > 1:
+                found[self.shape] = max(found.get(self.shape, 0), part.shape[0])
             return part
 
         monkeypatch.setattr(kind, "__getitem__", read)
@@ -47,14 +47,14 @@ def largest_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     monkeypatch.setattr("stpredict.core._moments.row_slices.__defaults__", (LARGEST,))
     blocks = lambda n, *_, **__: (slice(i, min(i + LARGEST, n)) for i in range(0, n, LARGEST))
     monkeypatch.setattr("stpredict.core._file_rows.row_blocks", blocks)
-    return lambda: found[0]
+    return lambda *shape: max((n for known, n in found.items() if known[: len(shape)] == shape), default=0)
 
 
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
 @pytest.mark.parametrize("method", ["mean", "spatial_hvg", "moran"])
 @pytest.mark.parametrize("normalization", ["log1p", "pearson_residuals"])
 def test_genes_are_selected_section_by_section(
-    toy: ad.AnnData, tmp_path: Path, largest_read: Callable[[], int], normalization: Any, method: str, form: Any
+    toy: ad.AnnData, tmp_path: Path, largest_read: Callable[..., int], normalization: Any, method: str, form: Any
 ) -> None:
     toy.layers["counts"] = form(toy.layers["counts"])
     disk = stp.Cohort.divide(toy, tmp_path / "sections")
@@ -65,7 +65,7 @@ def test_genes_are_selected_section_by_section(
         panel |= {"p_value": 1.0, "min_i": -1.0, "n_neighbors": 4}
     options: dict[str, Any] = {"target": {"panel": panel}, "baselines": False}
     two = stp.tl.fit(disk, "ridge", disk.obs["patient"] != "p2", **options)
-    assert 0 < largest_read() <= LARGEST
+    assert 0 < largest_read(N_ROWS) <= LARGEST
     one = stp.tl.fit(toy, "ridge", toy.obs["patient"] != "p2", **options)
     assert len(two.panel) == 3
     assert two.panel == one.panel
@@ -75,7 +75,7 @@ def test_genes_are_selected_section_by_section(
 @pytest.mark.parametrize("target", [None, stp.targets.Counts(family="negative_binomial")])
 @pytest.mark.parametrize("normalization", ["log1p", "pearson_residuals"])
 def test_auxiliary_genes_stay_in_files(
-    toy: ad.AnnData, tmp_path: Path, largest_read: Callable[[], int], normalization: Any, target: Any
+    toy: ad.AnnData, tmp_path: Path, largest_read: Callable[..., int], normalization: Any, target: Any
 ) -> None:
     disk = stp.Cohort.divide(toy, tmp_path / "sections")
     for data in (toy, disk):
@@ -83,9 +83,33 @@ def test_auxiliary_genes_stay_in_files(
     training = {"max_epochs": 2, "auxiliary": "all", "n_primary": 2, "batch_size": LARGEST}
     options: dict[str, Any] = {"target": target, "training": training, "hyperparameters": "small"}
     two = stp.tl.fit(disk, "mlp", disk.obs["patient"] != "p2", **options)
-    assert 0 < largest_read() <= LARGEST
+    assert 0 < largest_read(N_ROWS) <= LARGEST
     one = stp.tl.fit(toy, "mlp", toy.obs["patient"] != "p2", **options)
     assert len(two.panel) == 2
     assert two.panel == one.panel
     assert same(one, two)
     assert same(one.baselines["ridge"], two.baselines["ridge"])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bags_stay_in_files(slides: ad.AnnData, tmp_path: Path, largest_read: Callable[..., int], dtype: Any) -> None:
+    """A bag is read when it is asked for, and standardized as in memory: by all tokens but padding."""
+    slides.obsm["X_toy_bag"] = slides.obsm["X_toy_bag"].astype(dtype)
+    disk = stp.Cohort.divide(slides, tmp_path / "slides")
+    train = (slides.obs["patient"] != "p03").to_numpy()
+    training = {"max_epochs": 2, "batch_size": LARGEST}
+    options: dict[str, Any] = {"hyperparameters": {"depth": 1, "heads": 2, "d_head": 8}, "training": training}
+    two = stp.tl.fit(disk, "sequoia", train, baselines=["permuted"], **options)
+    assert 0 < largest_read(24, 6, 5) <= LARGEST
+    one = stp.tl.fit(slides, "sequoia", train, baselines=["permuted"], **options)
+    assert same(one, two)
+    assert same(one.baselines["permuted"], two.baselines["permuted"])
+
+
+def test_bags_with_gaps_are_refused(slides: ad.AnnData, tmp_path: Path) -> None:
+    slides.obsm["X_toy_bag"][5, 0, 0] = np.nan
+    disk = stp.Cohort.divide(slides, tmp_path / "slides")
+    with pytest.raises(
+        ValueError, match=r"expected finite tokens in obsm\['X_toy_bag'\]; found NaN or infinity in 1 rows"
+    ):
+        stp.tl.fit(disk, "sequoia")
