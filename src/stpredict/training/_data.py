@@ -16,6 +16,7 @@ from stpredict.core._derangement import derangement
 from stpredict.core._file_rows import FileBags, columns_of, in_files
 from stpredict.models import INPUTS, Batch, Panel, Sections, Summary
 from stpredict.training._ragged import Ragged
+from stpredict.training._shuffled import shuffled_outputs
 from stpredict.training.targets import Target
 from stpredict.training.targets._expression import moments, scales
 
@@ -207,18 +208,17 @@ class ArraySet:
         # Slides of a patient keep one profile: each patient gets that of another's first slide.
         slides = self.unit == "slide" and len(first) > 1
         if by_output and (self.kind is None or self.kind.separate):
-            source: Any = self.target.source if isinstance(self.target, TakenRows) else self.target
-            if in_files(source) or getattr(source, "in_file", False):
-                raise ValueError(
-                    "expected measurements in memory to shuffle each output by itself; found those of a cohort on disk; leave "
-                    "permuted labels of models in closed form out of `baselines`, or take cohort.to_adata()"
-                )
             data = self.only_labeled()
             if data is not self:
                 return data.permuted(seed, by_output=True)
+            rows = first if slides else np.arange(len(self))
+            source: Any = self.target.source if isinstance(self.target, TakenRows) else self.target
+            if in_files(source) or getattr(source, "in_file", False):
+                in_file = shuffled_outputs(self.target, rows, self.n_outputs, rng)
+                shuffled: Any = TakenRows(in_file, patient) if slides else in_file
+                return replace(self, target=shuffled)
             # Behind the outputs there may be more of the same: counts and their depths.
             values = np.array(in_memory(self.target)).reshape(len(self), -1, self.n_outputs)
-            rows = first if slides else np.arange(len(self))
             order = rng.random((len(rows), 1, self.n_outputs)).argsort(axis=0)
             values[rows] = np.take_along_axis(values[rows], order, axis=0)
             target = values.reshape(self.target.shape)
@@ -371,7 +371,7 @@ def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -
 
 def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
     """Values (…, d) of the inputs that have a width, without padding."""
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     for name, values in data.inputs.items():
         each = INPUTS[name]
         if each.width and name in needs:

@@ -45,8 +45,7 @@ def largest_read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     for name in (*sampled, "training._loader.ROWS"):
         monkeypatch.setattr(f"stpredict.{name}", LARGEST)
     monkeypatch.setattr("stpredict.core._moments.row_slices.__defaults__", (LARGEST,))
-    blocks = lambda n, *_, **__: (slice(i, min(i + LARGEST, n)) for i in range(0, n, LARGEST))
-    monkeypatch.setattr("stpredict.core._file_rows.row_blocks", blocks)
+    monkeypatch.setitem(vars(stp.settings), "memory", 1)  # a row at a time, which settings do not accept
     return lambda *shape: max((n for known, n in found.items() if known[: len(shape)] == shape), default=0)
 
 
@@ -113,3 +112,37 @@ def test_bags_with_gaps_are_refused(slides: ad.AnnData, tmp_path: Path) -> None:
         ValueError, match=r"expected finite tokens in obsm\['X_toy_bag'\]; found NaN or infinity in 1 rows"
     ):
         stp.tl.fit(disk, "sequoia")
+
+
+@pytest.mark.parametrize("target", [None, stp.targets.Counts(family="negative_binomial")])
+def test_labels_are_shuffled_in_files(
+    toy: ad.AnnData, tmp_path: Path, largest_read: Callable[..., int], target: Any
+) -> None:
+    """Each gene by itself, in the order of the call in memory; the file is gone when the model is there."""
+    toy.obs["measured"] = np.arange(N_ROWS) % 7 > 0
+    disk = stp.Cohort.divide(toy, tmp_path / "sections")
+    two = stp.tl.fit(disk, "ridge", "measured", target=target, baselines=["permuted"])
+    assert 0 < largest_read(N_ROWS) <= LARGEST
+    one = stp.tl.fit(toy, "ridge", "measured", target=target, baselines=["permuted"])
+    assert same(one.baselines["permuted"], two.baselines["permuted"])
+    assert not same(one.baselines["permuted"], one)
+    assert not list((stp.settings.cache_dir / "cohorts" / "folds").iterdir())
+
+
+def test_profiles_of_slides_are_shuffled_in_files(slides: ad.AnnData, tmp_path: Path) -> None:
+    """Among patients, each of whom has one."""
+    disk = stp.Cohort.divide(slides, tmp_path / "slides")
+    one, two = (stp.tl.fit(data, "ridge", baselines=["permuted"]) for data in (slides, disk))
+    assert same(one.baselines["permuted"], two.baselines["permuted"])
+
+
+@pytest.mark.parametrize("normalization", ["log1p", "pearson_residuals"])
+def test_folds_read_no_more_than_a_section(
+    toy: ad.AnnData, tmp_path: Path, largest_read: Callable[..., int], normalization: Any
+) -> None:
+    """Nor do the labels that are shuffled, and the genes that are redrawn."""
+    disk = stp.Cohort.divide(toy, tmp_path / "sections")
+    stp.pp.normalize(disk, method=normalization, layer="counts")
+    scores = stp.tl.cross_validate(disk, "ridge", target={"panel": {"method": "mean", "n_genes": 3}}, ceiling=False)
+    assert {"ridge (permuted labels)", "ridge (null genes)"} <= set(scores["model"])
+    assert 0 < largest_read(N_ROWS) <= LARGEST
