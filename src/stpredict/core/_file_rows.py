@@ -207,7 +207,8 @@ def fingerprint_of(values: Any) -> str:
 
 def in_files(values: Any) -> bool:
     """Whether rows are read from files when they are asked for, each time anew and at the price of reading them."""
-    return isinstance(values, FileRows | FileSparseRows | FileTable | FileBags)
+    kinds = FileRows | FileSparseRows | FileTable | FileBags
+    return isinstance(values, kinds) or bool(getattr(values, "in_file", False))
 
 
 def rows_in_file(values: Any) -> FileRows | FileSparseRows | None:

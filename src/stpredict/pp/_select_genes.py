@@ -186,10 +186,15 @@ def select_genes(
 
 
 def select_panel(
-    adata: AnnData, method: str | Sequence[str], train: np.ndarray | str | None = None, **options: Any
+    adata: AnnData,
+    method: str | Sequence[str],
+    train: np.ndarray | str | None = None,
+    values: Any = None,
+    **options: Any,
 ) -> list[str]:
     """Return the panel that :func:`select_genes` would choose, and write nothing.
 
+    `values` are rows (n_obs, n_vars) that are read in place of `X`, or of the layer, where they are not in the object.
     `train` is a mask (n_obs,), row indices, or an `obs` key; `options` are those of :func:`select_genes` that have a
     say in the choice. The genes come in the order of `var_names`; a list of genes is returned in its own order.
     """
@@ -200,7 +205,7 @@ def select_panel(
         mask[np.asarray(train)] = True
         train = mask
     rows = usable_rows(adata, as_mask(adata, train), options.get("layer"))
-    return _select(adata, method, rows, **options).genes
+    return _select(adata, method, rows, values, **options).genes
 
 
 def _given(adata: AnnData, *lists: Sequence[str]) -> list[str]:
@@ -226,6 +231,7 @@ def _select(
     adata: AnnData,
     method: str,
     rows: np.ndarray,
+    values: Any = None,
     *,
     n_genes: int | None = None,
     p_value: float = 0.01,
@@ -249,7 +255,7 @@ def _select(
     if not 0 <= min_fraction <= 1:
         raise ValueError(f"expected min_fraction between 0 and 1; found {min_fraction}")
 
-    matrix = matrix_of(adata, layer)
+    matrix = matrix_of(adata, layer) if values is None else values
     samples = adata.obs[sample_key].astype(str).to_numpy()
     names = adata.var_names
     kept = np.ones(adata.n_vars, dtype=bool)
@@ -285,7 +291,7 @@ def _select(
             keep(variable(matrix, rows, kept, samples, 2 * n_genes), "spatial_hvg")
         tested = list(names[kept])
         selection.moran_i, selection.moran_p = section_morans_i(
-            adata, rows, tested, n_neighbors=n_neighbors, layer=layer, sample_key=sample_key
+            adata, rows, tested, matrix, n_neighbors=n_neighbors, sample_key=sample_key
         )
         score[kept] = selection.moran_i.fillna(-1.0).median(axis=1).to_numpy()
         if method == "moran":

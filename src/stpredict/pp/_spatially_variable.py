@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -95,7 +95,8 @@ def spatially_variable(
     names = list(adata.var_names) if genes is None else [str(gene) for gene in genes]
     check_genes(adata, names)
     rows = usable_rows(adata, as_mask(adata, train), layer)
-    moran_i, moran_p = section_morans_i(adata, rows, names, n_neighbors=n_neighbors, layer=layer, sample_key=sample_key)
+    matrix = matrix_of(adata, layer)
+    moran_i, moran_p = section_morans_i(adata, rows, names, matrix, n_neighbors=n_neighbors, sample_key=sample_key)
     write_moran(adata, moran_i, moran_p)
     entry = {"n_neighbors": n_neighbors, "layer": layer, "sections": list(moran_i.columns)}
     write_record(adata, "spatially_variable", entry)
@@ -103,9 +104,9 @@ def spatially_variable(
 
 
 def section_morans_i(
-    adata: AnnData, rows: np.ndarray, genes: Sequence[str], *, n_neighbors: int, layer: str | None, sample_key: str
+    adata: AnnData, rows: np.ndarray, genes: Sequence[str], matrix: Any, *, n_neighbors: int, sample_key: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Moran's I and p, tables genes × sections, over the rows of a mask (n_obs,)."""
+    """Moran's I and p of values (n_obs, n_vars), tables genes × sections, over the rows of a mask (n_obs,)."""
     import pandas as pd
 
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
@@ -119,7 +120,7 @@ def section_morans_i(
             f"expected at least {_MIN_OBSERVATIONS} measured observations in every section; found fewer in "
             f"{', '.join(small[:5])}; leave these sections out with `train=`"
         )
-    matrix, xy = matrix_of(adata, layer), positions_of(adata)
+    xy = positions_of(adata)
     columns = adata.var_names.get_indexer(genes)
     all_genes = len(columns) == adata.n_vars and bool((columns == np.arange(adata.n_vars)).all())
     statistic, p_value = {}, {}

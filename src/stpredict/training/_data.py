@@ -213,7 +213,7 @@ class ArraySet:
                 return data.permuted(seed, by_output=True)
             rows = first if slides else np.arange(len(self))
             source: Any = self.target.source if isinstance(self.target, TakenRows) else self.target
-            if in_files(source) or getattr(source, "in_file", False):
+            if in_files(source):
                 in_file = shuffled_outputs(self.target, rows, self.n_outputs, rng)
                 shuffled: Any = TakenRows(in_file, patient) if slides else in_file
                 return replace(self, target=shuffled)

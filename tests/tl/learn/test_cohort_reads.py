@@ -146,3 +146,26 @@ def test_folds_read_no_more_than_a_section(
     scores = stp.tl.cross_validate(disk, "ridge", target={"panel": {"method": "mean", "n_genes": 3}}, ceiling=False)
     assert {"ridge (permuted labels)", "ridge (null genes)"} <= set(scores["model"])
     assert 0 < largest_read(N_ROWS) <= LARGEST
+
+
+@pytest.mark.parametrize("unit", [{"method": "pearson_residuals"}, {"method": "log1p", "target_sum": "median"}])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("method", ["mean", "spatial_hvg"])
+def test_parts_of_sections_have_values_of_their_own(
+    toy: ad.AnnData, tmp_path: Path, largest_read: Callable[..., int], unit: dict[str, Any], form: Any, method: str
+) -> None:
+    """Those of the training rows alone, also where genes are selected, and where some of them are auxiliary."""
+    toy.layers["counts"] = form(toy.layers["counts"])
+    disk = stp.Cohort.divide(toy, tmp_path / "sections")
+    for data in (toy, disk):
+        stp.pp.normalize(data, layer="counts", **unit)
+    train = (np.arange(N_ROWS) % 12 < 7) | (toy.obs["sample"] == "s3").to_numpy()
+    training = {"max_epochs": 2, "auxiliary": "all", "n_primary": 2, "batch_size": LARGEST}
+    options: dict[str, Any] = {"target": {"panel": {"method": method, "n_genes": 4}}, "baselines": ["ridge"]}
+    options |= {"training": training, "hyperparameters": "small"}
+    two = stp.tl.fit(disk, "mlp", train, **options)
+    assert 0 < largest_read(N_ROWS) <= LARGEST
+    one = stp.tl.fit(toy, "mlp", train, **options)
+    assert two.panel == one.panel
+    assert same(one, two)
+    assert same(one.baselines["ridge"], two.baselines["ridge"])

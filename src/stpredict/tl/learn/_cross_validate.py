@@ -85,8 +85,8 @@ def cross_validate(
     ----------
     data
         Sections with image features (or images) and normalized expression in `X` (n_obs, n_genes), or what else is to
-        be predicted. Of a :class:`stpredict.Cohort` features and targets are read from files, what is written goes into the
-        files of its sections, and of the baselines those are left out that shuffle or redraw measurements.
+        be predicted. Of a :class:`stpredict.Cohort` features and targets are read from files, and what is written goes into
+        the files of its sections.
     models
         Registered names; or a mapping from a label to a name or a fitted model to start from, or to a mapping with
         `"model"` and any of `"features"`, `"hyperparameters"`, `"training"`.

@@ -37,7 +37,9 @@ class Tokens(Reader):
                 f"expected bags (n_slides, n_tokens, d) in obsm[{Key.bag(key)!r}] and their sizes (n_slides, n_tokens) "
                 f"beside them; found {bag.shape} and {size.shape}; run stp.pp.bag"
             )
-        every: Any = bag.tokens(np.ones(size.shape, dtype=bool)) if isinstance(bag, FileBags) else bag.reshape(len(bag), -1)
+        every: Any = (
+            bag.tokens(np.ones(size.shape, dtype=bool)) if isinstance(bag, FileBags) else bag.reshape(len(bag), -1)
+        )
         check_finite(every, f"tokens in obsm[{Key.bag(key)!r}]", "run stp.pp.bag again")
         empty = int((size <= 0).all(axis=1).sum())
         if empty:
