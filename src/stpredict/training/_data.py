@@ -376,7 +376,7 @@ def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
         each = INPUTS[name]
         if each.width and name in needs:
             if each.sizes is not None:
-                found[name] = values[slice(None)]
+                found[name] = values.every()
                 continue
             if isinstance(values, FileBags) and each.mask is not None:
                 found[name] = values.tokens(data.inputs[each.mask] > 0)

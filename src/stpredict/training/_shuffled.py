@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 
 from stpredict.core._file_rows import FileRows, row_blocks, rows_in_file, write_rows
-from stpredict.core._settings import settings
+from stpredict.core._kept_rows import goes_with, room_for_rows
 
 
 def shuffled_outputs(values: Any, rows: np.ndarray, n_outputs: int, rng: np.random.Generator) -> FileRows:
@@ -26,9 +24,7 @@ def shuffled_outputs(values: Any, rows: np.ndarray, n_outputs: int, rng: np.rand
     Rows of a file below `stpredict.settings.cache_dir`, which is removed when nobody holds them any longer.
     """
     n, width = len(rows), values.shape[1]
-    folder = settings.cache_dir / "cohorts" / "folds"
-    folder.mkdir(parents=True, exist_ok=True)
-    place = Path(mkdtemp(dir=folder))
+    place = room_for_rows()
     try:
         # Columns one below the other, so that an output is read and written at once.
         columns, keys = place / "columns.npy", place / "keys.npy"
@@ -50,8 +46,7 @@ def shuffled_outputs(values: Any, rows: np.ndarray, n_outputs: int, rng: np.rand
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
-    weakref.finalize(shuffled, shutil.rmtree, place, ignore_errors=True)
-    return shuffled
+    return goes_with(shuffled, place)
 
 
 def _make(path: Path, dtype: Any, shape: tuple[int, int]) -> None:
