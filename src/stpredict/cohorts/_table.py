@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.cohorts._section_files import signature, table_in
+from stpredict.cohorts._section_files import kind_of, signature, table_in
 from stpredict.cohorts._section_nuclei import SectionNuclei
 from stpredict.cohorts._sources import SectionFile
 from stpredict.core._atomic import new_directory, room_for
@@ -87,8 +87,9 @@ def mapped_table(
 def _leave_nuclei(section: SectionFile, head: AnnData, found: dict[str, dict[str, Path]]) -> None:
     """Take the nuclei of a section out of its `uns`, and note in which file they are."""
     for key in nuclei_keys(head):
-        if sections_with_nuclei(head, key, [section.name]):
-            del head.uns[key]
+        as_shapes = kind_of(section.path) == "spatialdata"
+        if as_shapes or sections_with_nuclei(head, key, [section.name]):
+            head.uns.pop(key, None)
             found.setdefault(key, {})[section.name] = section.path
 
 

@@ -219,3 +219,25 @@ def test_nuclei_of_a_cohort_stay_in_files(
         np.testing.assert_array_equal(tensor.numpy(), two.network.state_dict()[name].numpy())
     assert list(disk.table().uns["nuclei"]) == ["P1a", "P1b", "P2a", "P2b"]
     assert not isinstance(disk.table().uns["nuclei"], dict)
+
+
+def test_blocks_of_a_cohort_are_those_in_memory(adata: AnnData, tmp_path: Path) -> None:
+    one = adata[adata.obs["sample"] == "P1a"].copy()
+    disk = stp.Cohort.divide(one, tmp_path / "sections")
+    spec = {"model": "igi_dl", "hyperparameters": GRAPH, "training": QUICK | {"patience": 0}}
+    options: dict[str, Any] = {"splitter": "blocks", "baselines": False, "metrics": ["pearson", "rmse"]}
+    in_memory, in_files = (stp.tl.cross_validate(data, {"graph": spec}, **options) for data in (one, disk))
+    pd.testing.assert_frame_equal(in_memory, in_files, check_categorical=False, check_dtype=False)
+
+
+def test_nuclei_of_a_cohort_of_spatialdata_are_read_from_their_shapes(adata: AnnData, tmp_path: Path) -> None:
+    for name in ("P1a", "P2a"):
+        part = adata[adata.obs["sample"] == name].copy()
+        for key in ("spatial", "nuclei"):
+            part.uns[key] = {name: part.uns[key][name]}
+        stp.io.to_spatialdata(part, radius_px=50).write(tmp_path / f"{name}.zarr")
+    whole = adata[adata.obs["sample"].isin(["P1a", "P2a"])].copy()
+    options: dict[str, Any] = {"hyperparameters": GRAPH, "training": QUICK, "baselines": False}
+    one, two = (stp.tl.fit(data, "igi_dl", **options) for data in (whole, stp.Cohort(tmp_path)))
+    for name, tensor in one.network.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), two.network.state_dict()[name].numpy())
