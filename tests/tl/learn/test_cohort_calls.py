@@ -204,6 +204,17 @@ def test_shuffled_and_redrawn_genes_are_those_in_memory(
     assert len(left) == 1  # of the sections, and of nothing else
 
 
+def test_redrawn_genes_have_the_marks_of_the_genes(toy: ad.AnnData, tmp_path: Path) -> None:
+    """Selected on all patients, they leak, whatever was drawn for them."""
+    stp.pp.select_genes(toy, "mean", n_genes=3)
+    disk = stp.Cohort.divide(toy, tmp_path / "sections")
+    options: dict[str, Any] = {"allow_leakage": True, "metrics": ["pearson"], "ceiling": False}
+    options |= {"features": "toy", "baselines": ["ridge (null genes)"]}
+    for data in (toy, disk):
+        scores = stp.tl.cross_validate(data, ["mean"], **options)
+        assert (scores.loc[scores["model"] == "ridge (null genes)", "leaky"].astype(str) == "True").all()
+
+
 def test_samples_of_folds_are_those_in_memory(toy: ad.AnnData, disk: stp.Cohort) -> None:
     models: dict[str, Any] = {"stem": {"model": "stem", "hyperparameters": "small", "training": {"max_epochs": 1}}}
     options: dict[str, Any] = {"baselines": False, "metrics": ["pearson", "crps"], "n_samples": 3, "splitter": 2}
