@@ -14,6 +14,7 @@ import torch
 
 from stpredict.core._derangement import derangement
 from stpredict.core._file_rows import FileBags, columns_of, in_files
+from stpredict.core._file_squares import FileSquares
 from stpredict.models import INPUTS, Batch, Panel, Sections, Summary
 from stpredict.training._ragged import Ragged
 from stpredict.training._shuffled import shuffled_outputs
@@ -191,7 +192,7 @@ class ArraySet:
         if self.whole is None:
             return self
         members, whole = self.whole.row, self.whole
-        inputs = {name: values[members] for name, values in whole.inputs.items()}
+        inputs = {name: _taken(values, members) for name, values in whole.inputs.items()}
         return replace(self, whole=replace(whole, code=whole.code[members], row=np.arange(len(members)), inputs=inputs))
 
     def permuted(self, seed: int, *, by_output: bool = False) -> ArraySet:
@@ -296,7 +297,7 @@ class ArraySet:
 
 def _taken(values: Any, index: np.ndarray) -> Any:
     """Rows of an array, or a view of those of a row source."""
-    if isinstance(values, Ragged | FileBags):
+    if isinstance(values, Ragged | FileBags | FileSquares):
         return values.take(index)
     return values[index] if isinstance(values, np.ndarray) else TakenRows(values, index)
 
@@ -378,7 +379,7 @@ def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
             if each.sizes is not None:
                 found[name] = values.every()
                 continue
-            if isinstance(values, FileBags) and each.mask is not None:
+            if isinstance(values, FileBags | FileSquares) and each.mask is not None:
                 found[name] = values.tokens(data.inputs[each.mask] > 0)
                 continue
             if in_files(values.source if isinstance(values, TakenRows) else values):
@@ -390,5 +391,6 @@ def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
             found[name] = values.reshape(math.prod(values.shape[:-1]), values.shape[-1])  # the last may be 0
     if data.whole is not None:
         mine = np.isin(data.whole.code, np.unique(data.section))
-        found |= {n: v[mine] for n, v in data.whole.inputs.items() if INPUTS[n].width and n in needs}
+        wide = {n: v for n, v in data.whole.inputs.items() if INPUTS[n].width and n in needs}
+        found |= {n: _taken(v, np.flatnonzero(mine)) for n, v in wide.items()}
     return found | {name: table for name, table in data.genes.tables.items() if name in needs}
