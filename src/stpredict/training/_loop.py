@@ -25,6 +25,7 @@ from stpredict.training._gene_weights import Weighted
 from stpredict.training._loader import Loader, loader_for
 from stpredict.training._processes import begins_own, gathered, side_by_side, summed, trainer_options
 from stpredict.training._two_phase import TwoPhaseRule
+from stpredict.training._validated import Validated, joined
 from stpredict.training.targets._expression import mean_correlation
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class _Module(pl.LightningModule):
         self._n = 0
         self._loss: Tensor | None = None
         self._n_validated = 0
-        self._outputs: list[tuple[int, Tensor, Batch]] = []
+        self._validated: Validated | None = None
+        self._kind: Any = None
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -86,14 +88,16 @@ class _Module(pl.LightningModule):
             total = self._validation_loss(batch, prediction, batch_idx).float() * len(batch)
             self._loss = total if self._loss is None else self._loss + total
             self._n_validated += len(batch)
-        if self.scored:
+        if self.scored and batch.target is not None:
             prediction = self.network.predict(batch) if prediction is None else prediction
-            mean, small = prediction.mean, Batch(batch.section, batch.patient, target=batch.target, kind=batch.kind)
-            if batch.labeled is not None and batch.target is not None:  # nothing to be compared with
-                rows = batch.labeled
-                mean = mean[rows]
-                small = Batch(batch.section[rows], batch.patient[rows], target=batch.target[rows], kind=batch.kind)
-            self._outputs.append((batch_idx, mean.float().cpu(), small.to("cpu")))
+            # The others have nothing to be compared with.
+            rows = slice(None) if batch.labeled is None else batch.labeled
+            if self._validated is None:
+                self._validated = Validated(len(loader.data))
+            self._kind = batch.kind
+            self._validated.add(
+                batch_idx, mean=prediction.mean[rows].float(), target=batch.target[rows], section=batch.section[rows]
+            )
 
     def _validation_loss(self, batch: Batch, prediction: Prediction | None, number: int) -> Tensor:
         """Loss of a validation batch; what a step draws is the same in every epoch."""
@@ -105,19 +109,16 @@ class _Module(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.scores = {}
+        outputs = {} if self._validated is None else self._validated.all()
         if self.trainer.world_size > 1:
-            self._gather_validation()
+            outputs = self._gather_validation()
         if self._loss is not None:
             self.scores["validation_loss"] = float(self._loss / self._n_validated)
         self._loss, self._n_validated = None, 0
-        if not self._outputs:
+        if not outputs:
             return
-        mean = torch.cat([output for _, output, _ in self._outputs])
-        batches = [batch for _, _, batch in self._outputs]
-        self._outputs.clear()
-        kind = batches[0].kind
-        target = torch.cat([batch.target for batch in batches if batch.target is not None])
-        section = torch.cat([batch.section for batch in batches])
+        kind = self._kind
+        mean, target, section = (outputs[name] for name in ("mean", "target", "section"))
         if kind is not None and kind.whole:
             self.scores["validation_loss"] = float(kind.loss(Prediction(mean), target, torch.ones(1)))
         score = mean_correlation if kind is None else kind.validate
@@ -125,15 +126,18 @@ class _Module(pl.LightningModule):
         self.scores[f"validation_{score_of(kind)}"] = float(
             np.float32(score(mean.numpy(), target.numpy(), section.numpy()))
         )
+        if self._validated is not None:
+            self._validated.clear()
 
-    def _gather_validation(self) -> None:
+    def _gather_validation(self) -> dict[str, Tensor]:
         """What all processes have validated, in the order of one: each of them comes to the same scores."""
-        loss = None if self._loss is None else self._loss.cpu()
-        found = gathered((loss, self._n_validated, self._outputs))
-        losses = [loss for loss, _, _ in found if loss is not None]
+        loss, own = None if self._loss is None else self._loss.cpu(), self._validated
+        found = gathered((loss, self._n_validated, [] if own is None else own.parts(), self._kind))
+        losses = [loss for loss, *_ in found if loss is not None]
         self._loss = torch.stack(losses).sum() if losses else None
-        self._n_validated = sum(n for _, n, _ in found)
-        self._outputs = sorted((each for _, _, outputs in found for each in outputs), key=lambda each: each[0])
+        self._n_validated = sum(n for _, n, *_ in found)
+        self._kind = next((kind for *_, kind in found if kind is not None), None)
+        return joined(part for _, _, parts, _ in found for part in parts)
 
     def on_train_epoch_end(self) -> None:
         if self.trainer.world_size > 1:
