@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
-from stpredict.cohorts._section_pictures import SectionPictures
 from stpredict.core._file_rows import FileRows
 from stpredict.tl.learn.inputs._patches import Patches
+from stpredict.tl.learn.inputs._section_pictures import SectionPictures
 
 NAME = "histogene"
 HOW: dict[str, Any] = {"hyperparameters": "small", "training": {"max_epochs": 2}}

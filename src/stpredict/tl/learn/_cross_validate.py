@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stpredict.cohorts import Cohort
-from stpredict.cohorts._section_pictures import SectionPictures
 from stpredict.core._compact import compact
 from stpredict.core._engine import check_client
 from stpredict.core._settings import settings
@@ -33,6 +32,7 @@ from stpredict.tl.learn._out_of_fold import marks_of, write_out_of_fold
 from stpredict.tl.learn._splitters import Splitter, check_folds, make_folds
 from stpredict.tl.learn._stored import judged_together, room_on_disk, write_to_sections
 from stpredict.tl.learn._task import OWN_COMPARATORS, Task, comparator, make_task
+from stpredict.tl.learn.inputs._section_pictures import SectionPictures
 from stpredict.tl.learn.inputs._slots import split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
 from stpredict.tl.learn.targets._parse import parse_target

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.cohorts import Cohort
-from stpredict.cohorts._section_pictures import SectionPictures
 from stpredict.core._atomic import check_place
 from stpredict.core._settings import settings
 from stpredict.core._turns import tidy, tidy_folder
@@ -28,6 +27,7 @@ from stpredict.tl.learn._task import check_enough, comparator, fit_task, make_ta
 from stpredict.tl.learn.inputs._collect import collect
 from stpredict.tl.learn.inputs._gene_table import table_strangers, warn_of_unrecorded
 from stpredict.tl.learn.inputs._origin import check_features_origin
+from stpredict.tl.learn.inputs._section_pictures import SectionPictures
 from stpredict.tl.learn.inputs._slots import slots_read, split_features
 from stpredict.tl.learn.targets._base import Keys, slots_for
 from stpredict.tl.learn.targets._parse import parse_target

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.cohorts._section_pictures import SectionPictures
 from stpredict.tl.learn.inputs._reader import Reader, Source
+from stpredict.tl.learn.inputs._section_pictures import SectionPictures
 
 if TYPE_CHECKING:
     from stpredict.pp._patches import PatchStack
