@@ -38,6 +38,16 @@ def sections(noise: float = 0.3, n: int = 15, same: bool = True, seed: int = 0) 
     return adata
 
 
+def test_genes_that_some_folds_did_not_choose_are_left_out():
+    adata = sections()
+    names = list(adata.var_names[1:])
+    expected = stp.tl.module_correlation(adata, genes=names, n_permutations=9)
+    adata.obsm["predicted"].iloc[:225, 0] = np.nan
+    with pytest.warns(UserWarning, match="1 of 15 genes .* were not predicted in all observations"):
+        found = stp.tl.module_correlation(adata, n_permutations=9)
+    pd.testing.assert_frame_equal(found.predicted, expected.predicted)
+
+
 def test_modules_are_found_and_the_matrices_agree():
     adata = sections()
     found = stp.tl.module_correlation(adata, n_permutations=99)
