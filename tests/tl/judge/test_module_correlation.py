@@ -128,6 +128,11 @@ def test_the_figure_orders_genes_by_modules():
         across = np.delete(drawn[low:high], np.arange(low, high), axis=1)
         assert drawn[low:high, low:high].min() > across.max()
     assert f"{found.summary['mantel']:.2f}" in figure.get_supxlabel()
+    figure.canvas.draw()
+    page = figure.bbox
+    for ax in figure.axes[:2]:
+        title = ax.title.get_window_extent()
+        assert title.y1 <= page.y1
     plt.close(figure)
     with pytest.raises(TypeError, match="module_correlation"):
         stp.pl.module_correlation(found.predicted)
