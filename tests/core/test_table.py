@@ -67,6 +67,13 @@ def test_the_head_of_a_table_prints_as_the_table_does() -> None:
 def test_small_numbers_of_a_column_have_the_same_decimals() -> None:
     lines = repr(compact(pd.DataFrame({"r": [0.00765, -6.29e-06, -3e-18]}), ["r"])).splitlines()
     assert [line.split()[1] for line in lines[1:]] == ["0.00765", "-0.00001", "0.00000"]
+    assert repr(compact(pd.DataFrame({"n_found": [2.0, np.nan]}), ["n_found"])).split() == [
+        "n_found",
+        "0",
+        "2",
+        "1",
+        "NaN",
+    ]
 
 
 def test_a_narrow_terminal_breaks_names_then_cuts_texts_then_leaves_columns_out(monkeypatch) -> None:

@@ -186,6 +186,8 @@ def _texts(column: pd.Series, name: str) -> list[str]:
         largest = float(np.max(np.abs(values[np.isfinite(values)]), initial=0.0))
         if 1e-5 <= largest < 1e5:
             decimals = int(np.clip(2 - np.floor(np.log10(largest)), 0, 3 if largest >= 0.01 else 7))
+            if name.startswith("n_") and (values[np.isfinite(values)] % 1 == 0).all():
+                decimals = 0  # counts, some of which are not known
             texts = [f"{value:.{decimals}f}" if np.isfinite(value) else str(value) for value in values]
             return ["NaN" if text == "nan" else text.lstrip("-") if not text.strip("-0.") else text for text in texts]
     return [f"{value:.3g}".replace("nan", "NaN") if isinstance(value, float) else _plain(value) for value in column]
