@@ -186,7 +186,8 @@ def run_folds(
 
     def jobs() -> Iterator[Job]:
         """Arrays of one fit at a time: all of them at once would be folds × tasks copies. Tasks of a fold share its target."""
-        last, values = None, None
+        last: tuple[int, bool, bytes] | None = None
+        values: Any = None
         for fold_number, (fold, goal, seen_by) in enumerate(zip(folds, goals, behind, strict=True)):
             wanted, whole, n_primary, strangers = goal
             test_rows = fold.test[rows.index]
