@@ -6,6 +6,7 @@ synthetic; at a fixed `stpredict.settings.memory` the peak must not follow their
     python benchmarks/scale.py            # 6, 24 and 96 sections of 400 spots
     python benchmarks/scale.py --spots 2000 --features 1536 --genes 500
     python benchmarks/scale.py --calls "fit ridge of counts"     # some of the calls
+    python benchmarks/scale.py --pictures --features 64     # networks that read pictures, or tiles around a spot
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ SMALL = {"hyperparameters": "small", "training": {"max_epochs": 2}}
 FITS: dict[str, dict[str, Any]] = {"ridge": {}, "mlp": SMALL, "hist": SMALL}
 COUNTS = "ridge of counts"
 FITS[COUNTS] = {"target": stp.targets.Counts()}
+PICTURED: dict[str, dict[str, Any]] = {"histogene": SMALL, "triplex": SMALL}
 SCORES = {"metrics": ["pearson", "rmse"], "ceiling": False}
 MARGIN = 1.15
+UM_PER_PIXEL = 4.0
 
 
-def section(name: str, patient: str, seed: int, n: int, d: int, genes: int) -> ad.AnnData:
-    """A section whose counts follow its features."""
+def section(name: str, patient: str, seed: int, n: int, d: int, genes: int, pictures: bool) -> ad.AnnData:
+    """A section whose counts follow its features; with a picture and 25 tiles around each spot where that is asked for."""
     rng, weights = np.random.default_rng(seed), np.random.default_rng(0).normal(size=(8, genes))
     features = rng.normal(size=(n, d)).astype(np.float32)
     counts = rng.poisson(np.exp(0.5 + 0.15 * features[:, :8] @ weights)).astype(np.float32)
@@ -52,6 +55,18 @@ def section(name: str, patient: str, seed: int, n: int, d: int, genes: int) -> a
     adata.obsm["X_toy"] = features
     adata.uns["spatial"] = {name: {"scalefactors": {"microns_per_pixel": 1.0}}}
     adata.uns["stpredict"] = {"X_toy": {"encoder": "toy", "tile_um": 100.0, "microns_per_pixel": {name: 1.0}}}
+    if pictures:
+        adata.obsm["spatial"] = (adata.obsm["spatial"] + 100.0) / UM_PER_PIXEL
+        shape = (int(adata.obsm["spatial"].max() + 100 / UM_PER_PIXEL),) * 2
+        adata.uns["spatial"][name] = {
+            "images": {"hires": rng.integers(0, 256, (*shape, 3), dtype=np.uint8)},
+            "scalefactors": {"microns_per_pixel": UM_PER_PIXEL, "tissue_hires_scalef": 1.0},
+        }
+        adata.obsm["X_toy_neighbors"] = rng.normal(size=(n, 25, d)).astype(np.float32)
+        adata.obsm["X_toy_neighbor_mask"] = np.ones((n, 25), dtype=bool)
+        for slot in ("X_toy", "X_toy_neighbors"):
+            record = {"encoder": "toy", "tile_um": 100.0, "grid": 5, "microns_per_pixel": {name: UM_PER_PIXEL}}
+            adata.uns["stpredict"][slot] = record
     stp.pp.normalize(adata, method="log1p")
     stp.pp.grid(adata)
     return adata
@@ -61,7 +76,7 @@ def make(folder: Path, n_sections: int, options: argparse.Namespace) -> Path:
     """Sections in files, each of another patient."""
     folder.mkdir()
     for i in range(n_sections):
-        made = section(f"s{i:03}", f"p{i:03}", i, options.spots, options.features, options.genes)
+        made = section(f"s{i:03}", f"p{i:03}", i, options.spots, options.features, options.genes, options.pictures)
         made.write_h5ad(folder / f"s{i:03}.h5ad")
     return folder
 
@@ -138,7 +153,14 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=64)
     parser.add_argument("--memory", type=int, default=32, help="settings.memory in MiB")
     parser.add_argument("--calls", nargs="+", help="calls to measure, and no comparison with memory; all when left out")
+    parser.add_argument(
+        "--pictures", action="store_true", help=f"sections with pictures, and fits of {', '.join(PICTURED)} only"
+    )
     options = parser.parse_args()
+    if options.pictures:
+        FITS.clear()
+        FITS.update(PICTURED)
+        options.calls = options.calls or ["map to disk", *(f"fit {name}" for name in FITS)]
     stp.settings.memory, stp.settings.progress, stp.settings.device = options.memory * 2**20, False, "cpu"
     begun = time.perf_counter()
     warnings.filterwarnings("ignore")

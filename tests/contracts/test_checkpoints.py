@@ -212,10 +212,10 @@ OTHER_SETTINGS = {
     "max_epochs": 7, "batch_size": 7, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5, "momentum": 0.5,
     "schedule": "cosine", "final_learning_rate": 1e-3, "step_epochs": 7, "step_factor": 0.5, "patience": 7, "min_delta": 0.5, "validation_fraction": 0.5, "monitor": "correlation",
     "loss_tolerance": 0.25, "refit": False, "gradient_clip": 0.5, "precision": "32-true", "device": "cpu",
-    "auxiliary": "all", "devices": 2, "strategy": "ddp", "num_nodes": 2,
+    "auxiliary": "all", "devices": 2, "strategy": "ddp", "num_nodes": 2, "num_workers": 2,
 }  # fmt: skip
 #: Where a fit runs; how many processes draw is another thing.
-OF_MACHINES = ("device", "strategy")
+OF_MACHINES = ("device", "strategy", "num_workers")
 #: What means something with auxiliary genes alone, and is no setting without them.
 WITH_AUXILIARY = {
     "n_primary": 3, "primary": ["g1"], "gene_loss": "pearson", "mask_temperature": 0.5, "cut_start": 0.25,

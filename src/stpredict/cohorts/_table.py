@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.cohorts._section_files import signature, table_in
+from stpredict.cohorts._section_files import kind_of, signature, table_in
+from stpredict.cohorts._section_nuclei import SectionNuclei
 from stpredict.cohorts._sources import SectionFile
 from stpredict.core._atomic import new_directory, room_for
 from stpredict.core._file_rows import row_blocks, write_rows
@@ -19,6 +20,7 @@ from stpredict.core._turns import remove, turn
 from stpredict.core._validate import check_unique, few
 from stpredict.slots._concat import concat
 from stpredict.slots._keys import Key
+from stpredict.slots._nuclei import nuclei_keys, sections_with_nuclei
 from stpredict.slots._prediction import clear_predictions, prediction_names
 
 if TYPE_CHECKING:
@@ -50,9 +52,11 @@ def mapped_table(
 
     heads: dict[str, AnnData] = {}
     every: dict[str, pd.DataFrame] = {}
+    nuclei: dict[str, dict[str, Path]] = {}
     for section in sections:
         with table_in(section.path, table_key) as table:
             obs, heads[section.name] = _read(table)
+        _leave_nuclei(section, heads[section.name], nuclei)
         for frame in (obs, heads[section.name].obs):
             for key, value in ((sample_key, section.name), (patient_key, section.patient)):
                 if key not in frame:
@@ -76,7 +80,17 @@ def mapped_table(
         obsm={slot.partition("/")[2]: values for slot, values in arrays.items() if slot.startswith("obsm/")},
         uns=joined.uns,
     )
+    table.uns |= {key: SectionNuclei(files, key, table_key) for key, files in nuclei.items()}
     return table
+
+
+def _leave_nuclei(section: SectionFile, head: AnnData, found: dict[str, dict[str, Path]]) -> None:
+    """Take the nuclei of a section out of its `uns`, and note in which file they are."""
+    for key in nuclei_keys(head):
+        as_shapes = kind_of(section.path) == "spatialdata"
+        if as_shapes or sections_with_nuclei(head, key, [section.name]):
+            head.uns.pop(key, None)
+            found.setdefault(key, {})[section.name] = section.path
 
 
 def _read(table: Any) -> tuple[pd.DataFrame, AnnData]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stpredict.core._file_rows import fingerprint_of, in_files
+from stpredict.core._file_rows import columns_of, fingerprint_of, in_files
 
 
 class CountRows:
@@ -63,9 +63,18 @@ class CountRows:
         values[known, :n_genes] = counts
         return values
 
-    def genes(self, which: slice) -> CountRows:
+    def columns_of(self, which: np.ndarray) -> CountRows:
+        """The same rows with some of the genes, named by their columns of counts and of depths; nothing is read."""
+        genes, depths = np.split(which, 2)
+        if not np.array_equal(genes + self.counts.shape[1], depths):
+            raise ValueError(
+                f"expected columns of counts and those of their depths behind them; found {which.tolist()}"
+            )
+        return self.genes(genes)
+
+    def genes(self, which: Any) -> CountRows:
         """The same rows with some of the genes; nothing is read."""
-        counts = self.counts.columns_of(which) if self.in_file else self.counts[:, which]
+        counts = columns_of(self.counts, which)
         return CountRows(counts, self.row, self.depth, self.section, self.level[:, which])
 
     def fingerprint(self) -> str:

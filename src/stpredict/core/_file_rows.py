@@ -147,10 +147,50 @@ class FileTable:
             values = np.where(self.blank[index][:, None], np.float32(np.nan), values)
         return values
 
-    def columns_of(self, which: slice) -> FileTable:
+    def columns_of(self, which: Any) -> FileTable:
         """The same rows with some of the columns of the only matrix, as they are there; nothing is read."""
         columns = np.arange(self.shape[1]) if self.columns is None else self.columns
         return FileTable(self.parts, self.rows, columns[which], blank=self.blank)
+
+    def fingerprint(self) -> str:
+        """Digest of the values, the same as that of the array in memory."""
+        return fingerprint_of(self)
+
+
+class FileBags:
+    """Bags of tokens (n, n_tokens, d) of some rows of an array in a file, as float32; read when they are asked for.
+
+    Parameters
+    ----------
+    source
+        Array (m, n_tokens, d).
+    rows
+        (n,) rows of it.
+    """
+
+    dtype = np.dtype(np.float32)
+    ndim = 3
+
+    def __init__(self, source: FileRows, rows: np.ndarray) -> None:
+        self.source, self.rows = source, rows
+        self.shape = (len(rows), *source.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.source[self.rows[index]].astype(np.float32, copy=False)
+
+    def take(self, index: np.ndarray) -> FileBags:
+        """Some of the rows; nothing is read."""
+        return FileBags(self.source, self.rows[index])
+
+    def tokens(self, kept: np.ndarray) -> FileTable:
+        """The tokens that a mask (n, n_tokens) keeps, one row each."""
+        _, n_tokens, width = self.source.shape
+        flat = FileRows(self.source.path, self.source.dtype, (len(self.source) * n_tokens, width), self.source.offset)
+        bag, token = np.nonzero(kept)
+        return FileTable([flat], self.rows[bag] * n_tokens + token)
 
     def fingerprint(self) -> str:
         """Digest of the values, the same as that of the array in memory."""
@@ -167,7 +207,8 @@ def fingerprint_of(values: Any) -> str:
 
 def in_files(values: Any) -> bool:
     """Whether rows are read from files when they are asked for, each time anew and at the price of reading them."""
-    return isinstance(values, FileRows | FileSparseRows | FileTable)
+    kinds = FileRows | FileSparseRows | FileTable | FileBags
+    return isinstance(values, kinds) or bool(getattr(values, "in_file", False))
 
 
 def rows_in_file(values: Any) -> FileRows | FileSparseRows | None:
@@ -186,6 +227,17 @@ def rows_in_file(values: Any) -> FileRows | FileSparseRows | None:
     # A part of a map has the name of the file as well, and begins elsewhere.
     whole = values.flags.c_contiguous and values.offset + values.nbytes == Path(values.filename).stat().st_size
     return FileRows(values.filename, values.dtype, values.shape, values.offset) if whole else None
+
+
+def columns_of(values: Any, which: Any) -> Any:
+    """Some columns of an array, or a view of those of rows that are read when they are asked for."""
+    return values.columns_of(which) if hasattr(values, "columns_of") else values[:, which]
+
+
+def read_rows(values: Any, index: Any) -> Any:
+    """Some rows of a matrix, dense or sparse; those of a memory map are read from its file, and no page of the map stays."""
+    source = rows_in_file(values)
+    return (values if source is None else source)[index]
 
 
 def _mapped(values: Any) -> Any:

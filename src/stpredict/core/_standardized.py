@@ -33,6 +33,13 @@ def standardized_by(
     return scaled
 
 
+def standardized(features: Any, sample: np.ndarray, by: np.ndarray) -> Any:
+    """Standardize features (n, d), in memory or in files, within each section by some of its rows, mask (n,)."""
+    if isinstance(features, FileTable):
+        return standardized_in_file(features, sample, by)
+    return standardized_by(features, sample, by)
+
+
 def standardized_in_file(features: FileTable, sample: np.ndarray, by: np.ndarray) -> FileTable:
     """The same of rows in files: their moments are taken now, and they are standardized when they are read."""
     _, section = np.unique(sample, return_inverse=True)

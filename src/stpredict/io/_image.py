@@ -89,7 +89,9 @@ def element_names(sample: str, *endings: str) -> list[str]:
 
 
 def _given(image: Any, sample: str, scale: tuple[float, float]) -> SectionImage:
-    """Image that a user passed; an element of a SpatialData lies where its transformation says."""
+    """Image that a user passed, or that was opened; an element of a SpatialData lies where its transformation says."""
+    if isinstance(image, SectionImage):
+        return image
     if hasattr(image, "groups") or "transform" in getattr(image, "attrs", {}):
         return placed(image, element_matrix(image, sample))
     return stretched(image, scale)

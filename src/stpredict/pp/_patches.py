@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cohorts._on_sections import is_cohort
+from stpredict.core._file_rows import FileRows
 from stpredict.core._settings import settings
 from stpredict.core._turns import tidy_folder
 from stpredict.core._validate import check_positive
@@ -26,13 +28,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from stpredict.cohorts import Cohort
     from stpredict.slots._container import Container
 
 _MANY_PADDED = 0.05
 
 
 def patches(
-    data: Container,
+    data: Container | Cohort,
     patch_um: float,
     patch_px: int,
     *,
@@ -107,6 +110,12 @@ def patches(
 
     from stpredict.slots._container import get_table
 
+    if is_cohort(data):
+        how: dict[str, Any] = {"sample_key": data.sample_key, "table_key": data.table_key, "check": check}
+        tables = data.call(
+            patches, (patch_um, patch_px), how | {"image": image, "progress": False}, write=False, progress=progress
+        )
+        return pd.concat(tables.values(), ignore_index=True)
     adata = get_table(data, table_key)
     stack = patch_stack(
         data,
@@ -128,9 +137,11 @@ class PatchStack:
     Parameters
     ----------
     parts
-        Array or memory map (n_section, px, px, 3) uint8 of each section.
+        Array (n_section, px, px, 3) uint8 of each section, or rows of a file, which is open for the time of a read.
     part, row
         (n,) which part and which row of it each observation is.
+    in_file
+        Whether other processes find the files of the parts as well, as they do those of a cohort.
     cut
         Record of the cut patches, one entry per section: `sample`, `n_patches`, `n_padded`, `side_px`, `patch_um`, `patch_px`,
         `path` (empty where they are in memory only).
@@ -142,15 +153,17 @@ class PatchStack:
 
     def __init__(
         self,
-        parts: list[np.ndarray],
+        parts: list[Any],
         part: np.ndarray,
         row: np.ndarray,
         *,
         cut: list[dict[str, Any]],
         keys: list[str],
         padded: dict[str, int],
+        in_file: bool = False,
     ) -> None:
         self.parts, self.part, self.row, self.cut, self.keys, self.padded = parts, part, row, cut, keys, padded
+        self.in_file = in_file
 
     def __len__(self) -> int:
         return len(self.part)
@@ -165,8 +178,10 @@ class PatchStack:
         return out
 
     def __getstate__(self) -> dict[str, Any]:
-        """Memory maps as arrays: what is sent to other processes is sent section by section, and each of them once."""
-        return self.__dict__ | {"parts": [np.asarray(part) for part in self.parts]}
+        """Files of an object in memory as arrays: what is sent to other processes is sent section by section, each once."""
+        if self.in_file:
+            return self.__dict__
+        return self.__dict__ | {"parts": [part[:] for part in self.parts]}
 
     def fingerprint(self) -> str:
         """Digest of what was cut: the keys say from which image, at which positions, in which size."""
@@ -265,7 +280,29 @@ def patch_stack(
     with tqdm(
         total=sum(len(job.xy) for job in jobs), desc="reading pictures", unit="patch", leave=False, disable=not progress
     ) as bar:
-        parts = [section_patches(job, bar.update) for job in jobs]
+        parts = [_unmapped(section_patches(job, bar.update)) for job in jobs]
     for entry, stored in zip(cut, parts, strict=True):
-        entry["path"] = entry["path"] if isinstance(stored, np.memmap) else ""
+        entry["path"] = entry["path"] if isinstance(stored, FileRows) else ""
     return PatchStack(parts, part, row, cut=cut, keys=[job.path.stem for job in jobs], padded=padded)
+
+
+def _unmapped(stored: np.ndarray) -> Any:
+    """Rows of the file of a memory map, whose pages would count as memory of the process for as long as it is open."""
+    if not isinstance(stored, np.memmap) or stored.filename is None:
+        return stored
+    return FileRows(stored.filename, stored.dtype, stored.shape, stored.offset)
+
+
+def stacked(stacks: Sequence[PatchStack], sections: Sequence[np.ndarray]) -> PatchStack:
+    """Patches of sections that were cut one after the other, whose rows (n_section,) among all are given; their files stay."""
+    n = sum(map(len, sections))
+    part, row = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    first = 0
+    for stack, rows in zip(stacks, sections, strict=True):
+        part[rows], row[rows] = first + stack.part, stack.row
+        first += len(stack.parts)
+    return PatchStack(
+        [each for stack in stacks for each in stack.parts], part, row,
+        cut=[entry for stack in stacks for entry in stack.cut], keys=[key for stack in stacks for key in stack.keys],
+        padded={name: count for stack in stacks for name, count in stack.padded.items()}, in_file=True,
+    )  # fmt: skip

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._file_rows import read_rows
+from stpredict.core._moments import row_slices
 from stpredict.core._validate import check_choice, check_unique
+from stpredict.metrics._dispersion import section_dispersions
 from stpredict.pp._spatially_variable import section_morans_i, write_moran
 from stpredict.slots._checks import as_mask, check_genes, check_obs
 from stpredict.slots._container import begin
@@ -183,10 +186,15 @@ def select_genes(
 
 
 def select_panel(
-    adata: AnnData, method: str | Sequence[str], train: np.ndarray | str | None = None, **options: Any
+    adata: AnnData,
+    method: str | Sequence[str],
+    train: np.ndarray | str | None = None,
+    values: Any = None,
+    **options: Any,
 ) -> list[str]:
     """Return the panel that :func:`select_genes` would choose, and write nothing.
 
+    `values` are rows (n_obs, n_vars) that are read in place of `X`, or of the layer, where they are not in the object.
     `train` is a mask (n_obs,), row indices, or an `obs` key; `options` are those of :func:`select_genes` that have a
     say in the choice. The genes come in the order of `var_names`; a list of genes is returned in its own order.
     """
@@ -197,7 +205,7 @@ def select_panel(
         mask[np.asarray(train)] = True
         train = mask
     rows = usable_rows(adata, as_mask(adata, train), options.get("layer"))
-    return _select(adata, method, rows, **options).genes
+    return _select(adata, method, rows, values, **options).genes
 
 
 def _given(adata: AnnData, *lists: Sequence[str]) -> list[str]:
@@ -223,6 +231,7 @@ def _select(
     adata: AnnData,
     method: str,
     rows: np.ndarray,
+    values: Any = None,
     *,
     n_genes: int | None = None,
     p_value: float = 0.01,
@@ -246,7 +255,7 @@ def _select(
     if not 0 <= min_fraction <= 1:
         raise ValueError(f"expected min_fraction between 0 and 1; found {min_fraction}")
 
-    matrix = matrix_of(adata, layer)
+    matrix = matrix_of(adata, layer) if values is None else values
     samples = adata.obs[sample_key].astype(str).to_numpy()
     names = adata.var_names
     kept = np.ones(adata.n_vars, dtype=bool)
@@ -266,7 +275,7 @@ def _select(
     amount = adata.layers[Key.COUNTS] if residuals and Key.COUNTS in adata.layers else matrix
     for section in dict.fromkeys(samples[rows]):
         section_rows = np.flatnonzero(rows & (samples == section))
-        share = np.asarray((amount[section_rows] != 0).sum(axis=0)).ravel() / len(section_rows)
+        share = np.asarray((read_rows(amount, section_rows) != 0).sum(axis=0)).ravel() / len(section_rows)
         detected &= (share > 0) & (share >= min_fraction)
     keep(detected, "min_fraction")
     if not kept.any():
@@ -275,14 +284,14 @@ def _select(
     selection = _Selection([], dropped)
     score = np.full(adata.n_vars, -np.inf)
     if method == "mean":
-        score[kept] = np.asarray(amount[np.flatnonzero(rows)].mean(axis=0)).ravel()[kept]
+        score[kept] = _mean(amount, np.flatnonzero(rows))[kept]
     else:
         if method == "spatial_hvg" and n_genes is not None:
             variable = _most_residual if residuals else _highly_variable
             keep(variable(matrix, rows, kept, samples, 2 * n_genes), "spatial_hvg")
         tested = list(names[kept])
         selection.moran_i, selection.moran_p = section_morans_i(
-            adata, rows, tested, n_neighbors=n_neighbors, layer=layer, sample_key=sample_key
+            adata, rows, tested, matrix, n_neighbors=n_neighbors, sample_key=sample_key
         )
         score[kept] = selection.moran_i.fillna(-1.0).median(axis=1).to_numpy()
         if method == "moran":
@@ -307,20 +316,21 @@ def _named_like(names: Sequence[str] | pd.Index, pattern: re.Pattern[str]) -> np
     return np.array([pattern.match(str(name)) is not None for name in names], dtype=bool)
 
 
+def _mean(matrix: Any, rows: np.ndarray) -> np.ndarray:
+    """Mean (n_vars,) of some rows of a matrix, some at a time."""
+    parts = (read_rows(matrix, rows[part]).sum(axis=0, dtype=np.float64) for part in row_slices(len(rows)))
+    return np.asarray(sum(np.asarray(part).ravel() for part in parts) / len(rows))
+
+
 def _highly_variable(matrix: Any, rows: np.ndarray, kept: np.ndarray, samples: np.ndarray, n_top: int) -> np.ndarray:
     """Mask (n_vars,) of the genes with the highest normalized dispersion within sections."""
-    import pandas as pd
-    import scanpy as sc
-    from anndata import AnnData
-
-    at, columns = np.flatnonzero(rows), np.flatnonzero(kept)
-    obs = pd.DataFrame({"section": pd.Categorical(samples[at])}, index=at.astype(str))
-    table = AnnData(matrix[at][:, columns], obs=obs)
-    found = sc.pp.highly_variable_genes(
-        table, n_top_genes=min(n_top, len(columns)), flavor="seurat", batch_key="section", inplace=False
+    columns = np.flatnonzero(kept)
+    sections = (
+        read_rows(matrix, np.flatnonzero(rows & (samples == section)))[:, columns]
+        for section in np.unique(samples[rows])
     )
     variable = np.zeros(len(kept), dtype=bool)
-    variable[columns] = found["highly_variable"].to_numpy()
+    variable[columns] = section_dispersions(sections, np.arange(len(columns)).astype(str), n_top)["highly_variable"]
     return variable
 
 
@@ -328,7 +338,7 @@ def _most_residual(matrix: Any, rows: np.ndarray, kept: np.ndarray, samples: np.
     """Mask (n_vars,) of the genes whose residuals vary most within sections :cite:p:`lause2021`."""
     variance = np.zeros(len(kept))
     for section in dict.fromkeys(samples[rows]):
-        variance += to_dense(matrix[rows & (samples == section)]).var(axis=0)
+        variance += to_dense(read_rows(matrix, np.flatnonzero(rows & (samples == section)))).var(axis=0)
     best = np.argsort(np.where(kept, -variance, np.inf), kind="stable")[: min(n_top, int(kept.sum()))]
     variable = np.zeros(len(kept), dtype=bool)
     variable[best] = True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._file_rows import read_rows
 from stpredict.metrics._morans_i import morans_i
 from stpredict.pp._spatial_graph import spatial_weights
 from stpredict.slots._checks import as_mask, check_genes, check_obs, check_obsm
@@ -94,7 +95,8 @@ def spatially_variable(
     names = list(adata.var_names) if genes is None else [str(gene) for gene in genes]
     check_genes(adata, names)
     rows = usable_rows(adata, as_mask(adata, train), layer)
-    moran_i, moran_p = section_morans_i(adata, rows, names, n_neighbors=n_neighbors, layer=layer, sample_key=sample_key)
+    matrix = matrix_of(adata, layer)
+    moran_i, moran_p = section_morans_i(adata, rows, names, matrix, n_neighbors=n_neighbors, sample_key=sample_key)
     write_moran(adata, moran_i, moran_p)
     entry = {"n_neighbors": n_neighbors, "layer": layer, "sections": list(moran_i.columns)}
     write_record(adata, "spatially_variable", entry)
@@ -102,9 +104,9 @@ def spatially_variable(
 
 
 def section_morans_i(
-    adata: AnnData, rows: np.ndarray, genes: Sequence[str], *, n_neighbors: int, layer: str | None, sample_key: str
+    adata: AnnData, rows: np.ndarray, genes: Sequence[str], matrix: Any, *, n_neighbors: int, sample_key: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Moran's I and p, tables genes × sections, over the rows of a mask (n_obs,)."""
+    """Moran's I and p of values (n_obs, n_vars), tables genes × sections, over the rows of a mask (n_obs,)."""
     import pandas as pd
 
     check_obs(adata, sample_key, "name the sections, or pass `sample_key=`")
@@ -118,13 +120,14 @@ def section_morans_i(
             f"expected at least {_MIN_OBSERVATIONS} measured observations in every section; found fewer in "
             f"{', '.join(small[:5])}; leave these sections out with `train=`"
         )
-    matrix, xy = matrix_of(adata, layer), positions_of(adata)
+    xy = positions_of(adata)
     columns = adata.var_names.get_indexer(genes)
     all_genes = len(columns) == adata.n_vars and bool((columns == np.arange(adata.n_vars)).all())
     statistic, p_value = {}, {}
     for section in sections:
         section_rows = np.flatnonzero(rows & (samples == section))
-        values = matrix[section_rows] if all_genes else matrix[section_rows][:, columns]
+        values = read_rows(matrix, section_rows)
+        values = values if all_genes else values[:, columns]
         result = morans_i(values, spatial_weights(xy[section_rows], n_neighbors))
         statistic[section], p_value[section] = result["I"].to_numpy(), result["p"].to_numpy()
     index = pd.Index(genes)

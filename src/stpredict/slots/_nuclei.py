@@ -41,7 +41,7 @@ def write_nuclei(data: Container, adata: AnnData | None, key: str, frames: Mappi
         return
     assert adata is not None
     found = dict(adata.uns.get(key, {}))
-    adata.uns[key] = found | {escaped(sample): _arrays(frame) for sample, frame in frames.items()}
+    adata.uns[key] = found | {escaped(sample): nuclei_arrays(frame) for sample, frame in frames.items()}
 
 
 def nuclei_keys(adata: AnnData) -> list[str]:
@@ -94,7 +94,7 @@ def read_nuclei_of(data: Container, adata: AnnData | None, key: str, sample: str
     return _frame(found[escaped(sample)], f"uns[{key!r}][{sample!r}]", outlines=outlines)
 
 
-def _arrays(frame: Any) -> dict[str, np.ndarray]:
+def nuclei_arrays(frame: Any) -> dict[str, np.ndarray]:
     """Columns of a table of polygons, and their outlines, as arrays that every store holds."""
     import shapely
 

@@ -10,7 +10,7 @@ import torch
 
 from stpredict.core._validate import few
 from stpredict.training._config import TrainConfig
-from stpredict.training._data import ArraySet, in_memory
+from stpredict.training._data import ArraySet
 from stpredict.training._gene_weights import Weighted, soft_mask
 from stpredict.training._validation import inner_sides
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _DIGITS = 4  # of weights in the facts
 
 
-def order_genes(kind: Target, values: np.ndarray, section: np.ndarray, config: TrainConfig) -> tuple[np.ndarray, int]:
+def order_genes(kind: Target, values: Any, section: np.ndarray, config: TrainConfig) -> tuple[np.ndarray, int]:
     """Put the primary genes first, in the order of the panel, and the others behind them, the most variable one first.
 
     Parameters
@@ -32,7 +32,7 @@ def order_genes(kind: Target, values: np.ndarray, section: np.ndarray, config: T
     kind
         Target of the whole panel.
     values
-        Values of measured training rows (n, …).
+        Values of measured training rows (n, …), in memory or in files, which are read section by section.
     section
         Their sections (n,).
     config
@@ -231,5 +231,5 @@ def with_primary(data: ArraySet, config: TrainConfig) -> ArraySet:
         raise ValueError("expected rows with a target of genes whose kind is known; found none; pass `kind`")
     rows = data.only_labeled()
     assert rows.target is not None  # as the whole has one
-    order, n_primary = order_genes(data.kind, in_memory(rows.target), rows.section, config)
+    order, n_primary = order_genes(data.kind, rows.target, rows.section, config)
     return replace(data.outputs(order), n_primary=n_primary)

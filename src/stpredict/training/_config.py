@@ -23,6 +23,9 @@ _CHOICES = {
     ),
 }  # fmt: skip
 
+#: Settings of a machine that are not told of a model, which does not depend on them.
+UNTOLD = ("device", "num_workers")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -97,6 +100,10 @@ class TrainConfig:
         for each device.
     num_nodes
         Number of machines, with `devices` processes on each, started by `torchrun` or SLURM.
+    num_workers
+        Number of threads that read the batches to come while a step is taken, at most two batches ahead each; the step itself
+        reads its batch when 0. Worth it where rows come from files, as those of a :class:`stpredict.Cohort` and patches, and
+        where the network is on an accelerator. The result does not depend on it.
 
     Raises
     ------
@@ -136,6 +143,7 @@ class TrainConfig:
     devices: int | Sequence[int] = 1
     strategy: Literal["auto", "ddp", "ddp_spawn"] = "auto"
     num_nodes: int = 1
+    num_workers: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -143,7 +151,7 @@ class TrainConfig:
                 check_choice(getattr(self, name), choices, name)
         for name, least in (
             ("max_epochs", 1), ("batch_size", 1), ("patience", 0), ("step_epochs", 1), ("n_primary", 1), ("cut_pairs", 1),
-            ("cut_steps", 1), ("num_nodes", 1),
+            ("cut_steps", 1), ("num_nodes", 1), ("num_workers", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
@@ -205,5 +213,5 @@ class TrainConfig:
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a configuration file."""
-        return asdict(self)
+        """Return plain values for a configuration file, without those that say nothing of what is trained."""
+        return {name: value for name, value in asdict(self).items() if name not in UNTOLD}

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from stpredict.core._derangement import derangement
-from stpredict.core._file_rows import in_files
+from stpredict.core._file_rows import FileBags, columns_of, in_files
+from stpredict.core._file_squares import FileSquares
 from stpredict.models import INPUTS, Batch, Panel, Sections, Summary
 from stpredict.training._ragged import Ragged
+from stpredict.training._shuffled import shuffled_outputs
 from stpredict.training.targets import Target
 from stpredict.training.targets._expression import moments, scales
 
@@ -136,11 +138,11 @@ class ArraySet:
         if self.kind is None or self.target is None:
             raise ValueError("expected a target of genes whose kind is known; found none")
         names, tables = np.array(self.genes.names, dtype=object), self.genes.tables
-        inputs = {n: in_memory(values)[:, index] if n == "counts" else values for n, values in self.inputs.items()}
+        inputs = {n: columns_of(values, index) if n == "counts" else values for n, values in self.inputs.items()}
         return replace(
             self,
             inputs=inputs,
-            target=self.kind.values_of(in_memory(self.target), index),
+            target=self.kind.values_of(self.target, index),
             kind=self.kind.part(index),
             genes=Panel(tuple(names[index]), {n: t[index] for n, t in tables.items()}) if len(names) else self.genes,
             n_primary=None,
@@ -190,7 +192,7 @@ class ArraySet:
         if self.whole is None:
             return self
         members, whole = self.whole.row, self.whole
-        inputs = {name: values[members] for name, values in whole.inputs.items()}
+        inputs = {name: _taken(values, members) for name, values in whole.inputs.items()}
         return replace(self, whole=replace(whole, code=whole.code[members], row=np.arange(len(members)), inputs=inputs))
 
     def permuted(self, seed: int, *, by_output: bool = False) -> ArraySet:
@@ -207,18 +209,17 @@ class ArraySet:
         # Slides of a patient keep one profile: each patient gets that of another's first slide.
         slides = self.unit == "slide" and len(first) > 1
         if by_output and (self.kind is None or self.kind.separate):
-            source: Any = self.target.source if isinstance(self.target, TakenRows) else self.target
-            if in_files(source) or getattr(source, "in_file", False):
-                raise ValueError(
-                    "expected measurements in memory to shuffle each output by itself; found those of a cohort on disk; leave "
-                    "permuted labels of models in closed form out of `baselines`, or take cohort.to_adata()"
-                )
             data = self.only_labeled()
             if data is not self:
                 return data.permuted(seed, by_output=True)
+            rows = first if slides else np.arange(len(self))
+            source: Any = self.target.source if isinstance(self.target, TakenRows) else self.target
+            if in_files(source):
+                in_file = shuffled_outputs(self.target, rows, self.n_outputs, rng)
+                shuffled: Any = TakenRows(in_file, patient) if slides else in_file
+                return replace(self, target=shuffled)
             # Behind the outputs there may be more of the same: counts and their depths.
             values = np.array(in_memory(self.target)).reshape(len(self), -1, self.n_outputs)
-            rows = first if slides else np.arange(len(self))
             order = rng.random((len(rows), 1, self.n_outputs)).argsort(axis=0)
             values[rows] = np.take_along_axis(values[rows], order, axis=0)
             target = values.reshape(self.target.shape)
@@ -296,7 +297,7 @@ class ArraySet:
 
 def _taken(values: Any, index: np.ndarray) -> Any:
     """Rows of an array, or a view of those of a row source."""
-    if isinstance(values, Ragged):
+    if isinstance(values, Ragged | FileBags | FileSquares):
         return values.take(index)
     return values[index] if isinstance(values, np.ndarray) else TakenRows(values, index)
 
@@ -319,6 +320,10 @@ class TakenRows:
     def shape(self) -> tuple[int, ...]:
         """Number of rows, and the shape of each."""
         return (len(self.index), *self.source.shape[1:])  # type: ignore[attr-defined]
+
+    def columns_of(self, which: Any) -> TakenRows:
+        """The same rows with some of the columns."""
+        return TakenRows(columns_of(self.source, which), self.index)
 
     def fingerprint(self) -> str:
         """Digest of the source and of the rows taken."""
@@ -367,12 +372,15 @@ def summarize(data: ArraySet, needs: frozenset[str] = frozenset({"features"})) -
 
 def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
     """Values (…, d) of the inputs that have a width, without padding."""
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     for name, values in data.inputs.items():
         each = INPUTS[name]
         if each.width and name in needs:
             if each.sizes is not None:
-                found[name] = values[slice(None)]
+                found[name] = values.every()
+                continue
+            if isinstance(values, FileBags | FileSquares) and each.mask is not None:
+                found[name] = values.tokens(data.inputs[each.mask] > 0)
                 continue
             if in_files(values.source if isinstance(values, TakenRows) else values):
                 found[name] = values  # gone through block by block
@@ -383,5 +391,6 @@ def _columns(data: ArraySet, needs: frozenset[str]) -> Mapping[str, np.ndarray]:
             found[name] = values.reshape(math.prod(values.shape[:-1]), values.shape[-1])  # the last may be 0
     if data.whole is not None:
         mine = np.isin(data.whole.code, np.unique(data.section))
-        found |= {n: v[mine] for n, v in data.whole.inputs.items() if INPUTS[n].width and n in needs}
+        wide = {n: v for n, v in data.whole.inputs.items() if INPUTS[n].width and n in needs}
+        found |= {n: _taken(v, np.flatnonzero(mine)) for n, v in wide.items()}
     return found | {name: table for name, table in data.genes.tables.items() if name in needs}

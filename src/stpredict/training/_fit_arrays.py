@@ -392,7 +392,7 @@ def _digest(
 ) -> str:
     """Name of the checkpoint folder of a fit: the same only for the same network, settings, start and data."""
     settings = asdict(config)
-    for setting in ("device", "devices", "strategy", "num_nodes"):
+    for setting in ("device", "devices", "strategy", "num_nodes", "num_workers"):
         del settings[setting]  # a fit goes on anywhere
     if config.n_processes > 1:  # which draw what one does not
         settings["n_processes"] = config.n_processes

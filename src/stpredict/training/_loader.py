@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +39,8 @@ class Loader:
         Whether every epoch has an order of its own.
     seed
         Random seed for the order, which depends on nothing else, so that it is the same on any machine.
+    num_workers
+        Threads that read batches ahead; none for 0.
 
     Attributes
     ----------
@@ -52,9 +57,10 @@ class Loader:
         needs: frozenset[str] | None = None,
         shuffle: bool = False,
         seed: int = 0,
+        num_workers: int = 0,
     ) -> None:
         self.data, self.draws, self.batch_size, self.needs, self.shuffle = data, draws, batch_size, needs, shuffle
-        self.seed = seed
+        self.seed, self.num_workers = seed, num_workers
         self.epoch = 0
         self.rank, self.n_ranks = 0, 1
         self._shares: list[float] = [1.0]
@@ -85,8 +91,7 @@ class Loader:
         else:
             parts = [self._part(groups, step) for step in range(len(self))]
             own, self._shares = [rows for rows, _ in parts], [share for _, share in parts]
-        for index in own:
-            yield self.data.batch(index, self.needs)
+        yield from _in_order(lambda index: self.data.batch(index, self.needs), own, self.num_workers)
 
     def __len__(self) -> int:
         if self.draws in _APART:
@@ -118,6 +123,23 @@ class Loader:
         else:
             own = np.array_split(index, n)[self.rank]
         return (own, n * len(own) / len(index)) if len(own) else (index[:1], 0.0)
+
+
+def _in_order(make: Callable[[np.ndarray], Batch], groups: Sequence[np.ndarray], num_workers: int) -> Iterator[Batch]:
+    """Batches one after the other; with workers, those to come are made by threads meanwhile, two ahead for each."""
+    if not num_workers:
+        yield from map(make, groups)
+        return
+    left, waiting = iter(groups), deque[Future[Batch]]()
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="stpredict-loader")
+    try:
+        waiting.extend(pool.submit(make, index) for index in islice(left, 2 * num_workers))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(make, index) for index in islice(left, 1))
+            yield batch
+    finally:  # also where the training ends in the middle
+        pool.shutdown(cancel_futures=True)
 
 
 def loader_for(network: Predictor, data: ArraySet, batch_size: int, **options: Any) -> Loader:

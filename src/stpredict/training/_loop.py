@@ -305,8 +305,9 @@ def run_epochs(
         }
         return side_by_side(run_epochs, network, config, **given, directory=directory, n_epochs=n_epochs, phase=phase)
     watch = validation is not None and config.patience > 0
-    loader = loader_for(network, train, config.batch_size, shuffle=True, seed=seed)
-    valid = loader_for(network, validation, config.batch_size) if watch and validation else None
+    ahead = {"num_workers": config.num_workers}
+    loader = loader_for(network, train, config.batch_size, shuffle=True, seed=seed, **ahead)
+    valid = loader_for(network, validation, config.batch_size, **ahead) if watch and validation else None
     module = _Module(network, config, stage, seed)
     callbacks: list[pl.Callback] = [_EpochSeed(seed, loader, valid), *extra]
     keeper = _Keeper(config, score_of(train.kind)) if watch else None

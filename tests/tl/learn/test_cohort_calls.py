@@ -61,8 +61,6 @@ def test_fits_of_counts_are_those_in_memory(toy: ad.AnnData, tmp_path: Path, mod
     one, two = (stp.tl.fit(data, model, data.obs["patient"] != "p2", **options) for data in (toy, disk))
     assert one.target == two.target
     assert all(np.array_equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
-    with pytest.raises(ValueError, match="expected measurements in memory to shuffle each output by itself"):
-        stp.tl.fit(disk, "ridge", target=target, baselines=["permuted"])
 
 
 @pytest.mark.parametrize("target", [None, stp.targets.Counts(family="negative_binomial")])
@@ -152,9 +150,13 @@ def test_folds_are_those_in_memory(toy: ad.AnnData, disk: stp.Cohort) -> None:
 
 
 def test_permuted_labels_and_blocks_are_those_in_memory(toy: ad.AnnData, disk: stp.Cohort) -> None:
-    """Labels of a network are shuffled row by row; blocks of sections are standardized by their training side."""
+    """Labels of a network are shuffled row by row; blocks of sections are normalized and standardized by their training side."""
     models: dict[str, Any] = {"mlp": {"model": "mlp", **TINY}}
-    options: dict[str, Any] = {"baselines": ["permuted"], "metrics": ["pearson", "rmse"], "ceiling": False}
+    options: dict[str, Any] = {
+        "baselines": ["permuted", "ridge (null genes)"],
+        "metrics": ["pearson", "rmse"],
+        "ceiling": False,
+    }
     folds = stp.cohorts.spatial_blocks(toy[toy.obs["sample"].isin(["s0", "s3"])].copy(), 2, buffer_um=0)
     rows = np.flatnonzero(toy.obs["sample"].isin(["s0", "s3"]))
     whole = []
@@ -162,13 +164,65 @@ def test_permuted_labels_and_blocks_are_those_in_memory(toy: ad.AnnData, disk: s
         train, test = np.zeros(72, dtype=bool), np.zeros(72, dtype=bool)
         train[rows[fold.train]], test[rows[fold.test]] = True, True
         whole.append(replace(fold, train=train, test=test))
-    for splitter in (2, whole):
+    for splitter, normalization in ((2, "log1p"), (whole, "log1p"), (whole, "pearson_residuals")):
         kwargs = options | {"splitter": splitter, "allow_leakage": True}
+        for data in (toy, disk):
+            stp.pp.normalize(data, method=normalization, layer="counts")
         one, two = (in_order(stp.tl.cross_validate(data, models, **kwargs)) for data in (toy, disk))
         pd.testing.assert_frame_equal(one, two, check_categorical=False, check_dtype=False)
         joined = disk.to_adata()[toy.obs_names]
         for key in ("predicted_mlp", "predicted_mlp_permuted"):
             assert np.array_equal(joined.obsm[key], toy.obsm[key], equal_nan=True)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("normalization", ["log1p", "pearson_residuals"])
+def test_shuffled_and_redrawn_genes_are_those_in_memory(
+    toy: ad.AnnData, tmp_path: Path, normalization: Any, form: Any
+) -> None:
+    """Sections are drawn in the order of their names, whichever order they have; nothing of it stays on disk."""
+    toy.layers["counts"] = form(toy.layers["counts"])
+    toy.obs["measured"] = toy.obs["sample"] != "s5"
+    toy.obs["density"] = np.random.default_rng(0).normal(size=toy.n_obs)
+    made = stp.Cohort.divide(toy, tmp_path / "sections")
+    disk = made[["s3", "s0", "s5", "s1", "s2", "s4"]]
+    toy = toy[[name for section in disk for name in toy.obs_names[toy.obs["sample"] == section]]].copy()
+    for data in (toy, disk):
+        stp.pp.normalize(data, method=normalization, layer="counts")
+    known = set(stp.settings.cache_dir.rglob("arrays.json"))
+    options: dict[str, Any] = {"target": {"panel": {"method": "mean", "n_genes": 4}}, "given": "density"}
+    options |= {"metrics": ["pearson", "rmse"]}
+    one, two = (stp.tl.cross_validate(data, ["mean"], features="toy", **options) for data in (toy, disk))
+    assert {"ridge (permuted labels)", "ridge (null genes)"} <= set(two["model"])
+    pd.testing.assert_frame_equal(in_order(one), in_order(two), check_categorical=False, check_dtype=False)
+    joined = disk.to_adata()[toy.obs_names]
+    key = "predicted_ridge_permuted_labels"
+    assert np.array_equal(joined.obsm[key], toy.obsm[key], equal_nan=True)
+    assert not [name for name in (*joined.obsm, *joined.obs) if "null" in name]
+    assert not list((stp.settings.cache_dir / "cohorts" / "folds").iterdir())
+    left = set(stp.settings.cache_dir.rglob("arrays.json")) - known
+    assert len(left) == 1  # of the sections, and of nothing else
+
+
+def test_redrawn_genes_have_the_marks_of_the_genes(toy: ad.AnnData, tmp_path: Path) -> None:
+    """Selected on all patients, they leak, whatever was drawn for them."""
+    stp.pp.select_genes(toy, "mean", n_genes=3)
+    disk = stp.Cohort.divide(toy, tmp_path / "sections")
+    options: dict[str, Any] = {"allow_leakage": True, "metrics": ["pearson"], "ceiling": False}
+    options |= {"features": "toy", "baselines": ["ridge (null genes)"]}
+    for data in (toy, disk):
+        scores = stp.tl.cross_validate(data, ["mean"], **options)
+        assert (scores.loc[scores["model"] == "ridge (null genes)", "leaky"].astype(str) == "True").all()
+
+
+def test_samples_of_folds_are_those_in_memory(toy: ad.AnnData, disk: stp.Cohort) -> None:
+    models: dict[str, Any] = {"stem": {"model": "stem", "hyperparameters": "small", "training": {"max_epochs": 1}}}
+    options: dict[str, Any] = {"baselines": False, "metrics": ["pearson", "crps"], "n_samples": 3, "splitter": 2}
+    one, two = (in_order(stp.tl.cross_validate(data, models, **options)) for data in (toy, disk))
+    assert one["crps"].notna().all()
+    pd.testing.assert_frame_equal(one, two, check_categorical=False, check_dtype=False)
+    joined = disk.to_adata()[toy.obs_names]
+    assert np.array_equal(joined.obsm["predicted_stem_samples"], toy.obsm["predicted_stem_samples"])
 
 
 @pytest.mark.parametrize("target", ["state", stp.targets.FollowUp("time", "event")])
@@ -189,21 +243,11 @@ def test_classes_and_follow_up_are_judged_as_in_memory(toy: ad.AnnData, tmp_path
 
 
 def test_what_a_cohort_is_refused(disk: stp.Cohort) -> None:
-    for name in ("ridge (permuted labels)", "ridge (null genes)"):
-        with pytest.raises(
-            ValueError, match="which shuffle or redraw every gene by itself; leave them out, or take cohort"
-        ):
-            stp.tl.cross_validate(disk, "ridge", baselines=[name])
-    with pytest.raises(ValueError, match="expected no samples for a cohort"):
-        stp.tl.cross_validate(disk, "ridge", n_samples=3)
     section = disk["s0"]
     stp.pp.normalize(section, layer="counts")
     section.write_h5ad(disk.paths["s0"])
     with pytest.raises(ValueError, match="call stp.pp.normalize alike on all of them"):
         stp.tl.fit(disk, "ridge")
-    stp.pp.normalize(disk, layer="counts")
-    with pytest.raises(ValueError, match="expected whole sections to train on"):
-        stp.tl.fit(disk, "ridge", np.arange(72) % 5 > 0)
 
 
 def test_predictability_is_that_in_memory(tmp_path: Path) -> None:

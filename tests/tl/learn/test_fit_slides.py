@@ -302,16 +302,11 @@ def test_bags_without_their_mean_have_no_ridge_beside_them(slides) -> None:
     assert [key for key in slides.obsm if "baseline" in key] == ["predicted_baseline_mean"]
 
 
-def without_device(settings: dict) -> dict:
-    """Settings as models keep them: a device is of a machine, not of a model."""
-    return {name: value for name, value in settings.items() if name != "device"}
-
-
 def test_baselines_record_the_settings_they_were_fitted_with(slides) -> None:
     model = fitted(slides, baselines=("ridge", "permuted"), training={"max_epochs": 1})
     assert model.baselines["permuted"].training.settings == model.training.settings
     assert model.training.settings["max_epochs"] == 1
-    assert model.baselines["ridge"].training.settings == without_device(train_config("ridge").to_dict())
+    assert model.baselines["ridge"].training.settings == train_config("ridge").to_dict()
 
 
 def test_scans_much_coarser_than_any_in_training_are_refused(slides) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from anndata import AnnData
 
 import stpredict as stp
+from stpredict.core._file_rows import FileRows
 from stpredict.slots._nuclei import write_nuclei
 from stpredict.slots._rows import rows_of
 from stpredict.tl.learn.inputs._nuclei_graph import NucleiGraph, graphs_around
@@ -183,3 +186,58 @@ def test_a_section_of_few_spots_is_warned_about_as_its_nuclei_are_standardized_b
     model = stp.tl.fit(adata, "igi_dl", hyperparameters=GRAPH, training=QUICK | {"max_epochs": 1, "patience": 0})
     with pytest.warns(UserWarning, match="section 'P1b' has 3 observations"):
         stp.tl.predict(adata[40:43].copy(), model)
+
+
+@pytest.mark.parametrize("scaling", ["global", "section"])
+def test_nuclei_of_a_cohort_stay_in_files(
+    adata: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scaling: Any
+) -> None:
+    """Of a section when it is asked for; what networks read of them is as in memory, and read row by row."""
+    disk = stp.Cohort.divide(adata, tmp_path / "sections")
+    reads, real = [0], FileRows.__getitem__
+
+    def watched(self: FileRows, index: Any) -> np.ndarray:
+        found = real(self, index)
+        if self.path.endswith("/rows"):
+            reads.append(len(found))
+        return found
+
+    monkeypatch.setattr(FileRows, "__getitem__", watched)
+    monkeypatch.setattr("stpredict.core._moments.row_slices.__defaults__", (12,))
+    folder = stp.settings.cache_dir / "cohorts" / "folds"
+    options: dict[str, Any] = {"hyperparameters": GRAPH, "training": QUICK | {"batch_size": 3}, "baselines": False}
+    options["features"] = {"scaling": scaling}
+    train = (adata.obs["patient"] == "P1").to_numpy()
+    two = stp.tl.fit(disk, "igi_dl", train, **options)
+    graph = read(adata, mask=train)
+    most = [graph[name].reshape(2, 30).sum(axis=1).max() for name in ("n_nuclei", "n_links")]
+    assert 0 < max(reads) <= max(most)  # of a section
+    gc.collect()  # trainers hold what they were given until then
+    assert not list(folder.iterdir())
+    one = stp.tl.fit(adata, "igi_dl", train, **options)
+    for name, tensor in one.network.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), two.network.state_dict()[name].numpy())
+    assert list(disk.table().uns["nuclei"]) == ["P1a", "P1b", "P2a", "P2b"]
+    assert not isinstance(disk.table().uns["nuclei"], dict)
+
+
+def test_blocks_of_a_cohort_are_those_in_memory(adata: AnnData, tmp_path: Path) -> None:
+    one = adata[adata.obs["sample"] == "P1a"].copy()
+    disk = stp.Cohort.divide(one, tmp_path / "sections")
+    spec = {"model": "igi_dl", "hyperparameters": GRAPH, "training": QUICK | {"patience": 0}}
+    options: dict[str, Any] = {"splitter": "blocks", "baselines": False, "metrics": ["pearson", "rmse"]}
+    in_memory, in_files = (stp.tl.cross_validate(data, {"graph": spec}, **options) for data in (one, disk))
+    pd.testing.assert_frame_equal(in_memory, in_files, check_categorical=False, check_dtype=False)
+
+
+def test_nuclei_of_a_cohort_of_spatialdata_are_read_from_their_shapes(adata: AnnData, tmp_path: Path) -> None:
+    for name in ("P1a", "P2a"):
+        part = adata[adata.obs["sample"] == name].copy()
+        for key in ("spatial", "nuclei"):
+            part.uns[key] = {name: part.uns[key][name]}
+        stp.io.to_spatialdata(part, radius_px=50).write(tmp_path / f"{name}.zarr")
+    whole = adata[adata.obs["sample"].isin(["P1a", "P2a"])].copy()
+    options: dict[str, Any] = {"hyperparameters": GRAPH, "training": QUICK, "baselines": False}
+    one, two = (stp.tl.fit(data, "igi_dl", **options) for data in (whole, stp.Cohort(tmp_path)))
+    for name, tensor in one.network.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), two.network.state_dict()[name].numpy())

@@ -10,8 +10,7 @@ import numpy as np
 
 from stpredict.cohorts import Fold, spatial_blocks
 from stpredict.core._apart import gaps_um
-from stpredict.core._file_rows import FileTable
-from stpredict.core._standardized import standardized_by, standardized_in_file
+from stpredict.core._standardized import standardized
 from stpredict.core._validate import few
 from stpredict.slots._marks import UNKNOWN
 from stpredict.slots._people import among, one_name
@@ -144,11 +143,7 @@ def _standardized(arrays: ArraySet, task: Task, sample: np.ndarray, by: np.ndarr
         return arrays
     inputs, whole = dict(arrays.inputs), arrays.whole
     if "features" in inputs:
-        features = inputs["features"]
-        if isinstance(features, FileTable):
-            inputs["features"] = standardized_in_file(features, sample, by)
-        else:
-            inputs["features"] = standardized_by(features, sample, by)
+        inputs["features"] = standardized(inputs["features"], sample, by)
     if NUCLEI_GRAPH in inputs:
         n_measures = len(task.info.configure(task.options).measures)
         inputs[NUCLEI_GRAPH] = nodes_within_sections(inputs[NUCLEI_GRAPH], sample, by, n_measures)
@@ -159,6 +154,6 @@ def _standardized(arrays: ArraySet, task: Task, sample: np.ndarray, by: np.ndarr
         names = np.array([place[int(code)] for code in whole.code])
         these = np.zeros(len(names), dtype=bool)
         these[whole.row[by]] = True
-        scaled = standardized_by(whole.inputs["section_features"], names, these)
+        scaled = standardized(whole.inputs["section_features"], names, these)
         whole = replace(whole, inputs=whole.inputs | {"section_features": scaled})
     return replace(arrays, inputs=inputs, whole=whole)

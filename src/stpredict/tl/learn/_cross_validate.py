@@ -8,15 +8,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stpredict.cohorts import Cohort
+from stpredict.cohorts._section_pictures import SectionPictures
 from stpredict.core._compact import compact
 from stpredict.core._engine import check_client
 from stpredict.core._settings import settings
-from stpredict.core._validate import check_choice, few
+from stpredict.core._validate import check_choice
 from stpredict.slots._baselines import Baselines, chosen_baselines
 from stpredict.slots._checks import check_patients
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key, check_key, distinct
-from stpredict.slots._marks import sections_record
+from stpredict.slots._marks import sections_record, written_marks
 from stpredict.slots._score_tables import SHOWN_SCORES
 from stpredict.slots._unit import group_keys
 from stpredict.tl.judge._distribution import DISTRIBUTION
@@ -28,7 +29,7 @@ from stpredict.tl.judge._survival import survival
 from stpredict.tl.learn._blocks import checked_within
 from stpredict.tl.learn._folds import run_folds
 from stpredict.tl.learn._null_genes import NULL, has_null_genes, null_scores
-from stpredict.tl.learn._out_of_fold import write_out_of_fold
+from stpredict.tl.learn._out_of_fold import marks_of, write_out_of_fold
 from stpredict.tl.learn._splitters import Splitter, check_folds, make_folds
 from stpredict.tl.learn._stored import judged_together, room_on_disk, write_to_sections
 from stpredict.tl.learn._task import OWN_COMPARATORS, Task, comparator, make_task
@@ -85,8 +86,8 @@ def cross_validate(
     ----------
     data
         Sections with image features (or images) and normalized expression in `X` (n_obs, n_genes), or what else is to
-        be predicted. Of a :class:`stpredict.Cohort` features and targets are read from files, what is written goes into the
-        files of its sections, and of the baselines those are left out that shuffle or redraw measurements.
+        be predicted. Of a :class:`stpredict.Cohort` features and targets are read from files, and what is written goes into
+        the files of its sections.
     models
         Registered names; or a mapping from a label to a name or a fitted model to start from, or to a mapping with
         `"model"` and any of `"features"`, `"hyperparameters"`, `"training"`.
@@ -180,6 +181,7 @@ def cross_validate(
     check_client(client, n_jobs)
     cohort = data if isinstance(data, Cohort) else None
     if isinstance(data, Cohort):
+        image = SectionPictures(data, image)
         sample_key, patient_key, table_key, data = data.sample_key, data.patient_key, data.table_key, data.table()
     adata = get_table(data, table_key)
     sample_key, patient_key = group_keys(adata, sample_key, patient_key)
@@ -197,10 +199,8 @@ def cross_validate(
             f"expected no `given=` for a target of {reader.kind.replace('_', '-')}, whose scores are no correlations; found some; "
             "leave it out"
         )
-    known = ("mean", "ridge", PERMUTED, NULL, TABLE) if cohort is None else ("mean", "ridge", TABLE)
+    known = ("mean", "ridge", PERMUTED, NULL, TABLE)
     names = chosen_baselines(baselines if reader.closed_form else False, known)
-    if cohort is not None:
-        _check_cohort(names, n_samples)
     asked = _models(models)
     tasks = _tasks(adata, asked, features, [name for name in names if name != NULL], reader)
     null = _null_task(adata, tasks, features, reader) if NULL in names and has_null_genes(adata, request) else None
@@ -255,29 +255,16 @@ def cross_validate(
                 "sample_key": sample_key,
                 **where,
             }
-            leaky = adata.obs[Key.leaky(next(iter(slots.values())))]
+            leaky = written_marks(marks_of(adata, own, folds, keys))
             beside = null_scores(
-                adata, null, folds, own, leaky, keys, device=resolve_device(device), seed=seed, scoring=scoring
-            )
+                adata, null, folds, own, leaky, keys,
+                device=resolve_device(device), seed=seed, scoring=scoring, cohort=cohort,
+            )  # fmt: skip
             table = pd.concat([table, beside], ignore_index=True)
     else:
         table = _judge(data, slots, request, sample_key, where)
     table.attrs["keys"] = slots
     return compact(table, SHOWN_SCORES, move=False)
-
-
-def _check_cohort(names: Sequence[str], n_samples: int) -> None:
-    """Raise where a cohort on disk cannot be judged in the way that is asked for."""
-    if beyond := [name for name in names if name in (PERMUTED, NULL)]:
-        raise ValueError(
-            f"expected baselines of a cohort on disk that need no copy of its measurements; found {few(beyond)}, which shuffle or "
-            "redraw every gene by itself; leave them out, or take cohort.to_adata()"
-        )
-    if n_samples:
-        raise ValueError(
-            f"expected no samples for a cohort, whose predictions go through files; found n_samples={n_samples}; take "
-            "cohort.to_adata()"
-        )
 
 
 def _check_samples(n_samples: int, metrics: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.cohorts import Cohort
+from stpredict.cohorts._section_pictures import SectionPictures
 from stpredict.core._atomic import check_place
 from stpredict.core._settings import settings
 from stpredict.core._turns import tidy, tidy_folder
@@ -153,6 +154,7 @@ def fit(
     from stpredict.training import TrainingFacts
 
     if isinstance(data, Cohort):
+        image = SectionPictures(data, image)
         sample_key, patient_key, data = data.sample_key, data.patient_key, data.table()
     adata = get_table(data, table_key)
     sample_key, patient_key = group_keys(adata, sample_key, patient_key)

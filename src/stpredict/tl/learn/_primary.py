@@ -41,9 +41,9 @@ def primary_first(
     """
     if config is None:
         return target, values, None
+    from stpredict.training import ArraySet
     from stpredict.training._auxiliary import order_genes
-    from stpredict.training._data import in_memory
 
-    measured = rows.measured
-    order, n_primary = order_genes(target, values[measured], rows.section[measured], config)
-    return target.part(order), target.values_of(in_memory(values), order), n_primary
+    measured = ArraySet(rows.section, rows.section, target=values, kind=target, labeled=rows.measured).only_labeled()
+    order, n_primary = order_genes(target, measured.target, measured.section, config)
+    return target.part(order), target.values_of(values, order), n_primary

@@ -40,7 +40,7 @@ def stored_by_section(test: ArraySet, predict: Callable[[ArraySet], Predicted], 
     for code in np.unique(test.section):
         rows = np.flatnonzero(test.section == code)
         part = predict(test.take(rows))
-        for name in ("mean", "std"):
+        for name in ("mean", "std", "samples"):
             if (values := getattr(part, name)) is None:
                 continue
             mode: Any = "r+" if name in found else "w+"
@@ -49,10 +49,8 @@ def stored_by_section(test: ArraySet, predict: Callable[[ArraySet], Predicted], 
             table[rows] = values
             table.flush()
             del table  # and the pages with it
-    mean, std = (
-        rows_in_file(np.load(found[name], mmap_mode="r")) if name in found else None for name in ("mean", "std")
-    )
-    return Predicted(mean, std)  # type: ignore[arg-type]
+    rows_of: dict[str, Any] = {name: rows_in_file(np.load(path, mmap_mode="r")) for name, path in found.items()}
+    return Predicted(**rows_of)
 
 
 def write_to_sections(
@@ -110,5 +108,6 @@ def judged_together(
 def _some_rows(result: Any, start: int, stop: int) -> Any:
     """What a fold predicted of some rows of the table, in their own numbers."""
     rows = np.flatnonzero((result.test >= start) & (result.test < stop))
-    std = None if result.std is None else result.std[rows]
-    return replace(result, test=result.test[rows] - start, mean=result.mean[rows], std=std)
+    beside = {name: getattr(result, name) for name in ("std", "samples")}
+    beside = {name: None if values is None else values[rows] for name, values in beside.items()}
+    return replace(result, test=result.test[rows] - start, mean=result.mean[rows], **beside)

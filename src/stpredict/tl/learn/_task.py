@@ -256,8 +256,7 @@ def fit_task(
             checkpoint_dir=None if checkpoint_dir is None else Path(checkpoint_dir),
             progress=progress,
         )
-    settings = {name: value for name, value in task.config.to_dict().items() if name != "device"}
-    facts = replace(facts, settings=settings, validated_on=result.validated_on, n_epochs=result.n_epochs)
+    facts = replace(facts, settings=task.config.to_dict(), validated_on=result.validated_on, n_epochs=result.n_epochs)
     facts = replace(facts, auxiliary=result.auxiliary)
     facts = replace(facts, feature_patients=task.feature_patients, extra={**facts.extra, **result.network.facts()})
     if task.gene_table is None:

@@ -150,7 +150,6 @@ def fit_outcome_model(
     for name, model in fit_baselines(cohort, covariates, everybody, inner, baselines).items():
         linear[name] = [*model.coefficients.tolist(), float(model.intercept)]
         scores[name] = model(inputs[name])
-    settings = {name: value for name, value in config.to_dict().items() if name != "device"}
     return FittedModel(
         model=network,
         network=fit.network,
@@ -162,7 +161,7 @@ def fit_outcome_model(
             len(cohort.patient),
             seed,
             allow_leakage=allow_leakage,
-            settings=settings,
+            settings=config.to_dict(),
             validated_on="patient",
             n_epochs=n_epochs,
             mean={name: float(score.mean()) for name, score in scores.items()},

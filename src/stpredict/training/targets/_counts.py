@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.core._file_rows import columns_of
 from stpredict.core._moments import row_slices
 from stpredict.training.targets._expression import mean_correlation, within_variance
 from stpredict.training.targets._target import Target
@@ -94,13 +95,13 @@ class CountsTarget(Target):
         rates, theta = (tuple(values[i] for i in index) if values else () for values in (self.rates, self.theta))
         return replace(self, genes=tuple(self.genes[i] for i in index), rates=rates, theta=theta)
 
-    def values_of(self, values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    def values_of(self, values: Any, index: np.ndarray) -> Any:
         """Counts and depths of some genes."""
-        return values[:, np.concatenate([index, len(self.genes) + np.asarray(index)])]
+        return columns_of(values, np.concatenate([index, len(self.genes) + np.asarray(index)]))
 
-    def variability(self, values: np.ndarray, section: np.ndarray) -> np.ndarray:
+    def variability(self, values: Any, section: np.ndarray) -> np.ndarray:
         """Variance of Pearson residuals within sections, mean over the sections."""
-        return within_variance(self._residuals(values), section)
+        return within_variance(values, section, self._residuals)
 
     def parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Counts and depths (n, n_genes), and inverse dispersion (n_genes,), of a batch."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.core._constant import constant
-from stpredict.core._moments import column_moments
+from stpredict.core._moments import column_moments, row_slices
 from stpredict.metrics import pearson
+from stpredict.metrics._dispersion import section_dispersions
 from stpredict.metrics._rates import residual_gain
 from stpredict.training.targets._target import Target
 
@@ -80,9 +81,9 @@ class ExpressionTarget(Target):
         rates = tuple(self.rates[i] for i in index) if self.rates else ()
         return replace(self, genes=tuple(self.genes[i] for i in index), rates=rates)
 
-    def variability(self, values: np.ndarray, section: np.ndarray) -> np.ndarray:
+    def variability(self, values: Any, section: np.ndarray) -> np.ndarray:
         """Normalized dispersion of logarithms :cite:p:`satija2015`, variance of anything else; mean over sections."""
-        if self.normalization.get("method") == "pearson_residuals" or values.min() < 0:
+        if self.normalization.get("method") == "pearson_residuals" or any_below(values, 0):
             return within_variance(values, section)
         return dispersion(values, section)
 
@@ -108,24 +109,24 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, std
 
 
-def within_variance(values: np.ndarray, section: np.ndarray) -> np.ndarray:
-    """Variance (d,) of columns (n, d) within a section, mean over the sections."""
-    return np.mean([values[section == code].var(axis=0, dtype=np.float64) for code in np.unique(section)], axis=0)
+def any_below(values: Any, least: float) -> bool:
+    """Whether any value (n, d) is less than a number."""
+    return any((values[rows] < least).any() for rows in row_slices(len(values)))
 
 
-def dispersion(values: np.ndarray, section: np.ndarray) -> np.ndarray:
+def within_variance(
+    values: Any, section: np.ndarray, of: Callable[[np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
+    """Variance (d,) of columns (n, d), or of a function of them, within a section, mean over the sections."""
+    parts = (values[np.flatnonzero(section == code)] for code in np.unique(section))
+    return np.mean([(part if of is None else of(part)).var(axis=0, dtype=np.float64) for part in parts], axis=0)
+
+
+def dispersion(values: Any, section: np.ndarray) -> np.ndarray:
     """Dispersion (d,) of logarithms (n, d) among genes of the same level, mean over the sections; -inf where undefined."""
-    import pandas as pd
-    import scanpy as sc
-    from anndata import AnnData
-
-    obs = pd.DataFrame({"section": pd.Categorical(section.astype(str))}, index=np.arange(len(values)).astype(str))
-    table = AnnData(values, obs=obs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # genes that were never seen
-        found = sc.pp.highly_variable_genes(table, flavor="seurat", batch_key="section", inplace=False)
-    # By name: without a number of genes scanpy returns them in the order of the alphabet.
-    score = found.loc[table.var_names, "dispersions_norm"].to_numpy(dtype=np.float64)
+    sections = (values[np.flatnonzero(section == code)] for code in np.unique(section))
+    found = section_dispersions(sections, np.arange(values.shape[1]).astype(str))
+    score = found["score"].fillna(0).to_numpy(dtype=np.float64)
     return np.where(np.isfinite(score), score, -np.inf)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stpredict.core._file_rows import columns_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -59,9 +61,9 @@ class Target(ABC):
         """The same target with some of its genes, in their order."""
         raise TypeError(f"expected a target of genes; found {self.kind!r}, which is all or nothing")
 
-    def values_of(self, values: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """Columns of values (n, …) that belong to some of the genes."""
-        return values[:, index]
+    def values_of(self, values: Any, index: np.ndarray) -> Any:
+        """Columns of values (n, …) that belong to some of the genes; of rows in files, a view of them."""
+        return columns_of(values, index)
 
     def variability(self, values: np.ndarray, section: np.ndarray) -> np.ndarray:
         """How much each gene varies within sections (n_outputs,), beyond what its level explains."""

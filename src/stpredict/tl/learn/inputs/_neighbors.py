@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from stpredict.core._constant import constant
-from stpredict.core._validate import check_finite
+from stpredict.core._file_rows import FileRows, read_rows, rows_in_file
+from stpredict.core._file_squares import FileSquares, SquarePart, middle_scales
+from stpredict.core._validate import check_finite, few
 from stpredict.slots._booleans import read_bool
 from stpredict.slots._checks import check_obsm
 from stpredict.slots._keys import Key
@@ -46,44 +47,71 @@ class Boundaries(Reader):
 
 def _squares(
     source: Source, of: Callable[[str], str], mask_of: Callable[[str], str], function: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features of the squares of tiles of all encoders side by side, 0 outside their common mask, and the mask."""
-    parts, masks = [], []
+) -> tuple[Any, np.ndarray]:
+    """Features of the squares of tiles of all encoders side by side, 0 outside their common mask, and the mask.
+
+    Features that are in files stay there.
+    """
+    parts: list[Any] = []
+    masks = []
     for key in source.slots:
         call = f"run stp.pp.{function}(adata, {key.removeprefix('X_')!r})"
         slots = of(key), mask_of(key)
         for slot in slots:
             check_obsm(source.adata, slot, call)
         _check_made_alike(source, key, slots[0], call)
-        values, mask = (source.adata.obsm[slot][source.rows.index] for slot in slots)
-        if values.ndim != 3 or mask.shape != values.shape[:2]:
+        index, whole = source.rows.index, rows_in_file(source.adata.obsm[slots[0]])
+        mask = read_rows(source.adata.obsm[slots[1]], index)
+        values: Any = source.adata.obsm[slots[0]][index] if whole is None else whole
+        if values.ndim != 3 or mask.shape != (len(index), values.shape[1]):
             raise ValueError(
                 f"expected neighbors (n_obs, n_neighbors, d) in obsm[{slots[0]!r}] and their mask beside them; found "
-                f"{values.shape} and {mask.shape}"
+                f"{(len(index), *values.shape[1:])} and {mask.shape}"
             )
         mask = read_bool(mask.ravel(), f"obsm[{slots[1]!r}]").reshape(mask.shape)
-        values = numeric_matrix(values, f"obsm[{slots[0]!r}]")
-        values = single_precision(np.where(mask[..., None], values, 0), f"features in obsm[{slots[0]!r}]")
-        check_finite(values.reshape(len(values), -1), f"features in obsm[{slots[0]!r}]", "compute them again")
-        if source.scaling == "section":
-            values = in_units_of_sections(values, mask, source.rows.sample, np.ones(len(values), dtype=bool))
-        parts.append(values)
         masks.append(mask)
-    return np.concatenate(parts, axis=2), np.logical_and.reduce(masks)
+        what = f"features in obsm[{slots[0]!r}]"
+        if isinstance(whole, FileRows):
+            parts.append(SquarePart(whole, mask))
+            squares: Any = FileSquares(parts[-1:], index)
+            check_finite(squares, what, "compute them again")
+            continue
+        values = numeric_matrix(values, f"obsm[{slots[0]!r}]")
+        values = single_precision(np.where(mask[..., None], values, 0), what)
+        check_finite(values.reshape(len(values), -1), what, "compute them again")
+        parts.append(values)
+    if len({isinstance(part, SquarePart) for part in parts}) > 1:
+        raise ValueError(
+            f"expected all features on disk, or none; found some of {few(source.slots)} in memory; map all of them"
+        )
+    in_file = isinstance(parts[0], SquarePart)
+    found: Any = FileSquares(parts, source.rows.index) if in_file else parts
+    common = np.logical_and.reduce(masks)
+    if source.scaling == "section":
+        every = np.ones(len(common), dtype=bool)
+        if in_file:
+            return in_units_of_sections(found, common, source.rows.sample, every), common
+        found = [
+            in_units_of_sections(each, mask, source.rows.sample, every) for each, mask in zip(parts, masks, strict=True)
+        ]
+    return found if in_file else np.concatenate(found, axis=2), common
 
 
-def in_units_of_sections(values: np.ndarray, mask: np.ndarray, sample: np.ndarray, by: np.ndarray) -> np.ndarray:
+def in_units_of_sections(values: Any, mask: np.ndarray, sample: np.ndarray, by: np.ndarray) -> Any:
     """Squares (n, k, d) in units of the middle tiles of their section, which are its features; 0 outside the mask.
 
-    Those of the rows `by` (n,) count, or all where none of a section is among them, as for features.
+    Those of the rows `by` (n,) count, or all where none of a section is among them, as for features. Squares in files know
+    their masks, and are brought to these units when they are read.
     """
+    _, section = np.unique(sample, return_inverse=True)
+    if isinstance(values, FileSquares):
+        return values.standardized(section, by)
     scaled = np.empty_like(values)
-    for name in np.unique(sample):
-        rows = sample == name
-        middle = values[rows & by if (rows & by).any() else rows, values.shape[1] // 2].astype(np.float64)
-        mean, std = middle.mean(axis=0), middle.std(axis=0)
-        scale = 1 / np.where(constant(std, mean), np.inf, std)
-        scaled[rows] = (values[rows] - mean.astype(np.float32)) * scale.astype(np.float32)
+    for code in range(int(section.max(initial=-1)) + 1):
+        rows = section == code
+        middle = values[rows & by if (rows & by).any() else rows, values.shape[1] // 2]
+        mean, scale = middle_scales(middle)
+        scaled[rows] = (values[rows] - mean) * scale
     scaled[~mask] = 0
     return scaled
 

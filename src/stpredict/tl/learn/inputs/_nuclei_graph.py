@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.cohorts._section_nuclei import SectionNuclei
+from stpredict.core._file_rows import in_files
+from stpredict.core._kept_rows import KeptRows
 from stpredict.core._standardized import standardized_by
 from stpredict.core._validate import check_finite, check_positive
 from stpredict.slots._features import is_tile_table
@@ -35,11 +38,16 @@ class NucleiGraph(Reader):
     names = (NAME, "n_nuclei", "nuclei_links", "n_links")
 
     def read(self, source: Source) -> dict[str, Any]:
-        """Measures of the nuclei of each observation, with the number of each and their links; none is allowed."""
+        """Measures of the nuclei of each observation, with the number of each and their links; none is allowed.
+
+        Of a cohort on disk they go through a file, section by section.
+        """
         from stpredict.training import Ragged
 
         config, rows = source.config, source.rows
-        parts: list[tuple[np.ndarray, ...]] = []
+        in_file = isinstance(source.adata.uns.get(config.nuclei_key), SectionNuclei)
+        kept_nodes, kept_links = KeptRows(in_file), KeptRows(in_file)
+        sizes: list[tuple[np.ndarray, np.ndarray]] = []
         order = []
         for name in rows.sections:
             index = np.flatnonzero(rows.sample == name)
@@ -49,18 +57,20 @@ class NucleiGraph(Reader):
             xy = frame[["x", "y"]].to_numpy(dtype=np.float64) * mpp
             centers = positions_of(source.adata)[rows.index[index]] * mpp
             nodes, n_nodes, links, n_links = graphs_around(xy, centers, config.patch_um, config.radius_um)
-            parts.append((values[nodes], n_nodes, links, n_links))
+            values = values[nodes]
+            if source.scaling == "section":
+                values = _standardized(values, np.ones(len(values), dtype=bool), len(config.measures))
+            kept_nodes.append(values)
+            kept_links.append(links)
+            sizes.append((n_nodes, n_links))
             order.append(index)
-        nodes, n_nodes, links, n_links = (np.concatenate(part) for part in zip(*parts, strict=True))
+        n_nodes, n_links = (np.concatenate(part) for part in zip(*sizes, strict=True))
         # Sections one after the other, back in the order of the rows.
         place = np.argsort(np.concatenate(order), kind="stable")
-        graph = Ragged(nodes, n_nodes).take(place)
-        if source.scaling == "section":
-            graph = nodes_within_sections(graph, rows.sample, np.ones(len(rows), dtype=bool), len(config.measures))
         return {
-            NAME: graph,
+            NAME: Ragged(kept_nodes.rows(), n_nodes).take(place),
             "n_nuclei": n_nodes[place],
-            "nuclei_links": Ragged(links, n_links).take(place),
+            "nuclei_links": Ragged(kept_links.rows(), n_links).take(place),
             "n_links": n_links[place],
         }
 
@@ -150,10 +160,19 @@ def nodes_within_sections(graph: Ragged, sample: np.ndarray, by: np.ndarray, n_m
     """Measures of nuclei standardized within each section by those of some observations, mask (n,); types as they are."""
     from stpredict.training import Ragged
 
-    values = graph[slice(None)]
-    names, counted = np.repeat(sample, graph.size), np.repeat(by, graph.size)
-    scaled = standardized_by(values[:, :n_measures], names, counted)
-    return Ragged(np.concatenate([scaled, values[:, n_measures:]], axis=1), graph.size)
+    kept, order = KeptRows(in_files(graph.values)), []
+    for name in np.unique(sample):
+        rows = np.flatnonzero(sample == name)
+        kept.append(_standardized(graph[rows], np.repeat(by[rows], graph.size[rows]), n_measures))
+        order.append(rows)
+    whole = np.concatenate(order)
+    return Ragged(kept.rows(), graph.size[whole]).take(np.argsort(whole, kind="stable"))
+
+
+def _standardized(values: np.ndarray, by: np.ndarray, n_measures: int) -> np.ndarray:
+    """Measures of the nuclei of a section standardized by some of them; types as they are."""
+    scaled = standardized_by(values[:, :n_measures], np.zeros(len(values)), by)
+    return np.concatenate([scaled, values[:, n_measures:]], axis=1)
 
 
 def with_nuclei(adata: AnnData, info: ModelInfo, options: dict[str, Any]) -> dict[str, Any]:

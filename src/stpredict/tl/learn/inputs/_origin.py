@@ -105,11 +105,11 @@ def _compare(
     """Raise where a feature agrees with something that no feature may be, over some rows."""
     for slot in slots:
         features = feature_matrix(adata, slot)
-        if features is not None and features.ndim == 3:  # of a square of tiles, the one in the middle
-            features = features[:, features.shape[1] // 2]
-        if features is None or features.ndim != 2:
+        if features is None or features.ndim not in (2, 3):
             continue
-        values = _standardized(np.asarray(_some(features, rows), dtype=np.float64))
+        some = np.asarray(_some(features, rows), dtype=np.float64)
+        # Of a square of tiles, the one in the middle.
+        values = _standardized(some[:, some.shape[1] // 2] if some.ndim == 3 else some)
         for (what, names), answer in answers.items():
             agreement = np.abs(values.T @ answer) / len(rows)
             if (agreement > _SAME).any():

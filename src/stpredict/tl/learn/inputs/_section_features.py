@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from stpredict.core._standardized import standardized_by
+from stpredict.core._standardized import standardized
 from stpredict.tl.learn.inputs._cell import Cell
-from stpredict.tl.learn.inputs._features import read_features
+from stpredict.tl.learn.inputs._features import features_of
 from stpredict.tl.learn.inputs._positions import Positions
 from stpredict.tl.learn.inputs._reader import Reader, Source
 
@@ -17,11 +17,11 @@ class SectionFeatures(Reader):
     names = ("section_features",)
 
     def read(self, source: Source) -> dict[str, Any]:
-        """Features (m, d) float32, in the units of those of the rows that are read beside them."""
+        """Features (m, d) float32, in the units of those of the rows that are read beside them; in files they stay there."""
         rows = source.rows
-        features = read_features(source.adata, source.slots, "global", rows.index, rows.sample)
+        features = features_of(source.adata, source.slots, "global", rows.index, rows.sample)
         if source.scaling == "section":
-            features = standardized_by(features, rows.sample, rows.measured)
+            features = standardized(features, rows.sample, rows.measured)
         return {"section_features": features}
 
 

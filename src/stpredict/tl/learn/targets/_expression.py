@@ -24,7 +24,7 @@ from stpredict.slots._selections import cut_to, taken_from
 from stpredict.targets import Expression
 from stpredict.targets._requests import Panel
 from stpredict.tl.learn.targets._base import Keys, TargetSlots
-from stpredict.tl.learn.targets._within import has_part_sections, training_part, within_training
+from stpredict.tl.learn.targets._within import PartRows, PartSections, training_part
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -71,10 +71,15 @@ class ExpressionSlots(TargetSlots):
         """Values (n, n_genes) float32; NaN where nothing was measured."""
         columns = adata.var_names.get_indexer(target.names)
         whole = matrix_of(adata, request.layer)
+        chosen = np.zeros(adata.n_obs, dtype=bool)
+        chosen[rows.index] = rows.measured
+        part = PartSections(adata, chosen, columns, target.normalization, keys.sample)  # type: ignore[attr-defined]
         if (source := rows_in_file(whole)) is not None:
-            return _in_file(adata, source, columns, rows, target, keys)  # type: ignore[return-value]
+            return _in_file(source, columns, rows, part)  # type: ignore[return-value]
         values = part_of(whole, rows.index, columns, "the target")
-        values = within_training(adata, values, columns, rows, target.normalization, keys.sample)  # type: ignore[attr-defined]
+        if (again := np.flatnonzero(part.again[rows.index])).size:
+            values = values.copy()
+            values[again] = part.values(rows.index[again])
         measured = values if rows.measured.all() else values[rows.measured]
         check_finite(measured, "expression of the training observations", _CALL)
         return values if measured is values else np.where(rows.measured[:, None], values, np.float32(np.nan))
@@ -89,17 +94,13 @@ class ExpressionSlots(TargetSlots):
 
 
 def _in_file(
-    adata: AnnData, source: FileRows | FileSparseRows, columns: np.ndarray, rows: Rows, target: Target, keys: Keys
-) -> FileTable:
+    source: FileRows | FileSparseRows, columns: np.ndarray, rows: Rows, part: PartSections
+) -> FileTable | PartRows:
     """The same values where the matrix is in a file, read when they are asked for."""
-    if has_part_sections(adata, rows, target.normalization, keys.sample):  # type: ignore[attr-defined]
-        raise ValueError(
-            "expected whole sections to train on, where the arrays are on disk and the unit of the target follows from the section; "
-            "found a part of one; train on sections as a whole, normalize with method='log1p', or take cohort.to_adata()"
-        )
     kept = rows.index[rows.measured]
     check_finite(FileTable([source], kept, columns), "expression of the training observations", _CALL)  # type: ignore[arg-type]
-    return FileTable([source], rows.index, columns, blank=None if rows.measured.all() else ~rows.measured)
+    values = FileTable([source], rows.index, columns, blank=None if rows.measured.all() else ~rows.measured)
+    return PartRows(values, rows.index, part) if part.again.any() else values
 
 
 def choose_panel(
@@ -119,8 +120,8 @@ def choose_panel(
         chosen = dict(panel) if isinstance(panel, Mapping) else {"method": panel}
         options: dict[str, Any] = {"layer": request.layer, "sample_key": keys.sample} | chosen
         unit = {} if options["layer"] is not None else read_record(adata, "normalize") or {}
-        source, rows = training_part(adata, train, unit, keys.sample)
-        genes = select_panel(source, options.pop("method", "moran"), rows, **options)
+        source, rows, values = training_part(adata, train, unit, keys.sample)
+        genes = select_panel(source, options.pop("method", "moran"), rows, values=values, **options)
     elif panel is not None and not isinstance(panel, str):
         genes = [str(gene) for gene in panel]
     else:
