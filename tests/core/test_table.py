@@ -34,6 +34,48 @@ def test_columns_that_matter_come_first_and_the_others_are_named() -> None:
     assert repr(table).splitlines()[0].split() == ["z"]
 
 
+def test_marks_of_leaks_stay_whatever_has_no_room(monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    plain = pd.DataFrame({"model": ["m"], **{f"column{i}": [0.5] for i in range(9)}, "leaky": [True]})
+    text = repr(compact(plain, list(plain.columns)))
+    before, after = text.split("More columns: ")
+    assert "leaky" in before
+    assert "True" in before
+    assert "column8" in after
+    assert "column0" in before
+    assert max(map(len, text.splitlines())) <= 60
+
+
+def test_the_head_of_a_table_prints_as_the_table_does() -> None:
+    plain = pd.DataFrame({"x": [3.0, 1.0, 2.0], "y": [1, 2, 3]})
+    table = compact(plain, ["x"])
+    for part in (
+        table.head(2),
+        table.tail(2),
+        table.sort_values("x"),
+        table.nlargest(2, "x"),
+        table.query("x > 1"),
+        table.round(1),
+    ):
+        assert "More columns: y" in repr(part)
+    pd.testing.assert_frame_equal(table.sort_values("x"), plain.sort_values("x"))
+    assert table.sort_values("x", inplace=False).head(1)["y"].item() == 2
+    table.sort_values("x", inplace=True)
+    assert table["x"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_small_numbers_of_a_column_have_the_same_decimals() -> None:
+    lines = repr(compact(pd.DataFrame({"r": [0.00765, -6.29e-06, -3e-18]}), ["r"])).splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["0.00765", "-0.00001", "0.00000"]
+    assert repr(compact(pd.DataFrame({"n_found": [2.0, np.nan]}), ["n_found"])).split() == [
+        "n_found",
+        "0",
+        "2",
+        "1",
+        "NaN",
+    ]
+
+
 def test_a_narrow_terminal_breaks_names_then_cuts_texts_then_leaves_columns_out(monkeypatch) -> None:
     plain = pd.DataFrame({"model": ["m"], "very_long_name_of_a_score": [0.5], "what": ["x" * 80], "last": [1]})
     table = compact(plain, list(plain.columns))

@@ -22,7 +22,9 @@ def test_panels_show_each_side(section) -> None:
         n = {name: int((side & own).sum()) for name, side in (("test", fold.test), ("training", fold.train))}
         n["buffer"] = 100 - n["test"] - n["training"]
         assert n["buffer"] > 0
-        assert ax.get_title() == (f"{fold.name}\ntest {n['test']}, buffer {n['buffer']}, training {n['training']}")
+        assert ax.get_title() == (
+            f"{fold.name.removeprefix('P1_S2 ')}\ntest {n['test']}, buffer {n['buffer']}, training {n['training']}"
+        )
         colors, counts = np.unique(ax.collections[0].get_facecolor(), axis=0, return_counts=True)
         assert sorted(counts) == sorted(n.values())
         test_color = ax.collections[0].get_facecolor()[np.flatnonzero(fold.test[own])]
@@ -30,6 +32,7 @@ def test_panels_show_each_side(section) -> None:
         assert to_rgba(tuple(test_color[0])) in map(to_rgba, map(tuple, colors))
     figure = axes[0].figure
     assert figure._suptitle.get_text() == "P1_S2, within section"
+    assert figure.legends[0].get_title().get_text() == "observations"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["test", "buffer", "training"]
 
 

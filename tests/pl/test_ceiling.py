@@ -21,9 +21,9 @@ def test_points_title_and_diagonal(scores):
     np.testing.assert_allclose(points(ax).get_ydata(), per_gene)
     np.testing.assert_allclose(points(ax).get_xdata(), [0.6, 0.7, 0.8, 0.9])
     assert ax.get_title(loc="left") == f"ridge\nmean r / mean ceiling = {per_gene.mean():.2f} / 0.75"
-    assert ax.get_xlim() == ax.get_ylim()
     diagonal = ax.lines[0]
     assert (diagonal.get_xdata() == diagonal.get_ydata()).all()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["r = ceiling"]
 
 
 def test_default_model_is_the_best_that_is_no_baseline(scores):
@@ -44,13 +44,13 @@ def test_names_of_the_best_eight_do_not_overlap(crowded):
     ax = pl.ceiling(table)
     assert {t.get_text() for t in ax.texts} == set(table.nlargest(8, "pearson")["gene"])
     ax.figure.draw_without_rendering()
-    panel = ax.get_window_extent()
+    panel, page = ax.get_window_extent(), ax.figure.bbox
     boxes = [text.get_bbox_patch() or text for text in ax.texts]
     from matplotlib.text import Text
 
     extents = [Text.get_window_extent(text) for text in boxes]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(extents, 2))
-    assert all(panel.x0 <= e.x0 and e.x1 <= panel.x1 and panel.y0 <= e.y0 and e.y1 <= panel.y1 for e in extents)
+    assert all(panel.x1 < e.x0 and e.x1 <= page.x1 and panel.y0 <= e.y0 and e.y1 <= panel.y1 for e in extents)
 
 
 def test_spread_moves_as_little_as_possible():
@@ -78,7 +78,7 @@ def test_errors(scores):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_names_stand_apart_and_their_lines_do_not_cross(seed):
+def test_names_stand_apart_and_their_lines_cross_neither_each_other_nor_the_cloud(seed):
     import shapely
     from matplotlib.text import Text
 
@@ -91,10 +91,14 @@ def test_names_stand_apart_and_their_lines_do_not_cross(seed):
     figure.canvas.draw()
     names = [text for text in ax.texts if text.get_text().startswith("GENE")]
     boxes = [Text.get_window_extent(text) for text in names]  # without the line
+    assert len(boxes) == 8
     ends = ax.transData.transform([text.xy for text in names])
-    lines = [shapely.LineString([(box.x1, (box.y0 + box.y1) / 2), end]) for box, end in zip(boxes, ends, strict=True)]
+    lines = [shapely.LineString([(box.x0, (box.y0 + box.y1) / 2), end]) for box, end in zip(boxes, ends, strict=True)]
     assert not any(a.crosses(b) for i, a in enumerate(lines) for b in lines[i + 1 :])
     points = ax.transData.transform(np.column_stack([scores["ceiling"], scores["pearson"]]))
     assert not any(box.contains(*point) for box in boxes for point in points)
+    worse = (scores["pearson"] < min(text.xy[1] for text in names) - 0.005).to_numpy()
+    cloud = shapely.MultiPoint(points[worse])
+    assert not any(line.intersects(cloud.buffer(0.5)) for line in lines)
     title = ax._left_title.get_window_extent()
     assert title.x1 <= figure.bbox.x1

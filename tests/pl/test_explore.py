@@ -16,7 +16,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import stpredict as stp
-from stpredict.pl._explore_values import MISSING, column_entry, gene_values, shown_columns, to_codes
+from stpredict.pl._explore_values import MISSING, column_entry, first_gene, gene_values, shown_columns, to_codes
 from stpredict.slots._provenance import write_record
 
 pytest.importorskip("bokeh", reason="bokeh, of the extra viz, is not installed")
@@ -276,6 +276,27 @@ def test_without_a_prediction_what_was_measured_is_shown(sections: ad.AnnData) -
     assert (names, list(values), units) == (["GENE1"], ["measured"], {})
     np.testing.assert_array_equal(values["measured"], plain.X[:, [1]])
     assert stp.pl.explore(plain).genes == list(plain.var_names)
+
+
+def test_the_page_begins_with_the_gene_that_varies_most_where_all_is_known() -> None:
+    measured = np.array([[0.0, 1.0, 5.0, np.nan], [0.0, 3.0, -5.0, np.nan], [0.0, np.nan, 5.0, 1e9]])
+    predicted = np.array([[9.0, 1.0, np.nan, 1.0], [-9.0, 1.0, np.nan, 2.0], [0.0, 1.0, 1.0, 2.0]])
+    assert first_gene({"measured": measured, "predicted": predicted}, np.array([0, 1])) == 1
+    assert first_gene({"measured": measured}, np.array([0, 1])) == 2
+    assert first_gene({"predicted": predicted}, np.arange(3)) == 0
+    assert first_gene({"measured": measured[:, 3:]}, np.array([0, 1])) == 0
+
+
+def test_the_title_of_a_view_has_the_width_of_the_view(page: Any) -> None:
+    boxes = page.evaluate(
+        """Bokeh.documents[0].roots()[0].select({type: 'Figure'}).map((figure) => {
+            const plot = Bokeh.index.find_one(figure)
+            const bar = plot.canvas_view.parent.views.find_one(figure.toolbar).el.getBoundingClientRect()
+            const frame = plot.canvas_view.el.getBoundingClientRect()
+            return [bar.left, frame.left + plot.frame.bbox.right]
+        })"""
+    )
+    assert all(bar >= edge - 1 for bar, edge in boxes)
 
 
 def test_genes_that_were_only_measured_or_only_predicted(sections: ad.AnnData) -> None:

@@ -56,6 +56,17 @@ def test_links_cross_as_little_as_they_must() -> None:
     assert (np.diff(ends[order, 1]) >= 0).all()
 
 
+def test_links_are_dark_enough_on_white() -> None:
+    from matplotlib.colors import to_rgb
+
+    sets = {f"set{i}": BACKGROUND[10 * i : 10 * i + 10] for i in range(12)}
+    table = stp.tl.enrich(BACKGROUND[:120], sets, background=BACKGROUND)
+    ax = stp.pl.gene_pathways(table, n_terms=12, alpha=1.1)
+    colors = {patch.get_edgecolor()[:3] for patch in ax.patches}
+    assert len(colors) == 12
+    assert max(np.dot(to_rgb(color), (0.299, 0.587, 0.114)) for color in colors) < 0.75
+
+
 BAD = {
     "table": (lambda t: stp.pl.gene_pathways(t.drop(columns="genes")), KeyError, "without genes"),
     "list": (lambda t: stp.pl.gene_pathways(t, list_name="x"), KeyError, "found 'x'"),

@@ -286,3 +286,17 @@ def test_values_stand_beside_what_was_measured_of_them(tiles):
     assert "r = 1.00" in axes[0, 1].get_title()
     assert "ranges in µm" in axes.flat[0].figure.axes[-1].get_ylabel()
     assert pl.maps(tiles, list(frame.columns[:1]), sample=sample, measured_key=None).shape == (1, 1)
+
+
+def test_a_strip_of_tiles_fills_no_page() -> None:
+    """Panels are at most twice as high as they are wide; what is drawn keeps its aspect."""
+    n = 20
+    adata = ad.AnnData(obs=pd.DataFrame({"sample": "S"}, index=[f"t{i}" for i in range(n)]))
+    adata.obsm["spatial"] = np.column_stack([np.zeros(n), 100.0 * np.arange(n)])
+    adata.obsm["predicted"] = pd.DataFrame({"A": np.arange(n) % 7 + 0.5}, index=adata.obs_names)
+    adata.obs["predicted_leaky"] = False
+    axes = pl.maps(adata, ["A"])
+    figure = axes.ravel()[0].figure
+    width, height = figure.get_size_inches()
+    assert height < 2.5 * width
+    assert axes.ravel()[0].get_aspect() == 1

@@ -113,6 +113,21 @@ def draw_well_predicted() -> Any:
     )
 
 
+def draw_predictability() -> Any:
+    n = 120
+    found = pd.DataFrame({"gene": [f"GENE{i}" for i in range(n)], "ceiling": -0.2 + 1.1 * even(n)})
+    found["pearson"] = np.maximum(found["ceiling"], 0) * even(n, 0.4142136) ** 3 + 0.05 * bell(n, 0.7320508)
+    found["q"] = np.where(found["pearson"] > 0.15, 0.01, 0.6)
+    return stp.pl.predictability(found.assign(neighbors_from="other patients"))
+
+
+def draw_gene_pathways() -> Any:
+    genes = [f"G{i}" for i in range(60)]
+    sets = {"first set": genes[:8], "another set": genes[6:15], "a third one": genes[20:26]}
+    found = stp.tl.enrich([*genes[:13], *genes[20:25]], sets, background=genes)
+    return stp.pl.gene_pathways(found, dict(zip(genes, 0.2 + 0.6 * even(60), strict=True)), n_genes=4, alpha=0.1)
+
+
 def draw_survival() -> Any:
     risk = bell(80)
     obs = pd.DataFrame({"patient": np.arange(80), "risk": risk}, [f"s{i}" for i in range(80)])
@@ -165,6 +180,9 @@ DRAWINGS: dict[str, Callable[[], Any]] = {
     "uncertainty": lambda: stp.pl.uncertainty(section(), ["GENE1"]),
     "scores": lambda: stp.pl.scores(table()),
     "ceiling": lambda: stp.pl.ceiling(table(), model="ridge"),
+    "predictability": draw_predictability,
+    "blocks": lambda: stp.pl.blocks(section(), stp.cohorts.spatial_blocks(section(), 4, 200)),
+    "gene_pathways": draw_gene_pathways,
     "rank_genes": lambda: stp.pl.rank_genes(table(), n_genes=8, shown="R", model="ridge", n_boot=200),
     "well_predicted": draw_well_predicted,
     "survival": draw_survival,

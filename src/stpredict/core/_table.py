@@ -16,6 +16,16 @@ _WIDEST, _NARROWEST = 44, 20  # letters of a text; where there is little room, a
 _TERMINAL = 100  # letters of a line where there is no terminal
 _LONGEST = 60  # rows of a table that is printed whole, and
 _ENDS = 10  # rows of either end of a longer one
+_MARKS = ("leaky",)  # columns that are never left out for want of room: what a score is worth depends on them
+_KEPT = (
+    "head",
+    "tail",
+    "sort_values",
+    "nlargest",
+    "nsmallest",
+    "query",
+    "round",
+)  # of these a table prints as the whole does
 _SMALL = re.compile(r"^(p|q|fdr)(_|$)|_(p|q)$")  # columns whose small values differ in their power of ten
 
 
@@ -30,7 +40,10 @@ class _Print(type):
 
 
 class Table(pd.DataFrame, metaclass=_Print):
-    """A DataFrame that prints some of its columns, and the ends of a long one; what is taken from it is a plain DataFrame."""
+    """A DataFrame that prints some of its columns, and the ends of a long one.
+
+    Some or all of its rows in another order print so too; what else is taken from it is a plain DataFrame.
+    """
 
     _metadata = ["shown"]
     shown: list[str]
@@ -69,6 +82,21 @@ class Table(pd.DataFrame, metaclass=_Print):
         others = [str(name) for name in self.columns if name not in used]
         text = textwrap.wrap("More columns: " + ", ".join(others), width, subsequent_indent="  ") if others else []
         return [*([f"{len(self):,} rows"] if len(self) > _LONGEST else []), *text]
+
+
+def _keeping(name: str) -> Callable[..., Any]:
+    """A method of DataFrames whose result prints as the table does."""
+
+    @functools.wraps(getattr(pd.DataFrame, name))
+    def method(self: Table, *args: Any, **options: Any) -> Any:
+        found = getattr(pd.DataFrame, name)(self, *args, **options)
+        return found if found is None else compact(found, getattr(self, "shown", []), move=False)
+
+    return method
+
+
+for _name in _KEPT:
+    setattr(Table, _name, _keeping(_name))
 
 
 def compact(frame: Any, shown: Sequence[str], *, move: bool = True) -> Table:
@@ -120,7 +148,8 @@ def _fitted(part: pd.DataFrame, width: int) -> tuple[list[str], list[Any]]:
         elif most > _NARROWEST and any(len(text) > _NARROWEST for name in names for text in cells[name]):
             most -= 4
         else:
-            names, most = names[:-1], _WIDEST
+            last = max(i for i, name in enumerate(names) if name not in _MARKS or len(names) == 1)
+            names, most = [*names[:last], *names[last + 1 :]], _WIDEST
     height = max((len(heads[name]) for name in names), default=1)
     rows = [[""] * (height - len(heads[name])) + heads[name] + columns[name] for name in names]
     left = [""] * (height - 1) + index
@@ -155,8 +184,10 @@ def _texts(column: pd.Series, name: str) -> list[str]:
     if pd.api.types.is_float_dtype(column.dtype) and not _SMALL.search(name):
         values = column.to_numpy(dtype=float, na_value=np.nan)
         largest = float(np.max(np.abs(values[np.isfinite(values)]), initial=0.0))
-        if 0.01 <= largest < 1e5:
-            decimals = int(np.clip(2 - np.floor(np.log10(largest)), 0, 3))
+        if 1e-5 <= largest < 1e5:
+            decimals = int(np.clip(2 - np.floor(np.log10(largest)), 0, 3 if largest >= 0.01 else 7))
+            if name.startswith("n_") and (values[np.isfinite(values)] % 1 == 0).all():
+                decimals = 0  # counts, some of which are not known
             texts = [f"{value:.{decimals}f}" if np.isfinite(value) else str(value) for value in values]
             return ["NaN" if text == "nan" else text.lstrip("-") if not text.strip("-0.") else text for text in texts]
     return [f"{value:.3g}".replace("nan", "NaN") if isinstance(value, float) else _plain(value) for value in column]

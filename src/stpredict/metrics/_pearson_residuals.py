@@ -10,7 +10,7 @@ from stpredict.core._file_rows import in_files
 from stpredict.core._moments import row_slices
 from stpredict.core._validate import check_positive
 
-_BLOCK = 8_000_000  # numbers worked on at a time
+_BLOCK = 2**18  # numbers worked on at a time, which stay in the cache of a processor
 
 
 def pearson_residuals(

@@ -277,12 +277,12 @@ def _held_out_error(
 ) -> Tensor:
     """Sum of squared errors (n_alphas, n_genes) of rows that are given by their sums about the points of comparison."""
     turn, values = basis
-    square, cross = turn.T @ outside.square @ turn, turn.T @ outside.cross
+    square, double = turn.T @ outside.square @ turn, 2 * (turn.T @ outside.cross)
     projected = _projected(turn, inside)
     errors = []
     for alpha in alphas:
         scores = _scores(projected, values, alpha, rank)
-        errors.append(outside.target_square + (scores * (square @ scores - 2 * cross)).sum(dim=0))
+        errors.append(outside.target_square + torch.addmm(double, square, scores, beta=-1).mul_(scores).sum(dim=0))
     return torch.stack(errors).clamp_min(0)
 
 

@@ -109,13 +109,15 @@ def blocks(
             draw_spots(pane, section, colors=colors, edge=GRAY)
             frame_section(pane, section, under=True, scale_bar=section.name not in drawn)
             drawn.add(section.name)
-            counts = f"test {test.sum()}, buffer {(~test & ~train).sum()}, training {train.sum()}"
-            pane.set_title(f"{fold.name}\n{counts}", fontsize=8)
+            counts = f"test {test.sum():,}, buffer {(~test & ~train).sum():,}, training {train.sum():,}"
+            # The figure names a single section; what the panel then says is the block.
+            name = fold.name.removeprefix(f"{section.name} ") if len(sections) == 1 else fold.name
+            pane.set_title(f"{name}\n{counts}", fontsize=8)
         names, shades = ("test", "buffer", "training"), (_TEST, LIGHT_GRAY, _TRAIN)
         if ax is not None:
-            category_legend(panels[-1], names, shades)
+            category_legend(panels[-1], names, shades, title="observations")
             return panels
-        category_legend(panels[0].figure, names, shades, place="outside right center")
+        category_legend(panels[0].figure, names, shades, title="observations", place="outside right center")
         told = ", ".join(section.name for section in sections)
         panels[0].figure.suptitle(f"{told}, {WITHIN}" if all(fold.within for _, fold in shown) else told, fontsize=9)
     return panels

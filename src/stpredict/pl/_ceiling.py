@@ -14,10 +14,13 @@ from stpredict.slots._score_tables import check_scores, gene_means, model_of
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 _N_LABELED = 8
 _LINE = 1.35  # height of a line over the font size
 _FONT = 7.5
+_APART = 1.03  # of the width of a panel, where the names begin
+_MOST = 0.8  # of the height of a panel, for the names
 
 
 @finished
@@ -78,11 +81,8 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
     leaky = mark_words(joint_mark(table["leaky"])) if "leaky" in table else ""
 
     with style():
-        ax = one_panel(ax, 3.8, 3.8)
-        low = min(0.0, float(r.min()), float(top.min())) - 0.05
-        high = max(float(r.max()), float(top.max())) + 0.08
-        ax.plot([low, high], [low, high], color=GRAY, lw=0.8, ls=(0, (4, 3)), zorder=0)
-        ax.axhline(0, color=INK, lw=0.6, zorder=0)
+        ax = one_panel(ax, 4.6, 3.6)
+        diagonal = frame_ceilings(ax, top.to_numpy(), r.to_numpy())
         many = len(r) > 300
         ax.plot(
             top,
@@ -95,53 +95,56 @@ def ceiling(scores: pd.DataFrame, *, model: str | None = None, ax: Axes | None =
             color=BLUE,
             alpha=0.6 if many else 0.8,
         )
-        ax.set_xlim(low, high)
-        ax.set_ylim(low, high)
-        ax.set_aspect("equal")
-        ax.set_xlabel("noise ceiling per gene")
         ax.set_ylabel("Pearson's r per gene")
         ratio = f"mean r / mean ceiling = {r.mean():.2f} / {top.mean():.2f}"
         undefined = f"\n{n_missing} of {n_missing + len(r)} genes undefined" if n_missing else ""
         ax.set_title(f"{name}{f' ({leaky})' if leaky else ''}\n{ratio}{undefined}", loc="left")
+        ax.legend(handles=[diagonal], loc="upper left", borderaxespad=0.2)
         label_best(ax, top.to_numpy(), r.to_numpy(), [str(gene) for gene in r.index])
     return ax
 
 
-def label_best(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str], others: np.ndarray | None = None) -> None:
-    """Name the best genes in a column at the left, above the cloud, each with a line to its point.
+def frame_ceilings(ax: Axes, x: np.ndarray, y: np.ndarray) -> Line2D:
+    """Limits and lines of correlations `y` against ceilings `x`: the line where both are the same, which is returned, and zero."""
+    low, high = min(0.0, float(x.min()), float(y.min())) - 0.05, max(float(x.max()), float(y.max())) + 0.08
+    (diagonal,) = ax.plot([low, high], [low, high], color=GRAY, lw=0.8, ls=(0, (4, 3)), zorder=0, label="r = ceiling")
+    ax.axhline(0, color=INK, lw=0.6, zorder=0)
+    ax.set_xlim(min(0.0, float(x.min())) - 0.05, float(x.max()) + 0.05)
+    ax.set_ylim(min(0.0, float(y.min())) - 0.05, float(y.max()) + 0.05)
+    ax.set_xlabel("noise ceiling per gene")
+    return diagonal
 
-    The cloud are the points `x`, `y` and the `others` (m, 2), which are drawn and not named.
+
+def label_best(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
+    """Name the best genes in a column right of the panel, each with a line to its point.
+
+    A name is as high as the lowest of these points at least, so that lines pass no point that is worse; the panel gets higher
+    where there is not enough room for that.
     """
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
     best = np.argsort(-y, kind="stable")[:_N_LABELED]
     best = best[np.argsort(y[best], kind="stable")]
     figure = figure_of(ax)
     figure.draw_without_rendering()  # the size of the panel is known only after the layout
-    scale = 72 / figure.dpi
-    own = np.column_stack([x, y])
-    points = ax.transData.transform(own[best]) * scale
-    everyone = ax.transData.transform(own if others is None else np.vstack([own, others])) * scale
-    left, bottom, _, top = np.array(ax.get_window_extent().extents) * scale
-    italic = FontProperties(style="italic", size=_FONT)
-    longest = max(TextPath((0, 0), names[i], prop=italic).get_extents().width for i in best)
-    edge = left + longest + _FONT  # of the names, which would be on the axis otherwise
-    # Above the cloud under the names, as far as there is room.
-    under = everyone[everyone[:, 0] < edge + _FONT, 1]
-    low = min(max(under.max(initial=bottom), bottom) + _FONT, top - _FONT - _LINE * _FONT * (len(best) - 1))
-    heights = spread(points[:, 1], _LINE * _FONT, max(low, bottom + _FONT), top - _FONT)
+    extent = ax.get_window_extent()
+    height = extent.height * 72 / figure.dpi
+    bottom, top = ax.get_ylim()
+    room = min((_LINE * _FONT * (len(best) - 1) + _FONT) / height, _MOST)
+    top = max(top, (float(y[best[0]]) - room * bottom) / (1 - room))
+    ax.set_ylim(bottom, top)
+    # In shares of the panel, which names at its side make narrower.
+    points = ax.transAxes.inverted().transform(ax.transData.transform(np.column_stack([x, y])[best]))
+    line, edge = _LINE * _FONT / height, 0.5 * _FONT / height
+    heights = spread(points[:, 1], line, float(points[0, 1]), 1 - edge)
     waiting = list(range(len(best)))
-    for height in heights[::-1]:
+    for up in heights[::-1]:
         # From the top, the name of the point that is highest as seen from here: lines do not cross.
-        steepness = [(points[i, 1] - height) / max(points[i, 0] - edge, 1e-6) for i in waiting]
+        steepness = [(points[i, 1] - up) / (_APART - points[i, 0]) for i in waiting]
         chosen = waiting.pop(int(np.argmax(steepness)))
-        index, point = best[chosen], points[chosen]
-        start = (1, 0.5) if point[0] > edge else (0.5, 0)  # a point under the names is reached from below
+        index = best[chosen]
         ax.annotate(
-            names[index], (x[index], y[index]), xytext=(edge - point[0], height - point[1]),
-            textcoords="offset points", ha="right", va="center", fontsize=_FONT, fontstyle="italic",
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": GRAY, "shrinkA": 1, "shrinkB": 2, "relpos": start},
+            names[index], (x[index], y[index]), xytext=(_APART, up), textcoords="axes fraction", ha="left", va="center",
+            fontsize=_FONT, fontstyle="italic", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": GRAY, "shrinkA": 1, "shrinkB": 2, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from stpredict.pl._explore_page import page
 from stpredict.pl._explore_values import (
     Held,
     column_entry,
+    first_gene,
     gene_values,
     prediction_slot,
     section_entry,
@@ -82,7 +83,7 @@ def explore(
 
     Either view shows, of any gene, what was measured, predicted, their difference (error) or the standard deviation of the
     prediction (uncertainty), or a column of `obs`. Genes are searched by any part of their name. Section, opacity, colors
-    and their ends are chosen on the page; the pointer over a spot reads its values. Panning and zooming move both views.
+    and their ends are chosen on the page, which begins with the gene that was measured to vary most in the first section; the pointer over a spot reads its values. Panning and zooming move both views.
     The page needs neither network nor server, and is shown by a notebook.
 
     Values are kept in 65,535 steps between the lowest and the highest value of each gene and kind, so that each is off by
@@ -168,7 +169,7 @@ def explore(
         kinds.insert(2, "error")
     palettes = {name: _palette(mpl.colormaps[name], to_hex) for name in _COLORMAPS}
     about = {
-        "genes": names, "kinds": kinds, "unit": value_label(adata, layer, key), "units": units, "n_obs": len(rows),
+        "genes": names, "first": names[first_gene(values, sections[0].rows)], "kinds": kinds, "unit": value_label(adata, layer, key), "units": units, "n_obs": len(rows),
         "scales": {kind: {"low": low.tolist(), "step": step.tolist()} for kind, (_, low, step) in coded.items()},
         "columns": [entry for entry, _ in entries], "length": "µm" if known else "px",
         "colormaps": list(_COLORMAPS), "palettes": palettes | {"error": _palette(mpl.colormaps[ERROR_CMAP], to_hex)},

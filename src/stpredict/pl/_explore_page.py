@@ -97,8 +97,9 @@ def _view(
     models = bokeh.models
     figure = bokeh.plotting.figure(
         frame_width=_SIDE, frame_height=_SIDE, tools="pan,wheel_zoom,box_zoom,reset,save", active_scroll="wheel_zoom",
-        toolbar_location="above", title=" ", **ranges,
+        toolbar_location="right", title=" ", **ranges,
     )  # fmt: skip
+    figure.toolbar.logo = None
     figure.axis.visible = False
     figure.grid.visible = False
     figure.outline_line_color = None
@@ -120,7 +121,7 @@ def _view(
         )
     # bokeh's AutocompleteInput breaks when its list gets shorter under the pointer (3.9).
     find = models.TextInput(title="Search", placeholder="part of a name", width=150)
-    gene = models.Select(title="Gene", value=about["genes"][0], options=about["genes"], width=160)
+    gene = models.Select(title="Gene", value=about["first"], options=about["genes"], width=160)
     search = models.CustomJS(args={"find": find, "choice": gene, "genes": about["genes"]}, code=_code(_SEARCH))
     find.js_on_change("value_input", search)
     choice = models.Select(title="Shows", value=what, options=options, width=160)

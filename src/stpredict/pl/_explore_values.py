@@ -131,6 +131,19 @@ def gene_values(
     return names, {kind: values[kind] for kind in KINDS if kind in values}, units
 
 
+def first_gene(values: dict[str, np.ndarray], rows: np.ndarray) -> int:
+    """Place of the gene that the page begins with: of those with values of most kinds, the one that varies most.
+
+    What varies is what was measured, and without it what was predicted: nothing is picked by how well it is predicted.
+    """
+    own = [np.isfinite(part[rows]) for part in values.values()]
+    there = np.sum([known.any(axis=0) for known in own], axis=0)
+    shown, known = next(iter(values.values()))[rows], own[0]
+    n = np.maximum(known.sum(axis=0), 1)
+    centered = np.where(known, shown - np.where(known, shown, 0).sum(axis=0) / n, 0)
+    return int(np.argmax(np.where(there == there.max(), (centered**2).sum(axis=0) / n, -1.0)))
+
+
 def _deviations(matrix: Any) -> np.ndarray:
     """Standard deviation (n_genes,) of a matrix; sparse ones stay so."""
     if not hasattr(matrix, "tocsr"):

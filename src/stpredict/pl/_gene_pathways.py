@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stpredict.core._palette import category_colors
+from stpredict.core._palette import PALETTE, category_colors
 from stpredict.core._validate import few
 from stpredict.pl._finished import finished
 from stpredict.pl._style import GRAY, INK, one_panel, style
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _NEEDED = ("list", "term", "hits", "size", "q", "genes", "representative")
 _WIDTH = (0.4, 3.2)  # points, of the weakest and the strongest link
 _SWEEPS = 8
+_PALE = 0.75  # luminance, of 1
 
 
 @finished
@@ -121,14 +122,14 @@ def gene_pathways(
         left = {gene: 1 - (i + 0.5) / len(genes) for i, gene in enumerate(genes)}
         right = {term: 1 - (i + 0.5) / len(terms) for i, term in enumerate(order)}
         widths = _widths(links, score)
-        colors = category_colors(len(terms))
+        colors = _dark_colors(len(terms))
         for (gene, term), width in zip(links, widths, strict=True):
             _link(ax, left[gene], right[term], colors[term], width)
         for gene, y in left.items():
             ax.text(-0.015, y, gene, ha="right", va="center", fontsize=7.5, style="italic")
         for term, y in right.items():
             ax.plot(1, y, marker="o", ms=6, color=colors[term], clip_on=False, zorder=3)
-            ax.text(1.02, y, labels[term], ha="left", va="center", fontsize=8, color=INK)
+            ax.text(1.03, y, labels[term], ha="left", va="center", fontsize=8, color=INK)
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1)
         ax.set_axis_off()
@@ -152,6 +153,15 @@ def _scores(scores: Any, column: str) -> dict[str, float]:
     else:
         values = pd.Series(dict(scores), dtype=float)
     return {str(gene): float(value) for gene, value in values.dropna().items()}
+
+
+def _dark_colors(n: int) -> list[str]:
+    """Colors of `n` terms, without those of the palette that are too pale for a thin line on white."""
+    from matplotlib.colors import to_rgb
+
+    shades = category_colors(len(PALETTE))
+    dark = [color for color in shades if np.dot(to_rgb(color), (0.299, 0.587, 0.114)) < _PALE]
+    return [dark[i % len(dark)] for i in range(n)]
 
 
 def _widths(links: list[tuple[str, int]], score: Mapping[str, float]) -> np.ndarray:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 _PANEL = 2.1  # inches
+_TALLEST = 2.0  # height of a panel over its width: a narrow strip of tiles would fill a page
 _MAX_EXACT = 1500  # tiles up to which a title is worth an exact distance
 _FLAT = "#B0B0B0"
 SCALES = ("percentile", "value")
@@ -288,7 +289,7 @@ def _new_axes(panels: list[_Panel], beside: int, look: _Look) -> np.ndarray:
     below = -(-len(panels) // beside)
     extra = int(look.picture == "beside")
     aspect = [(panel.section.box[2] - panel.section.box[3]) / (panel.section.box[1] - panel.section.box[0]) for panel in panels]  # fmt: skip
-    heights = [max(aspect[row * beside : (row + 1) * beside]) for row in range(below)]
+    heights = [min(max(aspect[row * beside : (row + 1) * beside]), _TALLEST) for row in range(below)]
     lines = max(panel.title.count("\n") for panel in panels) + 1
     room = 0.9 * beside if look.scale == "value" else 0.8
     size = (_PANEL * (beside + extra) + room, sum(_PANEL * height + 0.2 * lines for height in heights) + 0.3)

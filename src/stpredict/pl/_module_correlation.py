@@ -8,7 +8,7 @@ import numpy as np
 
 from stpredict.core._palette import category_colors
 from stpredict.pl._finished import finished
-from stpredict.pl._style import ERROR_CMAP, style
+from stpredict.pl._style import ERROR_CMAP, leave_room, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,8 +63,9 @@ def module_correlation(found: ModuleCorrelation, *, figsize: tuple[float, float]
     panels = {"predicted": found.predicted} | ({} if found.measured is None else {"measured": found.measured})
     with style():
         figure, panes = plt.subplots(
-            1, len(panels), figsize=figsize or (1.1 + 3.1 * len(panels), 3.6), layout="constrained", squeeze=False
+            1, len(panels), figsize=figsize or (1.2 + 3.6 * len(panels), 4.3), layout="constrained", squeeze=False
         )
+        leave_room(figure)
         axes = panes[0]
         label = found.modules.to_numpy()[order]
         bar = axes[0].inset_axes((-0.07, 0, 0.04, 1))  # as high as the matrix beside it
@@ -83,11 +84,15 @@ def module_correlation(found: ModuleCorrelation, *, figsize: tuple[float, float]
             ax.set_title(f"{name}, mean |r| {summary[f'mean_{name}']:.2f}")
             few = len(order) <= _NAMED
             ax.set_xticks(
-                range(len(order)) if few else [], found.predicted.columns[order] if few else [], rotation=90, fontsize=5
+                range(len(order)) if few else [],
+                found.predicted.columns[order] if few else [],
+                rotation=90,
+                fontsize=6,
+                style="italic",
             )
             ax.set_yticks([])
             ax.spines[:].set_visible(False)
-        figure.colorbar(image, ax=list(axes), label="correlation of genes", shrink=0.7)
+        figure.colorbar(image, ax=list(axes), label="Pearson's r of two genes", shrink=0.7)
         said = f"turned maps: mean |r| {summary['mean_turned']:.2f}" if np.isfinite(summary["mean_turned"]) else ""
         if np.isfinite(summary["mantel"]):
             beside = (

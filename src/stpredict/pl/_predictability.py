@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict.core._validate import check_finite
-from stpredict.pl._ceiling import label_best
+from stpredict.pl._ceiling import frame_ceilings, label_best
 from stpredict.pl._finished import finished
-from stpredict.pl._style import BLUE, GRAY, INK, LIGHT_GRAY, category_legend, one_panel, style
+from stpredict.pl._style import BLUE, LIGHT_GRAY, one_panel, style
 from stpredict.slots._container import get_table
 from stpredict.slots._keys import Key
 from stpredict.slots._provenance import read_record
@@ -77,26 +77,25 @@ def predictability(
     found = (known["q"] <= fdr).to_numpy()
 
     with style():
-        ax = one_panel(ax, 4.6, 3.8)
-        low, high = min(0.0, float(x.min()), float(y.min())) - 0.05, max(float(x.max()), float(y.max())) + 0.08
-        ax.plot([low, high], [low, high], color=GRAY, lw=0.8, ls=(0, (4, 3)), zorder=0)
-        ax.axhline(0, color=INK, lw=0.6, zorder=0)
+        ax = one_panel(ax, 4.6, 3.6)
+        diagonal = frame_ceilings(ax, x, y)
         size = 3 if len(known) > 300 else 4.5
-        for mask, color in ((~found, LIGHT_GRAY), (found, BLUE)):
-            ax.plot(x[mask], y[mask], ls="", marker="o", ms=size, mec="white", mew=0.3, color=color, alpha=0.8)
-        ax.set_xlim(low, high)
-        ax.set_ylim(low, high)
-        ax.set_aspect("equal")
-        ax.set_xlabel("noise ceiling per gene")
+        sides = ((found, BLUE, f"q ≤ {fdr:g}"), (~found, LIGHT_GRAY, f"q > {fdr:g}"))
+        drawn = [
+            ax.plot(
+                x[mask], y[mask], ls="", marker="o", ms=size, mec="white", mew=0.3, color=color, alpha=0.8, label=label,
+                zorder=2 + (color == BLUE),
+            )[0]
+            for mask, color, label in sides
+        ]  # fmt: skip
         ax.set_ylabel("r with image neighbors")
         ax.set_title(
             f"{int(found.sum()):,} of {len(table):,} genes at a false-discovery rate of {fdr:g}\nneighbors from {origin}",
             loc="left",
         )
-        category_legend(ax, [f"q ≤ {fdr:g}", f"q > {fdr:g}"], [BLUE, LIGHT_GRAY])
+        ax.legend(handles=[*drawn, diagonal], loc="upper left", borderaxespad=0.2)
         if found.any():
-            others = np.column_stack([x, y])[~found]
-            label_best(ax, x[found], y[found], [str(gene) for gene in known["gene"][found]], others)
+            label_best(ax, x[found], y[found], [str(gene) for gene in known["gene"][found]])
     return ax
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,6 +52,20 @@ def prediction_frame(adata: AnnData, key: str, genes: Sequence[str] | None = Non
         found = f"{len(missing)} missing (first: {missing[0]})" if missing else "an empty list"
         raise KeyError(f"expected genes of the panel in obsm[{key!r}]; found {found}; take genes among its columns")
     return frame[list(genes)]
+
+
+def of_all_folds(frame: pd.DataFrame, key: str, stacklevel: int = 4) -> pd.DataFrame:
+    """The genes that were predicted in every row with a prediction: folds may have chosen others."""
+    missing = frame.isna().to_numpy()
+    there = np.asarray(~missing[~missing.all(axis=1)].any(axis=0))
+    if there.all() or not there.any():
+        return frame
+    warnings.warn(
+        f"{int((~there).sum())} of {len(there)} genes in obsm[{key!r}] were not predicted in all observations, as when folds "
+        f"choose genes of their own; the other {int(there.sum())} are used",
+        stacklevel=stacklevel,
+    )
+    return frame[frame.columns[there]]
 
 
 def prediction_names(adata: AnnData, key: str) -> pd.Index | None:

@@ -146,6 +146,17 @@ def test_sparse_constant_genes_and_gaps(maps) -> None:
     assert constant["q_measured"] == 1
 
 
+def test_genes_that_some_folds_did_not_choose_are_left_out(maps) -> None:
+    few = maps.copy()
+    few.obsm["predicted"] = maps.obsm["predicted"][[f"g{i}" for i in range(119)]]
+    maps.obsm["predicted"].loc[maps.obs_names[:200], "g119"] = np.nan
+    with pytest.warns(UserWarning, match="1 of 121 genes .* were not predicted in all observations"):
+        found = stp.tl.de_overlap(maps, "domain", "a", gene_sets=SETS, n_permutations=3)
+    expected = stp.tl.de_overlap(few, "domain", "a", gene_sets=SETS, n_permutations=3)
+    pd.testing.assert_frame_equal(found.overlap, expected.overlap)
+    assert "g119" not in set(found.genes["gene"])
+
+
 def test_boolean_groups_and_gmt(maps, tmp_path) -> None:
     maps.obs["tumor"] = (maps.obs["domain"] == "a").to_numpy()
     lines = [f"{term}\t\t" + "\t".join(f"{gene},1.0" for gene in genes) for term, genes in SETS.items()]

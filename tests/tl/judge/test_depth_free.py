@@ -146,3 +146,16 @@ def test_strata_of_the_ceiling() -> None:
     assert found["n_genes"].to_dict() == {"above .8": 1, ".6 to .8": 1, ".4 to .6": 1, "below .4": 1, "unknown": 1}
     assert found.loc[".6 to .8", "ceiling"] == pytest.approx(np.sqrt((0.9**2 + 0.5**2) / 2))
     assert len(table) == 10
+
+
+def test_residuals_are_computed_once_for_all_predictions() -> None:
+    from stpredict.tl.judge._depth_free import Counted
+
+    adata = cohort(300, 0)
+    stp.pp.normalize(adata, layer="counts")
+    counted = Counted(adata, np.arange(120), list(adata.var_names), "s0")
+    first = counted.residuals(100.0)
+    assert counted.residuals(100.0) is first
+    other = counted.residuals(1.0)
+    assert not np.allclose(other, first)
+    np.testing.assert_array_equal(counted.residuals(100.0), first)

@@ -38,6 +38,16 @@ def sections(noise: float = 0.3, n: int = 15, same: bool = True, seed: int = 0) 
     return adata
 
 
+def test_genes_that_some_folds_did_not_choose_are_left_out():
+    adata = sections()
+    names = list(adata.var_names[1:])
+    expected = stp.tl.module_correlation(adata, genes=names, n_permutations=9)
+    adata.obsm["predicted"].iloc[:225, 0] = np.nan
+    with pytest.warns(UserWarning, match="1 of 15 genes .* were not predicted in all observations"):
+        found = stp.tl.module_correlation(adata, n_permutations=9)
+    pd.testing.assert_frame_equal(found.predicted, expected.predicted)
+
+
 def test_modules_are_found_and_the_matrices_agree():
     adata = sections()
     found = stp.tl.module_correlation(adata, n_permutations=99)
@@ -118,6 +128,11 @@ def test_the_figure_orders_genes_by_modules():
         across = np.delete(drawn[low:high], np.arange(low, high), axis=1)
         assert drawn[low:high, low:high].min() > across.max()
     assert f"{found.summary['mantel']:.2f}" in figure.get_supxlabel()
+    figure.canvas.draw()
+    page = figure.bbox
+    for ax in figure.axes[:2]:
+        title = ax.title.get_window_extent()
+        assert title.y1 <= page.y1
     plt.close(figure)
     with pytest.raises(TypeError, match="module_correlation"):
         stp.pl.module_correlation(found.predicted)

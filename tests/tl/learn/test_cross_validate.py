@@ -49,6 +49,23 @@ def test_repeats_change_nothing_and_another_seed_does(toy) -> None:
     assert not np.array_equal(other.obsm["predicted_net"], frames[0]["predicted_net"])
 
 
+def test_models_of_a_fold_share_a_target_that_none_of_them_changes(toy, monkeypatch) -> None:
+    """The target is read once for a fold, and the last of several models has what the first one had."""
+    from stpredict.tl.learn.targets._expression import ExpressionSlots
+
+    read, original = [], ExpressionSlots.read
+
+    def counted(self, adata, request, target, rows, keys):
+        read.append(original(self, adata, request, target, rows, keys))
+        return read[-1]
+
+    monkeypatch.setattr(ExpressionSlots, "read", counted)
+    models = {"first": "ridge", "net": MLP, "last": "ridge"}
+    stp.tl.cross_validate(toy, models, baselines=["ridge (permuted labels)"], **QUICK)
+    assert len(read) == 3  # folds
+    np.testing.assert_array_equal(np.asarray(toy.obsm["predicted_first"]), np.asarray(toy.obsm["predicted_last"]))
+
+
 def test_sections_need_leave_and_are_marked(toy, frozen) -> None:
     before = frozen(toy)
     with pytest.raises(ValueError, match="p0 in training and test.*leave_one_patient_out.*allow_leakage=True"):

@@ -14,7 +14,7 @@ from stpredict.core._validate import check_choice, check_finite, check_positive
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import begin
 from stpredict.slots._keys import Key, check_column
-from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._prediction import of_all_folds, prediction_frame
 from stpredict.slots._provenance import genes_digest, write_record
 from stpredict.slots._truth import measured_of
 from stpredict.tl.biology._cluster import (
@@ -27,7 +27,6 @@ from stpredict.tl.biology._cluster import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
     from stpredict.slots._container import Container
@@ -242,25 +241,11 @@ def expression_matrix(
     if use == "predicted":
         frame = prediction_frame(adata, key, genes)
         if genes is None:
-            frame = _of_all_folds(frame, key)
+            frame = of_all_folds(frame, key)
         return frame.to_numpy(), list(frame.columns)
     if genes is None:
         genes = list(prediction_frame(adata, key).columns) if key in adata.obsm else list(adata.var_names)
     return measured_of(adata, key, list(genes), layer), list(genes)
-
-
-def _of_all_folds(frame: pd.DataFrame, key: str) -> pd.DataFrame:
-    """The genes that were predicted in every row with a prediction: folds may have chosen others."""
-    missing = frame.isna().to_numpy()
-    there = np.asarray(~missing[~missing.all(axis=1)].any(axis=0))
-    if there.all() or not there.any():
-        return frame
-    warnings.warn(
-        f"{int((~there).sum())} of {len(there)} genes in obsm[{key!r}] were not predicted in all observations, as when folds "
-        f"choose genes of their own; the other {int(there.sum())} are used",
-        stacklevel=4,
-    )
-    return frame[frame.columns[there]]
 
 
 def _compare_with_folds(adata: AnnData, key: str, assigned: np.ndarray, groups: list[np.ndarray]) -> None:

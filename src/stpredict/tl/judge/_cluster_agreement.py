@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._compact import compact
 from stpredict.core._validate import check_choice, check_finite
 from stpredict.slots._checks import check_obs, check_obsm
 from stpredict.slots._container import get_table
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from stpredict.slots._container import Container
+
+_SHOWN = ("sample", "against", "measure", "value", "null_mean", "null_high", "p", "n_obs", "n_clusters")
 
 
 def cluster_agreement(
@@ -148,7 +151,7 @@ def cluster_agreement(
             }
     if not rows:
         raise ValueError("expected at least one observation on tissue; found none")
-    return pd.DataFrame(rows)
+    return compact(pd.DataFrame(rows), _SHOWN, move=False)
 
 
 def _codes(column: pd.Series) -> np.ndarray:

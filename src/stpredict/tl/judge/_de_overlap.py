@@ -17,7 +17,7 @@ from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue, matrix_of, measured_matrix, measured_rows, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._positions import positions_of
-from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._prediction import of_all_folds, prediction_frame
 from stpredict.slots._truth import check_of_genes
 from stpredict.tl.judge._spatial_null import Null, displaced
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 _SHOWN = ("direction", "n_shared", "overlap", "null_mean", "null_high", "p", "n_terms_measured", "n_terms_predicted")
+_SIDES = ("measured", "predicted")
+_SHOWN_TERMS = ("direction", "term", "size", *(f"{column}_{side}" for column in ("hits", "q") for side in _SIDES))
+_SHOWN_GENES = ("gene", *(f"{column}_{side}" for column in ("difference", "q") for side in _SIDES))
 _DIRECTIONS = (("up", 1.0), ("down", -1.0))
 
 
@@ -48,7 +51,7 @@ class DEOverlap:
         """The overlap, and how much else there is."""
         return (
             f"DEOverlap with terms ({len(self.terms)} rows), genes ({len(self.genes)} rows) and overlap:\n"
-            f"{compact(self.overlap, _SHOWN)!r}"
+            f"{self.overlap!r}"
         )
 
     overlap: pd.DataFrame
@@ -101,7 +104,8 @@ def de_overlap(
     reference
         Group to compare with, or `"rest"` for all other labeled observations.
     key
-        Slot of the prediction in `obsm`.
+        Slot of the prediction in `obsm`. Genes that were not predicted in all its observations, as when folds choose genes
+        of their own, are left out with a warning.
     layer
         Layer with the measured values; `X` by default.
     alpha
@@ -152,6 +156,11 @@ def de_overlap(
         When `gene_sets` is neither a mapping nor a path, `data` is neither
         AnnData nor SpatialData.
 
+    Warns
+    -----
+    UserWarning
+        When some genes were not predicted in all observations.
+
     Examples
     --------
     >>> import stpredict as stp
@@ -176,7 +185,7 @@ def de_overlap(
     if n_permutations < 1 or (n_top is not None and n_top < 1):
         raise ValueError(f"expected positive numbers; found n_permutations={n_permutations} and n_top={n_top}")
     check_of_genes(adata, key)
-    frame = prediction_frame(adata, key)
+    frame = of_all_folds(prediction_frame(adata, key), key, stacklevel=3)
     genes = [gene for gene in frame.columns.astype(str) if gene in adata.var_names]
     if not genes:
         raise KeyError("expected predicted genes among var_names; found none in common")
@@ -224,7 +233,7 @@ def de_overlap(
 
     summary, details = [], []
     for direction, sign in _DIRECTIONS:
-        term_columns, enriched = {"direction": direction, "term": terms, "size": member.sum(axis=1)}, {}
+        term_columns, enriched = {"direction": direction, "term": terms, "size": member.sum(axis=1).astype(int)}, {}
         for side in sides:
             picked = chosen[side, direction]
             term_columns[f"hits_{side}"], p = (v[0] for v in over_representation(member, picked[None]))
@@ -253,7 +262,10 @@ def de_overlap(
                 "p": (1 + (chance >= row["overlap"] - 1e-12).sum()) / (1 + n_permutations),
             }
         summary.append(row | {"n_background": len(genes), "n_terms": len(terms)})
-    return DEOverlap(pd.DataFrame(summary), pd.concat(details, ignore_index=True), table)
+    terms_table = compact(pd.concat(details, ignore_index=True), _SHOWN_TERMS, move=False)
+    return DEOverlap(
+        compact(pd.DataFrame(summary), _SHOWN, move=False), terms_table, compact(table, _SHOWN_GENES, move=False)
+    )
 
 
 def _labels(column: pd.Series, group: str, reference: str, groupby: str) -> np.ndarray:

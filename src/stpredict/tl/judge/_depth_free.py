@@ -28,6 +28,7 @@ class Counted:
     ) -> None:
         self.scale: Scale | None = section_scale(adata, rows, genes, sample) if of_genes else None
         self.rows, self.n_genes = rows, len(genes)
+        self._residuals: tuple[float, np.ndarray] | None = None
         if self.scale is None:
             return
         from stpredict.slots._depth import depth_of
@@ -54,11 +55,13 @@ class Counted:
         return {name: found[name] for name in names}
 
     def residuals(self, theta: float) -> np.ndarray:
-        """Pearson residuals of the counts (n, n_genes)."""
+        """Pearson residuals of the counts (n, n_genes), the same for every prediction that is compared with them."""
         assert self.scale is not None
-        return m.pearson_residuals(
-            np.nan_to_num(self.counts), self.scale.depth, theta=theta, proportions=np.nan_to_num(self.scale.proportions)
-        )
+        if self._residuals is None or self._residuals[0] != theta:
+            share = np.nan_to_num(self.scale.proportions)
+            counts = np.nan_to_num(self.counts)
+            self._residuals = theta, m.pearson_residuals(counts, self.scale.depth, theta=theta, proportions=share)
+        return self._residuals[1]
 
     def ceilings(self, names: Sequence[str], theta: float) -> dict[str, np.ndarray]:
         """The best that these scores (n_genes,) can be, by the counts alone."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stpredict.core._compact import compact
 from stpredict.core._settings import settings
 from stpredict.core._validate import check_choice, check_finite
 from stpredict.slots._checks import check_obs, check_obsm
@@ -29,6 +30,7 @@ _COLUMNS = [
     "sample", "ari", "ari_sd", "nmi", "nmi_sd", "ari_shuffled", "nmi_shuffled", "ari_rotated", "nmi_rotated",
     "ari_positions", "nmi_positions", "n_domains", "n_found", "n_labeled", "n_obs", "n_seeds",
 ]  # fmt: skip
+_SHOWN = ("sample", "ari", "ari_shuffled", "ari_rotated", "ari_positions", "nmi", "n_domains", "n_found", "n_labeled")
 
 
 def domain_agreement(
@@ -197,7 +199,7 @@ def domain_agreement(
             "nearest, see n_found",
             stacklevel=2,
         )
-    return pd.DataFrame(table, columns=_COLUMNS)
+    return compact(pd.DataFrame(table, columns=_COLUMNS), _SHOWN, move=False)
 
 
 def _domains_over_seeds(

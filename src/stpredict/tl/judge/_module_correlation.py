@@ -15,7 +15,7 @@ from stpredict.slots._container import get_table
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._keys import Key
 from stpredict.slots._positions import positions_of
-from stpredict.slots._prediction import prediction_frame
+from stpredict.slots._prediction import of_all_folds, prediction_frame
 from stpredict.slots._truth import measured_values_of
 from stpredict.tl.judge._spatial_null import displaced
 
@@ -91,7 +91,7 @@ def module_correlation(
     key
         Slot of the prediction in `obsm`.
     genes
-        Genes to use; all of the prediction when `None`. Time and memory are quadratic in them: a few hundred.
+        Genes to use; when `None` all that were predicted in all observations, which a warning says where others were not. Time and memory are quadratic in them: a few hundred.
     layer
         Layer with the measured values; `X` by default.
     n_modules
@@ -120,6 +120,11 @@ def module_correlation(
     TypeError
         When `data` is neither AnnData nor SpatialData.
 
+    Warns
+    -----
+    UserWarning
+        When some genes were not predicted in all observations, as when folds choose genes of their own.
+
     Examples
     --------
     >>> import stpredict as stp
@@ -139,6 +144,8 @@ def module_correlation(
         raise ValueError(f"expected n_permutations to be at least 1; found {n_permutations}")
     adata = get_table(data, table_key)
     frame = prediction_frame(adata, key, genes)
+    if genes is None:
+        frame = of_all_folds(frame, key, stacklevel=3)
     tissue = in_tissue(adata)
     rows = tissue & frame.notna().all(axis=1).to_numpy()
     values = frame.to_numpy(dtype=np.float64)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._compact import compact
 from stpredict.core._validate import check_choice
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table, is_spatialdata
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 GENE_MEAN = "gene mean"
 ACROSS_PATIENTS, ACROSS_GENES = "across patients", "across genes"
+_SHOWN = ("model", "kind", "gene", "patient", "r", "baseline", "r_centered", "q", "n", "leaky")
 
 
 def pseudobulk_agreement(
@@ -121,12 +123,12 @@ def pseudobulk_agreement(
     measured = measured.loc[measured.notna().any(axis=1), measured.notna().any(axis=0)]
     tables = {name: _agreement(each, measured, correlation) for name, each in profiles.items()}
     if not several:
-        return next(iter(tables.values()))
+        return compact(next(iter(tables.values())), _SHOWN, move=False)
     flat = next(iter(tables.values())).copy()
     flat["r"], flat["r_centered"], flat["p"], flat["q"] = flat["baseline"], np.nan, np.nan, np.nan
     whole = pd.concat([*tables.values(), flat], ignore_index=True)
     whole.insert(0, "model", np.repeat([*tables, GENE_MEAN], len(flat)))
-    return whole
+    return compact(whole, _SHOWN, move=False)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stpredict.cohorts import Cohort
+from stpredict.core._compact import compact
 from stpredict.core._validate import check_choice, check_unique, few
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
@@ -196,7 +197,7 @@ def well_predicted(
             )
         table = test_rows(rows)
         table.attrs |= options
-        return table
+        return compact(table, _shown(groupby, names), move=False)
     groups, left_out = _groups(adata, groupby, rows, patient)
     tables = {name: test_rows(part) for name, part in groups.items()}
     table = pd.concat([one.assign(**{groupby: name}) for name, one in tables.items()], ignore_index=True)
@@ -206,7 +207,14 @@ def well_predicted(
         "groups": {name: one.attrs for name, one in tables.items()},
         "left_out": left_out,
     }
-    return table
+    return compact(table, _shown(groupby, names), move=False)
+
+
+def _shown(groupby: str | None, names: Sequence[str]) -> list[str]:
+    """Columns that print shows: the verdict, the correlation, and that of what it is compared with."""
+    beside = [f"{column}_{name}" for name in names for column in ("pearson", "beats")]
+    head = [groupby] if groupby is not None else []
+    return [*head, "gene", "well_predicted", "pearson", "pearson_folds", *beside, "beats_mean", "n_patients", "leaky"]
 
 
 def _counts(table: pd.DataFrame, pieces: Scores) -> dict[str, int]:

@@ -185,7 +185,9 @@ def run_folds(
     collected = _collect_all(data, adata, bare, rows, image, keys, progress)
 
     def jobs() -> Iterator[Job]:
-        """Arrays of one fit at a time: all of them at once would be folds × tasks copies."""
+        """Arrays of one fit at a time: all of them at once would be folds × tasks copies. Tasks of a fold share its target."""
+        last: tuple[int, bool, bytes] | None = None
+        values: Any = None
         for fold_number, (fold, goal, seen_by) in enumerate(zip(folds, goals, behind, strict=True)):
             wanted, whole, n_primary, strangers = goal
             test_rows = fold.test[rows.index]
@@ -194,7 +196,8 @@ def run_folds(
                 target = whole if helped else wanted
                 train_rows = fold.train[rows.index] & (rows.measured | _reads_unmeasured(task))
                 own = rows.take(train_rows)
-                values = reader.read(adata, request, target, own, keys)
+                if last != (this := (fold_number, helped, own.index.tobytes())):
+                    values, last = reader.read(adata, request, target, own, keys), this
                 known = content
                 if fold.within:  # digests, too, are those of the training side
                     known = remember(adata, own.index, own.sample, panel=target.names, slots=slots)
