@@ -106,7 +106,7 @@ def ssim(
             image[:, at] = (values[defined] - low[defined]) / extent[defined]
         total = np.zeros(images.shape[1])
         for around, inside, rows in strips:
-            similarity = ssim_map(*images[:, :, around], weight[around], kernel)[:, inside]
+            similarity = ssim_map(images[0][:, around], images[1][:, around], weight[around], kernel)[:, inside]
             total += np.where(enough_tissue[rows], similarity, 0.0).sum(axis=(1, 2))
         block = np.full(len(defined), np.nan)
         block[defined] = total / n_windows

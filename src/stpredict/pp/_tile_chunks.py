@@ -52,7 +52,7 @@ def encode_windows(
         how: dict[str, Any] = {"batch_size": batch_size, "slide": slide}
         if client is None:
             own: dict[str, Any] = {"encoder": encoder, "stain": stain, "store": store, "done": bar.update}
-            found = (_encode_chunk(reader, windows.take(rows), **own, **how) for rows in chunks)
+            found: Iterator[Any] = (_encode_chunk(reader, windows.take(rows), **own, **how) for rows in chunks)
         else:
             sent = {
                 "held": Parcel((encoder, stain)),
