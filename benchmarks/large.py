@@ -10,15 +10,10 @@ the object included; seconds are those of the processor. A step is linear where 
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
-import subprocess
-import sys
-import tempfile
-import time
-import warnings
 from pathlib import Path
+
+from children import options_of, run_steps, seconds_of
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
@@ -77,16 +72,24 @@ def prepare(folder: Path, n: int, n_genes: int) -> None:
     made(n, n_genes, "large", 2).write_h5ad(folder / "section.h5ad")
 
 
-def run(step: str, folder: Path) -> None:
-    """One step on the section of a folder; prints seconds of the processor and GB."""
+def run(step: str, folder: Path) -> float:
+    """Seconds of the processor of one step on the section of a folder."""
     import anndata as ad
 
     import stpredict as stp
 
     stp.settings.progress = False
     adata = ad.read_h5ad(folder / ("section.h5ad" if step in ("predict", *FITS) else "predicted.h5ad"))
-    genes = list(adata.var_names)
-    start = time.process_time()
+    seconds = seconds_of(lambda: call(step, adata, folder))
+    if step == "predict":
+        adata.write_h5ad(folder / "predicted.h5ad")
+    return seconds
+
+
+def call(step: str, adata, folder: Path) -> None:
+    """What a step times."""
+    import stpredict as stp
+
     if step in FITS:
         options = {"target": stp.targets.Counts()} if step == "counts" else {}
         training = {"max_epochs": 3} if step == "mlp" else None
@@ -97,20 +100,15 @@ def run(step: str, folder: Path) -> None:
     elif step == "evaluate":
         stp.tl.evaluate(adata)
     elif step == "emd":
-        stp.tl.emd(adata, genes=genes[:_N_EMD])
+        stp.tl.emd(adata, genes=list(adata.var_names[:_N_EMD]))
     elif step == "moran":
         stp.pp.spatially_variable(adata)
     elif step == "domains":
         stp.tl.domains(adata)
     else:
-        figure(stp.pl.maps(adata, genes[:_N_MAPS])).savefig(folder / "maps.pdf")
+        figure(stp.pl.maps(adata, list(adata.var_names[:_N_MAPS]))).savefig(folder / "maps.pdf")
         adata.obs["domain"] = [str(8 * row // (adata.obs["array_row"].max() + 1)) for row in adata.obs["array_row"]]
         figure(stp.pl.domains(adata)).savefig(folder / "domains.pdf")
-    seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    if step == "predict":
-        adata.write_h5ad(folder / "predicted.h5ad")
-    print(f"result {seconds} {peak}")
 
 
 def figure(axes):
@@ -120,38 +118,24 @@ def figure(axes):
     return np.ravel(axes)[0].figure
 
 
+def work(step: str, folder: Path, size: int, n_genes: int) -> tuple[int, float] | None:
+    """A step in a process of its own."""
+    if step == "prepare":
+        prepare(folder, size, n_genes)
+        return None
+    return size, run(step, folder)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[25_000, 200_000])
-    parser.add_argument("--genes", type=int, default=500)
-    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=FITS + STEPS)
-    parser.add_argument("--keep", type=Path, help="folder in which the sections stay, to run other steps on them")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    if options.child:
-        step, folder = options.child[0], Path(options.child[1])
-        size, n_genes = options.sizes[0], options.genes
-        prepare(folder, size, n_genes) if step == "prepare" else run(step, folder)
-        return
-    print(f"{options.genes} genes, one thread")
-    print("| step | bins | CPU s | ms per 1,000 bins | GB at most |\n|---|---|---|---|---|", flush=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        for size in options.sizes:
-            folder = (options.keep or Path(temporary)) / f"{size}x{options.genes}"
-            folder.mkdir(parents=True, exist_ok=True)
-            steps = [*([] if (folder / "section.h5ad").exists() else ["prepare"]), *options.steps]
-            if "predict" not in steps and set(steps) & set(STEPS) and not (folder / "predicted.h5ad").exists():
-                steps.insert(next(i for i, step in enumerate(steps) if step in STEPS), "predict")
-            for step in steps:
-                child = [sys.executable, __file__, "--child", step, str(folder)]
-                child += ["--sizes", str(size), "--genes", str(options.genes)]
-                found = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout
-                if step != "prepare":
-                    seconds, peak = map(float, found.split("result")[1].split())
-                    print(
-                        f"| {step} | {size:,} | {seconds:.1f} | {seconds / size * 1e6:.0f} | {peak:.1f} |", flush=True
-                    )
+    options = options_of(__doc__, [25_000, 200_000], 500, STEPS, FITS + STEPS)
+
+    def steps_in(folder: Path) -> list[str]:
+        steps = [*([] if (folder / "section.h5ad").exists() else ["prepare"]), *options.steps]
+        if "predict" not in steps and set(steps) & set(STEPS) and not (folder / "predicted.h5ad").exists():
+            steps.insert(next(i for i, step in enumerate(steps) if step in STEPS), "predict")
+        return steps
+
+    run_steps(__file__, options, "bins", steps_in, work)
 
 
 if __name__ == "__main__":

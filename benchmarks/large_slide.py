@@ -10,15 +10,10 @@ are those of the processor. A step is linear where the time per tile is the same
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
-import subprocess
-import sys
-import tempfile
-import time
-import warnings
 from pathlib import Path
+
+from children import options_of, run_steps, seconds_of
 
 for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -91,8 +86,8 @@ def prepare(folder: Path, n: int, n_genes: int) -> None:
     fit_models(folder, n_genes)
 
 
-def run(step: str, folder: Path, n: int) -> None:
-    """One step; prints tiles, seconds of the processor and GB."""
+def run(step: str, folder: Path, n: int) -> tuple[int, float]:
+    """Tiles of one step, and its seconds of the processor."""
     import anndata as ad
 
     import stpredict as stp
@@ -100,34 +95,27 @@ def run(step: str, folder: Path, n: int) -> None:
     stp.settings.progress = False
     if step in ("tissue", "tiles", "features"):
         slide = stp.io.open_slide(folder / "slide.tif", microns_per_pixel=1.0)
-        if step != "tissue":
-            stp.pp.tissue(slide)
-        if step == "features":
-            stp.pp.tiles(slide, tile_um=float(_PX), tile_px=_PX, max_tiles=None)
-        start = time.process_time()
+        lay = {"tile_um": float(_PX), "tile_px": _PX, "max_tiles": None}
         if step == "tissue":
-            stp.pp.tissue(slide)
-        elif step == "tiles":
-            stp.pp.tiles(slide, tile_um=float(_PX), tile_px=_PX, max_tiles=None)
+            return n, seconds_of(lambda: stp.pp.tissue(slide))
+        stp.pp.tissue(slide)
+        if step == "tiles":
+            seconds = seconds_of(lambda: stp.pp.tiles(slide, **lay))
         else:
-            stp.pp.image_features(slide, "color-statistics", cache=False)
-        seconds, n = time.process_time() - start, n if step == "tissue" else len(slide.shapes["tiles"])
-    else:
-        adata = ad.read_h5ad(folder / ("predicted.h5ad" if step in ("domains", "figures") else "tiles.h5ad"))
-        start = time.process_time()
-        if step == "predict":
-            stp.tl.predict(adata, folder / "ridge")
-        elif step == "map":
-            stp.tl.predict(adata, folder / "bags", store=folder / "map.zarr", stride=5)
-        elif step == "domains":
-            stp.tl.domains(adata)
-        else:
-            figures(adata, folder)
-        seconds, n = time.process_time() - start, adata.n_obs
-        if step == "predict":
-            adata.write_h5ad(folder / "predicted.h5ad")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(f"result {n} {seconds} {peak}")
+            stp.pp.tiles(slide, **lay)
+            seconds = seconds_of(lambda: stp.pp.image_features(slide, "color-statistics", cache=False))
+        return len(slide.shapes["tiles"]), seconds
+    adata = ad.read_h5ad(folder / ("predicted.h5ad" if step in ("domains", "figures") else "tiles.h5ad"))
+    calls = {
+        "predict": lambda: stp.tl.predict(adata, folder / "ridge"),
+        "map": lambda: stp.tl.predict(adata, folder / "bags", store=folder / "map.zarr", stride=5),
+        "domains": lambda: stp.tl.domains(adata),
+        "figures": lambda: figures(adata, folder),
+    }
+    seconds = seconds_of(calls[step])
+    if step == "predict":
+        adata.write_h5ad(folder / "predicted.h5ad")
+    return adata.n_obs, seconds
 
 
 def figures(adata, folder: Path) -> None:
@@ -142,35 +130,21 @@ def figures(adata, folder: Path) -> None:
     np.ravel(stp.pl.domains(adata))[0].figure.savefig(folder / "domains.pdf")
 
 
+def work(step: str, folder: Path, size: int, n_genes: int) -> tuple[int, float] | None:
+    """A step in a process of its own."""
+    if step == "prepare":
+        prepare(folder, size, n_genes)
+        return None
+    return run(step, folder, size)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[25_000, 100_000])
-    parser.add_argument("--genes", type=int, default=200)
-    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
-    parser.add_argument("--keep", type=Path, help="folder in which slides stay, to run other steps on them")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    if options.child:
-        step, folder = options.child[0], Path(options.child[1])
-        size, n_genes = options.sizes[0], options.genes
-        prepare(folder, size, n_genes) if step == "prepare" else run(step, folder, size)
-        return
-    print(f"{options.genes} genes, one thread")
-    print("| step | tiles | CPU s | ms per 1,000 tiles | GB at most |\n|---|---:|---:|---:|---:|", flush=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        for size in options.sizes:
-            folder = (options.keep or Path(temporary)) / f"{size}x{options.genes}"
-            folder.mkdir(parents=True, exist_ok=True)
-            ready = (folder / "ridge").exists()
-            for step in [*([] if ready else ["prepare"]), *options.steps]:
-                child = [sys.executable, __file__, "--child", step, str(folder)]
-                child += ["--sizes", str(size), "--genes", str(options.genes)]
-                found = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout
-                if step != "prepare":
-                    n, seconds, peak = map(float, found.split("result")[1].split())
-                    per = seconds / n * 1e6
-                    print(f"| {step} | {n:,.0f} | {seconds:.1f} | {per:.0f} | {peak:.1f} |", flush=True)
+    options = options_of(__doc__, [25_000, 100_000], 200, STEPS, STEPS)
+
+    def steps_in(folder: Path) -> list[str]:
+        return [*([] if (folder / "ridge").exists() else ["prepare"]), *options.steps]
+
+    run_steps(__file__, options, "tiles", steps_in, work)
 
 
 if __name__ == "__main__":

@@ -325,6 +325,50 @@ def test_sections_are_taken_as_slides_are(
     assert "108 observations" in lines(capsys.readouterr().out)["sections"]
 
 
+@pytest.fixture
+def folder_of_spatialdata(tmp_path: Path) -> Path:
+    """Sections with their pictures as elements, and no features; the last has lost its picture."""
+    adata = stp.datasets.synthetic_cohort(3, 1, 6, n_spots=36, microns_per_pixel=4.0, counts_per_spot=3000)
+    (tmp_path / "in").mkdir()
+    for name in ("P1_S1", "P2_S1", "P3_S1"):
+        data = stp.io.to_spatialdata(adata[adata.obs["sample"] == name].copy())
+        entry = data.tables["table"].uns["spatial"][name]
+        scale = entry["scalefactors"]["microns_per_pixel"]
+        data.tables["table"].uns["spatial"] = {name: {"scalefactors": {"microns_per_pixel": scale}}}
+        if name == "P3_S1":
+            del data.images[next(iter(data.images))]
+        data.write(tmp_path / "in" / f"{name}.zarr")
+    return tmp_path / "in"
+
+
+def test_spatialdata_gets_features_of_its_picture_and_one_without_is_a_failure_of_its_own(
+    folder_of_spatialdata: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import spatialdata
+
+    call = ["predict", str(folder_of_spatialdata), "--model", str(ridge), "--out", str(tmp_path / "out")]
+    assert main(call) == 1
+    out, said = capsys.readouterr()
+    assert "36 observations" in lines(out)["P1_S1"]
+    assert "failed: P3_S1" in said
+    assert "stp.pp.image_features(data, 'color-statistics', image=FILE)" in said
+    assert not (tmp_path / "out" / "P3_S1.zarr").exists()
+    call = ["features", str(folder_of_spatialdata), "--encoder", "color-statistics", "--out", str(tmp_path / "tables")]
+    assert main(call) == 1
+    assert "stp.pp.image_features(data, 'color-statistics', image=FILE)" in capsys.readouterr().err
+    for name in ("P1_S1", "P2_S1"):
+        wanted = spatialdata.read_zarr(folder_of_spatialdata / f"{name}.zarr")
+        assert not any(key.startswith("X_") for key in wanted.tables["table"].obsm)  # the file stays as it is
+        stp.pp.image_features(wanted, "color-statistics")
+        stp.tl.predict(wanted, ridge)
+        found, table = (
+            ad.read_zarr(tmp_path / "out" / f"{name}.zarr"),
+            ad.read_h5ad(tmp_path / "tables" / f"{name}.h5ad"),
+        )
+        assert np.array_equal(found.obsm["predicted"], wanted.tables["table"].obsm["predicted"])
+        assert np.array_equal(table.obsm["X_color-statistics"], wanted.tables["table"].obsm["X_color-statistics"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cluster_calls import dying, failing, total
 
 import stpredict as stp
 from stpredict.core._engine import _packed, _scattered, check_client, connected, on_workers
+from stpredict.datasets._pyramid import write_pyramid
 
 distributed = pytest.importorskip("distributed")
 
@@ -111,6 +113,95 @@ def test_predictions_maps_and_tests_of_genes_are_those_of_this_process(
         assert np.ptp(one.obsm["predicted"], axis=0).min() > 0
     with pytest.raises(ValueError, match="expected no client beside n_samples"):
         stp.tl.predict(adata, model, n_samples=2, client=there)
+
+
+@contextmanager
+def only_there(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
+    """A function fails in this process, and works in those of the workers."""
+    with monkeypatch.context() as within:
+        within.setattr(name, lambda *args, **kwargs: pytest.fail(f"{name} was called here"))
+        yield
+
+
+def predicted_sections() -> ad.AnnData:
+    """Sections with features, predictions and a baseline, in an order that is not that of their names."""
+    adata = stp.datasets.synthetic_cohort(n_patients=3, n_sections=1, n_spots=60, n_genes=8)
+    adata = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    stp.pp.image_features(adata, cache=False)
+    stp.pp.normalize(adata)
+    adata.obs["density"] = np.arange(adata.n_obs, dtype=float) % 7
+    model = stp.tl.fit(adata, "ridge", train=adata.obs["patient"] == "P1")
+    stp.tl.predict(adata, model)
+    return adata
+
+
+def test_scores_of_sections_are_those_of_this_process(
+    cluster: Any, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same bits of an object and of a cohort on disk, and of an object the same warnings."""
+    there, adata = workers(cluster, client, 2), predicted_sections()
+    asked: dict[str, Any] = {"given": ["density"], "habits": ["panel", "smoothed"]}
+    adata.obs.loc[adata.obs["sample"] == "P2_S1", "array_row"] = 0
+    cohort = stp.Cohort.divide(adata, tmp_path / "sections")
+    for data in (adata, cohort):
+        with pytest.warns(UserWarning, match="ssim is undefined .* in 1 sections"):
+            one = stp.tl.evaluate(data, **asked)
+        told = pytest.warns(UserWarning, match="ssim is undefined .* in 1 sections") if data is adata else nullcontext()
+        with told, only_there(monkeypatch, "stpredict.tl.judge._part_scores._scored"):
+            two = stp.tl.evaluate(data, client=there, **asked)
+        assert one["sample"].nunique() == 3
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+        assert one.attrs == two.attrs
+
+
+def test_well_predicted_genes_are_those_of_this_process(
+    cluster: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bits of genes in blocks, with slides averaged within patients, folds and comparators."""
+    there, rng = workers(cluster, client, 2), np.random.default_rng(0)
+    obs = pd.DataFrame({"patient": np.arange(60) % 25, "predicted_fold": np.arange(60) % 25 % 3})
+    slides = ad.AnnData(
+        rng.normal(size=(60, 40)), obs=obs.rename(index=str), layers={"log2": rng.normal(size=(60, 40))}
+    )
+    for key in ("predicted", "predicted_baseline_ridge", "predicted_baseline_mean"):
+        values = slides.layers["log2"] + rng.normal(size=slides.shape)
+        slides.obsm[key] = pd.DataFrame(values, slides.obs_names, slides.var_names)
+    asked: dict[str, Any] = {"comparators": ["ridge", "mean"], "layer": "log2"}
+    monkeypatch.setattr("stpredict.metrics._pairs._BLOCK", 350)
+    one = stp.tl.well_predicted(slides, **asked)
+    with only_there(monkeypatch, "stpredict.tl.judge._over_patients._within_folds"):
+        two = stp.tl.well_predicted(slides, client=there, **asked)
+    assert one["pearson_folds"].notna().all()
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    with pytest.raises(TypeError, match="as client; found int"):
+        stp.tl.well_predicted(slides, client=3, **asked)
+
+
+def test_features_of_the_tiles_of_a_slide_are_those_of_this_process(
+    cluster: Any, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same bits, record and count of tiles that are not recolored, in chunks; what workers have cached is found here."""
+    pytest.importorskip("wsidata")
+    there, rng = workers(cluster, client, 2), np.random.default_rng(0)
+    image = np.full((500, 640, 3), 243, dtype=np.uint8)
+    image[64:448, 64:400] = (rng.integers(-30, 30, (384, 336, 3)) + np.array([170, 90, 150])).astype(np.uint8)
+    write_pyramid(tmp_path / "slide.tif", image, 1.0)
+    monkeypatch.setattr("stpredict.pp._tile_chunks._CHUNK", 7)
+    monkeypatch.setattr(stp.settings, "cache_dir", tmp_path / "cache")
+    slide = stp.io.open_slide(tmp_path / "slide.tif", microns_per_pixel=1.0)
+    stp.pp.tissue(slide)
+    stp.pp.tiles(slide, tile_um=48.0, tile_px=32)
+    stp.pp.normalize_stain(slide)
+    how: dict[str, Any] = {"context": (1, 2), "batch_size": 4, "copy": True}
+    name, key = "stpredict.pp._tile_chunks._encode", "color-statistics"
+    here = stp.pp.image_features(slide, key, cache=False, **how).tables[f"{key}_tiles"]
+    with only_there(monkeypatch, name):
+        found = [stp.pp.image_features(slide, key, cache=kept, client=there, **how) for kept in (False, True)]
+        found.append(stp.pp.image_features(slide, key, **how))
+    assert here.n_obs > 21
+    for own in found:
+        np.testing.assert_array_equal(own.tables[f"{key}_tiles"].X, here.X)
+        assert str(own.tables[f"{key}_tiles"].uns["stpredict"]) == str(here.uns["stpredict"])
 
 
 def test_workers_write_the_sections_of_a_cohort(cluster: Any, client: Any, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from scipy import sparse
 from skimage.metrics import structural_similarity
 
 from stpredict.metrics import rasterize, ssim
-from stpredict.metrics._ssim import ssim_map
+from stpredict.metrics._rasterize import lattice
+from stpredict.metrics._ssim import _filter, ssim_map
 
 
 def naive(truth, predicted, tissue, window=7, sigma=1.5, min_tissue=0.5):
@@ -57,7 +58,8 @@ def test_matches_skimage_inside_a_full_grid():
     x, y = rng.random((2, 24, 20))
     offset = np.arange(11) - 5
     kernel = np.exp(-0.5 * (offset / 1.5) ** 2)
-    found = ssim_map(x[None], y[None], np.ones(x.shape), kernel / kernel.sum())[0]
+    kernel /= kernel.sum()
+    found = ssim_map(x[None], y[None], _filter(np.ones(x.shape), kernel), kernel)[0]
     _, expected = structural_similarity(
         x, y, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
     )
@@ -127,3 +129,20 @@ def test_rasterize_places_values():
     np.testing.assert_array_equal(image[..., 0], [[1, 2], [0, 0], [0, 3]])
     np.testing.assert_array_equal(image[..., 1], [[5, 6], [0, 0], [0, 7]])
     np.testing.assert_array_equal(tissue, image[..., 0] > 0)
+
+
+def test_strips_of_a_map_give_what_the_whole_map_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows reach into the rows beside a strip: holes and the edges of the map among them."""
+    rng = np.random.default_rng(4)
+    row, col = np.divmod(np.flatnonzero(rng.random(60 * 23) < 0.8), 23)
+    truth = np.sin(row / 5)[:, None] + rng.normal(size=(len(row), 3))
+    predicted = truth + rng.normal(size=truth.shape)
+    whole = ssim(truth, predicted, row, col)
+    monkeypatch.setattr("stpredict.metrics._ssim._HELD", 23 * 8)
+    np.testing.assert_allclose(ssim(truth, predicted, row, col), whole, rtol=1e-13)
+
+
+def test_positions_far_apart_need_no_grid_to_be_told_apart() -> None:
+    lattice(np.array([0, 10**6]), np.array([0, 10**6 + 1]), 2)
+    with pytest.raises(ValueError, match="found 1 that share one"):
+        lattice(np.array([0, 10**6, 0]), np.array([0, 10**6 + 1, 0]), 3)

@@ -96,7 +96,7 @@ def test_wsidata_reads_the_table(tiled: Any) -> None:
 
 
 def test_interrupted_runs_continue(tiled: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("stpredict.pp._tile_features._CHUNK", 16)
+    monkeypatch.setattr("stpredict.pp._tile_chunks._CHUNK", 16)
     monkeypatch.setattr(stp.settings, "cache_dir", tmp_path / "cache")
     n = len(tiled.shapes["tiles"])
     options: dict[str, Any] = {"key_added": "X_mine", "tile_px": 32, "batch_size": 8}

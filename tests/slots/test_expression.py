@@ -10,7 +10,8 @@ import scanpy as sc
 from scipy import sparse
 
 import stpredict as stp
-from stpredict.slots._expression import read_normalization
+from stpredict.core._moments import ROWS, columnwise
+from stpredict.slots._expression import read_normalization, taken, to_dense
 
 UNTOUCHED = {
     "as it was": lambda a: None,
@@ -85,3 +86,26 @@ def test_an_object_without_observations_is_named(toy) -> None:
     model = stp.tl.fit(toy, "ridge")
     with pytest.raises(ValueError, match="expected at least one observation; found an object without any"):
         stp.tl.predict(toy[:0].copy(), model)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csc_array])
+@pytest.mark.parametrize("columns", [[3, 0], [0, 1, 2, 3]])
+@pytest.mark.parametrize(
+    "rows", [None, slice(1, 3), np.arange(5), np.array([4, 1]), np.array([True, False] * 2 + [True])]
+)
+def test_rows_and_columns_are_taken_as_one_after_the_other(form, columns, rows) -> None:
+    values = np.random.default_rng(0).poisson(1.0, (5, 4)).astype(float)
+    matrix = form(values)
+    found = taken(matrix, rows, np.array(columns))
+    expected = (values if rows is None else values[rows])[:, columns]
+    np.testing.assert_array_equal(to_dense(found), expected)
+    assert not np.shares_memory(getattr(found, "data", found), getattr(matrix, "data", matrix))
+
+
+def test_columns_are_put_in_one_piece_a_block_of_rows_at_a_time() -> None:
+    values = np.random.default_rng(0).normal(size=(ROWS + 3, 2)).astype(np.float32)
+    found = columnwise(values)
+    assert found.flags.f_contiguous
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, values)
+    assert columnwise(found) is found

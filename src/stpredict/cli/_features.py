@@ -60,7 +60,8 @@ class Features:
         """Compute the features and write the table."""
         import stpredict as stp
         from stpredict.cli._digest import record_of
-        from stpredict.cli._objects import read_object, write_h5ad
+        from stpredict.cli._inputs import with_picture
+        from stpredict.cli._objects import read_sections, write_h5ad
         from stpredict.cli._slides import lay_tiles, opened
         from stpredict.slots._provenance import write_record
 
@@ -74,8 +75,8 @@ class Features:
                 stp.pp.image_features(slide, self.encoder, **options)
             adata = slide.tables[f"{self.encoder}_tiles"]
         else:
-            adata = read_object(item.path)
-            stp.pp.image_features(adata, self.encoder, tile_um=self.tile_um, **options)
+            data, adata = read_sections(item.path)
+            with_picture(data, self.encoder, tile_um=self.tile_um, **options)
         write_record(adata, "shell", record_of(self._made_of(item)))
         write_h5ad(adata, self.place(item))
         return f"{adata.n_obs:,} {'tiles' if item.is_slide else 'observations'}"

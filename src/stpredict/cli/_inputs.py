@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from stpredict.slots._container import Container
     from stpredict.training import FittedModel
 
 #: Inputs that follow from the tiles of a slide and their pictures.
@@ -108,42 +109,59 @@ def prepare_slide(
     return table
 
 
-def prepare_sections(adata: AnnData, models: Sequence[FittedModel], compute: dict[str, Any]) -> None:
-    """Compute what some models read of sections, and is not there, from the pictures that the object names."""
+def prepare_sections(data: Container, models: Sequence[FittedModel], compute: dict[str, Any]) -> None:
+    """Compute what some models read of sections, and is not there, from the pictures that the object holds or names."""
+    from stpredict.slots._container import get_table
     from stpredict.slots._keys import Key
 
     for key, entry in models[0].features["slots"].items():
-        if Key.bag(key) not in adata.obsm:
-            compute_features(adata, key, entry, compute)
-    _beside(adata, models, compute)
+        if Key.bag(key) not in get_table(data, Key.TABLE).obsm:
+            compute_features(data, key, entry, compute)
+    _beside(data, models, compute)
 
 
 def compute_features(
-    adata: AnnData, key: str, entry: Mapping[str, Any], compute: dict[str, Any], *, neighbors: bool = False
+    data: Container, key: str, entry: Mapping[str, Any], compute: dict[str, Any], *, neighbors: bool = False
 ) -> None:
     """Compute features of sections where their slot is empty, as an entry says, and where wanted those of the tiles around."""
     import stpredict as stp
+    from stpredict.slots._container import get_table
     from stpredict.slots._features import feature_matrix
     from stpredict.slots._keys import Key
 
+    adata = get_table(data, Key.TABLE)
     name = str(entry.get("encoder", key.removeprefix("X_")))
     if feature_matrix(adata, key) is None:
         options = {option: entry[option] for option in ("tile_um", "context") if option in entry}
-        stp.pp.image_features(adata, name, key_added=key, **options, **_options(name, compute))
+        with_picture(data, name, key_added=key, **options, **_options(name, compute))
     if neighbors and Key.neighbors(key) not in adata.obsm:
-        stp.pp.neighbor_features(adata, name, tile_um=entry.get("tile_um"), key_added=key, **_options(name, compute))
+        stp.pp.neighbor_features(data, name, tile_um=entry.get("tile_um"), key_added=key, **_options(name, compute))
 
 
-def _beside(adata: AnnData, models: Sequence[FittedModel], compute: dict[str, Any]) -> None:
+def with_picture(data: Container, encoder: str, **options: Any) -> None:
+    """Compute features of sections; where there is no picture, say what is to be done beyond the shell."""
+    import stpredict as stp
+
+    try:
+        stp.pp.image_features(data, encoder, **options)
+    except KeyError as error:
+        raise KeyError(
+            f"expected features of {encoder!r}, or all that they are computed from: {error.args[0]}; in Python: "
+            f"stp.pp.image_features(data, {encoder!r}, image=FILE), and write the object again"
+        ) from error
+
+
+def _beside(data: Container, models: Sequence[FittedModel], compute: dict[str, Any]) -> None:
     """What lies beside the features: those of the tiles around, and places in a grid."""
     import stpredict as stp
+    from stpredict.slots._container import get_table
     from stpredict.slots._keys import Key
 
     needs = frozenset().union(*(model.network.needs for model in models))
-    if needs & {"cell", "section_cell"} and Key.GRID_ROW not in adata.obs:
-        stp.pp.grid(adata)
+    if needs & {"cell", "section_cell"} and Key.GRID_ROW not in get_table(data, Key.TABLE).obs:
+        stp.pp.grid(data)
     for key, entry in models[0].features["slots"].items() if "neighbors" in needs else ():
-        compute_features(adata, key, entry, compute, neighbors=True)
+        compute_features(data, key, entry, compute, neighbors=True)
 
 
 def _options(encoder: str, compute: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from stpredict.core._atomic import new_file
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from stpredict.slots._container import Container
+
 
 def read_object(path: Path) -> AnnData:
     """Read an AnnData from whatever holds one.
@@ -39,6 +41,36 @@ def read_object(path: Path) -> AnnData:
             f"expected an AnnData (.h5ad, .zarr) at {path}; found what cannot be read as one ({type(error).__name__}: "
             f"{error}); copy it again, or write it with adata.write_h5ad"
         ) from error
+
+
+def read_sections(path: Path) -> tuple[Container, AnnData]:
+    """Read sections with what pictures lie beside them: an AnnData, or a SpatialData whose table has them; and the table.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`read_object` does.
+    KeyError
+        When a SpatialData has no table of that name.
+    """
+    from stpredict.cohorts._section_files import kind_of
+    from stpredict.slots._container import get_table
+    from stpredict.slots._keys import Key
+
+    if kind_of(path) != "spatialdata":
+        adata = read_object(path)
+        return adata, adata
+    import spatialdata
+
+    try:
+        data = spatialdata.read_zarr(path)
+    except Exception as error:
+        # spatialdata, zarr and what is below them raise errors of many kinds for what they do not know.
+        raise ValueError(
+            f"expected a SpatialData at {path}; found what cannot be read as one ({type(error).__name__}: {error}); copy it "
+            "again, or write it with sdata.write"
+        ) from error
+    return data, get_table(data, Key.TABLE)
 
 
 def read_objects(paths: Sequence[Path]) -> AnnData:

@@ -156,11 +156,11 @@ class Predict:
         import stpredict as stp
         from stpredict.cli._digest import record_of
         from stpredict.cli._inputs import prepare_sections
-        from stpredict.cli._objects import read_object
+        from stpredict.cli._objects import read_sections
         from stpredict.slots._provenance import write_record
 
-        adata, models = read_object(item.path), self._models()
-        prepare_sections(adata, models, self.compute)
+        (data, adata), models = read_sections(item.path), self._models()
+        prepare_sections(data, models, self.compute)
         stp.tl.predict(adata, models, device=self.compute.get("device"), progress=False)
         write_record(adata, "shell", record_of(content))
         stp.io.write_zarr(adata, place)

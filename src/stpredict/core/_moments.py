@@ -15,6 +15,19 @@ def row_slices(n: int, size: int = ROWS) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
+def columnwise(values: np.ndarray) -> np.ndarray:
+    """Values (n, d) float64, each column in one piece; the same array where it is so.
+
+    Rows are turned a block at a time: every value would else be fetched from memory by itself.
+    """
+    if values.dtype == np.float64 and values.flags.f_contiguous:
+        return values
+    found = np.empty(values.shape, order="F")
+    for part in row_slices(len(values)):
+        found[part] = values[part]
+    return found
+
+
 def column_moments(values: Any, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (d,) float64 of columns (n, d), of some of the rows where they are named.
 

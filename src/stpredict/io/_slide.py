@@ -196,6 +196,10 @@ class Windows:
     corner: np.ndarray
     side: int
 
+    def take(self, rows: np.ndarray) -> Windows:
+        """Some of the windows."""
+        return Windows(self.level, self.corner[rows], self.side)
+
     def order(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Order in which reading them, or some of them, decodes the least: block by block (n,)."""
         corner = self.corner if rows is None else self.corner[rows]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stpredict.metrics._pairs import dense, gene_blocks
+from stpredict.metrics._pairs import gene_blocks, seen
 from stpredict.metrics._pearson_residuals import proportions_of
 from stpredict.metrics._rates import leveled
 
@@ -63,13 +63,13 @@ def deviance_explained(
         raise ValueError(f"expected rates of shape {counts.shape}; found {rates.shape}")
     result = np.full(counts.shape[1], np.nan)
     for genes in gene_blocks(counts.shape):
-        x, rate = dense(counts, genes), dense(rates, genes)
+        x, rate = seen(counts, genes), seen(rates, genes)
         share = proportions_of(x, depth)
         if level:
             rate = leveled(rate, share, depth)
         with np.errstate(divide="ignore", invalid="ignore"):
-            null = _deviance(x, np.outer(share, depth).T, theta).sum(axis=0)
-            left = _deviance(x, depth[:, None] * rate, theta).sum(axis=0)
+            null = _deviance(x, np.outer(share, depth).T, theta)
+            left = _deviance(x, depth[:, None] * rate, theta)
             result[genes] = np.where(share > 0, 1 - left / null, np.nan)
     return result
 
@@ -112,9 +112,9 @@ def deviance_ceiling(counts: Any, depth: np.ndarray) -> np.ndarray:
     depth = _depths(counts, depth)
     result = np.full(counts.shape[1], np.nan)
     for genes in gene_blocks(counts.shape, copies=2):
-        x = dense(counts, genes)
+        x = seen(counts, genes)
         mean = np.outer(proportions_of(x, depth), depth).T
-        null, squares = _deviance(x, mean, np.inf).sum(axis=0), (mean**2).sum(axis=0)
+        null, squares = _deviance(x, mean, np.inf), (mean**2).sum(axis=0)
         variation = np.divide(((x - mean) ** 2 - x).sum(axis=0), squares, out=np.zeros(len(null)), where=squares > 0)
         explained = 2 * mean.sum(axis=0) * _information(variation)
         result[genes] = np.divide(explained, null, out=np.full(len(null), np.nan), where=null > 0)
@@ -129,14 +129,15 @@ def _depths(counts: Any, depth: np.ndarray) -> np.ndarray:
 
 
 def _deviance(x: np.ndarray, mean: np.ndarray, theta: float) -> np.ndarray:
-    """Deviance of each count (n, G) from its expectation; infinite where a count has an expectation of 0."""
-    from scipy.special import xlogy
-
+    """Deviance of each gene (G,): that of its counts (n, G) from expectations; infinite where one of 0 has a count."""
+    seen = x.T > 0  # counts of zero have no logarithm, and most are zero
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(x > 0, x / mean, 1.0)
+        count = x.T[seen]
+        term = count * np.log(count / mean.T[seen])
+        total = np.bincount(np.repeat(np.arange(len(seen)), seen.sum(axis=1)), term, len(seen))
         if np.isinf(theta):
-            return 2 * (xlogy(x, ratio) - (x - mean))
-        return 2 * (xlogy(x, ratio) - (x + theta) * np.log((x + theta) / (mean + theta)))
+            return 2 * (total - (x - mean).sum(axis=0))
+        return 2 * (total - ((x + theta) * np.log((x + theta) / (mean + theta))).sum(axis=0))
 
 
 def _information(variation: np.ndarray) -> np.ndarray:

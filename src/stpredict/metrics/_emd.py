@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stpredict.core._validate import check_choice, check_finite
-from stpredict.metrics._pairs import check_matrix, check_pair, dense, gene_blocks
+from stpredict.metrics._pairs import check_matrix, check_pair, gene_blocks, seen
 from stpredict.metrics._ranks import ranks
 
 Scaling = Literal["percentile", "mass"]
@@ -182,8 +182,8 @@ def _emd(
         cost = cdist(xy, xy)
     bins = _bins(xy, n_projections, seed) if cost is None and len(xy) > _MANY else None
     for genes in gene_blocks(truth.shape, copies=2):
-        excess = _mass(dense(truth, genes), scaling)
-        excess -= 1 / len(xy) if predicted is None else _mass(dense(predicted, genes), scaling)
+        excess = _mass(seen(truth, genes), scaling)
+        excess -= 1 / len(xy) if predicted is None else _mass(seen(predicted, genes), scaling)
         defined = np.isfinite(excess).all(axis=0)
         block = np.full(excess.shape[1], np.nan)
         if bins is not None:

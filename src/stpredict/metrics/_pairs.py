@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-_BLOCK = 2**20  # values per block: 8 MB, which stays near the cache
+_BLOCK = 2**17  # values per block: 1 MB, which stays in the cache, and in memory that is used again
 
 
 def check_matrix(values: Any, name: str) -> Any:
@@ -46,6 +46,12 @@ def dense(matrix: Any, genes: slice) -> np.ndarray:
     """Columns of a matrix as a new float64 array, each in one piece: of many observations a block has few genes."""
     block = matrix[:, genes]
     return np.array(block.toarray() if hasattr(block, "toarray") else block, dtype=np.float64, order="F")
+
+
+def seen(matrix: Any, genes: slice) -> np.ndarray:
+    """The same to be read only: without a copy of what is float64 with columns in one piece."""
+    block = matrix[:, genes]
+    return np.asarray(block.toarray() if hasattr(block, "toarray") else block, dtype=np.float64, order="F")
 
 
 def center(block: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from stpredict.metrics._pairs import check_pair, dense, gene_blocks
-from stpredict.metrics._pearson import pearson
+from stpredict.metrics._pairs import center, check_pair, dense, gene_blocks
+from stpredict.metrics._pearson import correlation
 
 _DEGREE = 2
 _NEGLIGIBLE = 1e-10  # share of the variance below which nothing but rounding is left
@@ -72,12 +72,15 @@ def partial_pearson(truth: Any, predicted: Any, covariate: np.ndarray) -> np.nda
         :, length > 1e-9 * length[0]
     ]  # a constant covariate, or one that follows from others, spans nothing more
     for genes in gene_blocks(truth.shape):
-        parts = []
-        for matrix in (truth, predicted):
-            values = dense(matrix, genes)
-            centered = values - values.mean(axis=0)
-            left = centered - ((centered.T @ basis) @ basis.T).T
-            left[:, (left**2).sum(axis=0) <= _NEGLIGIBLE * (values**2).sum(axis=0)] = 0
-            parts.append(left)
-        result[genes] = pearson(*parts)
+        x, y = (_left_over(dense(matrix, genes), basis) for matrix in (truth, predicted))
+        result[genes] = correlation(*center(x, x.dtype), *center(y, y.dtype))
     return result
+
+
+def _left_over(values: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """What a basis (n, d) does not explain of columns (n, g), written over them; 0 where that is rounding."""
+    whole = np.einsum("ij,ij->j", values, values)
+    values -= values.mean(axis=0)
+    values -= ((values.T @ basis) @ basis.T).T
+    values[:, np.einsum("ij,ij->j", values, values) <= _NEGLIGIBLE * whole] = 0
+    return values

@@ -8,6 +8,8 @@ import numpy as np
 
 from stpredict.metrics._pairs import check_matrix
 
+_SPARSEST = 16  # cells of a grid per observation
+
 
 def rasterize(values: Any, array_row: np.ndarray, array_col: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Place observations on the grid of their array lattice.
@@ -63,7 +65,11 @@ def lattice(array_row: Any, array_col: Any, n_obs: int) -> tuple[np.ndarray, np.
         col = col // 2
     row, col = row - row.min(), col - col.min()
     shape = (int(row.max()) + 1, int(col.max()) + 1)
-    repeated = n_obs - len(np.unique(row * shape[1] + col))
+    at = row * shape[1] + col
+    # A count of every cell of a grid is quick; positions far apart would make it large.
+    n_cells = shape[0] * shape[1]
+    taken = np.count_nonzero(np.bincount(at)) if n_cells <= _SPARSEST * n_obs else len(np.unique(at))
+    repeated = n_obs - int(taken)
     if repeated:
         raise ValueError(
             f"expected one observation per lattice position; found {repeated} that share one; "

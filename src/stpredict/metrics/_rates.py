@@ -71,7 +71,10 @@ def rates_of_residuals(
 ) -> np.ndarray:
     """Rates (n, G) of mean residuals at the depths of a section, in proportion: below 0 for residuals that no rate has."""
     gain = residual_gain(proportions, depth, theta)
-    return proportions * (1 + values / np.where(gain > 0, gain, np.inf))
+    found = values / np.where(gain > 0, gain, np.inf)
+    found += 1
+    found *= proportions
+    return np.asarray(found)
 
 
 def residuals_of_rates(

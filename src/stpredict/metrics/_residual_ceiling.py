@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stpredict.metrics._pairs import dense, gene_blocks
+from stpredict.metrics._pairs import gene_blocks, seen
 from stpredict.metrics._pearson_residuals import proportions_of
 
 _MIN_DETECTED = 3  # observations with the gene, and observations at all, below which nothing can be said
@@ -60,9 +60,11 @@ def residual_ceiling(counts: Any, depth: np.ndarray, *, theta: float = 100.0) ->
     if len(rows) < _MIN_DETECTED:
         return result
     sparse = hasattr(counts, "tocsr")
-    counts, depth = counts.tocsr()[rows].tocsc() if sparse else np.asarray(counts)[rows], depth[rows]
+    if len(rows) < len(depth):
+        counts, depth = counts.tocsr()[rows] if sparse else np.asarray(counts)[rows], depth[rows]
+    counts = counts.tocsc() if sparse else np.asarray(counts)
     for genes in gene_blocks(counts.shape, copies=2):
-        x = dense(counts, genes)
+        x = seen(counts, genes)
         mean = np.outer(proportions_of(x, depth), depth).T
         mean[mean == 0] = 1.0
         variance = mean + mean**2 / theta

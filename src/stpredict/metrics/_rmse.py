@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stpredict.metrics._pairs import check_pair, dense, gene_blocks
+from stpredict.metrics._pairs import check_matrix, check_pair, dense, gene_blocks, seen
 
 
 def rmse(truth: Any, predicted: Any) -> np.ndarray:
@@ -43,7 +43,7 @@ def rmse(truth: Any, predicted: Any) -> np.ndarray:
         return result
     for genes in gene_blocks(truth.shape):
         error = dense(truth, genes)
-        error -= dense(predicted, genes)
+        error -= seen(predicted, genes)
         result[genes] = np.sqrt(np.einsum("ij,ij->j", error, error) / len(error))
     return result
 
@@ -81,12 +81,18 @@ def rmse_iqr(truth: Any, predicted: Any) -> np.ndarray:
     array([1.])
     """
     truth, predicted = check_pair(truth, predicted)
-    result = rmse(truth, predicted)
-    if truth.shape[0] == 0:
+    return rmse(truth, predicted) / middle_half(truth)
+
+
+def middle_half(values: Any) -> np.ndarray:
+    """What :func:`rmse_iqr` divides by (n_genes,): the interquartile range and 1e-5, NaN where the range is 0."""
+    values = check_matrix(values, "truth")
+    result = np.full(values.shape[1], np.nan)
+    if values.shape[0] == 0:
         return result
-    for genes in gene_blocks(truth.shape):
-        low, high = np.percentile(dense(truth, genes), [25, 75], axis=0)
-        result[genes] /= np.where(high > low, high - low + 1e-5, np.nan)
+    for genes in gene_blocks(values.shape):
+        low, high = np.percentile(seen(values, genes), [25, 75], axis=0)
+        result[genes] = np.where(high > low, high - low + 1e-5, np.nan)
     return result
 
 
@@ -154,5 +160,5 @@ def mae(truth: Any, predicted: Any) -> np.ndarray:
     if truth.shape[0] == 0:
         return result
     for genes in gene_blocks(truth.shape):
-        result[genes] = np.abs(dense(truth, genes) - dense(predicted, genes)).mean(axis=0)
+        result[genes] = np.abs(seen(truth, genes) - seen(predicted, genes)).mean(axis=0)
     return result

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from stpredict.metrics._pairs import check_pair, dense, gene_blocks
+from stpredict.metrics._pairs import check_pair, gene_blocks, seen
 from stpredict.metrics._rasterize import lattice
 
 _C1, _C2 = 0.01**2, 0.03**2  # the range of a map is 1 after scaling
+_COPIES = 8  # values that are held per cell of a map, beside a strip
+_HELD = 2**14  # cells of a map that are worked on at a time: about a dozen images of them stay in the cache
 
 
 def ssim(
@@ -84,29 +87,48 @@ def ssim(
     tissue = np.zeros(shape)
     tissue[row, col] = 1.0
     enough_tissue = _filter(tissue, np.full(window, 1.0 / window)) >= min_tissue - 1e-9
-    if not enough_tissue.any():
+    n_windows = int(enough_tissue.sum())
+    if not n_windows:
         return result
     offset = np.arange(window) - window // 2
     kernel = np.exp(-0.5 * (offset / sigma) ** 2)
     kernel /= kernel.sum()
-    # About a dozen images per gene are alive at once, and a grid has more cells than observations.
-    for genes in gene_blocks((tissue.size, truth.shape[1]), copies=2):
-        x, y = dense(truth, genes).T, dense(predicted, genes).T
+    at = row * shape[1] + col
+    weight, strips = _filter(tissue, kernel), list(_strips(shape, window // 2))
+    for genes in gene_blocks((tissue.size, truth.shape[1]), copies=_COPIES):
+        x, y = seen(truth, genes).T, seen(predicted, genes).T
         low = np.minimum(x.min(axis=1), y.min(axis=1))[:, None]
         extent = np.maximum(x.max(axis=1), y.max(axis=1))[:, None] - low
         defined = extent[:, 0] > 0
         images = np.zeros((2, int(defined.sum()), *shape))
-        images[0][:, row, col] = ((x - low)[defined]) / extent[defined]
-        images[1][:, row, col] = ((y - low)[defined]) / extent[defined]
+        cells = images.reshape(2, -1, tissue.size)
+        for image, values in zip(cells, (x, y), strict=True):
+            image[:, at] = (values[defined] - low[defined]) / extent[defined]
+        total = np.zeros(images.shape[1])
+        for around, inside, rows in strips:
+            similarity = ssim_map(images[0][:, around], images[1][:, around], weight[around], kernel)[:, inside]
+            total += np.where(enough_tissue[rows], similarity, 0.0).sum(axis=(1, 2))
         block = np.full(len(defined), np.nan)
-        block[defined] = ssim_map(images[0], images[1], tissue, kernel)[:, enough_tissue].mean(axis=1)
+        block[defined] = total / n_windows
         result[genes] = block
     return result
 
 
-def ssim_map(x: np.ndarray, y: np.ndarray, tissue: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Structural similarity around every cell of maps (n_genes, n_rows, n_cols) scaled to 0–1, 0 off tissue."""
-    weight = np.maximum(_filter(tissue, kernel), np.finfo(float).tiny)
+def _strips(shape: tuple[int, int], margin: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Strips of a map: its rows with a margin that windows reach into, its own rows among these, and in the map."""
+    height = max(2 * margin + 1, _HELD // shape[1])
+    for start in range(0, shape[0], height):
+        stop = min(start + height, shape[0])
+        first = max(start - margin, 0)
+        yield slice(first, min(stop + margin, shape[0])), slice(start - first, stop - first), slice(start, stop)
+
+
+def ssim_map(x: np.ndarray, y: np.ndarray, weight: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Structural similarity around every cell of maps (n_genes, n_rows, n_cols) scaled to 0–1, 0 off tissue.
+
+    `weight` is the share of each window that is tissue.
+    """
+    weight = np.maximum(weight, np.finfo(float).tiny)
     mean_x, mean_y = _filter(x, kernel) / weight, _filter(y, kernel) / weight
     var_x = np.maximum(_filter(x * x, kernel) / weight - mean_x**2, 0)
     var_y = np.maximum(_filter(y * y, kernel) / weight - mean_y**2, 0)

@@ -95,8 +95,9 @@ def image_features(
     device
         Device to run the encoder on; `settings.device` when `None`.
     client
-        A `dask.distributed.Client`, or the address of a scheduler, whose workers compute the sections of an AnnData, one each
-        at a time; the files of the images must be at the same paths there. The result does not depend on it.
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers compute the sections of an AnnData, or chunks
+        of 512 tiles of a slide, one each at a time; the files of images and slides must be at the same paths there. The result
+        does not depend on it.
     cache
         Whether to read features from `settings.cache_dir` and write them there. They are found by content: image file,
         encoder with weights, positions and tile size.
@@ -181,11 +182,6 @@ def image_features(
     width_um = network.tile_um if tile_um is None else check_positive(tile_um, "tile_um")
     key = key_added or Key.features(network.name)
     on_slide = _has_tiles(data, table_key)
-    if on_slide and client is not None:
-        raise ValueError(
-            "expected sections for the workers of a client; found a slide; leave `client=` out, and give every worker slides "
-            "of its own: stpredict predict SLIDES --client ADDRESS"
-        )
     scales = _scales(context, data, network, tile_key if on_slide else None)
     if on_slide:
         for name, value in (("image", image), ("microns_per_pixel", microns_per_pixel)):
@@ -196,7 +192,7 @@ def image_features(
 
         name, table = tile_features(
             data, network, key, tile_um=tile_um, context=scales, tile_key=tile_key, batch_size=int(batch_size),
-            cache=cache, progress=progress,
+            cache=cache, progress=progress, client=client,
         )  # fmt: skip
         slide = shallow_copy(data) if copy else data
         slide.tables[name] = table

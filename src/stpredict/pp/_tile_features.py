@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.pp._tile_chunks import encode_windows
 from stpredict.slots._keys import Key, escaped
 from stpredict.slots._made import same_size
 from stpredict.slots._stain import STAIN, StainReference, recoloring, stain_facts
@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from stpredict.core._stain import Recoloring
     from stpredict.encoders import Encoder
-    from stpredict.io._slide import Windows
-
-_CHUNK = 512  # tiles per entry of the cache; an interrupted run loses at most so many
-_WINDOW_BYTES = 64 * 2**20  # pixels that are resized at once
 
 
 def tile_features(
@@ -35,6 +30,7 @@ def tile_features(
     batch_size: int,
     cache: bool,
     progress: bool | None,
+    client: Any = None,
 ) -> tuple[str, AnnData]:
     """Compute the features of a slide's tiles.
 
@@ -62,6 +58,8 @@ def tile_features(
         Whether chunks are read from and written to the cache.
     progress
         Whether to show a progress bar.
+    client
+        Client or address whose workers encode a chunk of tiles each at a time.
 
     Returns
     -------
@@ -104,7 +102,9 @@ def tile_features(
             outside = (windows.corner < 0) | (windows.corner + windows.side > np.array([width, height]))
             beyond |= outside.any(axis=1)
             parts.append(
-                _compute(reader, slide_path(sdata), windows, fitting, batch_size, cache, progress, stain, left)
+                encode_windows(
+                    reader, slide_path(sdata), windows, fitting, batch_size, cache, progress, stain, left, client
+                )
             )
             if scale == min(context):
                 warn_if_coarse(f"slide {slide_name(sdata)!r}", windows.side, fitting.tile_px, stacklevel=3)
@@ -137,115 +137,6 @@ def stain_of_slide(sdata: SpatialData, left: list[int | None]) -> dict[str, Any]
     known = [count for count in left if count is not None]
     total = sum(known) if len(known) == len(left) else None
     return stain_facts(StainReference.from_dict(entry["reference"]), {slide_name(sdata): total})
-
-
-def _compute(
-    reader: Any,
-    path: Any,
-    windows: Windows,
-    encoder: Encoder,
-    batch_size: int,
-    cache: bool,
-    progress: bool | None,
-    stain: Recoloring | None,
-    left: list[int | None],
-) -> np.ndarray:
-    """Features (n, dim) of all windows; the numbers of tiles that were not recolored are added to `left`."""
-    from tqdm.auto import tqdm
-
-    from stpredict.core._settings import settings
-    from stpredict.core._validate import check_finite
-    from stpredict.io._slide import slide_fingerprint
-    from stpredict.pp._cache import FeatureCache, cache_key, counting, n_left
-
-    store = FeatureCache() if cache and encoder.reproducible else None
-    slide = slide_fingerprint(path) if store is not None else None
-    order = windows.order()
-    features = np.empty((len(order), encoder.dim), dtype=np.float32)
-    show_progress = settings.progress if progress is None else progress
-    with tqdm(total=len(order), unit="tile", desc=encoder.name, disable=not show_progress) as bar:
-        for start in range(0, len(order), _CHUNK):
-            rows = order[start : start + _CHUNK]
-
-            def compute(rows: np.ndarray = rows) -> np.ndarray:
-                found = _encode(reader, windows, rows, encoder, batch_size, bar.update, stain)
-                check_finite(found, "features of tiles", f"encoder {encoder.name!r} or its weights are broken")
-                return found
-
-            if store is None:
-                features[rows] = compute()
-                continue
-            entry = cache_key(
-                {
-                    "slide": slide,
-                    "encoder": encoder.fingerprint,
-                    "corners": windows.corner[rows],
-                    "side": windows.side,
-                    "level": windows.level,
-                    "tile_px": encoder.tile_px,
-                }
-                | ({} if stain is None else {"stain": stain.digest})
-            )
-            counted = counting(stain, store, entry, compute)
-            features[rows], found = store.get_or_compute(entry, (len(rows), encoder.dim), counted)
-            if stain is not None:
-                left.append(n_left(store, entry))
-            if found:
-                bar.update(len(rows))
-    if stain is not None and store is None:
-        left[:] = [stain.n_left]  # of all fields of view so far
-    return features
-
-
-def _encode(
-    reader: Any,
-    windows: Windows,
-    rows: np.ndarray,
-    encoder: Encoder,
-    batch_size: int,
-    done: Callable[[int], Any],
-    stain: Recoloring | None = None,
-) -> np.ndarray:
-    """Features (m, dim) of some windows, in their order."""
-    import torch
-
-    from stpredict.encoders._resize import resized
-
-    place = np.empty(int(rows.max()) + 1, dtype=np.int64)
-    place[rows] = np.arange(len(rows))
-    features = np.empty((len(rows), encoder.dim), dtype=np.float32)
-    waiting: list[tuple[np.ndarray, torch.Tensor]] = []
-    fitting = max(1, min(batch_size, _WINDOW_BYTES // (3 * windows.side**2)))
-
-    def flush() -> None:
-        index = np.concatenate([part for part, _ in waiting])
-        features[place[index]] = encoder(torch.cat([tiles for _, tiles in waiting])).cpu().numpy()
-        waiting.clear()
-        done(len(index))
-
-    for index, pixels in _ahead(windows.read(reader, rows)):
-        start = 0
-        while start < len(index):
-            room = min(batch_size - sum(len(part) for part, _ in waiting), fitting)
-            part = slice(start, start + room)
-            waiting.append((index[part], resized(pixels[part], encoder.tile_px, encoder.device, stain)))
-            start += room
-            if sum(len(part) for part, _ in waiting) >= batch_size:
-                flush()
-    if waiting:
-        flush()
-    return features
-
-
-def _ahead(blocks: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same blocks, the next one being read while one is worked on."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = pool.submit(next, blocks, None)
-            yield block
 
 
 def tile_table(

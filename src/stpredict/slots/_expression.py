@@ -30,13 +30,27 @@ def measured_matrix(adata: AnnData, genes: Sequence[str], rows: Any = None, laye
     """Measured values (n, n_genes) of genes that must all be measured, from `X` or a layer; sparse stays sparse."""
     check_unique(adata.var_names, "var_names")
     check_genes(adata, genes)
-    matrix = matrix_of(adata, layer)
-    if rows is not None:
-        matrix = matrix[rows]
-    columns = adata.var_names.get_indexer(list(genes))
-    if isinstance(rows, np.ndarray) and len(columns) == adata.n_vars and (columns == np.arange(len(columns))).all():
-        return matrix  # which is a copy already
-    return matrix[:, columns]
+    return taken(matrix_of(adata, layer), rows, adata.var_names.get_indexer(list(genes)))
+
+
+def taken(matrix: Any, rows: Any, columns: np.ndarray) -> Any:
+    """A copy of some rows of a matrix (`None` for all) and some columns: the fewer of the two are taken first."""
+    from scipy import sparse
+
+    n_obs, n_vars = matrix.shape
+    every_column = len(columns) == n_vars and (columns == np.arange(n_vars)).all()
+    # What is in a file, or is no array, gives rows.
+    in_memory = isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
+    if not isinstance(rows, np.ndarray) or not in_memory:
+        return (matrix if rows is None else matrix[rows])[:, columns]
+    if every_column:
+        return matrix[rows]
+    n_rows = int(rows.sum()) if rows.dtype == bool else len(rows)
+    if n_rows * n_vars < len(columns) * n_obs:
+        return matrix[rows][:, columns]
+    found = matrix[:, columns]
+    numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
+    return found if len(numbers) == n_obs and (numbers == np.arange(n_obs)).all() else found[rows]
 
 
 def to_dense(matrix: Any) -> np.ndarray:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stpredict.core._moments import columnwise
 from stpredict.metrics._log_normalize import log_normalize
 from stpredict.metrics._pearson_residuals import proportions_of
 from stpredict.metrics._rates import log1p_of_rates, rates_of_log1p, rates_of_residuals, residuals_of_rates
 from stpredict.slots._depth import counted_rows, depth_of, section_codes, section_residuals
-from stpredict.slots._expression import measured_matrix, to_dense
+from stpredict.slots._expression import measured_matrix, taken, to_dense
 from stpredict.slots._keys import Key
 from stpredict.slots._matrix import numeric_matrix
 from stpredict.slots._provenance import read_record
@@ -204,17 +205,20 @@ def section_scale(adata: AnnData, rows: np.ndarray, genes: Sequence[str], sample
     rows = rows[np.nan_to_num(depth[rows]) > 0]
     if not len(rows):
         return None
-    counts = panel_counts(adata, rows, genes)
+    return scale_of(adata, panel_counts(adata, rows, genes), depth[rows], sample)
+
+
+def scale_of(adata: AnnData, counts: Any, depth: np.ndarray, sample: str | None = None) -> Scale:
+    """The scale of a section by counts (n, n_genes) of observations of a depth (n,) above 0."""
     sums = (read_record(adata, "normalize") or {}).get("section_sums") or {}
-    total = float(sums.get(sample, np.median(depth[rows])))
-    return Scale(depth[rows], proportions_of(counts, depth[rows]), total)
+    return Scale(depth, proportions_of(counts, depth), float(sums.get(sample, np.median(depth))))
 
 
 def panel_counts(adata: AnnData, rows: np.ndarray, genes: Sequence[str]) -> Any:
     """Counts (n, n_genes) of some rows, dense, genes one after the other; genes that were not measured have NaN."""
     matrix: Any = numeric_matrix(adata.layers[Key.COUNTS], f"layers[{Key.COUNTS!r}]")
     at = adata.var_names.get_indexer(list(genes))
-    found = np.array(to_dense(matrix[rows][:, at]), dtype=np.float64, order="F")
+    found = columnwise(to_dense(taken(matrix, rows, at)))
     found[:, at < 0] = np.nan
     return found
 

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict import metrics as m
+from stpredict.core._moments import columnwise
+from stpredict.slots._depth import depth_of
+from stpredict.slots._keys import Key
 from stpredict.slots._provenance import read_record
-from stpredict.slots._scale import RATE, Origin, Scale, known, panel_counts, section_scale, unit_in
+from stpredict.slots._scale import RATE, Origin, Scale, known, panel_counts, scale_of, unit_in
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,17 +29,18 @@ class Counted:
     def __init__(
         self, adata: AnnData, rows: np.ndarray, genes: Sequence[str], sample: str, *, of_genes: bool = True
     ) -> None:
-        self.scale: Scale | None = section_scale(adata, rows, genes, sample) if of_genes else None
+        self.scale: Scale | None = None
         self.rows, self.n_genes = rows, len(genes)
-        self._residuals: tuple[float, np.ndarray] | None = None
-        if self.scale is None:
+        depth = depth_of(adata) if of_genes and Key.COUNTS in adata.layers else None
+        if depth is None:
             return
-        from stpredict.slots._depth import depth_of
-
-        depth = depth_of(adata)
-        assert depth is not None  # there is a scale
         self.deep = np.nan_to_num(depth[rows]) > 0
-        self.counts = panel_counts(adata, rows[self.deep], genes)
+        if not self.deep.any():
+            return
+        deep = rows[self.deep]
+        self.counts = panel_counts(adata, deep, genes)
+        self.scale = scale_of(adata, self.counts, depth[deep], sample)
+        self._residuals: dict[float, np.ndarray] = {}
 
     def rates(self, predicted: np.ndarray, unit: Mapping[str, Any], origin: Origin) -> np.ndarray:
         """Rates (n, n_genes) of a prediction; NaN where its unit says nothing of rates."""
@@ -46,7 +50,7 @@ class Counted:
         """Scores (n_genes,) by name of predicted rates (n, n_genes); NaN without counts to compare with."""
         if self.scale is None:
             return {name: np.full(self.n_genes, np.nan) for name in names}
-        rates = rates[self.deep]
+        rates = rates if self.deep.all() else rates[self.deep]
         found: dict[str, np.ndarray] = {}
         if "deviance_explained" in names:
             found["deviance_explained"] = m.deviance_explained(self.counts, rates, self.scale.depth)
@@ -55,13 +59,15 @@ class Counted:
         return {name: found[name] for name in names}
 
     def residuals(self, theta: float) -> np.ndarray:
-        """Pearson residuals of the counts (n, n_genes), the same for every prediction that is compared with them."""
+        """Pearson residuals of the counts (n, n_genes), genes one after the other; made once for all predictions."""
         assert self.scale is not None
-        if self._residuals is None or self._residuals[0] != theta:
-            share = np.nan_to_num(self.scale.proportions)
-            counts = np.nan_to_num(self.counts)
-            self._residuals = theta, m.pearson_residuals(counts, self.scale.depth, theta=theta, proportions=share)
-        return self._residuals[1]
+        if theta not in self._residuals:
+            proportions = np.nan_to_num(self.scale.proportions)
+            found = m.pearson_residuals(
+                np.nan_to_num(self.counts), self.scale.depth, theta=theta, proportions=proportions
+            )
+            self._residuals[theta] = columnwise(found)
+        return self._residuals[theta]
 
     def ceilings(self, names: Sequence[str], theta: float) -> dict[str, np.ndarray]:
         """The best that these scores (n_genes,) can be, by the counts alone."""

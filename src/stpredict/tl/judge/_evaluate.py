@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stpredict.cohorts import Cohort
 from stpredict.core._compact import compact
+from stpredict.core._engine import check_client
 from stpredict.core._progress import ticks
 from stpredict.core._validate import check_choice, few
 from stpredict.slots._baselines import Baselines
@@ -28,10 +29,11 @@ from stpredict.tl.judge._depth_free import DEPTH_FREE
 from stpredict.tl.judge._distribution import DISTRIBUTION, scored_metrics
 from stpredict.tl.judge._habits import check_habits
 from stpredict.tl.judge._lines import lines_of
-from stpredict.tl.judge._part_scores import WITH_BACKGROUND, Asked, score_part
+from stpredict.tl.judge._part_scores import WITH_BACKGROUND, Asked
 from stpredict.tl.judge._pooled import OF_GENES, score_genes, score_patients
 from stpredict.tl.judge._section_facts import check_maps, lattice_positions, read_given
 from stpredict.tl.judge._section_scores import NothingMeasuredError, score_sections
+from stpredict.tl.judge._sent_parts import score_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +61,7 @@ def evaluate(
     sample_key: str = Key.SAMPLE,
     patient_key: str = Key.PATIENT,
     seed: int = 0,
+    client: Any = None,
     table_key: str = Key.TABLE,
 ) -> pd.DataFrame:
     """Score predictions per gene and section.
@@ -126,6 +129,10 @@ def evaluate(
         Columns of `obs` with the section and the patient.
     seed
         Random seed for the noise ceiling and the projections of the earth mover's distance.
+    client
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers score a section (or a held-out block of one)
+        each at a time; they open the sections of a cohort themselves, under the same paths. Slides and genes are scored
+        together, and so here.
     table_key
         Table of a SpatialData.
 
@@ -170,7 +177,7 @@ def evaluate(
         When predictions of different targets are to be compared, or a layer is named for values; when a metric is unknown,
         a gene is named twice, or a section belongs to several patients; or when the genes of the prediction are not known.
     TypeError
-        When `data` is neither AnnData nor SpatialData.
+        When `data` is neither AnnData nor SpatialData, or `client` is no client.
 
     Warns
     -----
@@ -187,6 +194,7 @@ def evaluate(
     >>> stp.tl.predict(adata, model)
     >>> scores = stp.tl.evaluate(adata[adata.obs["patient"] == "P2"].copy())
     """
+    check_client(client)
     if isinstance(data, Cohort):
         return score_sections(evaluate, locals())
     import pandas as pd
@@ -240,11 +248,12 @@ def evaluate(
     scored = [(part, rows) for part in parts if len(rows := np.flatnonzero(part.rows & tissue & measured))]
     n_steps = len(models) * sum(len(asked.blocks(len(rows), scored_genes)) for _, rows in scored)
     with ticks(n_steps, "evaluate", "step") as step:
-        for part, rows in scored:
+        scores = score_parts(scored, adata, scored_genes, target, models, asked, step, client)
+        for (part, rows), of_part in zip(scored, scores, strict=True):
             name = str(part.sample)
             if "ssim" in metrics and lattice_positions(adata, rows) is None:
                 off_lattice.append(part.block or name)
-            for label, table in score_part(adata, rows, name, scored_genes, target, models, asked, step).items():
+            for label, table in of_part.items():
                 for column, value in (("patient", str(people[rows[0]])), ("sample", name), ("model", label)):
                     table.insert(0, column, value)
                 if in_blocks:

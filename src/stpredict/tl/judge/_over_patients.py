@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from stpredict.core._engine import run_calls
 from stpredict.metrics._pairs import center, check_matrix, dense, gene_blocks
 from stpredict.metrics._pearson import correlation
 
@@ -40,6 +42,7 @@ def compare(
     comparators: dict[str, np.ndarray],
     patient: np.ndarray,
     fold: np.ndarray | None = None,
+    client: Any = None,
 ) -> Scores:
     """Correlations and errors over patients, in one pass over blocks of genes.
 
@@ -55,34 +58,69 @@ def compare(
         (n_slides,) number of the patient, from 0 on, without gaps; slides of a patient are averaged.
     fold
         (n_patients,) fold of each patient, -1 for none.
+    client
+        Workers that take a block each at a time; see :func:`stpredict.core._engine.run_calls`.
     """
     truth, predicted = check_matrix(truth, "truth"), check_matrix(predicted, "predicted")
-    average = _averaging(patient)
-    shape = (int(patient.max()) + 1, truth.shape[1])
+    blocks = list(gene_blocks((int(patient.max()) + 1, truth.shape[1]), copies=2))
+    calls = (
+        (
+            _compare_block,
+            {
+                "truth": truth[:, genes],
+                "predicted": predicted[:, genes],
+                "comparators": {name: other[:, genes] for name, other in comparators.items()},
+                "patient": patient,
+                "fold": fold,
+            },
+        )
+        for genes in blocks
+    )
+    scores = _undefined(truth.shape[1], comparators)
+    for genes, found in zip(blocks, run_calls(client, calls), strict=True):
+        for name in ("pearson", "pearson_folds", "rmse", "iqr"):
+            getattr(scores, name)[genes] = getattr(found, name)
+        for other, own in scores.comparators.items():
+            for name in ("pearson", "between", "rmse"):
+                getattr(own, name)[genes] = getattr(found.comparators[other], name)
+    return scores
 
+
+def _undefined(n_genes: int, comparators: Iterable[str]) -> Scores:
     def empty() -> np.ndarray:
-        return np.full(shape[1], np.nan)
+        return np.full(n_genes, np.nan)
 
-    scores = Scores(empty(), empty(), empty(), empty(), {n: Compared(empty(), empty(), empty()) for n in comparators})
-    for genes in gene_blocks(shape, copies=2):
-        x = average(dense(truth, genes))
-        y = average(dense(predicted, genes))
-        scores.iqr[genes] = _interquartile_range(x)
-        scores.rmse[genes] = _error(x, y)
-        if fold is not None:
-            scores.pearson_folds[genes] = _within_folds(x, y, fold, truth.dtype, predicted.dtype)
-        others = {name: average(dense(other, genes)) for name, other in comparators.items()}
-        for name, z in others.items():
-            scores.comparators[name].rmse[genes] = _error(x, z)
-        x, xx = center(x, truth.dtype)
-        y, yy = center(y, predicted.dtype)
-        scores.pearson[genes] = correlation(x, xx, y, yy)
-        for name, z in others.items():
-            if name == ERROR_ONLY:
-                continue
-            z, zz = center(z, comparators[name].dtype)
-            scores.comparators[name].pearson[genes] = correlation(x, xx, z, zz)
-            scores.comparators[name].between[genes] = correlation(y, yy, z, zz)
+    return Scores(empty(), empty(), empty(), empty(), {n: Compared(empty(), empty(), empty()) for n in comparators})
+
+
+def _compare_block(
+    truth: Any,
+    predicted: np.ndarray,
+    comparators: dict[str, np.ndarray],
+    patient: np.ndarray,
+    fold: np.ndarray | None,
+) -> Scores:
+    """Scores of a block of genes, as :func:`compare` gives them of all."""
+    average, every = _averaging(patient), slice(None)
+    scores = _undefined(truth.shape[1], comparators)
+    x = average(dense(truth, every))
+    y = average(dense(predicted, every))
+    scores.iqr = _interquartile_range(x)
+    scores.rmse = _error(x, y)
+    if fold is not None:
+        scores.pearson_folds = _within_folds(x, y, fold, truth.dtype, predicted.dtype)
+    others = {name: average(dense(other, every)) for name, other in comparators.items()}
+    for name, z in others.items():
+        scores.comparators[name].rmse = _error(x, z)
+    x, xx = center(x, truth.dtype)
+    y, yy = center(y, predicted.dtype)
+    scores.pearson = correlation(x, xx, y, yy)
+    for name, z in others.items():
+        if name == ERROR_ONLY:
+            continue
+        z, zz = center(z, comparators[name].dtype)
+        scores.comparators[name].pearson = correlation(x, xx, z, zz)
+        scores.comparators[name].between = correlation(y, yy, z, zz)
     return scores
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stpredict import metrics as m
+from stpredict.core._moments import columnwise
 from stpredict.metrics._ranks import ranks
+from stpredict.metrics._rmse import middle_half
 from stpredict.metrics._spearman import spearman_of_ranks
 from stpredict.slots._expression import in_tissue
 from stpredict.slots._marks import joint_mark
@@ -100,14 +102,18 @@ class Observations:
 
 
 class _Values:
-    """A matrix (n, n_genes), genes one after the other in memory, and its ranks, which two scores need."""
+    """A matrix (n, n_genes), genes one after the other in memory, and what several scores or predictions need of it."""
 
     def __init__(self, values: np.ndarray) -> None:
-        self.values = np.asfortranarray(values)
+        self.values = columnwise(values)
 
     @cached_property
     def ranks(self) -> np.ndarray:
         return ranks(self.values)
+
+    @cached_property
+    def middle_half(self) -> np.ndarray:
+        return middle_half(self.values)
 
 
 def score_part(
@@ -227,7 +233,9 @@ def _place(frame: pd.DataFrame, genes: Sequence[str]) -> np.ndarray:
 
 def _taken(frame: pd.DataFrame, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Values (n, n_genes) of a prediction, genes one after the other."""
-    return np.asfortranarray(frame.iloc[rows, at].to_numpy(dtype=np.float64))
+    values = frame.iloc[:, at].to_numpy()
+    whole = len(rows) == len(values) and (rows == np.arange(len(rows))).all()
+    return columnwise(values if whole else values[rows])
 
 
 def _partial(truth: np.ndarray, predicted: np.ndarray, covariates: np.ndarray) -> np.ndarray:
@@ -252,6 +260,8 @@ def _scored(
             columns[metric] = undefined if some.log_depth is None else m.partial_pearson(x, y, some.log_depth)
         elif metric == "ssim":
             columns[metric] = undefined if some.lattice is None else m.ssim(x, y, *some.lattice)
+        elif metric == "rmse_iqr":
+            columns[metric] = (columns["rmse"] if "rmse" in columns else m.rmse(x, y)) / truth.middle_half
         elif metric == "spearman":
             columns[metric] = spearman_of_ranks(x, y, truth.ranks, predicted.ranks)
         elif metric == "emd":

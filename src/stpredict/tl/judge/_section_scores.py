@@ -27,6 +27,7 @@ def score_sections(function: Callable[..., pd.DataFrame], arguments: Mapping[str
 
     given = dict(arguments)
     cohort: Cohort = given.pop("data")
+    client = given.pop("client", None)
     given = with_keys(cohort, function, given)
     table = get_table(cohort[cohort.names[0]], cohort.table_key)
     if unit_of(table) != "observation":
@@ -38,7 +39,7 @@ def score_sections(function: Callable[..., pd.DataFrame], arguments: Mapping[str
         except NothingMeasuredError:
             return pd.DataFrame()
 
-    found = [each for each in cohort.map(scored, write=False).values() if len(each)]
+    found = [each for each in cohort.map(scored, write=False, client=client).values() if len(each)]
     if not found:
         raise NothingMeasuredError("expected measured expression of at least one predicted section; found none")
     joined = pd.concat(found, ignore_index=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from stpredict.cohorts import Cohort
 from stpredict.core._compact import compact
+from stpredict.core._engine import check_client
 from stpredict.core._validate import check_choice, check_unique, few
 from stpredict.slots._checks import check_obs
 from stpredict.slots._container import get_table
@@ -41,6 +42,7 @@ def well_predicted(
     alpha: float = 0.05,
     fdr: float = 0.2,
     test: Literal["williams", "steiger"] = "williams",
+    client: Any = None,
     table_key: str = Key.TABLE,
 ) -> pd.DataFrame:
     """Test for each gene whether its prediction follows the truth, and better than every comparator does.
@@ -83,6 +85,8 @@ def well_predicted(
     test
         Test of the difference of two correlations: `"williams"`, see :func:`stpredict.metrics.williams_t`, or
         `"steiger"`, see :func:`stpredict.metrics.steiger_z`.
+    client
+        A `dask.distributed.Client`, or the address of a scheduler, whose workers compare a block of genes each at a time.
     table_key
         Table of a SpatialData.
 
@@ -115,7 +119,7 @@ def well_predicted(
         When a prediction, a comparator, the groups or a record of the normalization are missing, or no predicted gene is
         measured.
     TypeError
-        When a prediction is no DataFrame.
+        When a prediction is no DataFrame, or `client` is no client.
     ValueError
         When fewer than 5 patients are measured and predicted (in every group), a comparator lacks genes or slides, or an
         option is out of range.
@@ -141,6 +145,7 @@ def well_predicted(
     """
     import pandas as pd
 
+    check_client(client)
     if isinstance(data, Cohort):
         table_key, data = Key.TABLE, data.to_adata(features=False)
     adata = get_table(data, table_key)
@@ -182,7 +187,7 @@ def well_predicted(
         whole = len(part) == adata.n_obs
         own = predicted if whole else predicted[part]
         beside = others if whole else {name: other[part] for name, other in others.items()}
-        pieces = compare(truth, own, beside, member, folds)
+        pieces = compare(truth, own, beside, member, folds, client)
         table = _judge(genes, pieces, len(people), alpha=alpha, fdr=fdr, test=test)
         table["leaky"] = joint_mark(marks[part])
         table.attrs |= _counts(table, pieces) | {"n_patients": len(people), "n_slides": len(part)}
