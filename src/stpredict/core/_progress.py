@@ -52,6 +52,8 @@ def beside(bar: Any) -> Callable[[str], None]:
     """What puts a text beside a bar as often as the bar is drawn, and rarely in a log, which keeps every drawing."""
     import time
 
+    if bar.disable:  # as TQDM_DISABLE has it, whatever was asked for: such a bar knows nothing of where it is drawn
+        return lambda text: None
     seen = bar.gui or getattr(bar.fp, "isatty", lambda: True)()  # by somebody, in a notebook or on a terminal
     interval = bar.mininterval * (1 if seen else _LOG)
     drawn = -float("inf")
@@ -91,11 +93,12 @@ def epochs_bar(what: str, *, show: bool) -> Iterator[None]:
 
 
 @contextmanager
-def ticks(total: int, what: str, unit: str) -> Iterator[Callable[[], Any]]:
+def ticks(total: int, what: str, unit: str, show: bool | None = None) -> Iterator[Callable[[], Any]]:
     """A bar of something whose steps are not those of a loop, shown where it takes longer than a second; call it once a step."""
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, desc=what, unit=unit, delay=1, disable=not settings.progress) as bar:
+    show = settings.progress if show is None else show
+    with tqdm(total=total, desc=what, unit=unit, delay=1, disable=not show) as bar:
         yield bar.update
 
 

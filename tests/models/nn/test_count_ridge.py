@@ -115,7 +115,8 @@ def test_the_deviance_is_that_of_the_scores(data: dict) -> None:
         found = count_deviance(
             data["counts"], rate.log(), data["depth"][:, None], torch.full((3,), theta, dtype=torch.float64)
         )
-        expected = _deviance(data["counts"].numpy(), (data["depth"][:, None] * rate).numpy(), theta)
-        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-9)
+        counts, mean = data["counts"].numpy(), (data["depth"][:, None] * rate).numpy()
+        expected = [_deviance(counts[row : row + 1], mean[row : row + 1], theta) for row in range(len(counts))]
+        np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=1e-6, atol=1e-9)
     mixed = torch.tensor([np.inf, 3.0, np.inf], dtype=torch.float64)
     assert count_deviance(data["counts"], rate.log(), data["depth"][:, None], mixed).isfinite().all()

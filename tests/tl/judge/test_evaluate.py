@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -362,3 +363,23 @@ def test_ssim_is_undefined_off_the_lattice_and_said(squares, absent) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stp.tl.evaluate(squares, **SSIM | {"metrics": ["pearson"]})
+
+
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_a_bar_is_shown_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, asked: bool | None) -> None:
+    from stpredict.core import _progress
+
+    adata = stp.datasets.synthetic_cohort(n_patients=2, n_sections=1, n_spots=40, n_genes=5)
+    stp.pp.normalize(adata)
+    shown: list[bool] = []
+    monkeypatch.setattr(stp.settings, "progress", True)
+    real = _progress.ticks
+
+    def ticks(total: int, what: str, unit: str, show: bool | None = None) -> Any:
+        shown.append(stp.settings.progress if show is None else show)
+        return real(total, what, unit, False)
+
+    monkeypatch.setattr("stpredict.tl.judge._evaluate.ticks", ticks)
+    stp.tl.cross_validate(adata, ["mean"], baselines=["null"], metrics=["pearson"], ceiling=False, progress=asked)
+    assert shown
+    assert set(shown) == {asked is not False}

@@ -62,6 +62,7 @@ def evaluate(
     patient_key: str = Key.PATIENT,
     seed: int = 0,
     client: Any = None,
+    progress: bool | None = None,
     table_key: str = Key.TABLE,
 ) -> pd.DataFrame:
     """Score predictions per gene and section.
@@ -133,6 +134,8 @@ def evaluate(
         A `dask.distributed.Client`, or the address of a scheduler, whose workers score a section (or a held-out block of one)
         each at a time; they open the sections of a cohort themselves, under the same paths. Slides and genes are scored
         together, and so here.
+    progress
+        Whether to show a progress bar; `settings.progress` when `None`.
     table_key
         Table of a SpatialData.
 
@@ -247,7 +250,7 @@ def evaluate(
     in_blocks = any(part.block for part in parts)
     scored = [(part, rows) for part in parts if len(rows := np.flatnonzero(part.rows & tissue & measured))]
     n_steps = len(models) * sum(len(asked.blocks(len(rows), scored_genes)) for _, rows in scored)
-    with ticks(n_steps, "evaluate", "step") as step:
+    with ticks(n_steps, "evaluate", "step", progress) as step:
         scores = score_parts(scored, adata, scored_genes, target, models, asked, step, client)
         for (part, rows), of_part in zip(scored, scores, strict=True):
             name = str(part.sample)

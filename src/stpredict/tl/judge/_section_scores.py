@@ -27,11 +27,14 @@ def score_sections(function: Callable[..., pd.DataFrame], arguments: Mapping[str
 
     given = dict(arguments)
     cohort: Cohort = given.pop("data")
-    client = given.pop("client", None)
+    client, show = given.pop("client", None), given.get("progress")
     given = with_keys(cohort, function, given)
     table = get_table(cohort[cohort.names[0]], cohort.table_key)
     if unit_of(table) != "observation":
         return function(cohort.to_adata(features=False), **given)
+
+    if "progress" in given:  # one bar, of the sections
+        given["progress"] = False
 
     def scored(section: Any) -> pd.DataFrame:
         try:
@@ -39,7 +42,7 @@ def score_sections(function: Callable[..., pd.DataFrame], arguments: Mapping[str
         except NothingMeasuredError:
             return pd.DataFrame()
 
-    found = [each for each in cohort.map(scored, write=False, client=client).values() if len(each)]
+    found = [each for each in cohort.map(scored, write=False, client=client, progress=show).values() if len(each)]
     if not found:
         raise NothingMeasuredError("expected measured expression of at least one predicted section; found none")
     joined = pd.concat(found, ignore_index=True)

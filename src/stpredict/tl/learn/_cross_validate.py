@@ -242,7 +242,7 @@ def cross_validate(
     if reader.quantities:
         table = evaluate(
             data if cohort is None else cohort, list(slots.values()), layer=getattr(request, "layer", None), metrics=metrics, ceiling=ceiling,
-            baselines=bool(names), habits=habits, given=given, sample_key=sample_key, **where,
+            baselines=bool(names), habits=habits, given=given, sample_key=sample_key, progress=progress, **where,
         )  # fmt: skip
         if null is not None:
             own = [result for result in results if result.label == next(iter(tasks))]
@@ -253,6 +253,7 @@ def cross_validate(
                 "habits": habits,
                 "given": given,
                 "sample_key": sample_key,
+                "progress": progress,
                 **where,
             }
             leaky = written_marks(marks_of(adata, own, folds, keys))
