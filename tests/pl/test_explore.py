@@ -226,6 +226,24 @@ def test_names_are_text_and_no_code(page: Any, gene: str) -> None:
     assert page.title() == "<script>alert(3)</script>"
 
 
+def test_a_notebook_shows_both_views_whole(opened: Any, sections: ad.AnnData, tmp_path: Path) -> None:
+    """Beside each other where a cell is wide, and below each other, in a frame that has grown, where it is not."""
+    frame = stp.pl.explore(sections)._repr_html_()
+    heights = {}
+    for width in (1250, 700):
+        path = tmp_path / f"{width}.html"
+        path.write_text(f"<!DOCTYPE html><body><div style='width:{width}px'>{frame}</div></body>", encoding="utf-8")
+        cell = opened.context.new_page()
+        cell.goto(path.as_uri())
+        inner = "document.querySelector('iframe').contentDocument.querySelector('.bk-Column')"
+        grown = f"{inner} && {inner}.offsetHeight > 300 && document.querySelector('iframe').offsetHeight >= {inner}.offsetHeight"
+        cell.wait_for_function(grown)
+        heights[width] = cell.evaluate("document.querySelector('iframe').offsetHeight")
+        cell.close()
+    assert 800 <= heights[1250] < 1000
+    assert 1200 < heights[700] < 2400
+
+
 def test_nothing_went_wrong(page: Any) -> None:
     """After all of the above: no error, no warning, no dialog, nothing asked of a network."""
     assert page.errors == []

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from stpredict.slots._container import Container
 
 _COLORMAPS = ("viridis", "magma", "cividis", "gray")
-_FRAME = 800  # pixels of height in a notebook
+_FRAME = 800  # pixels of height in a notebook, where two views lie beside each other
+#: Where they have no room for that, the frame grows; where a notebook runs no script, it scrolls.
+_GROW = (
+    "const f=this,grow=()=>{const all=f.contentDocument.querySelector('.bk-Column');"
+    f"if(all)new ResizeObserver(()=>{{f.style.height=Math.max({_FRAME},all.offsetHeight+24)+'px'}}).observe(all);"
+    "else setTimeout(grow,100)};grow()"
+)
 
 
 @dataclass
@@ -55,7 +61,8 @@ class Explorer:
 
     def _repr_html_(self) -> str:
         source = self.html.replace("&", "&amp;").replace("'", "&#39;")
-        return f"<iframe srcdoc='{source}' width='100%' height='{_FRAME}' style='border:0'></iframe>"
+        size = f"width='100%' height='{_FRAME}' style='border:0'"
+        return f"<iframe srcdoc='{source}' {size} onload=\"{_GROW}\"></iframe>"
 
     def save(self, path: str | Path) -> Path:
         """Write the page to a file; `OSError` where it cannot be written."""
