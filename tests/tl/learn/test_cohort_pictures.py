@@ -50,7 +50,8 @@ def test_a_fit_is_that_in_memory(sections: ad.AnnData, tmp_path: Path, form: str
     disk = on_disk(sections, tmp_path / "sections", form)
     train = (disk.obs["patient"] != "P3").to_numpy()
     one = stp.tl.fit(sections, NAME, train, baselines=False, **HOW)
-    two = stp.tl.fit(disk, NAME, train, baselines=False, **HOW)
+    ahead = HOW["training"] | {"num_workers": 2}  # threads that read the files of the patches
+    two = stp.tl.fit(disk, NAME, train, baselines=False, hyperparameters="small", training=ahead)
     assert all(map(np.array_equal, learned(one), learned(two)))
     stp.tl.predict(disk, two, progress=False)
     stp.tl.predict(sections, one, progress=False)
