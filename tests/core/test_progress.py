@@ -69,7 +69,7 @@ def test_a_log_does_not_keep_every_epoch(kind: str, n: int, monkeypatch: pytest.
     from stpredict.core._progress import beside
 
     drawn: list[bool] = []
-    bar = SimpleNamespace(
+    bar = SimpleNamespace(disable=False,
         mininterval=0.1, gui=kind == "notebook", fp=SimpleNamespace(isatty=lambda: kind == "terminal"),
         set_postfix_str=lambda text, refresh: drawn.append(refresh),
     )  # fmt: skip
@@ -80,3 +80,10 @@ def test_a_log_does_not_keep_every_epoch(kind: str, n: int, monkeypatch: pytest.
         say(f"epoch {epoch}/8")
     assert len(drawn) == 8
     assert sum(drawn) == n
+
+
+def test_folds_of_a_fit_need_no_bar_that_is_drawn(toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `TQDM_DISABLE` is set, as it is for these tests, a bar that was asked for has no place to be drawn in."""
+    monkeypatch.setattr(stp.settings, "progress", True)
+    scores = stp.tl.cross_validate(toy, {"net": NET}, baselines=(), ceiling=False)
+    assert set(scores["model"]) == {"net"}
