@@ -12,6 +12,9 @@ import pandas as pd
 import pytest
 
 import stpredict as stp
+from stpredict.slots._rows import rows_of
+from stpredict.tl.learn.inputs._neighbors import Neighbors, in_units_of_sections
+from stpredict.tl.learn.inputs._reader import Source
 
 ORDER = ["sample", "model", "gene"]
 HOW: dict[str, Any] = {"hyperparameters": "small", "training": {"max_epochs": 2}}
@@ -89,3 +92,17 @@ def test_what_is_not_finite_is_found(disk: stp.Cohort) -> None:
         ValueError, match=r"finite features in obsm\['X_toy_neighbors'\]; found NaN or infinity in 1 rows"
     ):
         stp.tl.fit(disk, "triplex", baselines=False, **HOW)
+
+
+def test_a_held_out_block_has_no_part_in_the_units(sections: ad.AnnData, disk: stp.Cohort) -> None:
+    """Squares in files are brought to the units of the training rows alone, as those in memory are."""
+    by = np.arange(sections.n_obs) % OF_A_SECTION < 7
+    found = []
+    for adata in (sections, disk.table()):
+        rows = rows_of(adata, np.ones(adata.n_obs, dtype=bool), sample_key="sample", patient_key="patient")
+        read = Neighbors().read(Source(data=adata, adata=adata, rows=rows, config=None, slots=["X_toy"]))
+        squares, mask = read["neighbors"], read["neighbor_mask"]
+        found.append(in_units_of_sections(squares, mask, rows.sample, by)[np.arange(len(rows))])
+    assert np.array_equal(*found)
+    middle = found[1][by & (sections.obs["sample"] == "s0").to_numpy(), 12, :3]
+    np.testing.assert_allclose(middle.mean(axis=0), 0, atol=1e-5)
